@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The Image header and the first instructions.
+//!
+//! The header is the one of Linux's `Documentation/arch/arm64/booting.rst`: QEMU and the Raspberry
+//! Pi firmware load a flat file with it [`IMAGE_OFFSET`] above a 2 MiB boundary and jump to its
+//! first byte with the physical address of the device tree in x0, MMU off, D-cache off or coherent
+//! with the image, DAIF masked.
+//!
+//! Register plan of the whole path until `kernel_main`'s stack exists (nothing is saved in memory
+//! before that):
+//!
+//! | register | holds |
+//! |---|---|
+//! | x19 | x0 as the firmware gave it |
+//! | x20 | exception level of the entry: 1, 2 or 3 |
+//! | x21 | physical address of `_image_start` |
+//! | x0-x17 | scratch of the routines |
+//! | x30 | return address; no routine nests deeper than one call |
+
+use crate::{
+    IMAGE_OFFSET, IMAGE_VIRT, el, handoff,
+    mmu_on::{enable_mmu, init_el1},
+    park::{self, park},
+    tables,
+};
+use core::arch::{global_asm, naked_asm};
+
+global_asm!(
+    ".pushsection .text.boot.header, \"ax\"",
+    ".globl _start",
+    ".type _start, @function",
+    "_start:",
+    "b {entry}",               // code0: the firmware jumps here
+    ".long 0",                 // code1
+    ".quad {IMAGE_OFFSET}",    // text_offset from a 2 MiB boundary
+    ".quad _image_size",       // image_size: memory that must be free, .bss included
+    ".quad 0xa",               // flags: little-endian, 4 KiB pages, any 2 MiB boundary
+    ".quad 0, 0, 0",           // reserved
+    ".ascii \"ARM\\x64\"",     // magic
+    ".long 0",                 // no PE header
+    ".size _start, . - _start",
+    ".popsection",
+    entry = sym entry,
+    IMAGE_OFFSET = const IMAGE_OFFSET,
+);
+
+/// First instructions after the header: refuses what cannot work, then walks through the steps of
+/// the crate's head.
+///
+/// Runs at any of EL1, EL2, EL3 with the MMU off, at whatever address the image was loaded; every
+/// reference is PC-relative.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.boot")]
+pub(crate) extern "C" fn entry() -> ! {
+    naked_asm!(
+        "mov x19, x0",
+        // Only the CPU with affinity 0.0.0.0 boots; it is the boot CPU on both boards. QEMU's
+        // raspi4b lets all four CPUs enter an ELF file at once. Electing one would take exclusives,
+        // which Device memory does not support (B2.12.2), so the affinity decides.
+        "mrs x1, mpidr_el1",
+        "and x2, x1, #0xffffff",      // Aff2, Aff1, Aff0
+        "ubfx x3, x1, #32, #8",       // Aff3
+        "orr x2, x2, x3",
+        "cbz x2, 1f",
+        "ldr w0, ={SECONDARY}",
+        "b {park}",
+        "1:",
+        // 2 MiB blocks map the image at its link address only if both have the same offset in a
+        // block.
+        "adrp x21, _image_start",
+        "add x21, x21, :lo12:_image_start",
+        "and x2, x21, #0x1fffff",
+        "cmp x2, #{IMAGE_OFFSET}",
+        "b.eq 2f",
+        "mov x1, x21",
+        "ldr w0, ={MISALIGNED}",
+        "b {park}",
+        "2:",
+        "mrs x20, CurrentEL",
+        "lsr x20, x20, #2",           // CurrentEL[3:2]
+        "bl {drop_to_el1}",
+        "bl {init_el1}",
+        "bl {build}",                 // x0, x1 := TTBR0, TTBR1
+        "bl {enable_mmu}",
+        // Still at the physical address, through the identity map. A literal holds the link
+        // address: the first absolute reference of the image, and the last instruction that runs
+        // here.
+        "ldr x8, ={upper_half}",
+        "br x8",
+        drop_to_el1 = sym el::drop_to_el1,
+        init_el1 = sym init_el1,
+        build = sym tables::build,
+        enable_mmu = sym enable_mmu,
+        upper_half = sym upper_half,
+        park = sym park,
+        SECONDARY = const park::SECONDARY,
+        MISALIGNED = const park::MISALIGNED,
+        IMAGE_OFFSET = const IMAGE_OFFSET,
+    )
+}
+
+/// First instructions at the link address: stack, zeroed `.bss`, then Rust.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.boot")]
+extern "C" fn upper_half() -> ! {
+    naked_asm!(
+        "adrp x0, _boot_stack_top",
+        "add x0, x0, :lo12:_boot_stack_top",
+        "mov sp, x0",
+        // Backtraces end at a frame record of zeros (AAPCS64 6.4.6).
+        "mov x29, #0",
+        "mov x30, #0",
+        // .bss is not in the file. Cleared now, with the caches on, it needs no maintenance:
+        // whatever the caches held of it is simply overwritten. The early tables and this stack lie
+        // outside of the range (linker.ld); both ends are 16-byte aligned.
+        "adrp x0, _bss_zero_start",
+        "add x0, x0, :lo12:_bss_zero_start",
+        "adrp x1, _bss_zero_end",
+        "add x1, x1, :lo12:_bss_zero_end",
+        "1:",
+        "cmp x0, x1",
+        "b.hs 2f",
+        "stp xzr, xzr, [x0], #16",
+        "b 1b",
+        "2:",
+        "mov x0, x19",
+        "mov x1, x21",
+        "mov x2, x20",
+        "bl {first_rust}",
+        "brk #0", // it does not return
+        first_rust = sym handoff::first_rust,
+    )
+}
+
+const _: () = assert!(
+    IMAGE_VIRT % crate::BLOCK_SIZE == IMAGE_OFFSET,
+    "link and load address must have the same offset in a block"
+);

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The first Rust code: looks for the device tree and hands over.
+
+use crate::{BLOCK_SIZE, IMAGE_OFFSET, IMAGE_VIRT, tables::offset, window};
+use core::{arch::asm, cell::UnsafeCell, fmt, ptr};
+
+/// What the kernel learns from its start. Plain numbers; addresses and sizes in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Handoff {
+    /// Physical address of `_image_start`.
+    pub image_phys: u64,
+    /// Physical address of the device tree blob: x0, or else the start of the image's 2 MiB block,
+    /// or else (entered at EL3 only) the start of the block below; 0 if none of them holds one.
+    /// QEMU puts it at the start of RAM, and nothing into x0, when it loads an ELF file.
+    pub dtb_phys: u64,
+    /// Its address in the boot window, 0 if there is none.
+    pub dtb_virt: u64,
+    /// Its `totalsize`; 0 if there is none, or if it is over [`DTB_MAX`] and so refused (`dtb_phys`
+    /// is then set).
+    pub dtb_size: u64,
+    /// x0 as the firmware gave it, for messages.
+    pub x0: u64,
+    /// Exception level at entry: 1, 2 or 3.
+    pub entry_el: u64,
+    /// Physical address of the early upper-half root.
+    pub early_ttbr1: u64,
+    /// Physical address of the identity map's root.
+    pub early_ttbr0: u64,
+    /// MPIDR_EL1 of the boot CPU.
+    pub mpidr: u64,
+}
+
+impl fmt::Display for Handoff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "entered at EL{}, image at {:#x}, device tree ",
+            self.entry_el, self.image_phys
+        )?;
+        if self.dtb_size != 0 {
+            write!(f, "at {:#x} ({} bytes)", self.dtb_phys, self.dtb_size)
+        } else if self.dtb_phys != 0 {
+            write!(
+                f,
+                "at {:#x} refused: larger than {DTB_MAX} bytes",
+                self.dtb_phys
+            )
+        } else {
+            write!(f, "not found (x0 = {:#x})", self.x0)
+        }
+    }
+}
+
+/// Largest device tree blob, in bytes: the limit of the arm64 boot protocol.
+pub const DTB_MAX: u64 = BLOCK_SIZE;
+
+/// First word of a device tree blob, big-endian (Devicetree Specification 5.2).
+const FDT_MAGIC: u32 = 0xd00d_feed;
+
+/// The one [`Handoff`]: written once, before `kernel_main` runs.
+struct Cell(UnsafeCell<Handoff>);
+
+// SAFETY: the only write is in `first_rust`, on the boot CPU, before any reference to the contents
+// exists.
+unsafe impl Sync for Cell {}
+
+static HANDOFF: Cell = Cell(UnsafeCell::new(Handoff {
+    image_phys: 0,
+    dtb_phys: 0,
+    dtb_virt: 0,
+    dtb_size: 0,
+    x0: 0,
+    entry_el: 0,
+    early_ttbr1: 0,
+    early_ttbr0: 0,
+    mpidr: 0,
+}));
+
+unsafe extern "C" {
+    /// The early tables; only their address is used.
+    static _boot_tables_start: [u8; 0];
+
+    /// The kernel's entry, defined by the crate that links this one.
+    safe fn kernel_main(handoff: &'static Handoff) -> !;
+}
+
+/// Physical address of the image, for this crate's own conversions.
+pub(crate) fn image_phys() -> u64 {
+    // SAFETY: `first_rust` wrote it before anything else of this crate runs, and nothing writes it
+    // again.
+    unsafe { (*HANDOFF.0.get()).image_phys }
+}
+
+/// Called by the assembly with the stack and `.bss` ready.
+pub(crate) extern "C" fn first_rust(x0: u64, image_phys: u64, entry_el: u64) -> ! {
+    let tables = (&raw const _boot_tables_start) as u64 - IMAGE_VIRT + image_phys;
+    let mpidr: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mrs {}, mpidr_el1", out(reg) mpidr, options(nomem, nostack, preserves_flags)) };
+    let mut handoff = Handoff {
+        image_phys,
+        x0,
+        entry_el,
+        early_ttbr1: tables + offset::KERNEL_L0,
+        early_ttbr0: tables + offset::IDENTITY_L0,
+        mpidr,
+        ..Handoff::default()
+    };
+    // x0 first. It may be anything: QEMU's raspi4b passes 0x100, an ELF file gets 0. The block of
+    // the image is memory for certain. The block below it is looked at only after an entry at EL3,
+    // where there is no boot protocol and the loader is QEMU's: elsewhere it may be no memory at
+    // all.
+    let block = image_phys - IMAGE_OFFSET;
+    let below = if entry_el == 3 {
+        block.saturating_sub(BLOCK_SIZE)
+    } else {
+        0
+    };
+    for candidate in [x0, block, below] {
+        if let Some(blob) = find_blob(candidate) {
+            handoff.dtb_phys = candidate;
+            (handoff.dtb_virt, handoff.dtb_size) = blob;
+            break;
+        }
+    }
+    // SAFETY: single CPU, and no reference to the contents exists yet (see `Cell`).
+    unsafe { *HANDOFF.0.get() = handoff };
+    // SAFETY: initialized above, never written again.
+    kernel_main(unsafe { &*HANDOFF.0.get() })
+}
+
+/// Looks for a blob at `phys`; returns its address in the boot window and its size, (0, 0) if it is
+/// over [`DTB_MAX`].
+fn find_blob(phys: u64) -> Option<(u64, u64)> {
+    /// Magic and total size, the only part of the header that is needed to map the rest.
+    const HEADER: u64 = 8;
+    // The boot protocol wants 8-byte alignment, so the two words are in one block. 0 is no address
+    // but "none".
+    if phys == 0 || !phys.is_multiple_of(8) {
+        return None;
+    }
+    let virt = window::map_read_only(phys, HEADER)?;
+    if read_be32(virt) != FDT_MAGIC {
+        return None;
+    }
+    let size = u64::from(read_be32(virt + 4));
+    if size > DTB_MAX {
+        return Some((0, 0));
+    }
+    Some((window::map_read_only(phys, size)?, size))
+}
+
+/// Reads a big-endian word of firmware's memory.
+fn read_be32(virt: u64) -> u32 {
+    let word = ptr::with_exposed_provenance::<u32>(virt as usize);
+    // SAFETY: `virt` is 4-byte aligned and inside a block that `find_blob` has just mapped as
+    // readable memory; volatile, because the compiler knows of no object there.
+    u32::from_be(unsafe { word.read_volatile() })
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! EL1's own registers, then translation and caches.
+//!
+//! Both routines run at a physical address through the identity map, need no stack and write no
+//! memory, so that a secondary CPU can use them as they are.
+
+use crate::{
+    park::{NO_4K_GRANULE, park},
+    registers::{IPS_MAX, MAIR, SCTLR_MMU_OFF, SCTLR_MMU_ON, TCR, TCR_AS, TCR_IPS_SHIFT},
+};
+use core::arch::naked_asm;
+
+/// Puts EL1's controls, UNKNOWN at reset, into a known state with the MMU off. Clobbers x0.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.boot")]
+pub(crate) extern "C" fn init_el1() {
+    naked_asm!(
+        "ldr x0, ={SCTLR_MMU_OFF}",
+        "msr sctlr_el1, x0",
+        // Until the kernel installs its vectors an exception parks. The physical address is right
+        // before and after the MMU is on, as long as the identity map exists.
+        "adrp x0, boot_park_vectors",
+        "add x0, x0, :lo12:boot_park_vectors",
+        "msr vbar_el1, x0",
+        "msr cpacr_el1, xzr",      // FP and SIMD trap: the kernel is soft-float
+        "msr cntkctl_el1, xzr",    // no timer or counter for EL0
+        "msr mdscr_el1, xzr",      // no single step, no breakpoints
+        "msr contextidr_el1, xzr",
+        "msr tpidr_el1, xzr",      // no per-CPU block yet
+        "isb",
+        "ret",
+        SCTLR_MMU_OFF = const SCTLR_MMU_OFF,
+    )
+}
+
+/// Turns on the MMU and the caches; returns to the same (physical) address, now through TTBR0.
+///
+/// In: x0 = TTBR0, x1 = TTBR1; tables complete and clean to the point of coherency. Clobbers x1-x4.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.boot")]
+pub(crate) extern "C" fn enable_mmu() {
+    naked_asm!(
+        "mrs x2, id_aa64mmfr0_el1",
+        "sbfx x3, x2, #28, #4",          // TGran4: negative means no 4 KiB granule
+        "tbz x3, #63, 1f",
+        "mov x1, x2",
+        "ldr w0, ={NO_4K_GRANULE}",
+        "b {park}",
+        "1:",
+        "ldr x3, ={MAIR}",
+        "msr mair_el1, x3",
+        // TCR: IPS = the CPU's physical address size, at most 48 bits; a larger IPS than PARange is
+        // UNPREDICTABLE.
+        "ldr x3, ={TCR}",
+        "and x4, x2, #0xf",              // PARange
+        "cmp x4, #{IPS_MAX}",
+        "b.ls 2f",
+        "mov x4, #{IPS_MAX}",
+        "2:",
+        "orr x3, x3, x4, lsl #{IPS_SHIFT}",
+        "ubfx x4, x2, #4, #4",           // ASIDBits
+        "cmp x4, #2",
+        "b.ne 3f",
+        "orr x3, x3, #{TCR_AS}",
+        "3:",
+        "msr tcr_el1, x3",
+        "msr ttbr0_el1, x0",
+        "msr ttbr1_el1, x1",
+        "isb",                           // in effect before SCTLR_EL1.M can use them
+        // Leftovers of firmware. TLB contents are UNKNOWN after reset, instruction cache contents
+        // too. Local scope: this CPU is the only one.
+        "tlbi vmalle1",
+        "ic iallu",
+        "dsb nsh",                       // completes both (D8.17, B2.10)
+        "isb",
+        "ldr x3, ={SCTLR_MMU_ON}",
+        "msr sctlr_el1, x3",
+        "isb",                           // the next instruction is fetched through the tables
+        "ret",
+        park = sym park,
+        NO_4K_GRANULE = const NO_4K_GRANULE,
+        MAIR = const MAIR,
+        TCR = const TCR,
+        IPS_MAX = const IPS_MAX,
+        IPS_SHIFT = const TCR_IPS_SHIFT,
+        TCR_AS = const TCR_AS,
+        SCTLR_MMU_ON = const SCTLR_MMU_ON,
+    )
+}

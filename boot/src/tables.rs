@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The early tables: 2 MiB blocks, built with the MMU off.
+//!
+//! | half | maps | by |
+//! |---|---|---|
+//! | TTBR0 | the first block of the image, one to one, read-only and executable | one block |
+//! | TTBR1 | the image at its link address, writable and executable | 1 to 512 blocks |
+//! | TTBR1 | the boot window, empty here | [`window`](crate::window) |
+//!
+//! # Cache maintenance
+//!
+//! These stores go to memory, past the data cache (MMU off), but walks read through the cache
+//! (TCR_EL1.IRGN/ORGN). Two things could stand between: a dirty line that firmware left, which
+//! would overwrite the tables when evicted, and a clean line fetched speculatively before the
+//! store, which a walk would hit. Hence an invalidation by VA to the point of coherency before
+//! (drops the first kind) and after (drops the second), each completed by DSB (Arm ARM B2.10.8,
+//! D7.5.9). QEMU has no caches and cannot show the loss of either.
+
+use crate::registers::block;
+use core::arch::naked_asm;
+
+/// Bytes of the region between `_boot_tables_start` and `_boot_tables_end`: the nine tables below.
+///
+/// linker.ld reserves them, in the part of `.bss` that is not cleared.
+pub const TABLES_SIZE: u64 = 9 * 0x1000;
+
+/// Offsets of the tables from `_boot_tables_start`, in bytes.
+pub(crate) mod offset {
+    /// TTBR0, levels 0, 1 and 2: the identity map.
+    pub(crate) const IDENTITY_L0: u64 = 0x0000;
+    pub(crate) const IDENTITY_L1: u64 = 0x1000;
+    pub(crate) const IDENTITY_L2: u64 = 0x2000;
+    /// TTBR1, level 0.
+    pub(crate) const KERNEL_L0: u64 = 0x3000;
+    /// The image: last entry of level 0, last but one of level 1.
+    pub(crate) const IMAGE_L1: u64 = 0x4000;
+    pub(crate) const IMAGE_L2: u64 = 0x5000;
+    /// The boot window: last but one entry of level 0, first of level 1.
+    pub(crate) const WINDOW_L1: u64 = 0x6000;
+    pub(crate) const WINDOW_L2: u64 = 0x7000;
+    /// Never filled: what a TTBR points to when its half must translate nothing.
+    pub(crate) const EMPTY: u64 = 0x8000;
+}
+
+/// Builds the tables; returns TTBR0 in x0 and TTBR1 in x1.
+///
+/// In: x21 = physical address of the image; EL1, MMU off. Clobbers x0-x9, x17.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.boot")]
+pub(crate) extern "C" fn build() {
+    naked_asm!(
+        "mov x17, x30",
+        "adrp x9, _boot_tables_start",
+        "bl {invalidate}",
+        // All entries invalid. Whole 16-byte stores on a 4 KiB aligned region: no unaligned Device
+        // access.
+        "mov x0, x9",
+        "mov x1, #{TABLES_SIZE}",
+        "add x1, x1, x9",
+        "1:",
+        "stp xzr, xzr, [x0], #16",
+        "cmp x0, x1",
+        "b.lo 1b",
+        // Identity map: one block for the 2 MiB that hold the image's first bytes, and so all of
+        // .text.boot.
+        "and x2, x21, #~0x1fffff",             // x2 = base of that block
+        "ubfx x3, x21, #39, #9",               // level 0 index
+        "add x4, x9, #{IDENTITY_L1}",
+        "orr x4, x4, #{TABLE}",
+        "add x5, x9, #{IDENTITY_L0}",
+        "str x4, [x5, x3, lsl #3]",
+        "ubfx x3, x21, #30, #9",               // level 1
+        "mov x4, #{IDENTITY_L2}",
+        "add x4, x4, x9",
+        "orr x4, x4, #{TABLE}",
+        "mov x5, #{IDENTITY_L1}",
+        "add x5, x5, x9",
+        "str x4, [x5, x3, lsl #3]",
+        "ubfx x3, x21, #21, #9",               // level 2
+        "ldr x4, ={IDENTITY}",
+        "orr x4, x4, x2",
+        "mov x5, #{IDENTITY_L2}",
+        "add x5, x5, x9",
+        "str x4, [x5, x3, lsl #3]",
+        // Image at its link address 0xffff_ffff_8008_0000: level 0 entry 511, level 1 entry 510,
+        // level 2 from entry 0.
+        "mov x5, #{KERNEL_L0}",
+        "add x5, x5, x9",
+        "mov x4, #{IMAGE_L1}",
+        "add x4, x4, x9",
+        "orr x3, x4, #{TABLE}",
+        "str x3, [x5, #(511 * 8)]",
+        "mov x6, #{IMAGE_L2}",
+        "add x6, x6, x9",
+        "orr x3, x6, #{TABLE}",
+        "str x3, [x4, #(510 * 8)]",
+        // One block after the other until the image ends; linker.ld asserts that it fits into one
+        // level 2 table.
+        "adrp x7, _image_end",                 // 4 KiB aligned
+        "ldr x4, ={IMAGE}",
+        "2:",
+        "orr x3, x4, x2",
+        "str x3, [x6], #8",
+        "add x2, x2, #0x200, lsl #12",         // 2 MiB
+        "cmp x2, x7",
+        "b.lo 2b",
+        // Boot window at 0xffff_ff00_0000_0000: level 0 entry 510, level 1 entry 0; its level 2
+        // table stays empty.
+        "mov x4, #{WINDOW_L1}",
+        "add x4, x4, x9",
+        "orr x3, x4, #{TABLE}",
+        "str x3, [x5, #(510 * 8)]",
+        "mov x3, #{WINDOW_L2}",
+        "add x3, x3, x9",
+        "orr x3, x3, #{TABLE}",
+        "str x3, [x4]",
+        // The stores reach memory before the second invalidation. No walk can be confused by the
+        // order of parent and child here: translation is off.
+        "dsb sy",
+        "bl {invalidate}",
+        "mov x1, #{KERNEL_L0}",
+        "add x1, x1, x9",
+        "add x0, x9, #{IDENTITY_L0}",
+        "ret x17",
+        invalidate = sym invalidate,
+        TABLES_SIZE = const TABLES_SIZE,
+        IDENTITY_L0 = const offset::IDENTITY_L0,
+        IDENTITY_L1 = const offset::IDENTITY_L1,
+        IDENTITY_L2 = const offset::IDENTITY_L2,
+        KERNEL_L0 = const offset::KERNEL_L0,
+        IMAGE_L1 = const offset::IMAGE_L1,
+        IMAGE_L2 = const offset::IMAGE_L2,
+        WINDOW_L1 = const offset::WINDOW_L1,
+        WINDOW_L2 = const offset::WINDOW_L2,
+        TABLE = const block::TABLE,
+        IDENTITY = const block::IDENTITY,
+        IMAGE = const block::IMAGE,
+    )
+}
+
+/// Discards every cache line of the tables, up to the point of coherency. In: x9 = their start.
+/// Clobbers x0-x2.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.boot")]
+extern "C" fn invalidate() {
+    naked_asm!(
+        "mrs x0, ctr_el0",
+        "ubfx x0, x0, #16, #4",    // DminLine: log2 of the smallest data cache line, in words
+        "mov x1, #4",
+        "lsl x1, x1, x0",          // in bytes
+        "mov x0, x9",              // 4 KiB aligned: no line is shared with a neighbour
+        "mov x2, #{TABLES_SIZE}",
+        "add x2, x2, x9",
+        "1:",
+        "dc ivac, x0",
+        "add x0, x0, x1",
+        "cmp x0, x2",
+        "b.lo 1b",
+        "dsb sy",                  // completes the maintenance, for all observers
+        "ret",
+        TABLES_SIZE = const TABLES_SIZE,
+    )
+}
