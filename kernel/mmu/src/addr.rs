@@ -1,0 +1,508 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Addresses, pages, levels: the units everything else is counted in.
+//!
+//! The library speaks of one translation geometry only: 4 KiB granule, 48-bit
+//! virtual addresses, four levels (Arm ARM D8.2.8). Each type here carries one
+//! fact that would otherwise be checked again and again:
+//!
+//! * [`PhysAddr`]: a byte address below 2^48;
+//! * [`Frame`]: the base of a 4 KiB physical page, so that it can be or-ed with
+//!   descriptor attributes without masking;
+//! * [`VirtAddr`]: a canonical byte address of one of the two halves;
+//! * [`PageRange`]: a non-empty, half-open, page-aligned range inside one half.
+
+use core::fmt;
+
+/// log2 of the page size in bytes.
+pub const PAGE_SHIFT: u32 = 12;
+/// Page size in bytes.
+pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
+/// Number of descriptors in a translation table of any level.
+pub const ENTRIES: usize = 512;
+/// Width of a virtual address in bits, in either half.
+pub const VA_BITS: u32 = 48;
+/// Width of the output address in bits (no LPA, no LPA2).
+pub const PA_BITS: u32 = 48;
+
+/// A physical byte address below 2^48.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct PhysAddr(u64);
+
+impl PhysAddr {
+    /// Returns the address, or `None` from 2^48 on.
+    pub const fn new(raw: u64) -> Option<Self> {
+        if raw >> PA_BITS == 0 {
+            Some(Self(raw))
+        } else {
+            None
+        }
+    }
+
+    /// The byte address as a number.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The frame that contains this byte.
+    pub const fn frame(self) -> Frame {
+        Frame(self.0 & !(PAGE_SIZE - 1))
+    }
+}
+
+impl fmt::Debug for PhysAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PA:{:#x}", self.0)
+    }
+}
+
+impl fmt::Display for PhysAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// A 4 KiB physical page, named by its base address (not by its frame number).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Frame(u64);
+
+impl Frame {
+    /// Returns the frame that starts at `base`, or `None` if `base` is not a
+    /// multiple of [`PAGE_SIZE`].
+    pub const fn new(base: PhysAddr) -> Option<Self> {
+        if base.0.is_multiple_of(PAGE_SIZE) {
+            Some(Self(base.0))
+        } else {
+            None
+        }
+    }
+
+    /// The frame whose base is the physical address `raw`, in bytes.
+    ///
+    /// # Errors
+    /// `None` if `raw` is not page aligned or not below 2^48.
+    pub const fn from_u64(raw: u64) -> Option<Self> {
+        match PhysAddr::new(raw) {
+            Some(pa) => Self::new(pa),
+            None => None,
+        }
+    }
+
+    /// The base of the frame.
+    pub const fn base(self) -> PhysAddr {
+        PhysAddr(self.0)
+    }
+
+    /// The base of the frame as a number of bytes.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The frame `pages` pages above this one, or `None` beyond 2^48.
+    pub const fn offset(self, pages: u64) -> Option<Self> {
+        if pages > 1 << (PA_BITS - PAGE_SHIFT) {
+            return None;
+        }
+        Self::from_u64(self.0 + pages * PAGE_SIZE)
+    }
+
+    /// Physical page 0, the neutral element of or-ing an address into a descriptor.
+    pub(crate) const ZERO: Self = Self(0);
+
+    /// Keeps the output-address field of a descriptor.
+    pub(crate) const fn from_output_address(bits: u64) -> Self {
+        Self(bits & Self::MASK)
+    }
+
+    /// Bits [47:12] of a descriptor.
+    pub(crate) const MASK: u64 = ((1 << PA_BITS) - 1) & !(PAGE_SIZE - 1);
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame:{:#x}", self.0)
+    }
+}
+
+/// The half of the address space a virtual address lives in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Half {
+    /// `0 .. 2^48`, translated by TTBR0_EL1.
+    Lower,
+    /// `2^64 - 2^48 .. 2^64`, translated by TTBR1_EL1.
+    Upper,
+}
+
+impl Half {
+    /// First byte address of the half.
+    pub const fn start(self) -> u64 {
+        match self {
+            Half::Lower => 0,
+            Half::Upper => !((1 << VA_BITS) - 1),
+        }
+    }
+
+    /// Exclusive end, in bytes. The upper half ends one page early, so that a
+    /// half-open range never needs the address 2^64.
+    pub const fn end(self) -> u64 {
+        match self {
+            Half::Lower => 1 << VA_BITS,
+            Half::Upper => !(PAGE_SIZE - 1),
+        }
+    }
+}
+
+/// A canonical virtual byte address: bits [63:48] all equal.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct VirtAddr(u64);
+
+impl VirtAddr {
+    /// Returns the address, or `None` if it belongs to neither half (a
+    /// translation fault at level 0 by D8.2.4).
+    pub const fn new(raw: u64) -> Option<Self> {
+        let top = raw >> VA_BITS;
+        if top == 0 || top == 0xffff {
+            Some(Self(raw))
+        } else {
+            None
+        }
+    }
+
+    /// The byte address as a number.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// Which half the address lives in.
+    pub const fn half(self) -> Half {
+        if self.0 >> 63 == 0 {
+            Half::Lower
+        } else {
+            Half::Upper
+        }
+    }
+
+    /// The address of the page that contains this byte.
+    pub const fn page(self) -> Self {
+        Self(self.0 & !(PAGE_SIZE - 1))
+    }
+
+    /// Whether the address is a multiple of [`PAGE_SIZE`].
+    pub const fn is_page_aligned(self) -> bool {
+        self.0.is_multiple_of(PAGE_SIZE)
+    }
+
+    /// The address `bytes` above, or `None` if that leaves the half.
+    pub const fn offset(self, bytes: u64) -> Option<Self> {
+        match self.0.checked_add(bytes) {
+            Some(raw) => match Self::new(raw) {
+                Some(va) if va.0 >> 63 == self.0 >> 63 => Some(va),
+                _ => None,
+            },
+            None => None,
+        }
+    }
+}
+
+impl fmt::Debug for VirtAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VA:{:#018x}", self.0)
+    }
+}
+
+impl fmt::Display for VirtAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#018x}", self.0)
+    }
+}
+
+/// Why a pair of numbers is no [`PageRange`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeError {
+    /// The address is not a multiple of [`PAGE_SIZE`].
+    Unaligned(u64),
+    /// The address belongs to neither half.
+    NotCanonical(u64),
+    /// The range holds no page.
+    Empty(u64),
+    /// The range wraps around or leaves the half it starts in.
+    LeavesHalf {
+        /// First byte of the range.
+        start: u64,
+        /// Length in pages.
+        pages: u64,
+    },
+    /// The range must lie inside one last-level table and does not.
+    CrossesTable {
+        /// First byte of the range.
+        start: u64,
+        /// Length in pages.
+        pages: u64,
+    },
+}
+
+impl fmt::Display for RangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Unaligned(va) => write!(
+                f,
+                "address {va:#x} is not a multiple of the page size {PAGE_SIZE:#x}: round it to a page boundary"
+            ),
+            Self::NotCanonical(va) => write!(
+                f,
+                "address {va:#x} is in neither half: bits [63:48] must be all zero or all one"
+            ),
+            Self::Empty(va) => write!(
+                f,
+                "the range at {va:#x} is empty: ask for at least one page"
+            ),
+            Self::LeavesHalf { start, pages } => write!(
+                f,
+                "{pages} pages from {start:#x} wrap around or leave their half, which ends at {:#x}: shorten the range",
+                if start >> 63 == 0 {
+                    Half::Lower.end()
+                } else {
+                    Half::Upper.end()
+                }
+            ),
+            Self::CrossesTable { start, pages } => write!(
+                f,
+                "{pages} pages from {start:#x} cross the end of a page table, which spans 2 MiB: cut the range there"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for RangeError {}
+
+/// A non-empty, half-open range of pages inside one half.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PageRange {
+    start: VirtAddr,
+    pages: u64,
+}
+
+impl PageRange {
+    /// The `pages` pages from `start`, a page-aligned byte address.
+    ///
+    /// # Errors
+    /// Says which of alignment, canonical form, emptiness or the end of the
+    /// half is violated.
+    pub const fn new(start: u64, pages: u64) -> Result<Self, RangeError> {
+        let Some(va) = VirtAddr::new(start) else {
+            return Err(RangeError::NotCanonical(start));
+        };
+        if !va.is_page_aligned() {
+            return Err(RangeError::Unaligned(start));
+        }
+        if pages == 0 {
+            return Err(RangeError::Empty(start));
+        }
+        let end = va.half().end();
+        if start >= end || pages > (end - start) / PAGE_SIZE {
+            return Err(RangeError::LeavesHalf { start, pages });
+        }
+        Ok(Self { start: va, pages })
+    }
+
+    /// The range `start..end`, both page-aligned byte addresses.
+    ///
+    /// # Errors
+    /// As [`PageRange::new`].
+    pub const fn from_bounds(start: u64, end: u64) -> Result<Self, RangeError> {
+        if !end.is_multiple_of(PAGE_SIZE) {
+            return Err(RangeError::Unaligned(end));
+        }
+        if end < start {
+            return Err(RangeError::LeavesHalf { start, pages: 0 });
+        }
+        Self::new(start, (end - start) / PAGE_SIZE)
+    }
+
+    /// The first page.
+    pub const fn start(self) -> VirtAddr {
+        self.start
+    }
+
+    /// Exclusive end as a byte address. For a range at the top of the lower
+    /// half this is 2^48, which is no [`VirtAddr`].
+    pub const fn end(self) -> u64 {
+        self.start.0 + self.pages * PAGE_SIZE
+    }
+
+    /// Length in pages, at least one.
+    pub const fn pages(self) -> u64 {
+        self.pages
+    }
+
+    /// The half the range lives in.
+    pub const fn half(self) -> Half {
+        self.start.half()
+    }
+
+    /// Whether the page of `va` is in the range.
+    pub const fn contains(self, va: VirtAddr) -> bool {
+        self.start.0 <= va.0 && va.0 < self.end()
+    }
+
+    /// Whether one table of `level` translates the whole range.
+    pub const fn is_in_one_table(self, level: Level) -> bool {
+        let span = level.table_span();
+        self.start.0 / span == (self.end() - 1) / span
+    }
+
+    /// Cuts the range where `level`'s tables end: yields one piece per
+    /// table of that level, in ascending order.
+    pub fn per_table(self, level: Level) -> impl Iterator<Item = PageRange> {
+        self.cut(level.table_span())
+    }
+
+    /// Cuts the range where `level`'s *entries* end: yields one piece per
+    /// entry of that level, which is one per table of the next level.
+    pub(crate) fn per_entry(self, level: Level) -> impl Iterator<Item = PageRange> {
+        self.cut(level.entry_span())
+    }
+
+    fn cut(self, span: u64) -> impl Iterator<Item = PageRange> {
+        let mut at = self.start.0;
+        let end = self.end();
+        core::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let room = (span - (at & (span - 1))).min(end - at);
+            let piece = PageRange {
+                start: VirtAddr(at),
+                pages: room / PAGE_SIZE,
+            };
+            at += room;
+            Some(piece)
+        })
+    }
+}
+
+impl fmt::Debug for PageRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#018x}..{:#x}", self.start.0, self.end())
+    }
+}
+
+impl fmt::Display for PageRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// A lookup level of the four-level, 4 KiB-granule walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Level {
+    /// Root table; an entry spans 512 GiB. Linux: PGD.
+    L0 = 0,
+    /// An entry spans 1 GiB. Linux: PUD.
+    L1 = 1,
+    /// An entry spans 2 MiB. Linux: PMD.
+    L2 = 2,
+    /// An entry is one page of 4 KiB. Linux: PTE.
+    L3 = 3,
+}
+
+impl Level {
+    /// All levels in the order of a walk.
+    pub const ALL: [Level; 4] = [Level::L0, Level::L1, Level::L2, Level::L3];
+
+    /// log2 of the bytes one entry of this level spans.
+    pub const fn shift(self) -> u32 {
+        PAGE_SHIFT + 9 * (3 - self as u32)
+    }
+
+    /// Bytes one entry of this level spans.
+    pub const fn entry_span(self) -> u64 {
+        1 << self.shift()
+    }
+
+    /// Bytes one table of this level spans.
+    pub const fn table_span(self) -> u64 {
+        1 << (self.shift() + 9)
+    }
+
+    /// Index of the entry for `va` in a table of this level.
+    pub const fn index(self, va: VirtAddr) -> usize {
+        ((va.0 >> self.shift()) & 511) as usize
+    }
+
+    /// The next level of the walk, `None` below [`Level::L3`].
+    pub const fn next(self) -> Option<Level> {
+        match self {
+            Level::L0 => Some(Level::L1),
+            Level::L1 => Some(Level::L2),
+            Level::L2 => Some(Level::L3),
+            Level::L3 => None,
+        }
+    }
+}
+
+/// An address space identifier, as it stands in TTBR0_EL1[63:48].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Asid(pub u16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_range_refuses_what_the_issue_lists() {
+        assert_eq!(
+            PageRange::new(0x1001, 1),
+            Err(RangeError::Unaligned(0x1001))
+        );
+        assert_eq!(PageRange::new(0x1000, 0), Err(RangeError::Empty(0x1000)));
+        assert_eq!(
+            PageRange::new(1 << 48, 1),
+            Err(RangeError::NotCanonical(1 << 48))
+        );
+        let top = Half::Lower.end() - PAGE_SIZE;
+        assert!(PageRange::new(top, 1).is_ok());
+        assert!(matches!(
+            PageRange::new(top, 2),
+            Err(RangeError::LeavesHalf { .. })
+        ));
+        assert!(matches!(
+            PageRange::new(Half::Upper.start(), u64::MAX),
+            Err(RangeError::LeavesHalf { .. })
+        ));
+        assert!(matches!(
+            PageRange::new(0xffff_ffff_ffff_f000, 1),
+            Err(RangeError::LeavesHalf { .. })
+        ));
+        assert!(matches!(
+            PageRange::from_bounds(0x3000, 0x1000),
+            Err(RangeError::LeavesHalf { .. })
+        ));
+    }
+
+    #[test]
+    fn per_table_cuts_at_table_ends() {
+        let range = PageRange::new(0x20_0000 - 0x3000, 3 + 512 + 2).unwrap();
+        let pieces: Vec<_> = range
+            .per_table(Level::L3)
+            .map(|p| (p.start().as_u64(), p.pages()))
+            .collect();
+        assert_eq!(pieces, [(0x1f_d000, 3), (0x20_0000, 512), (0x40_0000, 2)]);
+        let top = PageRange::new(Half::Upper.end() - 2 * PAGE_SIZE, 2).unwrap();
+        assert_eq!(top.per_table(Level::L3).count(), 1);
+    }
+
+    #[test]
+    fn levels_span_what_d8_2_8_says() {
+        assert_eq!(Level::L3.entry_span(), 4 << 10);
+        assert_eq!(Level::L2.entry_span(), 2 << 20);
+        assert_eq!(Level::L1.entry_span(), 1 << 30);
+        assert_eq!(Level::L0.table_span(), 1 << 48);
+        let va = VirtAddr::new(0xffff_8040_2010_0fff).unwrap();
+        assert_eq!(Level::ALL.map(|l| l.index(va)), [256, 256, 256, 256]);
+    }
+}

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Descriptors: the 64-bit values that translation tables are made of.
+//!
+//! [`Desc`] is a *value*; the memory cell that holds one is [`crate::Pte`].
+//! [`Prot`] is the attribute part of a leaf, what Linux calls `pgprot_t`. There
+//! is no way to spell a mapping that is writable and executable (W^X), nor one
+//! that EL0 can execute and EL1 as well.
+//!
+//! Bit positions: Arm ARM D8.3.1 (VMSAv8-64, 4 KiB granule, 48-bit output).
+
+use crate::addr::{Frame, Level};
+use core::fmt;
+
+/// Bits of a descriptor, Arm ARM D8.3.1.
+pub mod bits {
+    /// The descriptor is valid.
+    pub const VALID: u64 = 1;
+    /// With [`VALID`]: a table at levels 0-2, a page at level 3.
+    pub const TABLE_OR_PAGE: u64 = 1 << 1;
+    /// First bit of AttrIndx, the index into MAIR_EL1.
+    pub const ATTR_INDX_SHIFT: u32 = 2;
+    /// AttrIndx[2:0].
+    pub const ATTR_INDX: u64 = 0b111 << ATTR_INDX_SHIFT;
+    /// AP[1]: EL0 may access.
+    pub const AP_USER: u64 = 1 << 6;
+    /// AP[2]: read only at every level.
+    pub const AP_READ_ONLY: u64 = 1 << 7;
+    /// SH[1:0].
+    pub const SH: u64 = 0b11 << 8;
+    /// SH[1:0] = inner shareable.
+    pub const SH_INNER: u64 = 0b11 << 8;
+    /// Access flag; clear means an access faults (and the entry is not cached
+    /// in a TLB).
+    pub const AF: u64 = 1 << 10;
+    /// Not global: the entry belongs to the current ASID.
+    pub const NG: u64 = 1 << 11;
+    /// Output address of a page, or address of the next table.
+    pub const ADDRESS: u64 = crate::addr::Frame::MASK;
+    /// Dirty bit modifier (FEAT_HAFDBS).
+    pub const DBM: u64 = 1 << 51;
+    /// Contiguous hint.
+    pub const CONT: u64 = 1 << 52;
+    /// EL1 may not execute.
+    pub const PXN: u64 = 1 << 53;
+    /// EL0 may not execute.
+    pub const UXN: u64 = 1 << 54;
+    /// Bits [58:55], free for software in leaf descriptors.
+    pub const SOFTWARE: u64 = 0b1111 << 55;
+    /// Bits [11:2] of a *table* descriptor, ignored by hardware (D8.3.1.1;
+    /// bit 10 only while FEAT_HAFT's TCR2_EL1.HAFT is 0, which the library
+    /// requires). The library keeps the number of entries in use of the
+    /// next table there.
+    pub const TABLE_POPULATION: u64 = 0x3ff << 2;
+}
+
+/// Index into MAIR_EL1. The kernel's MAIR must hold these at these indices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum MemoryType {
+    /// Normal, inner and outer write-back, read and write allocate (0xff).
+    Normal = 0,
+    /// Device-nGnRE (0x04): MMIO whose writes may be acknowledged early.
+    DeviceNGnRE = 1,
+    /// Normal, non-cacheable (0x44).
+    NormalNonCacheable = 2,
+    /// Device-nGnRnE (0x00).
+    DeviceNGnRnE = 3,
+}
+
+impl MemoryType {
+    /// The value MAIR_EL1 must have for the indices above.
+    pub const MAIR_EL1: u64 = 0x00_44_04_ff;
+}
+
+/// Attributes of a leaf: privilege, access, execution, memory type. Linux:
+/// `pgprot_t`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Prot(u64);
+
+impl Prot {
+    const LEAF: u64 = bits::SH_INNER | bits::AF | bits::VALID;
+    const NX: u64 = bits::PXN | bits::UXN;
+    const USER_LEAF: u64 = Self::LEAF | bits::AP_USER | bits::NG;
+    /// What [`crate::AddressSpace::protect`] may change without
+    /// break-before-make: permissions, access flag, DBM and software bits
+    /// (Arm ARM D8.17.1 lists what needs it; these are not in the list).
+    pub(crate) const PERMISSIONS: u64 =
+        bits::AP_READ_ONLY | bits::AP_USER | bits::PXN | bits::UXN | bits::AF | bits::DBM;
+
+    /// Kernel data: read and write, never executed. Linux: `PAGE_KERNEL`.
+    pub const KERNEL: Self = Self(Self::LEAF | Self::NX);
+    /// Kernel constants. Linux: `PAGE_KERNEL_RO`.
+    pub const KERNEL_RO: Self = Self(Self::LEAF | Self::NX | bits::AP_READ_ONLY);
+    /// Kernel text. Linux: `PAGE_KERNEL_ROX`.
+    pub const KERNEL_ROX: Self = Self(Self::LEAF | bits::UXN | bits::AP_READ_ONLY);
+    /// Memory-mapped registers, Device-nGnRE.
+    pub const DEVICE: Self = Self::KERNEL.with_memory_type(MemoryType::DeviceNGnRE);
+    /// User data. Linux: `PAGE_SHARED`.
+    pub const USER: Self = Self(Self::USER_LEAF | Self::NX);
+    /// User constants. Linux: `PAGE_READONLY`.
+    pub const USER_RO: Self = Self(Self::USER_LEAF | Self::NX | bits::AP_READ_ONLY);
+    /// User text. Linux: `PAGE_READONLY_EXEC`.
+    pub const USER_ROX: Self = Self(Self::USER_LEAF | bits::PXN | bits::AP_READ_ONLY);
+
+    /// The same permissions with another memory type.
+    pub const fn with_memory_type(self, memory: MemoryType) -> Self {
+        Self(self.0 & !bits::ATTR_INDX | (memory as u64) << bits::ATTR_INDX_SHIFT)
+    }
+
+    /// Whether EL0 may access the mapping; such mappings are non-global.
+    pub const fn is_user(self) -> bool {
+        self.0 & bits::AP_USER != 0
+    }
+
+    /// The attribute bits as they stand in a descriptor.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Debug for Prot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&Desc(self.0 | bits::TABLE_OR_PAGE), f)
+    }
+}
+
+/// The value of one translation table entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Desc(u64);
+
+impl Desc {
+    /// The empty entry. A store of it is what Linux calls `pte_clear`.
+    pub const INVALID: Self = Self(0);
+
+    /// A level-3 page descriptor.
+    pub const fn page(frame: Frame, prot: Prot) -> Self {
+        Self(frame.as_u64() | prot.0 | bits::TABLE_OR_PAGE)
+    }
+
+    /// A table descriptor for levels 0-2 with no entry in use.
+    pub const fn table(next: Frame) -> Self {
+        Self(next.as_u64() | bits::TABLE_OR_PAGE | bits::VALID)
+    }
+
+    /// Takes the 64 bits of an entry as they are.
+    pub const fn from_u64(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// The 64 bits of the entry.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// Whether hardware walks accept the entry.
+    pub const fn is_valid(self) -> bool {
+        self.0 & bits::VALID != 0
+    }
+
+    /// Whether the entry holds anything at all; an entry made invalid with
+    /// its address kept (Linux: `PTE_PRESENT_INVALID`) is in use.
+    pub const fn is_in_use(self) -> bool {
+        self.0 != 0
+    }
+
+    /// Whether this is a valid table descriptor, at `level`.
+    pub const fn is_table(self, level: Level) -> bool {
+        !matches!(level, Level::L3) && self.is_valid() && self.0 & bits::TABLE_OR_PAGE != 0
+    }
+
+    /// Whether this is a valid block or page descriptor, at `level`.
+    pub const fn is_leaf(self, level: Level) -> bool {
+        self.is_valid() && !self.is_table(level)
+    }
+
+    /// The output frame, or the frame of the next table.
+    pub const fn frame(self) -> Frame {
+        Frame::from_output_address(self.0)
+    }
+
+    /// Whether a leaf lets EL0 in.
+    pub const fn is_user(self) -> bool {
+        self.0 & bits::AP_USER != 0
+    }
+
+    /// Whether some exception level may execute from a leaf.
+    pub const fn is_executable(self) -> bool {
+        self.0 & (bits::PXN | bits::UXN) != bits::PXN | bits::UXN
+    }
+
+    /// Whether a leaf may be written through (by EL1 at least).
+    pub const fn is_writable(self) -> bool {
+        self.0 & bits::AP_READ_ONLY == 0
+    }
+
+    /// Whether a TLB may hold the entry: valid and with the access flag set
+    /// (Arm ARM R_RYMDT family: a faulting entry is never cached).
+    pub const fn is_tlb_cacheable(self) -> bool {
+        self.0 & (bits::VALID | bits::AF) == bits::VALID | bits::AF
+    }
+
+    /// Entries in use in the table this *table* descriptor points to.
+    pub(crate) const fn population(self) -> usize {
+        ((self.0 & bits::TABLE_POPULATION) >> 2) as usize
+    }
+
+    /// The same table descriptor with another population, 0..=512.
+    pub(crate) const fn with_population(self, entries: usize) -> Self {
+        Self(self.0 & !bits::TABLE_POPULATION | (entries as u64) << 2)
+    }
+
+    /// Replaces the attributes under `mask` by those of `prot`.
+    pub(crate) const fn with_attributes(self, prot: Prot, mask: u64) -> Self {
+        Self(self.0 & !mask | prot.0 & mask)
+    }
+}
+
+impl fmt::Debug for Desc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#018x}", self.0)
+    }
+}
+
+impl fmt::Display for Desc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.is_valid() {
+            return write!(f, "invalid ({:#x})", self.0);
+        }
+        let memory = match (self.0 & bits::ATTR_INDX) >> bits::ATTR_INDX_SHIFT {
+            0 => "normal",
+            1 => "device-nGnRE",
+            2 => "normal-nc",
+            3 => "device-nGnRnE",
+            _ => "reserved-memory-type",
+        };
+        let flag = |mask, set, clear| if self.0 & mask != 0 { set } else { clear };
+        write!(
+            f,
+            "PA {:#x} {} {}{}{}{}{}{}",
+            self.frame().as_u64(),
+            memory,
+            flag(bits::AP_READ_ONLY, "ro", "rw"),
+            flag(bits::PXN, "", " x"),
+            flag(bits::UXN, "", " ux"),
+            flag(bits::AP_USER, " user", ""),
+            flag(bits::CONT, " cont", ""),
+            flag(bits::AF, "", " !af"),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_prot_is_writable_and_executable() {
+        for prot in [
+            Prot::KERNEL,
+            Prot::KERNEL_RO,
+            Prot::KERNEL_ROX,
+            Prot::DEVICE,
+            Prot::USER,
+            Prot::USER_RO,
+            Prot::USER_ROX,
+        ] {
+            let desc = Desc::page(Frame::from_u64(0x1000).unwrap(), prot);
+            assert!(!(desc.is_writable() && desc.is_executable()), "{prot:?}");
+            assert!(desc.is_tlb_cacheable());
+        }
+    }
+
+    #[test]
+    fn population_does_not_touch_what_hardware_reads() {
+        let table = Desc::table(Frame::from_u64(0xffff_ffff_f000).unwrap());
+        for n in [0, 1, 511, 512] {
+            let counted = table.with_population(n);
+            assert_eq!(counted.population(), n);
+            assert_eq!(counted.frame(), table.frame());
+            assert_eq!(
+                counted.as_u64() & !bits::TABLE_POPULATION,
+                table.as_u64() & !bits::TABLE_POPULATION
+            );
+        }
+    }
+}

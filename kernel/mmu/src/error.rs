@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Why a request on an address space was refused.
+//!
+//! Every operation validates its whole request and reserves all memory before it
+//! writes the first entry: on an error, tables, counters of entries and frames are
+//! as before the call.
+
+use crate::addr::{Frame, Half, Level, PageRange, RangeError, VirtAddr};
+use crate::bbm::Violation;
+use crate::desc::{Desc, Prot};
+use crate::lazy::LazyMmuError;
+use core::fmt;
+
+/// A refused request; nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpaceError {
+    /// The numbers make no range.
+    Range(RangeError),
+    /// The range lies in the half this address space does not translate.
+    WrongHalf {
+        /// What was asked for.
+        range: PageRange,
+        /// What the space translates.
+        half: Half,
+    },
+    /// A user attribute in the kernel's space or the reverse.
+    WrongPrivilege {
+        /// What was asked for.
+        prot: Prot,
+    },
+    /// The number of frames is not the number of pages.
+    BackingLength {
+        /// Pages in the range.
+        pages: u64,
+        /// Frames given.
+        frames: u64,
+    },
+    /// Contiguous frames would leave the 48-bit physical address space.
+    BackingEnd {
+        /// First frame.
+        first: Frame,
+        /// Pages in the range.
+        pages: u64,
+    },
+    /// A page of the range is mapped, or in use by an entry made invalid.
+    AlreadyMapped {
+        /// First such page.
+        va: VirtAddr,
+        /// Its entry.
+        entry: Desc,
+        /// The level of the entry.
+        level: Level,
+    },
+    /// A page of the range is not mapped.
+    NotMapped {
+        /// First such page.
+        va: VirtAddr,
+    },
+    /// A page of the range belongs to a block of 2 MiB or 1 GiB.
+    Block {
+        /// First such page.
+        va: VirtAddr,
+        /// Level of the block.
+        level: Level,
+    },
+    /// No memory for the tables that the request needs.
+    OutOfTables {
+        /// Tables needed in total.
+        needed: usize,
+        /// Tables that could be had; all were given back.
+        available: usize,
+    },
+    /// The change needs break-before-make (R29).
+    BreakBeforeMake {
+        /// First page concerned.
+        va: VirtAddr,
+        /// What would change.
+        violation: Violation,
+    },
+    /// The section around the operation could not be opened.
+    Lazy(LazyMmuError),
+}
+
+impl From<RangeError> for SpaceError {
+    fn from(error: RangeError) -> Self {
+        Self::Range(error)
+    }
+}
+
+impl From<LazyMmuError> for SpaceError {
+    fn from(error: LazyMmuError) -> Self {
+        Self::Lazy(error)
+    }
+}
+
+impl fmt::Display for SpaceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Range(error) => error.fmt(f),
+            Self::WrongHalf { range, half } => write!(
+                f,
+                "range {range} is not in the {half:?} half ({:#x}..{:#x}) that this address space translates",
+                half.start(),
+                half.end()
+            ),
+            Self::WrongPrivilege { prot } => write!(
+                f,
+                "attributes {prot:?} do not fit: kernel mappings are global and closed to EL0, user mappings neither"
+            ),
+            Self::BackingLength { pages, frames } => write!(
+                f,
+                "{frames} frames given for {pages} pages: give one frame per page"
+            ),
+            Self::BackingEnd { first, pages } => write!(
+                f,
+                "{pages} pages from {:#x} end beyond 2^48 bytes of physical address space",
+                first.as_u64()
+            ),
+            Self::AlreadyMapped { va, entry, level } => write!(
+                f,
+                "{va} is in use at level {} ({entry}): unmap it first",
+                level as u8
+            ),
+            Self::NotMapped { va } => write!(f, "{va} is not mapped: map the whole range first"),
+            Self::Block { va, level } => write!(
+                f,
+                "{va} belongs to a block of {} KiB: only 4 KiB pages can be changed",
+                level.entry_span() >> 10
+            ),
+            Self::OutOfTables { needed, available } => write!(
+                f,
+                "{needed} page tables are needed and memory for {available} is free: free memory or map less"
+            ),
+            Self::BreakBeforeMake { va, violation } => write!(
+                f,
+                "{va}: {violation}, which needs break-before-make (R29): use remap, or unmap and map again"
+            ),
+            Self::Lazy(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for SpaceError {}

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! [`Mmu`]: the library bound to a kernel. Configuration, hooks, and the counted
+//! instructions: every barrier and TLBI of this crate is executed here.
+
+use crate::addr::PageRange;
+use crate::backend::Backend;
+use crate::hardware::Kernel;
+use crate::lazy::{Lazy, LazyMmuError};
+use crate::policy::{BarrierPolicy, Owed};
+use crate::tlbi::{self, Reach, Scope, TlbFeatures};
+use core::fmt;
+use core::sync::atomic::{AtomicU8, Ordering};
+
+/// What the CPUs of the system allow, read once at boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// TLB maintenance beyond plain by-address operations.
+    pub tlb: TlbFeatures,
+    /// FEAT_ETS2 on every CPU: [`BarrierPolicy::Ets2`] is allowed.
+    pub ets2: bool,
+}
+
+/// The library bound to a kernel `K`. One instance per system, usually a
+/// `static`.
+pub struct Mmu<K> {
+    kernel: K,
+    backend: AtomicU8,
+    policy: AtomicU8,
+    features: AtomicU8,
+}
+
+/// FEAT_ETS2 is asked for and some CPU lacks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoEts2;
+
+impl fmt::Display for NoEts2 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "barrier policy ets2 needs FEAT_ETS2 (ID_AA64MMFR1_EL1.ETS >= 2) on every CPU: use policy classic or auto",
+        )
+    }
+}
+
+impl core::error::Error for NoEts2 {}
+
+impl Features {
+    const TTL: u8 = 1;
+    const RANGE: u8 = 2;
+    const REPEAT: u8 = 4;
+    const ETS2: u8 = 8;
+
+    const fn to_bits(self) -> u8 {
+        ((self.tlb.ttl as u8) * Self::TTL)
+            | ((self.tlb.range as u8) * Self::RANGE)
+            | ((self.tlb.repeat as u8) * Self::REPEAT)
+            | ((self.ets2 as u8) * Self::ETS2)
+    }
+
+    const fn from_bits(bits: u8) -> Self {
+        Self {
+            tlb: TlbFeatures {
+                ttl: bits & Self::TTL != 0,
+                range: bits & Self::RANGE != 0,
+                repeat: bits & Self::REPEAT != 0,
+            },
+            ets2: bits & Self::ETS2 != 0,
+        }
+    }
+}
+
+impl<K> Mmu<K> {
+    /// Binds the library to `kernel`: deferred barriers, the classic policy, and
+    /// no optional CPU feature until [`Mmu::set_features`].
+    pub const fn new(kernel: K) -> Self {
+        Self {
+            kernel,
+            backend: AtomicU8::new(Backend::DeferBarriers as u8),
+            policy: AtomicU8::new(BarrierPolicy::Classic as u8),
+            features: AtomicU8::new(0),
+        }
+    }
+
+    /// The kernel the library is bound to.
+    #[inline(always)]
+    pub const fn kernel(&self) -> &K {
+        &self.kernel
+    }
+
+    /// The strategy in use.
+    #[inline(always)]
+    pub fn backend(&self) -> Backend {
+        Backend::from_u8(self.backend.load(Ordering::Relaxed))
+    }
+
+    /// The barrier policy in use.
+    #[inline(always)]
+    pub fn policy(&self) -> BarrierPolicy {
+        BarrierPolicy::from_u8(self.policy.load(Ordering::Relaxed))
+    }
+
+    /// What the CPUs offer, as it was set.
+    pub fn features(&self) -> Features {
+        Features::from_bits(self.features.load(Ordering::Relaxed))
+    }
+
+    /// Says what the CPUs offer. Each feature must hold on every CPU. A policy that they
+    /// do not allow any more falls back to [`BarrierPolicy::Classic`].
+    pub fn set_features(&self, features: Features) {
+        if !features.ets2 {
+            let classic = BarrierPolicy::Classic as u8;
+            self.policy.store(classic, Ordering::Relaxed);
+        }
+        self.features.store(features.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Chooses the barrier policy.
+    ///
+    /// # Errors
+    /// [`NoEts2`] if the features do not allow it; the policy stays.
+    pub fn set_policy(&self, policy: BarrierPolicy) -> Result<(), NoEts2> {
+        if policy == BarrierPolicy::Ets2 && !self.features().ets2 {
+            return Err(NoEts2);
+        }
+        self.policy.store(policy as u8, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl<K: Kernel> Mmu<K> {
+    /// Chooses the strategy.
+    ///
+    /// # Errors
+    /// [`LazyMmuError::InSection`] if the current task is in a section.
+    pub fn set_backend(&self, backend: Backend) -> Result<(), LazyMmuError> {
+        if self.kernel.lazy().enable_count() > 0 {
+            return Err(LazyMmuError::InSection);
+        }
+        self.backend.store(backend as u8, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The current task's lazy MMU mode.
+    #[inline(always)]
+    pub const fn lazy(&self) -> Lazy<'_, K> {
+        Lazy::new(self)
+    }
+
+    #[inline]
+    pub(crate) fn hook_enter(&self) {
+        self.kernel.counters().enter(1);
+    }
+
+    #[inline]
+    pub(crate) fn hook_flush(&self) {
+        self.kernel.counters().flush(1);
+        self.pay_all();
+    }
+
+    #[inline]
+    pub(crate) fn hook_leave(&self) {
+        self.kernel.counters().leave(1);
+        self.pay_all();
+    }
+
+    /// R16: pays what the current task owes, exactly once.
+    #[inline]
+    fn pay_all(&self) {
+        let state = self.kernel.lazy();
+        let owed = state.owed();
+        if !owed.is_empty() {
+            state.forgive(owed);
+            self.pay(owed);
+        }
+    }
+
+    /// Executes the barriers for requests, and counts them as paid.
+    ///
+    /// `DSB ISHST; ISB`, in this order: herd7 row M5 (`I2V-W-DSB.ST-ISB-R`: the access
+    /// cannot fault), while either alone allows the fault (M3, M7). Witnesses of a loss:
+    /// the count tests `r15_*` and `r16_*` on the host, the lazy suite in the kernel.
+    #[inline]
+    pub(crate) fn pay(&self, owed: Owed) {
+        let counters = self.kernel.counters();
+        if owed.contains(Owed::STORES) {
+            counters.dsb_paid(1);
+            self.dsb_ishst();
+        }
+        if owed.contains(Owed::CONTEXT) {
+            counters.isb_paid(1);
+            self.isb();
+        }
+    }
+
+    #[inline]
+    fn dsb_ishst(&self) {
+        self.kernel.counters().dsb_ishst(1);
+        self.kernel.dsb_ishst();
+    }
+
+    #[inline]
+    fn isb(&self) {
+        self.kernel.counters().isb(1);
+        self.kernel.isb();
+    }
+
+    /// R18: what was stored to a new table is ordered before the store that makes
+    /// the table reachable. Never deferred: the pair at the section's end completes both
+    /// stores but does not order them for a walker (`ROT.inv+po` is allowed,
+    /// `ROT.inv+dmbst` forbidden).
+    #[inline]
+    pub(crate) fn order_before_link(&self) {
+        self.kernel.counters().dmb_ishst(1);
+        self.kernel.dmb_ishst();
+    }
+
+    /// Invalidates the TLB entries of `range` and waits until that is complete
+    /// on every CPU. Linux: `flush_tlb_kernel_range()`, `flush_tlb_range()`.
+    ///
+    /// In order: `DSB ISHST` completes the entry writes before (R27, row U2), the TLBIs,
+    /// `DSB ISH` completes them (R_YNJCP; `DSB ISHST` would not, row U4), and for kernel
+    /// mappings `ISB` (row U5). With the repeat erratum a second TLBI and DSB follow
+    /// (R34). The barriers complete what the current task owes, so nothing of that is
+    /// left for the section's end.
+    pub fn flush_tlb_range(&self, range: PageRange, scope: Scope, reach: Reach) {
+        let kernel = &self.kernel;
+        let features = self.features().tlb;
+        self.dsb_ishst();
+        let mut operations = 0;
+        for (op, operand) in tlbi::plan(range, scope, reach, features) {
+            kernel.tlbi(op, operand);
+            operations += 1;
+        }
+        kernel.counters().tlbi_requested(range.pages() as usize);
+        kernel.counters().tlbi(operations);
+        self.finish_tlbi(scope);
+    }
+
+    /// Invalidates every TLB entry of `scope`, those of tables included, and waits, as
+    /// [`Mmu::flush_tlb_range`] does. No page is counted as asked for. Linux:
+    /// `flush_tlb_all()`, `flush_tlb_mm()`.
+    pub fn flush_tlb_all(&self, scope: Scope) {
+        self.dsb_ishst();
+        let (op, operand) = tlbi::everything(scope);
+        self.kernel.tlbi(op, operand);
+        self.kernel.counters().tlbi(1);
+        self.finish_tlbi(scope);
+    }
+
+    /// The second half of an invalidation: completion.
+    fn finish_tlbi(&self, scope: Scope) {
+        let kernel = &self.kernel;
+        self.dsb_ish();
+        if self.features().tlb.repeat {
+            kernel.tlbi(crate::hardware::TlbiOp::Vale1is, 0);
+            kernel.counters().tlbi(1);
+            self.dsb_ish();
+        }
+        let mut paid = Owed::STORES;
+        if scope == Scope::AllAsids {
+            self.isb();
+            paid |= Owed::CONTEXT;
+        }
+        // R12: in an interrupt the debts are the interrupted task's; they stay.
+        if !kernel.in_interrupt() {
+            kernel.lazy().forgive(paid);
+        }
+    }
+
+    #[inline]
+    fn dsb_ish(&self) {
+        self.kernel.counters().dsb_ish(1);
+        self.kernel.dsb_ish();
+    }
+}
+
+impl<K> fmt::Debug for Mmu<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Mmu {{ backend: {}, policy: {}, {:?} }}",
+            self.backend(),
+            self.policy(),
+            self.features()
+        )
+    }
+}

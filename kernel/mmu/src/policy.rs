@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which writes owe which barriers.
+//!
+//! Two questions, answered apart. *Does the write owe anything at all?* is R14,
+//! Linux's list: a valid kernel leaf, any valid entry of levels 1 and 2, any
+//! write to level 0. A user leaf owes nothing, since the worst that can happen to
+//! a user access is a spurious fault, and the exception return that answers it
+//! synchronizes; an entry made invalid owes nothing, since the TLBI that must
+//! follow brings barriers of its own.
+//!
+//! *What does it owe?* is the [`BarrierPolicy`]. Arm's model gives the verdicts
+//! (herd7, catalogue aarch64-VMSA): invalid to valid and a load on the same CPU may
+//! fault after `DSB` alone and cannot after `DSB ST; ISB` (rows M3 and M5); with
+//! FEAT_ETS2 it cannot fault even with no barrier (row M1), because R_NNFPF orders
+//! the walk of a faulting access after earlier explicit writes. R_NNFPF does not speak
+//! of instruction fetch, so executable mappings keep the pair (R35).
+
+use crate::addr::Level;
+use crate::desc::{Desc, bits};
+use bitflags::bitflags;
+use core::fmt;
+
+bitflags! {
+    /// Barriers that earlier entry writes still need.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Owed: u8 {
+        /// `DSB ISHST`: the stores must complete before a walker is sure to
+        /// see them (R_SPVBD).
+        const STORES = 1;
+        /// `ISB`: what was translated before must be translated again.
+        const CONTEXT = 2;
+    }
+}
+
+/// How a write that R14 lists is completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum BarrierPolicy {
+    /// `DSB ISHST; ISB`, right on every CPU.
+    Classic = 0,
+    /// Nothing for data mappings; executable ones stay Classic (R35, R36). Only
+    /// where **every** CPU has FEAT_ETS2.
+    Ets2 = 1,
+}
+
+impl BarrierPolicy {
+    pub(crate) const fn from_u8(raw: u8) -> Self {
+        match raw {
+            0 => Self::Classic,
+            _ => Self::Ets2,
+        }
+    }
+
+    /// What a write of `new` at `level` owes under this policy.
+    pub(crate) const fn owed(self, level: Level, new: Desc) -> Owed {
+        if !is_listed(level, new) {
+            return Owed::empty();
+        }
+        match self {
+            Self::Classic => Owed::all(),
+            // A table entry under which something executable is about to appear
+            // is followed by that leaf's own pair: links come before leaves.
+            Self::Ets2 => match level {
+                Level::L3 if new.is_executable() => Owed::all(),
+                Level::L1 | Level::L2 if new.is_leaf(level) && new.is_executable() => Owed::all(),
+                _ => Owed::empty(),
+            },
+        }
+    }
+}
+
+impl fmt::Display for BarrierPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Classic => "classic",
+            Self::Ets2 => "ets2",
+        })
+    }
+}
+
+/// R14: whether a write of `new` at `level` needs barriers at all.
+pub(crate) const fn is_listed(level: Level, new: Desc) -> bool {
+    match level {
+        // Linux's pte_valid_not_user(): execute-only user pages have AP[1] clear
+        // and are told apart by UXN.
+        Level::L3 => new.is_valid() && !new.is_user() && new.as_u64() & bits::UXN != 0,
+        Level::L2 | Level::L1 => new.is_valid(),
+        Level::L0 => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Frame;
+    use crate::desc::Prot;
+
+    fn page(prot: Prot) -> Desc {
+        Desc::page(Frame::from_u64(0x8000_0000).unwrap(), prot)
+    }
+
+    #[test]
+    fn r14_lists_kernel_leaves_tables_and_every_root_write() {
+        let table = Desc::table(Frame::from_u64(0x1000).unwrap());
+        assert!(is_listed(Level::L3, page(Prot::KERNEL)));
+        assert!(is_listed(Level::L3, page(Prot::KERNEL_ROX)));
+        assert!(!is_listed(Level::L3, page(Prot::USER)));
+        assert!(!is_listed(Level::L3, page(Prot::USER_ROX)));
+        assert!(!is_listed(Level::L3, Desc::INVALID));
+        assert!(is_listed(Level::L2, table));
+        assert!(is_listed(Level::L1, table));
+        assert!(!is_listed(Level::L1, Desc::INVALID));
+        assert!(is_listed(Level::L0, table));
+        assert!(is_listed(Level::L0, Desc::INVALID));
+    }
+
+    #[test]
+    fn r35_r36_ets2_owes_nothing_for_data_and_the_pair_for_text() {
+        let ets2 = BarrierPolicy::Ets2;
+        assert_eq!(ets2.owed(Level::L3, page(Prot::KERNEL)), Owed::empty());
+        assert_eq!(ets2.owed(Level::L3, page(Prot::DEVICE)), Owed::empty());
+        assert_eq!(ets2.owed(Level::L3, page(Prot::KERNEL_ROX)), Owed::all());
+        assert_eq!(
+            BarrierPolicy::Classic.owed(Level::L3, page(Prot::KERNEL)),
+            Owed::all()
+        );
+    }
+}

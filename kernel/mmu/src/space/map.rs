@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Mapping: invalid entries become valid. No TLBI is ever needed (R31).
+
+use super::tables::Spare;
+use super::{AddressSpace, LeafTable};
+use crate::addr::{Frame, Level, PAGE_SIZE, PageRange, VirtAddr};
+use crate::backend::{self, Fill};
+use crate::desc::{Desc, Prot};
+use crate::error::SpaceError;
+use crate::hardware::Kernel;
+
+/// The frames behind a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing<'a> {
+    /// Physically consecutive, from this frame on.
+    Contiguous(Frame),
+    /// One frame per page, in order.
+    Scattered(&'a [Frame]),
+}
+
+impl<'a> Backing<'a> {
+    fn check(self, pages: u64) -> Result<(), SpaceError> {
+        match self {
+            Self::Contiguous(first) if first.offset(pages - 1).is_none() => {
+                Err(SpaceError::BackingEnd { first, pages })
+            }
+            Self::Scattered(list) if list.len() as u64 != pages => Err(SpaceError::BackingLength {
+                pages,
+                frames: list.len() as u64,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The descriptors for `pages` pages, `from` pages into the range.
+    #[inline]
+    fn fill(self, from: u64, pages: u64, prot: Prot) -> Fill<'a> {
+        match self {
+            Self::Contiguous(first) => Fill::Contiguous {
+                first: Desc::from_u64(Desc::page(first, prot).as_u64() + from * PAGE_SIZE),
+            },
+            Self::Scattered(list) => Fill::Scattered {
+                frames: &list[from as usize..(from + pages) as usize],
+                template: Desc::page(Frame::ZERO, prot),
+            },
+        }
+    }
+}
+
+impl<K: Kernel> AddressSpace<'_, K> {
+    /// Maps `range` to `backing` with attributes `prot`, with one walk per table. Takes
+    /// effect before it returns, or, in a section of the caller's, with that section
+    /// (R5). Linux: `vmap_pages_range()`, `vmap_page_range()`.
+    ///
+    /// # Errors
+    /// Refuses a range of the other half, attributes of the other privilege, a
+    /// wrong number of frames, a page that is in use, and missing memory for tables. On
+    /// an error nothing was changed and every reserved table was given back.
+    pub fn map(
+        &mut self,
+        range: PageRange,
+        backing: Backing<'_>,
+        prot: Prot,
+    ) -> Result<(), SpaceError> {
+        self.check_request(range, prot)?;
+        backing.check(range.pages())?;
+        // By far the most requests lie in one table that exists: one walk serves
+        // the check and the write.
+        if range.is_in_one_table(Level::L3)
+            && let Ok(found) = self.leaf_table(range.start())
+        {
+            self.check_run_unused(&found, range)?;
+            let _section = self.mmu.lazy().section_unless_active()?;
+            self.map_run(&found, range, backing.fill(0, range.pages(), prot));
+            return Ok(());
+        }
+        let needed = self.check_unmapped(range)?;
+        let mut spare = Spare::reserve(self.mmu, needed)?;
+        let _section = self.mmu.lazy().section_unless_active()?;
+        let mut done = 0;
+        for piece in range.per_table(Level::L3) {
+            let found = self.build_leaf_table(piece.start(), &mut spare);
+            self.map_run(&found, piece, backing.fill(done, piece.pages(), prot));
+            done += piece.pages();
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn map_run(&self, found: &LeafTable<'_>, piece: PageRange, fill: Fill<'_>) {
+        backend::write_run(self.mmu, found.run(piece), fill);
+        self.add_population(Level::L2, found.parent, piece.pages() as isize);
+    }
+
+    /// Checks that no page of `range` is in use, and counts the tables that a
+    /// mapping of it needs.
+    pub(super) fn check_unmapped(&self, range: PageRange) -> Result<usize, SpaceError> {
+        let mut needed = 0;
+        for piece in range.per_table(Level::L3) {
+            match self.leaf_table(piece.start()) {
+                Ok(found) => self.check_run_unused(&found, piece)?,
+                Err(hole) if hole.entry.is_in_use() => {
+                    return Err(SpaceError::AlreadyMapped {
+                        va: piece.start(),
+                        entry: hole.entry,
+                        level: hole.level,
+                    });
+                }
+                Err(hole) => needed += Self::missing(range, piece, hole),
+            }
+        }
+        Ok(needed)
+    }
+
+    fn check_run_unused(&self, found: &LeafTable<'_>, piece: PageRange) -> Result<(), SpaceError> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        let run = found.run(piece);
+        let used = run.iter().position(|pte| self.load(pte).is_in_use());
+        match used {
+            None => Ok(()),
+            Some(i) => Err(SpaceError::AlreadyMapped {
+                va: page_of(piece, i),
+                entry: self.load(&run[i]),
+                level: Level::L3,
+            }),
+        }
+    }
+}
+
+/// The address of page `i` of `piece`.
+pub(super) fn page_of(piece: PageRange, i: usize) -> VirtAddr {
+    let start = piece.start();
+    start.offset(i as u64 * PAGE_SIZE).unwrap_or(start)
+}

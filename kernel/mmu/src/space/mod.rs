@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! An address space: a root table and what can be done with it.
+//!
+//! # Protocol
+//!
+//! Each operation takes a half-open range of pages and goes through the same steps:
+//!
+//! 1. **check** the whole request: half, attributes, frames, what is mapped now;
+//! 2. **reserve** memory for every table that will be needed;
+//! 3. **open** a lazy section, or join the caller's;
+//! 4. **write**, one walk per last-level table: a new table is ordered before the
+//!    entry that links it (R18), a run of leaves goes through the backend;
+//! 5. **invalidate** where entries were live (R27), still inside the section, so that
+//!    the invalidation's barriers pay what the writes owe;
+//! 6. **leave** the section, if it is the operation's own, which pays the rest.
+//!
+//! After step 2 nothing can fail, so nothing needs to be rolled back.
+//!
+//! # Population
+//!
+//! How many entries of a table are in use is kept in the ignored bits of the
+//! descriptor that links it. With it, "is the whole table free" and "is the whole table
+//! mapped" are one comparison instead of 512, and an empty table can be found and freed.
+//!
+//! # Who locks
+//!
+//! The operations take `&mut self`: one caller at a time, which the embedding kernel
+//! ensures with the lock of its choice. Hardware walks at any time. What changes
+//! between a check and its write is therefore only what hardware sets, and with
+//! TCR_EL1.{HA,HD} = 0 that is nothing.
+
+mod apply;
+mod fast_range;
+mod map;
+mod protect;
+mod tables;
+mod unmap;
+
+pub use apply::PteRef;
+pub use fast_range::FastPteRange;
+pub use map::Backing;
+pub use unmap::PendingFlush;
+
+use crate::addr::{Asid, Frame, Half, Level, PageRange, VirtAddr};
+use crate::desc::{Desc, Prot};
+use crate::error::SpaceError;
+use crate::hardware::Kernel;
+use crate::mmu::Mmu;
+use crate::table::{Pte, Table};
+use crate::tlbi::Scope;
+use core::fmt;
+
+/// Which half an address space translates, and for whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpaceKind {
+    /// TTBR1: global mappings, closed to EL0.
+    Kernel,
+    /// TTBR0: non-global mappings of one ASID.
+    User(Asid),
+}
+
+impl SpaceKind {
+    /// The half of the address space.
+    pub const fn half(self) -> Half {
+        match self {
+            Self::Kernel => Half::Upper,
+            Self::User(_) => Half::Lower,
+        }
+    }
+
+    /// Refuses attributes of the other privilege.
+    #[inline]
+    pub(crate) fn check_prot(self, prot: Prot) -> Result<(), SpaceError> {
+        if prot.is_user() != matches!(self, Self::User(_)) {
+            return Err(SpaceError::WrongPrivilege { prot });
+        }
+        Ok(())
+    }
+
+    /// Whose TLB entries an invalidation must hit.
+    pub const fn scope(self) -> Scope {
+        match self {
+            Self::Kernel => Scope::AllAsids,
+            Self::User(asid) => Scope::Asid(asid),
+        }
+    }
+}
+
+/// A tree of translation tables.
+pub struct AddressSpace<'m, K: Kernel> {
+    mmu: &'m Mmu<K>,
+    root: Frame,
+    kind: SpaceKind,
+}
+
+/// What an address translates to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// The leaf.
+    pub entry: Desc,
+    /// Its level: L3 for a page, L2 or L1 for a block.
+    pub level: Level,
+}
+
+/// A last-level table as found by a walk, with the entry that links it.
+#[derive(Clone, Copy)]
+pub(crate) struct LeafTable<'t> {
+    parent: &'t Pte,
+    link: Desc,
+    table: &'t Table,
+}
+
+/// Where a walk ended early.
+#[derive(Clone, Copy)]
+struct Hole {
+    level: Level,
+    entry: Desc,
+}
+
+impl<'m, K: Kernel> AddressSpace<'m, K> {
+    /// An empty address space with a root table of its own.
+    ///
+    /// # Errors
+    /// [`SpaceError::OutOfTables`] without memory for the root.
+    pub fn new(mmu: &'m Mmu<K>, kind: SpaceKind) -> Result<Self, SpaceError> {
+        let root = mmu.kernel().alloc_table().ok_or(SpaceError::OutOfTables {
+            needed: 1,
+            available: 0,
+        })?;
+        Ok(Self { mmu, root, kind })
+    }
+
+    /// Takes over a tree of tables that exists.
+    ///
+    /// # Safety
+    /// `root` is a table that [`crate::TableFrames::table_ptr`] finds, and so are all tables
+    /// it leads to. Nobody else writes them from now on. Their populations are right, or
+    /// nothing that they translate is mapped, changed or unmapped through this space:
+    /// tables written by other code have none, so the library takes them for empty.
+    pub const unsafe fn from_root(mmu: &'m Mmu<K>, kind: SpaceKind, root: Frame) -> Self {
+        Self { mmu, root, kind }
+    }
+
+    /// The root table's frame, the address for TTBR0_EL1 or TTBR1_EL1.
+    pub const fn root(&self) -> Frame {
+        self.root
+    }
+
+    /// Which half, and whose.
+    pub const fn kind(&self) -> SpaceKind {
+        self.kind
+    }
+
+    /// The library instance the space works with.
+    pub const fn mmu(&self) -> &'m Mmu<K> {
+        self.mmu
+    }
+
+    /// What `va` translates to, or `None` if a walk faults.
+    pub fn query(&self, va: VirtAddr) -> Option<Mapping> {
+        let mut found = None;
+        self.walk(va, |level, entry| {
+            if entry.is_leaf(level) {
+                found = Some(Mapping { entry, level });
+            }
+        });
+        found
+    }
+
+    /// Follows the walk of `va` as hardware would, and shows each descriptor
+    /// it reads, the last one included, whatever it is. For reports.
+    pub fn walk(&self, va: VirtAddr, mut visit: impl FnMut(Level, Desc)) {
+        if va.half() != self.kind.half() {
+            return;
+        }
+        let mut table = self.table(self.root);
+        for level in Level::ALL {
+            let entry = self.load(&table.entries()[level.index(va)]);
+            visit(level, entry);
+            if !entry.is_table(level) {
+                return;
+            }
+            table = self.table(entry.frame());
+        }
+    }
+
+    /// Shows every leaf of the tree in ascending order of address: the first
+    /// address it translates, its level and the entry.
+    pub fn for_each_leaf(&self, mut visit: impl FnMut(u64, Level, Desc)) {
+        self.visit_leaves(Level::L0, self.root, self.kind.half().start(), &mut visit);
+    }
+
+    fn visit_leaves(
+        &self,
+        level: Level,
+        table: Frame,
+        start: u64,
+        visit: &mut impl FnMut(u64, Level, Desc),
+    ) {
+        for (i, pte) in self.table(table).entries().iter().enumerate() {
+            let entry = self.load(pte);
+            let at = start + i as u64 * level.entry_span();
+            match level.next() {
+                Some(next) if entry.is_table(level) => {
+                    self.visit_leaves(next, entry.frame(), at, visit);
+                }
+                _ if entry.is_leaf(level) => visit(at, level, entry),
+                _ => {}
+            }
+        }
+    }
+
+    /// Invalidates the last-level TLB entries of `range` on all CPUs, and waits.
+    ///
+    /// # Errors
+    /// [`SpaceError::WrongHalf`].
+    pub fn flush_tlb_range(&self, range: PageRange) -> Result<(), SpaceError> {
+        self.check_half(range)?;
+        self.mmu
+            .flush_tlb_range(range, self.kind.scope(), crate::tlbi::Reach::Leaf);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn table(&self, frame: Frame) -> &Table {
+        // SAFETY: `frame` is the root or stands in a valid table descriptor of this
+        // tree, so it came from `alloc_table` (or `from_root`'s caller vouched for it) and
+        // lives until `&mut self` frees it; `table_ptr` is valid for such frames.
+        unsafe { self.mmu.kernel().table_ptr(frame).as_ref() }
+    }
+
+    #[inline(always)]
+    fn load(&self, pte: &Pte) -> Desc {
+        self.mmu.kernel().load(pte)
+    }
+
+    /// Descends to the last-level table of `va`.
+    #[inline]
+    fn leaf_table(&self, va: VirtAddr) -> Result<LeafTable<'_>, Hole> {
+        self.mmu.kernel().counters().walks(1);
+        let mut table = self.table(self.root);
+        let mut found = None;
+        for level in [Level::L0, Level::L1, Level::L2] {
+            let parent = &table.entries()[level.index(va)];
+            let link = self.load(parent);
+            if !link.is_table(level) {
+                return Err(Hole { level, entry: link });
+            }
+            table = self.table(link.frame());
+            found = Some((parent, link));
+        }
+        match found {
+            Some((parent, link)) => Ok(LeafTable {
+                parent,
+                link,
+                table,
+            }),
+            None => unreachable!("the loop above runs three times"),
+        }
+    }
+
+    fn check_half(&self, range: PageRange) -> Result<(), SpaceError> {
+        let half = self.kind.half();
+        if range.half() != half {
+            return Err(SpaceError::WrongHalf { range, half });
+        }
+        Ok(())
+    }
+
+    fn check_request(&self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {
+        self.check_half(range)?;
+        self.kind.check_prot(prot)
+    }
+
+    /// Checks that every page of `range` is mapped by a page of its own.
+    fn check_mapped(&self, range: PageRange) -> Result<(), SpaceError> {
+        for piece in range.per_table(Level::L3) {
+            let va = piece.start();
+            let found = match self.leaf_table(va) {
+                Ok(found) => found,
+                Err(hole) if hole.entry.is_leaf(hole.level) => {
+                    let level = hole.level;
+                    return Err(SpaceError::Block { va, level });
+                }
+                Err(_) => return Err(SpaceError::NotMapped { va }),
+            };
+            // Only whole tables can be judged by their population: it counts entries
+            // in use, and an unmapped page may be in use while it waits for its
+            // invalidation. Those exist only inside one operation.
+            if found.is_full() {
+                continue;
+            }
+            for (i, pte) in found.run(piece).iter().enumerate() {
+                if !self.load(pte).is_valid() {
+                    let va = va.offset(i as u64 * crate::addr::PAGE_SIZE).unwrap_or(va);
+                    return Err(SpaceError::NotMapped { va });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'t> LeafTable<'t> {
+    /// The entries of `piece`, which lies in this table.
+    #[inline]
+    fn run(&self, piece: PageRange) -> &'t [Pte] {
+        let first = Level::L3.index(piece.start());
+        &self.table.entries()[first..first + piece.pages() as usize]
+    }
+
+    fn is_empty(&self) -> bool {
+        self.link.population() == 0
+    }
+
+    fn is_full(&self) -> bool {
+        self.link.population() == crate::addr::ENTRIES
+    }
+}
+
+impl<K: Kernel> fmt::Debug for AddressSpace<'_, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "AddressSpace {{ {:?}, root {:#x} }}",
+            self.kind,
+            self.root.as_u64()
+        )
+    }
+}

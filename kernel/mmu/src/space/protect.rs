@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Changing live mappings: permissions in place, everything else by
+//! break-before-make.
+
+use super::AddressSpace;
+use super::map::page_of;
+use crate::addr::{Level, PageRange};
+use crate::backend::{self, Fill};
+use crate::bbm;
+use crate::desc::{Desc, Prot, bits};
+use crate::error::SpaceError;
+use crate::hardware::Kernel;
+use crate::tlbi::Reach;
+
+/// Attribute bits that `remap` sets.
+const ATTRIBUTES: u64 = Prot::PERMISSIONS | bits::ATTR_INDX | bits::SH | bits::NG;
+
+impl<K: Kernel> AddressSpace<'_, K> {
+    /// Changes the permissions of `range` to those of `prot`; frames stay. The
+    /// mapping is usable throughout: at each moment an access sees the old or
+    /// the new permissions, and the new ones when this returns. Linux: `set_memory_ro()`
+    /// and its siblings, `change_protection()`.
+    ///
+    /// # Errors
+    /// Refuses what [`AddressSpace::unmap`] refuses, attributes of the other
+    /// privilege, and with [`SpaceError::BreakBeforeMake`] a change that is not one of
+    /// permissions: see [`AddressSpace::remap`]. On an error nothing was changed.
+    pub fn protect(&mut self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {
+        self.check_request(range, prot)?;
+        self.check_mapped(range)?;
+        self.check_in_place(range, prot)?;
+        let section = self.mmu.lazy().section()?;
+        self.update(
+            range,
+            Fill::Update {
+                keep: !Prot::PERMISSIONS,
+                set: prot.as_u64() & Prot::PERMISSIONS,
+                sample: Desc::page(crate::addr::Frame::ZERO, prot),
+            },
+        );
+        // R30: restricting is not done before the TLBI, and relaxing without one would
+        // leave spurious permission faults to somebody.
+        self.mmu
+            .flush_tlb_range(range, self.kind.scope(), Reach::Leaf);
+        drop(section);
+        Ok(())
+    }
+
+    /// Changes all attributes of `range` to `prot`, the memory type included, by
+    /// break-before-make: the range is invalid for a moment, and an access to it meanwhile
+    /// faults.
+    ///
+    /// # Errors
+    /// As [`AddressSpace::unmap`], and attributes of the other privilege. On an error
+    /// nothing was changed.
+    pub fn remap(&mut self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {
+        self.check_request(range, prot)?;
+        self.check_mapped(range)?;
+        let section = self.mmu.lazy().section()?;
+        self.update(
+            range,
+            Fill::Update {
+                keep: !bits::VALID,
+                set: 0,
+                sample: Desc::INVALID,
+            },
+        );
+        // R27, R29: the break is complete on every CPU before the make. Never deferred.
+        self.mmu
+            .flush_tlb_range(range, self.kind.scope(), Reach::Leaf);
+        self.update(
+            range,
+            Fill::Update {
+                keep: !ATTRIBUTES,
+                set: prot.as_u64() & ATTRIBUTES | bits::VALID,
+                sample: Desc::page(crate::addr::Frame::ZERO, prot),
+            },
+        );
+        drop(section);
+        Ok(())
+    }
+
+    fn update(&self, range: PageRange, fill: Fill<'_>) {
+        for piece in range.per_table(Level::L3) {
+            if let Ok(found) = self.leaf_table(piece.start()) {
+                backend::write_run(self.mmu, found.run(piece), fill);
+            }
+        }
+    }
+
+    /// R29: `prot` may replace what is there without break-before-make.
+    fn check_in_place(&self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {
+        for piece in range.per_table(Level::L3) {
+            let Ok(found) = self.leaf_table(piece.start()) else {
+                continue;
+            };
+            for (i, pte) in found.run(piece).iter().enumerate() {
+                let old = self.load(pte);
+                let new = old.with_attributes(prot, ATTRIBUTES);
+                if let Err(violation) = bbm::check(Level::L3, old, new) {
+                    let va = page_of(piece, i);
+                    return Err(SpaceError::BreakBeforeMake { va, violation });
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Unmapping: valid entries become invalid, and no TLB may keep them (R27).
+
+use super::AddressSpace;
+use super::map::page_of;
+use crate::addr::{Frame, Level, PageRange, VirtAddr};
+use crate::backend::{self, Fill};
+use crate::desc::{Desc, bits};
+use crate::error::SpaceError;
+use crate::hardware::Kernel;
+use crate::mmu::Mmu;
+use crate::tlbi::{Reach, Scope};
+use core::fmt;
+use core::marker::PhantomData;
+
+/// Entries are cleared and their invalidation is still to come. Until then the old
+/// translations may be used, so neither the frames nor the addresses may be reused.
+/// Invalidates on drop at the latest. Not `Send`: the task that cleared must flush.
+#[must_use = "the old translations may be used until the flush"]
+pub struct PendingFlush<'m, K: Kernel> {
+    mmu: &'m Mmu<K>,
+    range: PageRange,
+    scope: Scope,
+    /// Not `Send`: the `DSB` in front of the TLBI must be executed by the CPU that
+    /// cleared the entries, or after a context switch of this task (R27, R_SPVBD).
+    _task: PhantomData<*mut ()>,
+}
+
+impl<K: Kernel> PendingFlush<'_, K> {
+    /// Invalidates now and waits until it is complete on every CPU.
+    pub fn flush(self) {
+        drop(self);
+    }
+
+    /// Takes over the invalidation of a neighbor: one flush for both.
+    ///
+    /// # Errors
+    /// Gives `other` back if the two ranges do not touch, or belong to different
+    /// spaces.
+    pub fn merge(&mut self, other: Self) -> Result<(), Self> {
+        let touching =
+            self.range.end() == other.range.start().as_u64() && self.scope == other.scope;
+        let joined = PageRange::from_bounds(self.range.start().as_u64(), other.range.end());
+        match joined {
+            Ok(range) if touching => {
+                self.range = range;
+                core::mem::forget(other);
+                Ok(())
+            }
+            _ => Err(other),
+        }
+    }
+}
+
+impl<K: Kernel> Drop for PendingFlush<'_, K> {
+    fn drop(&mut self) {
+        self.mmu
+            .flush_tlb_range(self.range, self.scope, Reach::Leaf);
+    }
+}
+
+impl<K: Kernel> fmt::Debug for PendingFlush<'_, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PendingFlush({})", self.range)
+    }
+}
+
+impl<'m, K: Kernel> AddressSpace<'m, K> {
+    /// Unmaps `range` and invalidates it. The frames stay with whoever owns
+    /// them, and may be reused as soon as this returns (R25). Linux: `vunmap_range()`.
+    ///
+    /// # Errors
+    /// Refuses a range of the other half and a page that is not mapped, or mapped
+    /// by a block. On an error nothing was changed.
+    pub fn unmap(&mut self, range: PageRange) -> Result<(), SpaceError> {
+        self.unmap_no_flush(range).map(PendingFlush::flush)
+    }
+
+    /// Unmaps `range` and leaves the invalidation to the caller. Linux:
+    /// `vunmap_range_noflush()`.
+    ///
+    /// # Errors
+    /// As [`AddressSpace::unmap`].
+    pub fn unmap_no_flush(&mut self, range: PageRange) -> Result<PendingFlush<'m, K>, SpaceError> {
+        self.check_half(range)?;
+        self.check_mapped(range)?;
+        let _section = self.mmu.lazy().section_unless_active()?;
+        for piece in range.per_table(Level::L3) {
+            if let Ok(found) = self.leaf_table(piece.start()) {
+                backend::write_run(self.mmu, found.run(piece), Fill::Zero);
+                self.add_population(Level::L2, found.parent, -(piece.pages() as isize));
+            }
+        }
+        Ok(PendingFlush {
+            mmu: self.mmu,
+            range,
+            scope: self.kind.scope(),
+            _task: PhantomData,
+        })
+    }
+
+    /// Unmaps `range`, invalidates it, and then hands each frame to `give_back`, in
+    /// ascending order of address.
+    ///
+    /// The frames are remembered in the entries themselves, made invalid with
+    /// their addresses kept: no list is needed, and no frame can be handed out before
+    /// the invalidation completed (R25).
+    ///
+    /// # Errors
+    /// As [`AddressSpace::unmap`].
+    pub fn unmap_frames(
+        &mut self,
+        range: PageRange,
+        mut give_back: impl FnMut(VirtAddr, Frame),
+    ) -> Result<(), SpaceError> {
+        self.check_half(range)?;
+        self.check_mapped(range)?;
+        let section = self.mmu.lazy().section()?;
+        let invalidate = Fill::Update {
+            keep: !bits::VALID,
+            set: 0,
+            sample: Desc::INVALID,
+        };
+        for piece in range.per_table(Level::L3) {
+            if let Ok(found) = self.leaf_table(piece.start()) {
+                backend::write_run(self.mmu, found.run(piece), invalidate);
+            }
+        }
+        self.mmu
+            .flush_tlb_range(range, self.kind.scope(), Reach::Leaf);
+        drop(section);
+        for piece in range.per_table(Level::L3) {
+            if let Ok(found) = self.leaf_table(piece.start()) {
+                let run = found.run(piece);
+                for (i, pte) in run.iter().enumerate() {
+                    give_back(page_of(piece, i), self.load(pte).frame());
+                }
+                backend::write_run(self.mmu, run, Fill::Zero);
+                self.add_population(Level::L2, found.parent, -(piece.pages() as isize));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The memory that hardware walks: one entry, one table.
+//!
+//! A [`Pte`] is an atomic cell because three parties touch it at once: software
+//! on other CPUs, the table walker, and hardware that sets access and dirty
+//! bits. A plain `u64` behind `&mut` would be worse than racy: the compiler may
+//! delete a store that only the walker reads, even across a `dsb` (the unique
+//! borrow tells it that the assembly cannot see the memory).
+//!
+//! Nothing outside this crate can write an entry: loads and stores go through
+//! [`crate::Hardware`], which only the write path of this crate calls.
+
+use crate::addr::ENTRIES;
+use crate::desc::Desc;
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// One translation table entry in memory.
+#[repr(transparent)]
+pub struct Pte(AtomicU64);
+
+impl Pte {
+    /// An empty entry.
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Address of the entry, for implementations of [`crate::Hardware`] that
+    /// store with instructions of their own.
+    pub const fn as_ptr(&self) -> *mut u64 {
+        self.0.as_ptr()
+    }
+
+    /// Relaxed is enough everywhere: order towards the walker is made by
+    /// barriers (R_TGRMW: the walker is a separate observer), never by C11
+    /// orderings.
+    pub(crate) fn load(&self) -> Desc {
+        Desc::from_u64(self.0.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn store(&self, desc: Desc) {
+        self.0.store(desc.as_u64(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn swap(&self, desc: Desc) -> Desc {
+        Desc::from_u64(self.0.swap(desc.as_u64(), Ordering::Relaxed))
+    }
+
+    pub(crate) fn compare_exchange(&self, current: Desc, new: Desc) -> Result<Desc, Desc> {
+        self.0
+            .compare_exchange(
+                current.as_u64(),
+                new.as_u64(),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            )
+            .map(Desc::from_u64)
+            .map_err(Desc::from_u64)
+    }
+}
+
+impl Default for Pte {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Pte {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.load().fmt(f)
+    }
+}
+
+/// A translation table of any level: 512 entries, 4 KiB, 4 KiB aligned.
+#[repr(C, align(4096))]
+pub struct Table {
+    entries: [Pte; ENTRIES],
+}
+
+impl Table {
+    /// A table without entries.
+    pub const fn new() -> Self {
+        Self {
+            entries: [const { Pte::new() }; ENTRIES],
+        }
+    }
+
+    /// The entries, by index.
+    pub const fn entries(&self) -> &[Pte; ENTRIES] {
+        &self.entries
+    }
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let used = self.entries.iter().filter(|e| e.load().is_in_use()).count();
+        write!(f, "Table {{ {used} of {ENTRIES} entries in use }}")
+    }
+}

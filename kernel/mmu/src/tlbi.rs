@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! TLB maintenance: operands, and which operations cover a range.
+//!
+//! An operand is a promise. A stray bit of a kernel address in the TTL field tells
+//! the CPU that the entry is at another level, and the invalidation may be dropped:
+//! so the address field is masked here, once, and nowhere else is an operand made.
+//!
+//! [`plan`] covers a range with the fewest operations that the CPU offers, and
+//! falls back to invalidating everything where Linux does: from 512 operations on
+//! without range operations (its MAX_DVM_OPS, which bounds the time spent with
+//! broadcasts, not a point of better performance), above 2^21 pages with them.
+
+use crate::addr::{Asid, Level, PAGE_SHIFT, PAGE_SIZE, PageRange, VirtAddr};
+use crate::hardware::TlbiOp;
+
+/// What the CPUs offer beyond plain by-address operations. Each must hold on
+/// every CPU of the system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlbFeatures {
+    /// FEAT_TTL: operands may carry the level (ID_AA64MMFR2_EL1.TTL).
+    pub ttl: bool,
+    /// FEAT_TLBIRANGE (ID_AA64ISAR0_EL1.TLB = 2).
+    pub range: bool,
+    /// Erratum: a second TLBI and DSB before memory is reused (R34;
+    /// CVE-2025-10263 lists most Arm cores from Cortex-A76 on).
+    pub repeat: bool,
+}
+
+/// Whose translations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Entries of every ASID: kernel mappings are global.
+    AllAsids,
+    /// Non-global entries of one ASID.
+    Asid(Asid),
+}
+
+/// Which entries of the walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Last-level entries only: leaves changed, tables stayed.
+    Leaf,
+    /// All levels: a table is about to be freed (R32).
+    Walk,
+}
+
+/// From this many operations on, everything is invalidated instead.
+pub const MAX_DVM_OPS: u64 = 512;
+/// Largest number of pages that range operations are used for.
+pub const MAX_RANGE_PAGES: u64 = 1 << 21;
+
+/// Operand of the by-address forms: address[55:12] in bits [43:0], TTL in
+/// [47:44], ASID in [63:48] (Arm ARM C5.5, TLBI VAE1).
+pub const fn va_operand(va: VirtAddr, scope: Scope, ttl: Option<Level>) -> u64 {
+    let address = (va.as_u64() >> PAGE_SHIFT) & ((1 << 44) - 1);
+    let ttl = match ttl {
+        Some(level) => GRANULE_4K << 2 | level as u64,
+        None => 0,
+    };
+    asid_operand(scope) | ttl << 44 | address
+}
+
+/// Operand of the range forms: BADDR in bits [36:0] in units of 4 KiB, TTL in
+/// [38:37], NUM in [43:39], SCALE in [45:44], TG in [47:46], ASID in [63:48].
+/// Covers `(num + 1) << (5 * scale + 1)` pages from `va`; `num` is at most 31 and
+/// `scale` at most 3.
+pub const fn range_operand(
+    va: VirtAddr,
+    scope: Scope,
+    ttl: Option<Level>,
+    scale: u64,
+    num: u64,
+) -> u64 {
+    let base = (va.as_u64() >> PAGE_SHIFT) & ((1 << 37) - 1);
+    let ttl = match ttl {
+        Some(level) => level as u64,
+        None => 0,
+    };
+    asid_operand(scope) | GRANULE_4K << 46 | (scale & 3) << 44 | (num & 31) << 39 | ttl << 37 | base
+}
+
+/// ASID in bits [63:48], the rest zero: also the operand of `ASIDE1IS`.
+pub const fn asid_operand(scope: Scope) -> u64 {
+    match scope {
+        Scope::AllAsids => 0,
+        Scope::Asid(asid) => (asid.0 as u64) << 48,
+    }
+}
+
+/// The TG encoding of a 4 KiB granule, in TTL and range operands alike.
+const GRANULE_4K: u64 = 0b01;
+
+/// The operation that invalidates everything of `scope`, tables included.
+pub const fn everything(scope: Scope) -> (TlbiOp, u64) {
+    match scope {
+        Scope::AllAsids => (TlbiOp::Vmalle1is, 0),
+        Scope::Asid(_) => (TlbiOp::Aside1is, asid_operand(scope)),
+    }
+}
+
+/// Yields the operations that invalidate `range`, in ascending order.
+pub fn plan(
+    range: PageRange,
+    scope: Scope,
+    reach: Reach,
+    features: TlbFeatures,
+) -> impl Iterator<Item = (TlbiOp, u64)> {
+    let by_all_asids = matches!(scope, Scope::AllAsids);
+    let all = if features.range {
+        range.pages() > MAX_RANGE_PAGES
+    } else {
+        range.pages() >= MAX_DVM_OPS
+    };
+    let single = match (by_all_asids, reach) {
+        (true, Reach::Leaf) => TlbiOp::Vaale1is,
+        (true, Reach::Walk) => TlbiOp::Vaae1is,
+        (false, Reach::Leaf) => TlbiOp::Vale1is,
+        (false, Reach::Walk) => TlbiOp::Vae1is,
+    };
+    let ranged = match (by_all_asids, reach) {
+        (true, Reach::Leaf) => TlbiOp::Rvaale1is,
+        (true, Reach::Walk) => TlbiOp::Rvaae1is,
+        (false, Reach::Leaf) => TlbiOp::Rvale1is,
+        (false, Reach::Walk) => TlbiOp::Rvae1is,
+    };
+    // The level is a promise about every entry that is to go. Leaves are pages at
+    // level 3; with tables about to be freed, no single level is true.
+    let ttl = match reach {
+        Reach::Leaf if features.ttl => Some(Level::L3),
+        _ => None,
+    };
+    let mut at = range.start();
+    let mut left = range.pages();
+    let mut scale = 3;
+    core::iter::from_fn(move || {
+        if left == 0 {
+            return None;
+        }
+        if all {
+            left = 0;
+            return Some(everything(scope));
+        }
+        let (operation, pages) = if features.range && left >= 2 {
+            while left >> (5 * scale + 1) == 0 {
+                scale -= 1;
+            }
+            let units = (left >> (5 * scale + 1)).min(32);
+            let operand = range_operand(at, scope, ttl, scale, units - 1);
+            ((ranged, operand), units << (5 * scale + 1))
+        } else {
+            ((single, va_operand(at, scope, ttl)), 1)
+        };
+        left -= pages;
+        // At the very end of a half there is no next address, and none is used.
+        at = at.offset(pages * PAGE_SIZE).unwrap_or(at);
+        Some(operation)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Half;
+
+    const RANGE: TlbFeatures = TlbFeatures {
+        ttl: true,
+        range: true,
+        repeat: false,
+    };
+    const PLAIN: TlbFeatures = TlbFeatures {
+        ttl: false,
+        range: false,
+        repeat: false,
+    };
+
+    fn range(start: u64, pages: u64) -> PageRange {
+        PageRange::new(start, pages).unwrap()
+    }
+
+    #[test]
+    fn r33_upper_half_addresses_do_not_leak_into_ttl_or_asid() {
+        for raw in [
+            Half::Upper.start(),
+            0xffff_8000_1234_5000,
+            Half::Upper.end() - PAGE_SIZE,
+        ] {
+            let va = VirtAddr::new(raw).unwrap();
+            assert_eq!(va_operand(va, Scope::AllAsids, None) >> 44, 0);
+            let asid = Scope::Asid(Asid(0xabcd));
+            assert_eq!(va_operand(va, asid, Some(Level::L3)) >> 44, 0xabcd7);
+            let operand = range_operand(va, asid, Some(Level::L3), 2, 5);
+            assert_eq!(operand >> 48, 0xabcd);
+            // TG 01, SCALE 10, NUM 00101, TTL 11.
+            assert_eq!(operand >> 37 & 0x7ff, 0b011_0001_0111);
+        }
+    }
+
+    #[test]
+    fn r33_a_plan_covers_its_range_exactly() {
+        for pages in [
+            1,
+            2,
+            3,
+            63,
+            64,
+            65,
+            511,
+            512,
+            513,
+            4096,
+            70_001,
+            MAX_RANGE_PAGES,
+        ] {
+            let mut next = 0xffff_8000_0000_0000 >> PAGE_SHIFT & ((1 << 37) - 1);
+            let mut operations = 0;
+            let asked = range(0xffff_8000_0000_0000, pages);
+            for (op, operand) in plan(asked, Scope::AllAsids, Reach::Leaf, RANGE) {
+                operations += 1;
+                match op {
+                    TlbiOp::Rvaale1is => {
+                        assert_eq!(operand & ((1 << 37) - 1), next);
+                        let (scale, num) = (operand >> 44 & 3, operand >> 39 & 31);
+                        next += (num + 1) << (5 * scale + 1);
+                    }
+                    TlbiOp::Vaale1is => {
+                        assert_eq!(operand & ((1 << 37) - 1), next);
+                        next += 1;
+                    }
+                    other => panic!("{other:?} for {pages} pages"),
+                }
+            }
+            assert_eq!(
+                next,
+                (asked.end() >> PAGE_SHIFT) & ((1 << 37) - 1),
+                "{pages} pages"
+            );
+            assert!(operations <= 5, "{pages} pages took {operations}");
+        }
+    }
+
+    #[test]
+    fn plans_fall_back_where_linux_does() {
+        let base = 0xffff_8000_0000_0000;
+        let last = |pages, scope, features| {
+            plan(range(base, pages), scope, Reach::Leaf, features)
+                .last()
+                .unwrap()
+                .0
+        };
+        let count = |pages, features| {
+            plan(range(base, pages), Scope::AllAsids, Reach::Leaf, features).count()
+        };
+        assert_eq!(count(511, PLAIN), 511);
+        assert_eq!(count(512, PLAIN), 1);
+        assert_eq!(last(512, Scope::AllAsids, PLAIN), TlbiOp::Vmalle1is);
+        assert_eq!(last(512, Scope::Asid(Asid(1)), PLAIN), TlbiOp::Aside1is);
+        assert_eq!(count(MAX_RANGE_PAGES, RANGE), 1);
+        assert_eq!(
+            last(MAX_RANGE_PAGES + 1, Scope::AllAsids, RANGE),
+            TlbiOp::Vmalle1is
+        );
+    }
+}

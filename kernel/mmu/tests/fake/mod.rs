@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A kernel of paper: every effect is recorded, counted apart and checked.
+//!
+//! [`Fake`] implements what [`mmu::Kernel`] asks for. It executes nothing, but knows for each
+//! store which table it hit ([`order`] judges it at once), and at its end compares its own
+//! tallies with the library's counters: a test need not mention counters to check them.
+
+// Each suite is a crate of its own and uses its own part of this module.
+#![allow(dead_code)]
+
+pub mod order;
+mod world;
+
+pub use world::*;
+
+use mmu::{
+    Context, Counters, Counts, Desc, Frame, Hardware, LazyMmuError, LazyMmuState, PAGE_SIZE, Pte,
+    Table, TableFrames, TlbiOp, bits,
+};
+use order::{Order, Role};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One effect on the machine, in the order in which they happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Store {
+        role: Role,
+        table: u64,
+        index: usize,
+        value: u64,
+    },
+    DmbIshst,
+    DsbIshst,
+    DsbIsh,
+    Isb,
+    Tlbi(TlbiOp, u64),
+    Alloc(u64),
+    Free(u64),
+    /// Written by a test.
+    Note(u64),
+}
+
+use Effect::{DsbIsh, DsbIshst, Isb};
+
+/// What was executed, in the units of [`Counts`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    ptes: u64,
+    links: u64,
+    dmb_ishst: u64,
+    dsb_ishst: u64,
+    dsb_ish: u64,
+    isb: u64,
+    tlbi: u64,
+    requested: u64,
+    dsb_paid: u64,
+    isb_paid: u64,
+}
+
+pub struct Fake {
+    tables: RefCell<BTreeMap<u64, NonNull<Table>>>,
+    frame_at: RefCell<BTreeMap<usize, u64>>,
+    next_frame: Cell<u64>,
+    budget: Cell<usize>,
+    teardown: Cell<bool>,
+    order: RefCell<Order>,
+    effects: RefCell<Vec<Effect>>,
+    tally: Cell<Tally>,
+    last: Cell<Effect>,
+    interrupt: Cell<bool>,
+    tasks: [LazyMmuState; 2],
+    current: Cell<usize>,
+    counters: Counters,
+    reports: RefCell<Vec<LazyMmuError>>,
+    depth_at_dsb: Cell<(u8, u8)>,
+}
+
+impl Fake {
+    pub fn new() -> Self {
+        Self {
+            tables: RefCell::default(),
+            frame_at: RefCell::default(),
+            next_frame: Cell::new(0x4_0000_0000),
+            budget: Cell::new(usize::MAX),
+            teardown: Cell::new(false),
+            order: RefCell::default(),
+            effects: RefCell::default(),
+            tally: Cell::default(),
+            last: Cell::new(Effect::Note(0)),
+            interrupt: Cell::new(false),
+            tasks: [const { LazyMmuState::new() }; 2],
+            current: Cell::new(0),
+            counters: Counters::new(),
+            reports: RefCell::default(),
+            depth_at_dsb: Cell::default(),
+        }
+    }
+
+    /// Effects since the last call.
+    pub fn take_effects(&self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects.borrow_mut())
+    }
+
+    /// Allocation succeeds `tables` times more.
+    pub fn set_budget(&self, tables: usize) {
+        self.budget.set(tables);
+    }
+
+    pub fn set_interrupt(&self, on: bool) {
+        self.interrupt.set(on);
+    }
+
+    /// What a context switch does to lazy state: nothing but this.
+    pub fn switch_to(&self, task: usize) {
+        self.current.set(task);
+    }
+
+    pub fn take_reports(&self) -> Vec<LazyMmuError> {
+        self.reports.take()
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.counters.read()
+    }
+
+    /// Both counters of the current task when the last `DSB ISHST` was executed.
+    pub fn depth_at_last_dsb(&self) -> (u8, u8) {
+        self.depth_at_dsb.get()
+    }
+
+    pub fn note(&self, what: u64) {
+        self.record(Effect::Note(what));
+    }
+
+    /// Tables allocated and not freed.
+    pub fn live_tables(&self) -> usize {
+        self.tables.borrow().len()
+    }
+
+    pub fn all_invalidated(&self) -> bool {
+        self.order.borrow().all_invalidated()
+    }
+
+    pub fn may_be_cached(&self, asid: Option<u16>, va: u64) -> bool {
+        self.order.borrow().may_be_cached(asid, va)
+    }
+
+    /// Every bit of every table.
+    pub fn image(&self) -> BTreeMap<u64, Vec<u64>> {
+        let tables = self.tables.borrow();
+        tables.keys().map(|&f| (f, self.raw(f))).collect()
+    }
+
+    /// The entries of a table as numbers.
+    pub fn raw(&self, frame: u64) -> Vec<u64> {
+        let table = self.table(frame);
+        table
+            .entries()
+            .iter()
+            .map(|e| cell(e).load(Ordering::Relaxed))
+            .collect()
+    }
+
+    fn table(&self, frame: u64) -> &Table {
+        let tables = self.tables.borrow();
+        let table = tables
+            .get(&frame)
+            .unwrap_or_else(|| panic!("no table lives in frame {frame:#x}"));
+        // SAFETY: the pointer came from a leaked box that is reclaimed in `free_table`
+        // or in `drop` only.
+        unsafe { &*table.as_ptr() }
+    }
+
+    fn record(&self, effect: Effect) {
+        let mut tally = self.tally.get();
+        let last = self.last.replace(effect);
+        match effect {
+            Effect::DmbIshst => tally.dmb_ishst += 1,
+            DsbIshst => {
+                tally.dsb_ishst += 1;
+                tally.dsb_paid += 1;
+            }
+            DsbIsh => tally.dsb_ish += 1,
+            Isb => {
+                tally.isb += 1;
+                // An ISB behind a DSB ISH ends an invalidation and pays for no store.
+                tally.isb_paid += u64::from(last != DsbIsh);
+            }
+            Effect::Tlbi(..) => {
+                tally.tlbi += 1;
+                // So did a DSB before a TLBI.
+                tally.dsb_paid -= u64::from(last == DsbIshst);
+            }
+            _ => {}
+        }
+        self.tally.set(tally);
+        self.effects.borrow_mut().push(effect);
+    }
+
+    /// R14, in words of its own: a valid kernel leaf, a valid entry of levels 1 and
+    /// 2, any write at level 0.
+    fn is_listed(role: Role, value: u64) -> bool {
+        let kernel_leaf = bits::VALID | bits::UXN;
+        match role {
+            Role::Leaf => value & (kernel_leaf | bits::AP_USER) == kernel_leaf,
+            Role::Link(0) => true,
+            Role::Link(_) => value & bits::VALID != 0,
+            Role::Population | Role::Scratch => false,
+        }
+    }
+
+    fn wrote(&self, pte: &Pte, old: u64, value: u64) {
+        let address = pte.as_ptr() as usize;
+        let base = address & !(PAGE_SIZE as usize - 1);
+        let index = (address - base) / 8;
+        let table = *self
+            .frame_at
+            .borrow()
+            .get(&base)
+            .unwrap_or_else(|| panic!("store to {address:#x}, which is in no live table"));
+        let role = self.order.borrow_mut().store(table, index, old, value);
+        let mut tally = self.tally.get();
+        tally.ptes += u64::from(role == Role::Leaf);
+        tally.links += u64::from(matches!(role, Role::Link(_)));
+        tally.requested += u64::from(Self::is_listed(role, value));
+        self.tally.set(tally);
+        self.record(Effect::Store {
+            role,
+            table,
+            index,
+            value,
+        });
+    }
+
+    /// Compares the library's counters with what was executed.
+    pub fn check_counters(&self) {
+        let counts = self.counters.read();
+        let counted = Tally {
+            ptes: counts.ptes,
+            links: counts.links,
+            dmb_ishst: counts.dmb_ishst,
+            dsb_ishst: counts.dsb_ishst,
+            dsb_ish: counts.dsb_ish,
+            isb: counts.isb,
+            tlbi: counts.tlbi,
+            requested: counts.requested,
+            dsb_paid: counts.dsb_paid,
+            isb_paid: counts.isb_paid,
+        };
+        assert_eq!(counted, self.tally.get(), "counted (left) against executed");
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        for &table in self.tables.borrow().values() {
+            // SAFETY: a live table is a leaked box that nobody else reclaims.
+            drop(unsafe { Box::from_raw(table.as_ptr()) });
+        }
+        if !std::thread::panicking() {
+            self.check_counters();
+            assert_eq!(self.reports.take(), [], "reports that no test expected");
+        }
+    }
+}
+
+fn cell(pte: &Pte) -> &AtomicU64 {
+    // SAFETY: a `Pte` is a live, aligned, atomically accessed 64-bit cell.
+    unsafe { AtomicU64::from_ptr(pte.as_ptr()) }
+}
+
+impl Hardware for Fake {
+    fn load(&self, pte: &Pte) -> Desc {
+        Desc::from_u64(cell(pte).load(Ordering::Relaxed))
+    }
+
+    fn store(&self, pte: &Pte, desc: Desc) {
+        self.swap(pte, desc);
+    }
+
+    fn swap(&self, pte: &Pte, desc: Desc) -> Desc {
+        let old = cell(pte).swap(desc.as_u64(), Ordering::Relaxed);
+        self.wrote(pte, old, desc.as_u64());
+        Desc::from_u64(old)
+    }
+
+    fn dmb_ishst(&self) {
+        self.order.borrow_mut().dmb_ishst();
+        self.record(Effect::DmbIshst);
+    }
+
+    fn dsb_ishst(&self) {
+        self.order.borrow_mut().dsb_ishst();
+        let state = self.lazy();
+        self.depth_at_dsb
+            .set((state.enable_count(), state.pause_count()));
+        self.record(DsbIshst);
+    }
+
+    fn dsb_ish(&self) {
+        self.order.borrow_mut().dsb_ish();
+        self.record(DsbIsh);
+    }
+
+    fn isb(&self) {
+        self.record(Isb);
+    }
+
+    fn tlbi(&self, op: TlbiOp, operand: u64) {
+        self.order.borrow_mut().tlbi(op, operand);
+        self.record(Effect::Tlbi(op, operand));
+    }
+}
+
+// SAFETY: each frame number names one zeroed, leaked box from `alloc_table` to `free_table`.
+unsafe impl TableFrames for Fake {
+    fn alloc_table(&self) -> Option<Frame> {
+        let left = self.budget.get().checked_sub(1)?;
+        self.budget.set(left);
+        let frame = self.next_frame.get();
+        self.next_frame.set(frame + PAGE_SIZE);
+        let table = NonNull::from(Box::leak(Box::new(Table::new())));
+        self.tables.borrow_mut().insert(frame, table);
+        self.frame_at.borrow_mut().insert(table.addr().get(), frame);
+        self.order.borrow_mut().alloc(frame);
+        self.record(Effect::Alloc(frame));
+        Frame::from_u64(frame)
+    }
+
+    unsafe fn free_table(&self, frame: Frame) {
+        let frame = frame.as_u64();
+        let Some(table) = self.tables.borrow_mut().remove(&frame) else {
+            panic!("frame {frame:#x} is freed twice, or was never a table");
+        };
+        if self.teardown.get() {
+            self.order.borrow_mut().forget(frame);
+        } else {
+            let linked = self.image().into_values().flatten().any(|e| {
+                e & (bits::VALID | bits::TABLE_OR_PAGE) == bits::VALID | bits::TABLE_OR_PAGE
+                    && e & bits::ADDRESS == frame
+            });
+            assert!(!linked, "table {frame:#x} is freed while an entry links it");
+            self.order.borrow_mut().free(frame);
+        }
+        self.frame_at.borrow_mut().remove(&table.addr().get());
+        self.record(Effect::Free(frame));
+        // SAFETY: `table` is the box leaked by `alloc_table`, removed from the list above.
+        drop(unsafe { Box::from_raw(table.as_ptr()) });
+    }
+
+    fn table_ptr(&self, frame: Frame) -> NonNull<Table> {
+        NonNull::from(self.table(frame.as_u64()))
+    }
+}
+
+impl Context for Fake {
+    fn lazy(&self) -> &LazyMmuState {
+        &self.tasks[self.current.get()]
+    }
+
+    fn in_interrupt(&self) -> bool {
+        self.interrupt.get()
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn report(&self, error: LazyMmuError) {
+        self.reports.borrow_mut().push(error);
+    }
+}

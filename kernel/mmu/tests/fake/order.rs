@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The rules that every store of every test is held to, whatever the test is about.
+//!
+//! One CPU, tables and a TLB that caches whatever it may. For each entry whose old value a
+//! TLB may hold, the checker remembers how far its invalidation has come:
+//! written, completed by a `DSB`, named by a TLBI, gone after the `DSB ISH` (R27). It panics,
+//! naming the rule, on
+//!
+//! * a table linked before its contents are ordered (R18);
+//! * an entry made valid again before the invalidation is complete (R27, R29);
+//! * a live entry replaced in place by one that needs break-before-make (R29);
+//! * a table given back while an entry links it, or a walker may hold its link (R32).
+//!
+//! It shares no code with the library: operands and attributes are decoded here.
+
+use mmu::{TlbiOp, bits};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a store was, judged by where the entry stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// An entry of a last-level table.
+    Leaf,
+    /// A table linked or unlinked, at this level.
+    Link(u8),
+    /// Only the population kept in a link's ignored bits changed.
+    Population,
+    /// The table is not reachable: nobody walks it.
+    Scratch,
+}
+
+/// Where a table hangs in its tree.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Level of the table, 0 for a root.
+    pub level: u8,
+    /// First address it translates.
+    pub base: u64,
+    /// ASID of the tree, `None` for the kernel's.
+    pub asid: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Written,
+    Completed,
+    Named,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Stale {
+    stage: Stage,
+    /// The table that the old value linked.
+    link: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+pub struct Order {
+    places: BTreeMap<u64, Place>,
+    unordered: BTreeSet<u64>,
+    stale: BTreeMap<(Option<u16>, u8, u64), Stale>,
+}
+
+const SHIFT: [u32; 4] = [39, 30, 21, 12];
+
+fn is_table(level: u8, raw: u64) -> bool {
+    level < 3 && raw & 0b11 == 0b11
+}
+
+/// Whether a TLB may hold the entry: a table, or a leaf with the access flag.
+fn is_live(level: u8, raw: u64) -> bool {
+    is_table(level, raw) || raw & (bits::VALID | bits::AF) == bits::VALID | bits::AF
+}
+
+impl Order {
+    /// A root comes into being.
+    pub fn add_root(&mut self, frame: u64, base: u64, asid: Option<u16>) {
+        let level = 0;
+        self.places.insert(frame, Place { level, base, asid });
+    }
+
+    /// A table is allocated: its zeroes are stores like any other.
+    pub fn alloc(&mut self, frame: u64) {
+        self.unordered.insert(frame);
+    }
+
+    /// Whether the invalidation of every entry is complete.
+    pub fn all_invalidated(&self) -> bool {
+        self.stale.is_empty()
+    }
+
+    /// Whether a TLB may still translate `va` by an old leaf.
+    pub fn may_be_cached(&self, asid: Option<u16>, va: u64) -> bool {
+        self.stale.contains_key(&(asid, 3, va))
+    }
+
+    pub fn store(&mut self, frame: u64, index: usize, old: u64, new: u64) -> Role {
+        let Some(&Place { level, base, asid }) = self.places.get(&frame) else {
+            self.unordered.insert(frame);
+            return Role::Scratch;
+        };
+        let va = base + ((index as u64) << SHIFT[level as usize]);
+        let tables = (is_table(level, old), is_table(level, new));
+        if tables == (true, true) && (old ^ new) & !bits::TABLE_POPULATION == 0 {
+            return Role::Population;
+        }
+        let key = (asid, level, va);
+        match (is_live(level, old), is_live(level, new)) {
+            (true, true) => {
+                let in_place = bits::AP_READ_ONLY
+                    | bits::AP_USER
+                    | bits::PXN
+                    | bits::UXN
+                    | bits::DBM
+                    | bits::SOFTWARE;
+                assert!(
+                    tables == (false, false) && (old ^ new) & !in_place == 0,
+                    "R29: {old:#x} at {va:#x} is replaced by {new:#x} without a break"
+                );
+            }
+            (false, true) => assert!(
+                !self.stale.contains_key(&key),
+                "R27: {va:#x} is made valid before its invalidation is complete"
+            ),
+            _ => {}
+        }
+        if is_live(level, old) && old != new {
+            let link = tables.0.then_some(old & bits::ADDRESS);
+            let stage = Stage::Written;
+            self.stale.insert(key, Stale { stage, link });
+        }
+        if tables.1 {
+            let child = new & bits::ADDRESS;
+            assert!(
+                !self.unordered.contains(&child),
+                "R18: table {child:#x} is linked before its contents are ordered"
+            );
+            let level = level + 1;
+            let base = va;
+            self.places.insert(child, Place { level, base, asid });
+        }
+        if level == 3 {
+            Role::Leaf
+        } else {
+            Role::Link(level)
+        }
+    }
+
+    /// A table goes back to the allocator, outside the teardown of a whole tree.
+    pub fn free(&mut self, frame: u64) {
+        assert!(
+            self.stale.values().all(|s| s.link != Some(frame)),
+            "R32: table {frame:#x} is freed while a walker may hold its link"
+        );
+        self.forget(frame);
+    }
+
+    /// A table of a tree that nobody walks any more.
+    pub fn forget(&mut self, frame: u64) {
+        self.places.remove(&frame);
+        self.unordered.remove(&frame);
+    }
+
+    pub fn dmb_ishst(&mut self) {
+        self.unordered.clear();
+    }
+
+    pub fn dsb_ishst(&mut self) {
+        self.unordered.clear();
+        for stale in self.stale.values_mut() {
+            stale.stage = stale.stage.max(Stage::Completed);
+        }
+    }
+
+    pub fn dsb_ish(&mut self) {
+        self.stale.retain(|_, s| s.stage != Stage::Named);
+        self.dsb_ishst();
+    }
+
+    pub fn tlbi(&mut self, op: TlbiOp, operand: u64) {
+        let named = Named::decode(op, operand);
+        for (&(asid, level, va), stale) in &mut self.stale {
+            if stale.stage == Stage::Completed && named.covers(asid, level, va, stale.link) {
+                stale.stage = Stage::Named;
+            }
+        }
+    }
+}
+
+/// A decoded TLBI (Arm ARM C5.5).
+pub struct Named {
+    /// First page and number of pages, in units of 4 KiB; `None` for everything.
+    pub pages: Option<(u64, u64)>,
+    pub asid: Option<u16>,
+    pub leaf_only: bool,
+    /// Level that the operand promises.
+    pub ttl: Option<u8>,
+}
+
+/// Address bits that both operand forms carry: [48:12].
+const PAGE_MASK: u64 = (1 << 37) - 1;
+
+impl Named {
+    pub fn decode(op: TlbiOp, operand: u64) -> Self {
+        use TlbiOp as Op;
+        let asid = Some((operand >> 48) as u16);
+        let leaf_only = matches!(
+            op,
+            Op::Vale1is | Op::Vaale1is | Op::Rvale1is | Op::Rvaale1is
+        );
+        let single = || {
+            let ttl = match operand >> 44 & 0xf {
+                0 => None,
+                ttl => {
+                    assert_eq!(ttl >> 2, 0b01, "TTL of another granule in {operand:#x}");
+                    Some((ttl & 3) as u8)
+                }
+            };
+            (Some((operand & PAGE_MASK, 1)), ttl)
+        };
+        let range = || {
+            assert_eq!(operand >> 46 & 3, 0b01, "TG is not 4 KiB in {operand:#x}");
+            let (scale, num) = (operand >> 44 & 3, operand >> 39 & 31);
+            let ttl = (operand >> 37 & 3) as u8;
+            let pages = (num + 1) << (5 * scale + 1);
+            (
+                Some((operand & PAGE_MASK, pages)),
+                (ttl != 0).then_some(ttl),
+            )
+        };
+        let ((pages, ttl), asid) = match op {
+            Op::Vmalle1is | Op::Vmalle1 => ((None, None), None),
+            Op::Aside1is => ((None, None), asid),
+            Op::Vae1is | Op::Vale1is => (single(), asid),
+            Op::Vaae1is | Op::Vaale1is => (single(), None),
+            Op::Rvae1is | Op::Rvale1is => (range(), asid),
+            Op::Rvaae1is | Op::Rvaale1is => (range(), None),
+        };
+        Self {
+            pages,
+            asid,
+            leaf_only,
+            ttl,
+        }
+    }
+
+    fn covers(&self, asid: Option<u16>, level: u8, va: u64, link: Option<u64>) -> bool {
+        let span = 1 << (SHIFT[level as usize] - 12);
+        let first = va >> 12 & PAGE_MASK;
+        let hit = self
+            .pages
+            .is_none_or(|(from, n)| from < first + span && first < from + n);
+        // An operation of one ASID leaves global entries alone.
+        let whose = self.asid.is_none() || self.asid == asid;
+        hit && whose
+            && !(self.leaf_only && link.is_some())
+            && self.ttl.is_none_or(|ttl| ttl == level)
+    }
+}

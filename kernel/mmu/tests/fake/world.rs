@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What tests build from a [`Fake`]: spaces, ranges, and the checks that most of them end with.
+
+use super::order::Role;
+use super::{Effect, Fake};
+use mmu::{
+    AddressSpace, Asid, Backing, Context, Features, Frame, Mmu, PAGE_SIZE, PageRange, Prot,
+    SpaceError, SpaceKind, VirtAddr, bits,
+};
+
+/// The address space of most tests.
+pub const USER: SpaceKind = SpaceKind::User(Asid(0x2b));
+/// Kernel and user half.
+pub const KINDS: [SpaceKind; 2] = [SpaceKind::Kernel, USER];
+/// A 512 GiB boundary of the upper half, hence one of every level.
+pub const BASE: u64 = 0xffff_8000_0000_0000;
+
+pub fn new_mmu() -> Mmu<Fake> {
+    Mmu::new(Fake::new())
+}
+
+/// Features with nothing but `ets2`.
+pub fn with_ets2() -> Features {
+    Features {
+        ets2: true,
+        ..Features::default()
+    }
+}
+
+pub const fn asid_of(kind: SpaceKind) -> Option<u16> {
+    match kind {
+        SpaceKind::Kernel => None,
+        SpaceKind::User(asid) => Some(asid.0),
+    }
+}
+
+/// An empty space whose root the checker knows.
+pub fn new_space(mmu: &Mmu<Fake>, kind: SpaceKind) -> AddressSpace<'_, Fake> {
+    let space = AddressSpace::new(mmu, kind).expect("the budget allows a root");
+    mmu.kernel().order.borrow_mut().add_root(
+        space.root().as_u64(),
+        kind.half().start(),
+        asid_of(kind),
+    );
+    space
+}
+
+/// Gives the whole tree back, checks that nothing of it stays, and returns the effects.
+pub fn destroy(space: AddressSpace<'_, Fake>) -> Vec<Effect> {
+    let kernel = space.mmu().kernel();
+    let before = kernel.live_tables();
+    let own = tables_below(kernel, space.root().as_u64(), 0);
+    kernel.take_effects();
+    kernel.teardown.set(true);
+    // SAFETY: no CPU walks a table of the fake, and the tests that share tables
+    // do not come here.
+    unsafe { space.destroy() };
+    kernel.teardown.set(false);
+    assert_eq!(kernel.live_tables(), before - own);
+    let effects = kernel.take_effects();
+    let first_free = effects.iter().position(|e| matches!(e, Effect::Free(_)));
+    let done = effects.iter().rposition(|e| *e == Effect::DsbIsh);
+    assert!(
+        done < first_free,
+        "R25: frees before the invalidation is complete"
+    );
+    effects
+}
+
+/// Counts the tables of a tree, and checks each population on the way.
+pub fn tables_below(kernel: &Fake, frame: u64, level: u8) -> usize {
+    let mut tables = 1;
+    for entry in kernel.raw(frame) {
+        if level < 3 && entry & 0b11 == 0b11 {
+            let child = entry & bits::ADDRESS;
+            let used = kernel.raw(child).iter().filter(|e| **e != 0).count() as u64;
+            let population = (entry & bits::TABLE_POPULATION) >> 2;
+            assert_eq!(
+                population, used,
+                "population of the level {level} entry for {child:#x}"
+            );
+            tables += tables_below(kernel, child, level + 1);
+        }
+    }
+    tables
+}
+
+pub fn pages(start: u64, pages: u64) -> PageRange {
+    PageRange::new(start, pages).expect("the test names a good range")
+}
+
+pub fn va(raw: u64) -> VirtAddr {
+    VirtAddr::new(raw).expect("the test names a canonical address")
+}
+
+pub fn frame(n: u64) -> Frame {
+    Frame::from_u64(n * PAGE_SIZE).expect("the test names a small frame")
+}
+
+pub fn contiguous(n: u64) -> Backing<'static> {
+    Backing::Contiguous(frame(n))
+}
+
+/// What `prot_of(kind)` maps in tests that do not care.
+pub const fn data(kind: SpaceKind) -> Prot {
+    match kind {
+        SpaceKind::Kernel => Prot::KERNEL,
+        SpaceKind::User(_) => Prot::USER,
+    }
+}
+
+/// The effects without those that no walker sees.
+pub fn visible(effects: Vec<Effect>) -> Vec<Effect> {
+    effects
+        .into_iter()
+        .filter(|e| {
+            !matches!(
+                e,
+                Effect::Store {
+                    role: Role::Scratch | Role::Population,
+                    ..
+                } | Effect::Alloc(_)
+            )
+        })
+        .collect()
+}
+
+/// Number of `effect` in `effects`.
+pub fn count(effects: &[Effect], effect: Effect) -> usize {
+    effects.iter().filter(|e| **e == effect).count()
+}
+
+/// Whether the effect is the store of a leaf.
+pub fn is_leaf(effect: &Effect) -> bool {
+    matches!(
+        effect,
+        Effect::Store {
+            role: Role::Leaf,
+            ..
+        }
+    )
+}
+
+/// Whether the effect is a barrier or TLBI.
+pub fn is_maintenance(effect: &Effect) -> bool {
+    matches!(
+        effect,
+        Effect::DmbIshst | Effect::DsbIshst | Effect::DsbIsh | Effect::Isb | Effect::Tlbi(..)
+    )
+}
+
+/// Runs `request`, which must be refused, and checks that nothing came of it: tables
+/// byte by byte, memory, lazy state, barriers, TLBI.
+#[track_caller]
+pub fn refused<T: std::fmt::Debug>(
+    mmu: &Mmu<Fake>,
+    request: impl FnOnce() -> Result<T, SpaceError>,
+) -> SpaceError {
+    let kernel = mmu.kernel();
+    kernel.take_effects();
+    let state = || (format!("{:?}", kernel.lazy()), kernel.image());
+    let before = state();
+    let error = request().expect_err("the request must be refused");
+    assert_eq!(state(), before, "{error}: something changed");
+    let effects = kernel.take_effects();
+    assert!(!effects.iter().any(is_maintenance), "{error}: {effects:?}");
+    assert!(!error.to_string().is_empty());
+    error
+}
