@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `mmu::Hardware` by instructions: what the library asks for is what this CPU executes, no more.
+//!
+//! Barriers and TLBI are the functions of [`barrier`] and [`tlbi`]. Runs of entries are stored by
+//! `STP`, two entries each: an aligned 8-byte half of an `STP` is single-copy atomic by itself
+//! (Arm ARM B2.2.1), which is all that a walker needs, and entries are 8-byte aligned always.
+//!
+//! Instructions per entry in whole blocks of eight (the loops are unrolled by eight and count
+//! blocks; what is left over, at most seven entries, is stored by halves):
+//!
+//! | run | instructions for 8 entries | per entry |
+//! |---|---|---:|
+//! | [`store_linear`](mmu::Hardware::store_linear) | 4 STP, 8 ADD, SUBS, B.NE | 1.75 |
+//! | [`store_frames`](mmu::Hardware::store_frames) | 4 LDP, 8 ORR, 4 STP, SUBS, B.NE | 2.25 |
+//! | [`update_run`](mmu::Hardware::update_run) | 4 LDP, 8 AND, 8 ORR, 4 STP, ADD, SUBS, B.NE | 3.4 |
+//! | [`store_zero`](mmu::Hardware::store_zero) | 4 STP, SUBS, B.NE | 0.75 |
+
+use super::{barrier, tlbi};
+use core::arch::asm;
+use mmu::{Desc, Frame, Hardware, Pte, TlbiOp};
+
+/// This CPU.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arm64;
+
+/// Entries that one round of an unrolled loop stores.
+const BLOCK: usize = 8;
+
+impl Hardware for Arm64 {
+    #[inline(always)]
+    fn store_linear(&self, run: &[Pte], first: Desc, step: u64) {
+        // SAFETY: writes `run.len()` entries from the start of `run`, which are atomics, so that
+        // writing through a shared reference is allowed; `stp` and `str` write each of them whole.
+        // Not `nomem`: the compiler must know that memory changes.
+        unsafe {
+            asm!(
+                "cbz {blocks}, 3f",
+                "2:",
+                "stp {a}, {b}, [{entry}], #16",
+                "add {a}, {a}, {double}",
+                "add {b}, {b}, {double}",
+                "stp {a}, {b}, [{entry}], #16",
+                "add {a}, {a}, {double}",
+                "add {b}, {b}, {double}",
+                "stp {a}, {b}, [{entry}], #16",
+                "add {a}, {a}, {double}",
+                "add {b}, {b}, {double}",
+                "stp {a}, {b}, [{entry}], #16",
+                "add {a}, {a}, {double}",
+                "add {b}, {b}, {double}",
+                "subs {blocks}, {blocks}, #1",
+                "b.ne 2b",
+                "3:",
+                "tbz {rest}, #2, 4f",
+                "stp {a}, {b}, [{entry}], #16",
+                "add {a}, {a}, {double}",
+                "add {b}, {b}, {double}",
+                "stp {a}, {b}, [{entry}], #16",
+                "add {a}, {a}, {double}",
+                "add {b}, {b}, {double}",
+                "4:",
+                "tbz {rest}, #1, 5f",
+                "stp {a}, {b}, [{entry}], #16",
+                "add {a}, {a}, {double}",
+                "5:",
+                "tbz {rest}, #0, 6f",
+                "str {a}, [{entry}]",
+                "6:",
+                entry = inout(reg) run.as_ptr() => _,
+                blocks = inout(reg) run.len() / BLOCK => _,
+                rest = in(reg) run.len() % BLOCK,
+                a = inout(reg) first.as_u64() => _,
+                b = inout(reg) first.as_u64().wrapping_add(step) => _,
+                double = in(reg) step.wrapping_mul(2),
+                options(nostack),
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn store_frames(&self, run: &[Pte], frames: &[Frame], template: Desc) {
+        assert_eq!(
+            run.len(),
+            frames.len(),
+            "store_frames: one frame for each entry"
+        );
+        // SAFETY: as in `store_linear`; reads as many frames, each a transparent u64, from the
+        // start of `frames`, which has the same length.
+        unsafe {
+            asm!(
+                "cbz {blocks}, 3f",
+                "2:",
+                "ldp {a}, {b}, [{frame}], #64",
+                "ldp {c}, {d}, [{frame}, #-48]",
+                "orr {a}, {a}, {template}",
+                "orr {b}, {b}, {template}",
+                "orr {c}, {c}, {template}",
+                "orr {d}, {d}, {template}",
+                "stp {a}, {b}, [{entry}], #64",
+                "stp {c}, {d}, [{entry}, #-48]",
+                "ldp {a}, {b}, [{frame}, #-32]",
+                "ldp {c}, {d}, [{frame}, #-16]",
+                "orr {a}, {a}, {template}",
+                "orr {b}, {b}, {template}",
+                "orr {c}, {c}, {template}",
+                "orr {d}, {d}, {template}",
+                "stp {a}, {b}, [{entry}, #-32]",
+                "stp {c}, {d}, [{entry}, #-16]",
+                "subs {blocks}, {blocks}, #1",
+                "b.ne 2b",
+                "3:",
+                "cbz {rest}, 5f",
+                "4:",
+                "ldr {a}, [{frame}], #8",
+                "orr {a}, {a}, {template}",
+                "str {a}, [{entry}], #8",
+                "subs {rest}, {rest}, #1",
+                "b.ne 4b",
+                "5:",
+                entry = inout(reg) run.as_ptr() => _,
+                frame = inout(reg) frames.as_ptr() => _,
+                blocks = inout(reg) run.len() / BLOCK => _,
+                rest = inout(reg) run.len() % BLOCK => _,
+                template = in(reg) template.as_u64(),
+                a = out(reg) _,
+                b = out(reg) _,
+                c = out(reg) _,
+                d = out(reg) _,
+                options(nostack),
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn update_run(&self, run: &[Pte], keep: u64, set: u64) {
+        // SAFETY: as in `store_linear`; each entry is read and written whole. Nobody else writes
+        // them in between: the caller owns the table, and TCR_EL1.HA and HD are 0 (crate `boot`).
+        unsafe {
+            asm!(
+                "cbz {blocks}, 3f",
+                "2:",
+                "ldp {a}, {b}, [{entry}]",
+                "ldp {c}, {d}, [{entry}, #16]",
+                "and {a}, {a}, {keep}",
+                "and {b}, {b}, {keep}",
+                "and {c}, {c}, {keep}",
+                "and {d}, {d}, {keep}",
+                "orr {a}, {a}, {set}",
+                "orr {b}, {b}, {set}",
+                "orr {c}, {c}, {set}",
+                "orr {d}, {d}, {set}",
+                "stp {a}, {b}, [{entry}]",
+                "stp {c}, {d}, [{entry}, #16]",
+                "ldp {a}, {b}, [{entry}, #32]",
+                "ldp {c}, {d}, [{entry}, #48]",
+                "and {a}, {a}, {keep}",
+                "and {b}, {b}, {keep}",
+                "and {c}, {c}, {keep}",
+                "and {d}, {d}, {keep}",
+                "orr {a}, {a}, {set}",
+                "orr {b}, {b}, {set}",
+                "orr {c}, {c}, {set}",
+                "orr {d}, {d}, {set}",
+                "stp {a}, {b}, [{entry}, #32]",
+                "stp {c}, {d}, [{entry}, #48]",
+                "add {entry}, {entry}, #64",
+                "subs {blocks}, {blocks}, #1",
+                "b.ne 2b",
+                "3:",
+                "cbz {rest}, 5f",
+                "4:",
+                "ldr {a}, [{entry}]",
+                "and {a}, {a}, {keep}",
+                "orr {a}, {a}, {set}",
+                "str {a}, [{entry}], #8",
+                "subs {rest}, {rest}, #1",
+                "b.ne 4b",
+                "5:",
+                entry = inout(reg) run.as_ptr() => _,
+                blocks = inout(reg) run.len() / BLOCK => _,
+                rest = inout(reg) run.len() % BLOCK => _,
+                keep = in(reg) keep,
+                set = in(reg) set,
+                a = out(reg) _,
+                b = out(reg) _,
+                c = out(reg) _,
+                d = out(reg) _,
+                options(nostack),
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn store_zero(&self, run: &[Pte]) {
+        // SAFETY: as in `store_linear`.
+        unsafe {
+            asm!(
+                "cbz {blocks}, 3f",
+                "2:",
+                "stp xzr, xzr, [{entry}], #64",
+                "stp xzr, xzr, [{entry}, #-48]",
+                "stp xzr, xzr, [{entry}, #-32]",
+                "stp xzr, xzr, [{entry}, #-16]",
+                "subs {blocks}, {blocks}, #1",
+                "b.ne 2b",
+                "3:",
+                "tbz {rest}, #2, 4f",
+                "stp xzr, xzr, [{entry}], #32",
+                "stp xzr, xzr, [{entry}, #-16]",
+                "4:",
+                "tbz {rest}, #1, 5f",
+                "stp xzr, xzr, [{entry}], #16",
+                "5:",
+                "tbz {rest}, #0, 6f",
+                "str xzr, [{entry}]",
+                "6:",
+                entry = inout(reg) run.as_ptr() => _,
+                blocks = inout(reg) run.len() / BLOCK => _,
+                rest = in(reg) run.len() % BLOCK,
+                options(nostack),
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn dmb_ishst(&self) {
+        barrier::dmb_ishst();
+    }
+
+    #[inline(always)]
+    fn dsb_ishst(&self) {
+        barrier::dsb_ishst();
+    }
+
+    #[inline(always)]
+    fn dsb_ish(&self) {
+        barrier::dsb_ish();
+    }
+
+    #[inline(always)]
+    fn isb(&self) {
+        barrier::isb();
+    }
+
+    #[inline(always)]
+    fn tlbi(&self, op: TlbiOp, operand: u64) {
+        match op {
+            TlbiOp::Vmalle1is => tlbi::vmalle1is(),
+            TlbiOp::Vmalle1 => tlbi::vmalle1(),
+            TlbiOp::Aside1is => tlbi::aside1is(operand),
+            TlbiOp::Vae1is => tlbi::vae1is(operand),
+            TlbiOp::Vale1is => tlbi::vale1is(operand),
+            TlbiOp::Vaae1is => tlbi::vaae1is(operand),
+            TlbiOp::Vaale1is => tlbi::vaale1is(operand),
+            TlbiOp::Rvae1is => tlbi::rvae1is(operand),
+            TlbiOp::Rvale1is => tlbi::rvale1is(operand),
+            TlbiOp::Rvaae1is => tlbi::rvaae1is(operand),
+            TlbiOp::Rvaale1is => tlbi::rvaale1is(operand),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Masking of interrupts on this CPU (PSTATE.DAIF).
+//!
+//! All accesses are compiler barriers: nothing that was written inside a masked section may sink
+//! below its end. (With the `nomem` accessors of crate `aarch64-cpu` it does.)
+//!
+//! D and F stay as boot left them, masked: the kernel uses no debug exceptions and no FIQ.
+
+use core::{arch::asm, marker::PhantomData};
+
+/// Bit of DAIF that masks IRQ.
+const I: u64 = 1 << 7;
+
+/// IRQs are masked until this is dropped, which restores what was before.
+///
+/// Sections nest. Not `Send`: the mask belongs to a CPU.
+#[must_use = "interrupts are unmasked again when this is dropped"]
+#[derive(Debug)]
+pub struct Masked {
+    before: u64,
+    not_send: PhantomData<*const ()>,
+}
+
+impl Drop for Masked {
+    fn drop(&mut self) {
+        restore(self.before);
+    }
+}
+
+/// Masks IRQs until the guard is dropped.
+pub fn mask() -> Masked {
+    let before = daif();
+    mask_irq();
+    Masked {
+        before,
+        not_send: PhantomData,
+    }
+}
+
+/// Runs `section` with IRQs masked.
+pub fn without<R>(section: impl FnOnce() -> R) -> R {
+    let _masked = mask();
+    section()
+}
+
+/// Whether IRQs are masked on this CPU.
+#[must_use]
+pub fn are_masked() -> bool {
+    daif() & I != 0
+}
+
+/// Masks IRQs.
+pub fn mask_irq() {
+    // SAFETY: an interrupt that does not come cannot break an invariant.
+    unsafe { asm!("msr daifset, #2", options(nostack, preserves_flags)) };
+}
+
+/// Unmasks IRQs.
+///
+/// Called once per CPU when its vectors and the interrupt controller are ready, and in tests.
+pub fn unmask_irq() {
+    // SAFETY: handlers follow the same locking rules as everybody; whoever must not be
+    // interrupted holds a `Masked`.
+    unsafe { asm!("msr daifclr, #2", options(nostack, preserves_flags)) };
+}
+
+/// Unmasks SError, so that an asynchronous abort is reported where it happens.
+pub(crate) fn unmask_serror() {
+    // SAFETY: an SError ends the kernel with a report and returns nowhere.
+    unsafe { asm!("msr daifclr, #4", options(nostack, preserves_flags)) };
+}
+
+/// Masks everything, for good: the kernel is about to end.
+pub(crate) fn mask_all() {
+    // SAFETY: as in `mask_irq`.
+    unsafe { asm!("msr daifset, #0xf", options(nostack, preserves_flags)) };
+}
+
+/// Stops this CPU.
+pub fn halt() -> ! {
+    mask_all();
+    loop {
+        // SAFETY: waits; a wake-up only loops.
+        unsafe { asm!("wfi", options(nostack, preserves_flags)) };
+    }
+}
+
+/// Waits until an interrupt is pending, masked or not.
+pub fn wait() {
+    // SAFETY: waits. Not `nomem`: what a handler writes meanwhile is read again afterwards.
+    unsafe { asm!("wfi", options(nostack, preserves_flags)) };
+}
+
+fn daif() -> u64 {
+    let value: u64;
+    // SAFETY: reads PSTATE.
+    unsafe { asm!("mrs {}, daif", out(reg) value, options(nostack, preserves_flags)) };
+    value
+}
+
+fn restore(value: u64) {
+    // SAFETY: `value` was read from DAIF on this CPU by `mask`, whose guard cannot leave it.
+    unsafe { asm!("msr daif, {}", in(reg) value, options(nostack, preserves_flags)) };
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Accesses that may fault and say so instead of ending the kernel.
+//!
+//! Each probe is one instruction at a known address. The exception handler compares ELR with those
+//! addresses, and nothing else: a fault anywhere in the probe's caller, or in other code that
+//! happens to touch the same memory, is still fatal. So a probe cannot hide a mistake.
+//!
+//! | probe | instruction that may fault | recognized by |
+//! |---|---|---|
+//! | [`try_read_u8`], [`try_read_u64`], [`try_write_u64`] | load, store | ELR |
+//! | [`try_exec`] | the fetch at the target | instruction abort, ELR = FAR, x30 = call + 4 |
+//! | [`semihosting`](super::semihosting) | `hlt` | ELR |
+//!
+//! Not caught: an SError that a store provokes later (it has no address), and the breakpoint,
+//! watchpoint and SP alignment exceptions.
+
+use super::exceptions::{
+    esr::{Class, Esr},
+    frame::TrapFrame,
+};
+use core::{arch::global_asm, fmt};
+
+/// What a probe ran into.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// ESR_EL1: class, status and level.
+    pub esr: Esr,
+    /// FAR_EL1: the address, if the class has one.
+    pub far: u64,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {:#x}", self.esr, self.far)
+    }
+}
+
+impl fmt::Debug for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fault({self})")
+    }
+}
+
+/// How the assembly returns: in x0 and x1 (AAPCS64 6.9).
+#[repr(C)]
+pub(crate) struct Outcome {
+    /// 0, or ESR_EL1 of the fault (never 0: IL is set for every 32-bit instruction).
+    esr: u64,
+    /// The result, or FAR_EL1 of the fault.
+    value: u64,
+}
+
+impl Outcome {
+    pub(crate) fn into_result(self) -> Result<u64, Fault> {
+        if self.esr == 0 {
+            Ok(self.value)
+        } else {
+            Err(Fault {
+                esr: Esr::new(self.esr),
+                far: self.value,
+            })
+        }
+    }
+}
+
+// Leaf functions in the C calling convention. On a fault the handler puts ESR and FAR into x0 and
+// x1 and continues at `probe_return` (`probe_exec_return` for `probe_exec`, which has a frame).
+global_asm!(
+    ".pushsection .text.probe, \"ax\"",
+    ".macro probe_function name",
+    ".balign 4",
+    ".globl \\name",
+    ".type \\name, @function",
+    "\\name:",
+    ".endm",
+    //
+    "probe_function probe_read_u8",
+    ".globl probe_read_u8_at",
+    "probe_read_u8_at:",
+    "ldrb w1, [x0]",
+    "mov x0, xzr",
+    "ret",
+    ".size probe_read_u8, . - probe_read_u8",
+    //
+    "probe_function probe_read_u64",
+    ".globl probe_read_u64_at",
+    "probe_read_u64_at:",
+    "ldr x1, [x0]",
+    "mov x0, xzr",
+    "ret",
+    ".size probe_read_u64, . - probe_read_u64",
+    //
+    "probe_function probe_write_u64",
+    ".globl probe_write_u64_at",
+    "probe_write_u64_at:",
+    "str x1, [x0]",
+    "mov x0, xzr",
+    "ret",
+    ".size probe_write_u64, . - probe_write_u64",
+    //
+    "probe_function probe_exec",
+    "stp x29, x30, [sp, #-16]!",
+    "mov x29, sp",
+    "blr x0",
+    ".globl probe_exec_called",
+    "probe_exec_called:",
+    "mov x1, x0",
+    "mov x0, xzr",
+    ".globl probe_exec_return",
+    "probe_exec_return:",
+    "ldp x29, x30, [sp], #16",
+    "ret",
+    ".size probe_exec, . - probe_exec",
+    //
+    // AArch64 semihosting: operation in w0, parameter in x1, result in x0. `hlt` is UNDEFINED where
+    // no emulator or debugger takes it.
+    "probe_function probe_semihosting",
+    ".globl probe_semihosting_at",
+    "probe_semihosting_at:",
+    "hlt #0xf000",
+    "mov x1, x0",
+    "mov x0, xzr",
+    ".globl probe_return",
+    "probe_return:",
+    "ret",
+    ".size probe_semihosting, . - probe_semihosting",
+    ".popsection",
+);
+
+unsafe extern "C" {
+    fn probe_read_u8(address: u64) -> Outcome;
+    fn probe_read_u64(address: u64) -> Outcome;
+    fn probe_write_u64(address: u64, value: u64) -> Outcome;
+    fn probe_exec(address: u64) -> Outcome;
+    pub(crate) fn probe_semihosting(operation: u64, parameter: u64) -> Outcome;
+
+    // Addresses, not functions.
+    static probe_read_u8_at: [u8; 0];
+    static probe_read_u64_at: [u8; 0];
+    static probe_write_u64_at: [u8; 0];
+    static probe_exec_called: [u8; 0];
+    static probe_exec_return: [u8; 0];
+    static probe_semihosting_at: [u8; 0];
+    static probe_return: [u8; 0];
+}
+
+/// Reads a byte. Not meant for device registers, of which some change when they are read.
+///
+/// # Errors
+///
+/// The fault that the load took.
+pub fn try_read_u8(va: u64) -> Result<u8, Fault> {
+    // SAFETY: a fault is caught, and a load that succeeds changes no memory, whoever owns it. The
+    // value is bytes without a meaning, read by an instruction that the compiler cannot see.
+    unsafe { probe_read_u8(va) }
+        .into_result()
+        .map(|value| value as u8)
+}
+
+/// Reads eight bytes; an unaligned `va` is allowed on Normal memory. Otherwise as [`try_read_u8`].
+///
+/// # Errors
+///
+/// The fault that the load took.
+pub fn try_read_u64(va: u64) -> Result<u64, Fault> {
+    // SAFETY: as in `try_read_u8`.
+    unsafe { probe_read_u64(va) }.into_result()
+}
+
+/// Writes eight bytes; an unaligned `va` is allowed on Normal memory.
+///
+/// # Errors
+///
+/// The fault that the store took; nothing is written then.
+///
+/// # Safety
+///
+/// If `va` is mapped writable, nothing else relies on what is there.
+pub unsafe fn try_write_u64(va: u64, value: u64) -> Result<(), Fault> {
+    // SAFETY: a fault is caught; the caller vouches for the memory.
+    unsafe { probe_write_u64(va, value) }
+        .into_result()
+        .map(|_| ())
+}
+
+/// Calls `va` as a function without arguments that returns a number.
+///
+/// # Errors
+///
+/// The fault of the first fetch. A fault further inside is not caught.
+///
+/// # Safety
+///
+/// If `va` is executable, there is a function of the C calling convention there.
+pub unsafe fn try_exec(va: u64) -> Result<u64, Fault> {
+    // SAFETY: a fault is caught; the caller vouches for the function.
+    unsafe { probe_exec(va) }.into_result()
+}
+
+/// Whether an exception belongs to a probe; if so, makes it return the fault.
+///
+/// Called for synchronous exceptions from EL1 only.
+pub(crate) fn fix_up(frame: &mut TrapFrame) -> bool {
+    let esr = Esr::new(frame.esr);
+    let at = |symbol: *const [u8; 0]| frame.elr == symbol as u64;
+    let landing = match esr.class() {
+        Class::DataAbortSame
+            if at(&raw const probe_read_u8_at)
+                || at(&raw const probe_read_u64_at)
+                || at(&raw const probe_write_u64_at) =>
+        {
+            &raw const probe_return
+        }
+        Class::InstructionAbortSame | Class::PcAlignment
+            if frame.elr == frame.far && frame.x[30] == &raw const probe_exec_called as u64 =>
+        {
+            &raw const probe_exec_return
+        }
+        Class::Unknown if at(&raw const probe_semihosting_at) => &raw const probe_return,
+        _ => return false,
+    };
+    frame.x[0] = frame.esr;
+    frame.x[1] = frame.far;
+    frame.elr = landing as u64;
+    true
+}

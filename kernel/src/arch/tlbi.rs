@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! TLB maintenance: one function, one instruction.
+//!
+//! The operand comes from `mmu::tlbi`, which masks the address and puts ASID and TTL in place
+//! (R33: an unmasked upper-half address lands in the TTL field, and the instruction then does
+//! nothing). An instruction here invalidates; it is *complete* only after
+//! [`barrier::dsb_ish`](super::barrier::dsb_ish), and it covers only entry stores that a
+//! [`barrier::dsb_ishst`](super::barrier::dsb_ishst) before it has completed.
+//!
+//! Like barriers, none is `nomem`. Witnesses are those of [`barrier`](super::barrier); in
+//! addition "QEMU" means that a self-test fails under QEMU, which does model a TLB per CPU.
+
+use core::arch::asm;
+
+macro_rules! tlbi {
+    ($(#[$doc:meta])* $name:ident, $instruction:literal) => {
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $name() {
+            // SAFETY: dropping cached translations changes no memory; what the tables say still
+            // holds.
+            unsafe { asm!($instruction, options(nostack, preserves_flags)) };
+        }
+    };
+    ($(#[$doc:meta])* $name:ident, $instruction:literal, $operand:ident) => {
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $name($operand: u64) {
+            // SAFETY: as above, whatever the operand: at worst it invalidates the wrong entries.
+            unsafe {
+                asm!($instruction, in(reg) $operand, options(nostack, preserves_flags))
+            };
+        }
+    };
+}
+
+tlbi! {
+    /// All entries of EL1&0, every ASID, on all PEs of the inner shareable domain.
+    ///
+    /// Rule: R27: valid to invalid needs a TLBI that covers address, ASID, domain and level.
+    /// Witness: count; model; QEMU (stale entry).
+    vmalle1is, "tlbi vmalle1is"
+}
+
+tlbi! {
+    /// All entries of EL1&0, every ASID, on this PE.
+    ///
+    /// Rule: verdict U6: other PEs keep theirs, so only right while this PE is the only user.
+    /// Witness: model; QEMU with two CPUs (in place of the broadcast form).
+    vmalle1, "tlbi vmalle1"
+}
+
+tlbi! {
+    /// All non-global entries of one ASID; operand: ASID in bits 63:48.
+    ///
+    /// Rule: R33; Witness: count; model; QEMU.
+    aside1is, "tlbi aside1is, {}", operand
+}
+
+tlbi! {
+    /// One page of one ASID, leaf and the tables on the way.
+    ///
+    /// Rule: R32: before a table page is freed, its non-leaf entries must go.
+    /// Witness: count; model (the leaf form leaves the walk cache); QEMU keeps no walk cache and
+    /// does not show it.
+    vae1is, "tlbi vae1is, {}", operand
+}
+
+tlbi! {
+    /// One page of one ASID, last level only.
+    ///
+    /// Rule: R27; Witness: count; model; QEMU.
+    vale1is, "tlbi vale1is, {}", operand
+}
+
+tlbi! {
+    /// One page of all ASIDs and global, leaf and the tables on the way.
+    ///
+    /// Rule: R32, R33; Witness: count; model.
+    vaae1is, "tlbi vaae1is, {}", operand
+}
+
+tlbi! {
+    /// One page of all ASIDs and global, last level only: the form for kernel mappings.
+    ///
+    /// Rule: R27, R33; Witness: count; model; QEMU (stale entry).
+    vaale1is, "tlbi vaale1is, {}", operand
+}
+
+// FEAT_TLBIRANGE, as SYS instructions: the mnemonics need an assembler that is told of the
+// extension, and the kernel is built for Armv8.0. UNDEFINED unless
+// `Features::tlb_range` says otherwise.
+
+tlbi! {
+    /// `TLBI RVAE1IS`: a range of one ASID, all levels.
+    ///
+    /// Rule: R33: (NUM + 1) * 2^(5 * SCALE + 1) pages must cover the range.
+    /// Witness: count; model; QEMU with `-cpu max`.
+    rvae1is, "sys #0, c8, c2, #1, {}", operand
+}
+
+tlbi! {
+    /// `TLBI RVAAE1IS`: a range of all ASIDs and global, all levels.
+    ///
+    /// Rule: R32, R33; Witness: count; model.
+    rvaae1is, "sys #0, c8, c2, #3, {}", operand
+}
+
+tlbi! {
+    /// `TLBI RVALE1IS`: a range of one ASID, last level only.
+    ///
+    /// Rule: R27, R33; Witness: count; model; QEMU with `-cpu max`.
+    rvale1is, "sys #0, c8, c2, #5, {}", operand
+}
+
+tlbi! {
+    /// `TLBI RVAALE1IS`: a range of all ASIDs and global, last level only.
+    ///
+    /// Rule: R27, R33; Witness: count; model; QEMU with `-cpu max`.
+    rvaale1is, "sys #0, c8, c2, #7, {}", operand
+}

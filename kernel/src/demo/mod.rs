@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What `cargo xtask run` shows: lazy MMU mode in three chapters.
+//!
+//! 1. [`one_page`]: what writing one page-table entry owes, and why;
+//! 2. [`savings`]: a table of what is executed for 1 to 65 536 pages, with Linux's
+//!    figures beside ours;
+//! 3. [`contract`]: nesting, pause and flush, with the counts after each step.
+//!
+//! Every figure is read from the counters while the reader watches; nothing printed is
+//! written down beforehand but Linux's figures, which were measured elsewhere.
+
+mod contract;
+mod one_page;
+mod savings;
+mod workload;
+
+use core::fmt;
+
+use mmu::{LazyMmuError, SpaceError};
+
+use crate::mm::frames::OutOfFrames;
+use crate::mm::vmap::VmapError;
+use crate::platform::console::Console;
+use crate::platform::exit::Status;
+use crate::println;
+
+/// Why the demonstration ended early.
+#[derive(Debug)]
+pub enum DemoError {
+    /// Physical memory is exhausted.
+    Frames(OutOfFrames),
+    /// The vmap area refused.
+    Vmap(VmapError),
+    /// The address space refused.
+    Space(SpaceError),
+    /// Lazy MMU mode refused.
+    Lazy(LazyMmuError),
+    /// A page shows other contents than its frame has.
+    ReadBack {
+        /// The address read.
+        virt: u64,
+        /// What the frame was filled with.
+        expected: u64,
+        /// What the address shows.
+        found: u64,
+    },
+    /// The console failed.
+    Console(fmt::Error),
+}
+
+macro_rules! from {
+    ($($source:ty => $variant:ident),+ $(,)?) => {
+        $(impl From<$source> for DemoError {
+            fn from(error: $source) -> Self {
+                Self::$variant(error)
+            }
+        })+
+    };
+}
+
+from! {
+    OutOfFrames => Frames,
+    VmapError => Vmap,
+    SpaceError => Space,
+    LazyMmuError => Lazy,
+    fmt::Error => Console,
+}
+
+impl fmt::Display for DemoError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Frames(error) => error.fmt(f),
+            Self::Vmap(error) => error.fmt(f),
+            Self::Space(error) => error.fmt(f),
+            Self::Lazy(error) => error.fmt(f),
+            Self::ReadBack {
+                virt,
+                expected,
+                found,
+            } => write!(
+                f,
+                "{virt:#x} shows {found:#x} where its frame holds {expected:#x}: the mapping is wrong"
+            ),
+            Self::Console(_) => f.write_str("the console failed"),
+        }
+    }
+}
+
+impl core::error::Error for DemoError {}
+
+/// Tells the story on the console.
+#[must_use]
+pub fn main() -> Status {
+    match run(&mut Console) {
+        Ok(()) => Status::Success,
+        Err(error) => {
+            println!("error: {error}");
+            Status::Failure
+        }
+    }
+}
+
+/// Tells the story on `out`.
+///
+/// # Errors
+/// The first thing that went wrong; what was mapped is unmapped by then.
+pub fn run(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
+    one_page::tell(out)?;
+    savings::tell(out)?;
+    contract::tell(out)
+}
+
+/// Writes a chapter's title.
+fn title(out: &mut dyn fmt::Write, number: u8, text: &str) -> fmt::Result {
+    writeln!(out, "\n== {number}. {text} ==\n")
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Chapter 2: what lazy MMU mode saves.
+
+use core::fmt;
+
+use mmu::{Backend, Backing, Context, Counts, PendingFlush, Prot, SpaceError};
+
+use super::workload::Workload;
+use super::{DemoError, title};
+use crate::arch::Arm64;
+use crate::arch::timer::{self, CycleCounter};
+use crate::mm::vmap::Area;
+use crate::mm::{MMU, kernel_space};
+use crate::selftest::runner;
+use crate::start;
+
+/// How the pages are mapped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// One call per page, nothing deferred.
+    Eager,
+    /// One call per page, in one section.
+    Section,
+    /// One call for the whole range.
+    Range,
+}
+
+impl Way {
+    const ALL: [Way; 3] = [Way::Eager, Way::Section, Way::Range];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Eager => "eager",
+            Self::Section => "lazy section",
+            Self::Range => "lazy, range known",
+        }
+    }
+
+    const fn backend(self) -> Backend {
+        match self {
+            Self::Eager => Backend::Eager,
+            Self::Section | Self::Range => Backend::DeferBarriers,
+        }
+    }
+}
+
+/// DSB and ISB of one `vmap()` in Linux, by pages: without lazy MMU mode
+/// (6.12.107) and with it (7.2.12). Counted from outside the guest, cortex-a72.
+const LINUX: [(usize, [u64; 2], [u64; 2]); 5] = [
+    (1, [1, 1], [1, 1]),
+    (16, [16, 16], [1, 1]),
+    (512, [512, 512], [2, 2]),
+    (4096, [4096, 4096], [9, 9]),
+    (65_536, [65_537, 65_546], [131, 153]),
+];
+
+struct Row {
+    way: Way,
+    map: Counts,
+    unmap: Counts,
+    cycles: Option<u64>,
+}
+
+pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
+    title(out, 2, "What lazy MMU mode saves")?;
+    writeln!(
+        out,
+        "The same frames are mapped three ways: eagerly, one call per page; the same calls\n\
+         inside one lazy section; and with the range known in advance, so that each table is\n\
+         found once. Every mapping is read back through its new addresses, then undone.\n"
+    )?;
+    writeln!(
+        out,
+        "                           |              map                    |     unmap      |  Linux vmap"
+    )?;
+    writeln!(
+        out,
+        "  pages  way               |  PTEs tables  walks   DSB   ISB TLBI|  DSB   ISB TLBI|   DSB    ISB"
+    )?;
+    let mut shared = None;
+    for (pages, linux_before, linux_lazy) in LINUX {
+        let work = Workload::new(pages)?;
+        if work.distinct() < pages {
+            shared = Some((pages, work.distinct()));
+        }
+        for way in Way::ALL {
+            let row = measure(way, &work)?;
+            let linux = match way {
+                Way::Eager => linux_before,
+                _ => linux_lazy,
+            };
+            print(out, pages, &row, linux)?;
+        }
+    }
+    writeln!(out)?;
+    if let Some((pages, distinct)) = shared {
+        writeln!(
+            out,
+            "RAM is too small for {pages} different frames: {distinct} are mapped several times."
+        )?;
+    }
+    writeln!(
+        out,
+        "DSB and ISB no longer grow with the pages: a section costs one pair, whatever its size.\n\
+         Linux: 6.12 (no lazy mode) beside eager, 7.2 (one section per table) beside lazy."
+    )?;
+    if let Err(reason) = cycles_are_real() {
+        writeln!(out, "Cycles are not shown: {reason}")?;
+    }
+    Ok(())
+}
+
+fn measure(way: Way, work: &Workload) -> Result<Row, DemoError> {
+    let area = Area::reserve(work.frames().len() as u64)?;
+    let chosen = MMU.backend();
+    MMU.set_backend(way.backend())?;
+    let before = Arm64.counters().read();
+    let start = timer::cycles();
+    let mapped = map(way, &area, work);
+    let end = timer::cycles();
+    let map = Arm64.counters().read() - before;
+    let checked = mapped
+        .map_err(DemoError::from)
+        .and_then(|()| work.read_back(&area));
+    let before = Arm64.counters().read();
+    let unmapped = unmap(way, &area);
+    let unmap = Arm64.counters().read() - before;
+    MMU.set_backend(chosen)?;
+    checked?;
+    unmapped?;
+    Ok(Row {
+        way,
+        map,
+        unmap,
+        cycles: cycles_are_real().ok().map(|()| end.wrapping_sub(start)),
+    })
+}
+
+fn map(way: Way, area: &Area, work: &Workload) -> Result<(), SpaceError> {
+    let mut space = kernel_space::lock();
+    let _section = match way {
+        Way::Section => Some(MMU.lazy().section()?),
+        Way::Eager | Way::Range => None,
+    };
+    if way == Way::Range {
+        return space.map(
+            area.pages(),
+            Backing::Scattered(work.frames()),
+            Prot::KERNEL,
+        );
+    }
+    for (i, frame) in work.frames().iter().enumerate() {
+        let page = area.part(i as u64, 1)?;
+        space.map(page, Backing::Contiguous(*frame), Prot::KERNEL)?;
+    }
+    Ok(())
+}
+
+fn unmap(way: Way, area: &Area) -> Result<(), SpaceError> {
+    let mut space = kernel_space::lock();
+    if way == Way::Range {
+        return space.unmap(area.pages());
+    }
+    let mut owed: Option<PendingFlush<'_, Arm64>> = None;
+    for i in 0..area.pages().pages() {
+        let page = area.part(i, 1)?;
+        match way {
+            Way::Eager => space.unmap(page)?,
+            _ => {
+                let flush = space.unmap_no_flush(page)?;
+                match &mut owed {
+                    // A neighbor always merges; if it did not, it would be flushed here.
+                    Some(all) => drop(all.merge(flush)),
+                    None => owed = Some(flush),
+                }
+            }
+        }
+    }
+    if let Some(flush) = owed {
+        flush.flush();
+    }
+    Ok(())
+}
+
+/// Whether the cycle counter says something about this code, or why not.
+fn cycles_are_real() -> Result<(), &'static str> {
+    let machine = start::machine();
+    match (machine.kind, machine.cycle_counter) {
+        (runner::Machine::Emulated, _) => Err(
+            "under QEMU the cycle counter follows the host's clock, and a barrier costs no more \
+             than a NOP.",
+        ),
+        (_, CycleCounter::Absent) => Err("this CPU has no PMUv3."),
+        (_, CycleCounter::Stopped) => {
+            Err("the cycle counter stands still: something above EL1 holds it.")
+        }
+        (_, CycleCounter::Counting) => Ok(()),
+    }
+}
+
+fn print(out: &mut dyn fmt::Write, pages: usize, row: &Row, linux: [u64; 2]) -> fmt::Result {
+    let (map, unmap) = (&row.map, &row.unmap);
+    write!(
+        out,
+        "{pages:7}  {:<18}|{:6} {:6} {:6} {:5} {:5} {:4}|{:5} {:5} {:4}|{:6} {:6}",
+        row.way.name(),
+        map.ptes,
+        map.links,
+        map.walks,
+        map.dsb(),
+        map.isb,
+        map.tlbi,
+        unmap.dsb(),
+        unmap.isb,
+        unmap.tlbi,
+        linux[0],
+        linux[1],
+    )?;
+    match row.cycles {
+        Some(cycles) => writeln!(out, "  {cycles} cycles"),
+        None => writeln!(out),
+    }
+}

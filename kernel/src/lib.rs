@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A bare-metal arm64 mini-kernel that shows lazy MMU mode, measures what it saves, and
+//! tests that deferring barriers is safe.
+//!
+//! The rooms: [`arch`] holds the assembly, [`platform`] the machine around the CPU, `mm` memory
+//! management on top of the [`mmu`] crate, `sched` who is running, [`selftest`] the tests, `demo`
+//! the story that `cargo xtask run` shows. `start` is the way through them at boot.
+//!
+//! What needs no hardware compiles on the host, too, and is tested there.
+
+#![cfg_attr(not(test), no_std)]
+
+#[cfg(target_os = "none")]
+extern crate alloc;
+
+pub mod arch;
+#[cfg(target_os = "none")]
+pub mod demo;
+#[cfg(target_os = "none")]
+pub mod mm;
+pub mod platform;
+#[cfg(target_os = "none")]
+pub mod sched;
+pub mod selftest;
+#[cfg(target_os = "none")]
+pub mod start;
+#[cfg(target_os = "none")]
+pub mod sync;
+pub mod text;

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The kernel binary: the boot as a table of contents.
+
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+/// On the host there is nothing to run: the library's tests are what is built there.
+#[cfg(not(target_os = "none"))]
+fn main() {}
+
+#[cfg(target_os = "none")]
+mod kernel_main {
+    use boot::Handoff;
+    use kernel::platform::bootargs::Mode;
+    use kernel::platform::exit::{Status, exit};
+    use kernel::start::{self, StartError};
+    use kernel::{demo, println, selftest};
+
+    /// Where `boot` hands over: EL1, MMU on, upper half.
+    #[unsafe(no_mangle)]
+    extern "C" fn kernel_main(handoff: &'static Handoff) -> ! {
+        start::cpu();
+        match run(handoff) {
+            Ok(status) => exit(status),
+            Err(error) => {
+                println!("error: {error}");
+                exit(Status::Failure)
+            }
+        }
+    }
+
+    fn run(handoff: &'static Handoff) -> Result<Status, StartError> {
+        let tree = start::device_tree(handoff)?;
+        start::early_console(&tree);
+        let description = tree.describe()?;
+        start::power(&description);
+        let arguments = start::memory(handoff, description)?;
+        start::interrupt_controller(handoff)?;
+        Ok(match arguments.mode {
+            Mode::Demo => demo::main(),
+            Mode::Selftest => selftest::main(arguments.filter),
+        })
+    }
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Device registers. Linux: `ioremap()`.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use mmu::{Backing, Frame, PAGE_SIZE, PageRange, Prot, SpaceError};
+
+use super::kernel_space;
+use super::layout::{DEVICE, DEVICE_SIZE};
+use crate::platform::phys_range::PhysRange;
+
+/// Next free address of the device area. Device mappings are never undone.
+static NEXT: AtomicU64 = AtomicU64::new(DEVICE);
+
+/// Why registers could not be mapped.
+#[derive(Clone, Copy, Debug)]
+pub enum DeviceError {
+    /// The device area is used up, or the registers lie beyond 2^48.
+    NoRoom(PhysRange),
+    /// The mapping was refused.
+    Space(SpaceError),
+}
+
+impl fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRoom(range) => write!(
+                f,
+                "device registers at {range} do not fit: correct their `reg` in the device tree"
+            ),
+            Self::Space(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for DeviceError {}
+
+/// Maps the registers at `range` as Device-nGnRE, followed by an unmapped page.
+/// Returns the address of the first byte of `range`.
+///
+/// # Errors
+/// [`DeviceError`]; nothing is mapped.
+pub fn map(range: PhysRange) -> Result<u64, DeviceError> {
+    let pages = range.grown_to_pages();
+    let first = Frame::from_u64(pages.start()).ok_or(DeviceError::NoRoom(range))?;
+    let count = pages.size() / PAGE_SIZE;
+    let span = pages.size() + PAGE_SIZE;
+    let start = NEXT
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
+            next.checked_add(span)
+                .filter(|end| *end <= DEVICE + DEVICE_SIZE)
+        })
+        .map_err(|_| DeviceError::NoRoom(range))?;
+    let virt = PageRange::new(start, count).map_err(|e| DeviceError::Space(e.into()))?;
+    kernel_space::lock()
+        .map(virt, Backing::Contiguous(first), Prot::DEVICE)
+        .map_err(DeviceError::Space)?;
+    Ok(start + range.start() % PAGE_SIZE)
+}

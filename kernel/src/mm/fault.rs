@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the walk finds at a faulting address, for the report of an exception.
+
+use core::fmt;
+
+use mmu::VirtAddr;
+
+use super::kernel_space;
+use super::layout::{DEVICE, DEVICE_SIZE, LINEAR, LINEAR_SIZE, VMAP, VMAP_SIZE};
+
+/// Writes which region `virt` is in and each descriptor that a walk of it reads. Waits
+/// for nobody: if the tables are being changed, it says so.
+///
+/// # Errors
+/// Those of `out`.
+pub fn explain(virt: u64, out: &mut dyn fmt::Write) -> fmt::Result {
+    write!(out, "{}", region(virt))?;
+    let Some(va) = VirtAddr::new(virt) else {
+        return write!(
+            out,
+            "; bits [63:48] are neither all zero nor all one, so no table is walked"
+        );
+    };
+    let Some(space) = kernel_space::try_lock() else {
+        return write!(
+            out,
+            "; not walked: the kernel's tables are being changed, or do not exist yet"
+        );
+    };
+    if va.half() != space.kind().half() {
+        return write!(out, "; nothing is mapped there");
+    }
+    let mut result = Ok(());
+    space.walk(va, |level, entry| {
+        if result.is_ok() {
+            let level_number = level as u8;
+            result = if entry.is_table(level) {
+                let next = entry.frame().as_u64();
+                write!(out, "; level {level_number}: table at {next:#x}")
+            } else {
+                write!(out, "; level {level_number}: {entry}")
+            };
+        }
+    });
+    result
+}
+
+fn region(virt: u64) -> &'static str {
+    match virt {
+        0..0x1000 => "in the first page: a null pointer",
+        LINEAR.. if virt - LINEAR < LINEAR_SIZE => "in the linear map",
+        VMAP.. if virt - VMAP < VMAP_SIZE => "in the vmap area",
+        DEVICE.. if virt - DEVICE < DEVICE_SIZE => "in the device mappings",
+        boot::IMAGE_VIRT.. => "in the kernel image",
+        LINEAR.. => "in a hole of the kernel's half",
+        _ => "in the lower half",
+    }
+}

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Physical memory: single frames and runs of them.
+//!
+//! A buddy allocator (`buddy_system_allocator`) works on the linear map: a free block
+//! holds its own list link, so free memory costs nothing. Single frames, by far the most
+//! common request, go through a list in front of it, filled in blocks of
+//! [`REFILL`] frames and drained only when a larger block cannot be had otherwise. Linux calls
+//! the like a per-CPU page list; here its point is that giving a frame back is a push,
+//! while the buddy allocator searches its list for the neighbor.
+//!
+//! Every frame handed out is counted, so that a test can tell whether it gave all
+//! of them back.
+
+use alloc::vec::Vec;
+use core::alloc::Layout;
+use core::fmt;
+use core::ops::Deref;
+use core::ptr::{self, NonNull};
+
+use buddy_system_allocator::Heap;
+use mmu::{Frame, PAGE_SIZE};
+
+use super::layout::{linear_frame, linear_virt};
+use crate::platform::memory_map::FrameRange;
+use crate::sync::IrqLock;
+
+/// The largest block is 2^(ORDER - 1) bytes, 16 TiB.
+const ORDER: usize = 45;
+
+/// Single frames taken from the buddy allocator at a time.
+const REFILL: usize = 64;
+
+/// Physical memory is exhausted, or has no block of the size asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfFrames {
+    /// Frames asked for.
+    pub wanted: usize,
+    /// Frames free at that moment, in blocks of any size.
+    pub free: usize,
+}
+
+impl fmt::Display for OutOfFrames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "no block of {} frames is free ({} frames are, in pieces): give the machine more memory or map less",
+            self.wanted, self.free
+        )
+    }
+}
+
+impl core::error::Error for OutOfFrames {}
+
+/// Frames at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Frames the allocator was given.
+    pub total: usize,
+    /// Frames handed out and not given back.
+    pub used: usize,
+}
+
+struct Frames {
+    buddy: Heap<ORDER>,
+    singles: Option<NonNull<FreeFrame>>,
+    usage: Usage,
+    /// While `Some`, the number of single frames that may still be handed out.
+    budget: Option<usize>,
+}
+
+/// What a free single frame holds.
+struct FreeFrame {
+    next: Option<NonNull<FreeFrame>>,
+}
+
+// SAFETY: the pointers lead to free memory that only this structure knows, and it
+// is only reached through the lock below.
+unsafe impl Send for Frames {}
+
+static FRAMES: IrqLock<Frames> = IrqLock::new(Frames {
+    buddy: Heap::new(),
+    singles: None,
+    usage: Usage { total: 0, used: 0 },
+    budget: None,
+});
+
+/// Gives RAM to the allocator.
+///
+/// # Safety
+/// The linear map covers `range`, nobody uses it, and it is given once.
+pub unsafe fn add(range: FrameRange) {
+    let start = linear_virt(range.start().as_u64()) as usize;
+    let end = start + (range.frames() * PAGE_SIZE) as usize;
+    let mut frames = FRAMES.lock();
+    // SAFETY: mapped, writable, unused memory by this function's contract.
+    unsafe { frames.buddy.add_to_heap(start, end) };
+    frames.usage.total += range.frames() as usize;
+}
+
+/// Takes one frame; its contents are undefined.
+///
+/// # Errors
+/// [`OutOfFrames`] when none is left.
+pub fn alloc() -> Result<Frame, OutOfFrames> {
+    FRAMES.lock().take_single()
+}
+
+/// Takes one frame and fills it with zeros.
+///
+/// # Errors
+/// [`OutOfFrames`] when none is left.
+pub fn alloc_zeroed() -> Result<Frame, OutOfFrames> {
+    let frame = alloc()?;
+    let memory = ptr::with_exposed_provenance_mut::<u8>(linear_virt(frame.as_u64()) as usize);
+    // SAFETY: the frame is ours and the linear map shows it, whole, at this address.
+    unsafe { memory.write_bytes(0, PAGE_SIZE as usize) };
+    Ok(frame)
+}
+
+/// Takes `count` physically consecutive frames, aligned to `count` rounded up to a
+/// power of two; returns the first. Contents are undefined.
+///
+/// # Errors
+/// [`OutOfFrames`] when no such block can be had.
+pub fn alloc_contiguous(count: usize) -> Result<Frame, OutOfFrames> {
+    let mut frames = FRAMES.lock();
+    let block = frames.buddy.alloc(block_layout(count)).or_else(|()| {
+        frames.drain_singles();
+        frames.buddy.alloc(block_layout(count))
+    });
+    match block {
+        Ok(memory) => {
+            frames.usage.used += count.next_power_of_two();
+            Ok(frame_at(memory))
+        }
+        Err(()) => Err(frames.exhausted(count)),
+    }
+}
+
+/// Gives one frame back.
+///
+/// # Safety
+/// The frame came from [`alloc`] or [`alloc_zeroed`], nobody uses it, and no TLB or
+/// walker can still lead to it (R25).
+pub unsafe fn free(frame: Frame) {
+    let mut frames = FRAMES.lock();
+    frames.usage.used -= 1;
+    // SAFETY: the caller gives the frame up.
+    unsafe { frames.push_single(frame) };
+}
+
+/// Gives back what [`alloc_contiguous`] returned for the same `count`.
+///
+/// # Safety
+/// As [`free`], for each frame of the block.
+pub unsafe fn free_contiguous(first: Frame, count: usize) {
+    let mut frames = FRAMES.lock();
+    frames.usage.used -= count.next_power_of_two();
+    let memory = free_memory(first).cast();
+    // SAFETY: the block was allocated with this layout and the caller gives it up.
+    unsafe { frames.buddy.dealloc(memory, block_layout(count)) };
+}
+
+/// How many frames there are and how many are handed out.
+pub fn usage() -> Usage {
+    FRAMES.lock().usage
+}
+
+/// Lets at most `budget` more single frames be handed out, or any number again with
+/// `None`. For tests that run out of memory at a point of their choice.
+pub fn set_budget(budget: Option<usize>) {
+    FRAMES.lock().budget = budget;
+}
+
+/// Single frames, given back on drop. Whoever maps them unmaps and invalidates
+/// them before that (R25).
+#[derive(Debug)]
+pub struct FrameList(Vec<Frame>);
+
+impl FrameList {
+    /// Takes `count` frames; contents are undefined.
+    ///
+    /// # Errors
+    /// [`OutOfFrames`]; what was taken is given back.
+    pub fn alloc(count: usize) -> Result<Self, OutOfFrames> {
+        let mut list = Self(Vec::with_capacity(count));
+        while list.0.len() < count {
+            list.0.push(alloc()?);
+        }
+        Ok(list)
+    }
+}
+
+impl Deref for FrameList {
+    type Target = [Frame];
+
+    fn deref(&self) -> &[Frame] {
+        &self.0
+    }
+}
+
+impl Drop for FrameList {
+    fn drop(&mut self) {
+        for frame in &self.0 {
+            // SAFETY: taken in `alloc`; unmapped and invalidated by whoever mapped it.
+            unsafe { free(*frame) };
+        }
+    }
+}
+
+impl Frames {
+    fn exhausted(&self, wanted: usize) -> OutOfFrames {
+        OutOfFrames {
+            wanted,
+            free: self.usage.total - self.usage.used,
+        }
+    }
+
+    fn take_single(&mut self) -> Result<Frame, OutOfFrames> {
+        if self.budget == Some(0) || (self.singles.is_none() && !self.refill()) {
+            return Err(self.exhausted(1));
+        }
+        let Some(memory) = self.singles else {
+            return Err(self.exhausted(1));
+        };
+        // SAFETY: the list holds free frames, each with a `FreeFrame` written
+        // by `push_single`.
+        self.singles = unsafe { memory.as_ref() }.next;
+        self.usage.used += 1;
+        self.budget = self.budget.map(|n| n - 1);
+        Ok(frame_at(memory.cast()))
+    }
+
+    /// Moves a block from the buddy allocator to the list of singles, the largest
+    /// of up to [`REFILL`] frames that there is.
+    fn refill(&mut self) -> bool {
+        let mut count = REFILL;
+        while count > 0 {
+            if let Ok(memory) = self.buddy.alloc(block_layout(count)) {
+                let first = frame_at(memory);
+                // The last pushed is the first taken: ascending order comes out.
+                for i in (0..count as u64).rev() {
+                    if let Some(frame) = first.offset(i) {
+                        // SAFETY: a frame of the block just allocated.
+                        unsafe { self.push_single(frame) };
+                    }
+                }
+                return true;
+            }
+            count /= 2;
+        }
+        false
+    }
+
+    /// Gives all singles to the buddy allocator, where neighbors join.
+    fn drain_singles(&mut self) {
+        while let Some(memory) = self.singles {
+            // SAFETY: as in `take_single`.
+            self.singles = unsafe { memory.as_ref() }.next;
+            // SAFETY: a free frame, allocated from the buddy allocator as part of a larger
+            // block; blocks are powers of two, so any part may be freed by itself.
+            unsafe { self.buddy.dealloc(memory.cast(), block_layout(1)) };
+        }
+    }
+
+    /// # Safety
+    /// The frame is free and known to nobody else.
+    unsafe fn push_single(&mut self, frame: Frame) {
+        let memory = free_memory(frame);
+        // SAFETY: a free frame, shown by the linear map, page aligned and larger
+        // than a `FreeFrame`.
+        unsafe { memory.write(FreeFrame { next: self.singles }) };
+        self.singles = Some(memory);
+    }
+}
+
+fn block_layout(count: usize) -> Layout {
+    let bytes = count.next_power_of_two() * PAGE_SIZE as usize;
+    match Layout::from_size_align(bytes, bytes) {
+        Ok(layout) => layout,
+        Err(_) => unreachable!("a power of two below 2^63 is a valid size and alignment"),
+    }
+}
+
+fn frame_at(memory: NonNull<u8>) -> Frame {
+    match linear_frame(memory.as_ptr().expose_provenance() as u64) {
+        Some(frame) => frame,
+        None => unreachable!("the allocator was given linear-map memory only"),
+    }
+}
+
+fn free_memory(frame: Frame) -> NonNull<FreeFrame> {
+    let address = linear_virt(frame.as_u64()) as usize;
+    match NonNull::new(ptr::with_exposed_provenance_mut(address)) {
+        Some(memory) => memory,
+        None => unreachable!("the linear map does not start at 0"),
+    }
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The kernel image in memory: its parts and their permissions.
+
+use core::fmt;
+
+use boot::{Handoff, IMAGE_VIRT};
+use mmu::{AddressSpace, Backing, Frame, Kernel, PAGE_SIZE, PageRange, Prot, SpaceError};
+
+use crate::platform::phys_range::PhysRange;
+
+macro_rules! linker_symbols {
+    ($($name:ident),+ $(,)?) => {
+        unsafe extern "C" {
+            $(safe static $name: [u8; 0];)+
+        }
+    };
+}
+
+linker_symbols!(
+    _image_end,
+    _text_start,
+    _text_end,
+    _rodata_start,
+    _rodata_end,
+    _data_start,
+    _early_pool_start,
+    _early_pool_end,
+    _boot_stack_guard,
+    _boot_stack_bottom,
+    _boot_stack_top,
+);
+
+/// Address of a linker symbol.
+fn address(symbol: &'static [u8; 0]) -> u64 {
+    symbol.as_ptr().expose_provenance() as u64
+}
+
+/// Where the image was loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Image {
+    phys: u64,
+}
+
+/// A part of the image with permissions of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// Name in reports.
+    pub name: &'static str,
+    /// The pages it is linked at.
+    pub pages: PageRange,
+    /// What may be done with them.
+    pub prot: Prot,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({:?})", self.name, self.pages, self.prot)
+    }
+}
+
+impl Image {
+    /// The image that `handoff` describes.
+    #[must_use]
+    pub const fn new(handoff: &Handoff) -> Self {
+        Self {
+            phys: handoff.image_phys,
+        }
+    }
+
+    /// The physical memory of the whole image, .bss included, in bytes.
+    #[must_use]
+    pub fn range(&self) -> PhysRange {
+        self.phys_range(IMAGE_VIRT, address(&_image_end))
+    }
+
+    /// The physical memory set aside for the first tables.
+    #[must_use]
+    pub fn early_pool(&self) -> PhysRange {
+        self.phys_range(address(&_early_pool_start), address(&_early_pool_end))
+    }
+
+    /// Where the image shows physical address `phys`, `None` outside of it.
+    #[must_use]
+    pub fn virt_of(&self, phys: u64) -> Option<u64> {
+        let offset = phys.checked_sub(self.phys)?;
+        (offset < address(&_image_end) - IMAGE_VIRT).then_some(IMAGE_VIRT + offset)
+    }
+
+    /// The parts in ascending order. The page below the boot stack is in none of
+    /// them: it is the stack's guard.
+    #[must_use]
+    pub fn parts(&self) -> [Part; 4] {
+        let part = |name, start, end, prot| Part {
+            name,
+            pages: pages(start, end),
+            prot,
+        };
+        let stack = address(&_boot_stack_bottom);
+        [
+            part(
+                "text",
+                address(&_text_start),
+                address(&_text_end),
+                Prot::KERNEL_ROX,
+            ),
+            part(
+                "rodata",
+                address(&_rodata_start),
+                address(&_rodata_end),
+                Prot::KERNEL_RO,
+            ),
+            part(
+                "data",
+                address(&_data_start),
+                address(&_boot_stack_guard),
+                Prot::KERNEL,
+            ),
+            part("stack", stack, address(&_boot_stack_top), Prot::KERNEL),
+        ]
+    }
+
+    /// Text and rodata together: what nobody may write, through no mapping.
+    #[must_use]
+    pub fn read_only(&self) -> PageRange {
+        pages(address(&_text_start), address(&_rodata_end))
+    }
+
+    /// The page that must fault when the boot stack overflows, as a byte address.
+    #[must_use]
+    pub fn stack_guard(&self) -> u64 {
+        address(&_boot_stack_guard)
+    }
+
+    /// The frames behind pages of the image.
+    #[must_use]
+    pub fn frames(&self, pages: PageRange) -> PhysRange {
+        self.phys_range(pages.start().as_u64(), pages.end())
+    }
+
+    /// Maps the parts with their permissions. `space` is not live yet.
+    ///
+    /// # Errors
+    /// Those of [`AddressSpace::map`].
+    pub fn map<K: Kernel>(&self, space: &mut AddressSpace<'_, K>) -> Result<(), SpaceError> {
+        for part in self.parts() {
+            let phys = self.frames(part.pages).start();
+            let Some(first) = Frame::from_u64(phys) else {
+                unreachable!("boot refuses an image that is not page aligned");
+            };
+            space.map(part.pages, Backing::Contiguous(first), part.prot)?;
+        }
+        Ok(())
+    }
+
+    fn phys_range(&self, start: u64, end: u64) -> PhysRange {
+        match PhysRange::from_bounds(start - IMAGE_VIRT + self.phys, end - IMAGE_VIRT + self.phys) {
+            Some(range) => range,
+            None => unreachable!("linker.ld orders its symbols"),
+        }
+    }
+}
+
+fn pages(start: u64, end: u64) -> PageRange {
+    match PageRange::new(start, (end - start) / PAGE_SIZE) {
+        Ok(range) => range,
+        Err(error) => unreachable!("linker.ld aligns every part to pages: {error}"),
+    }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The kernel's address space, and the `mmu` crate bound to this kernel.
+
+use core::ptr::{self, NonNull};
+
+use mmu::{AddressSpace, Frame, Mmu, SpaceKind, Table, TableFrames};
+use spin::Once;
+use spin::mutex::{SpinMutex, SpinMutexGuard};
+
+use super::{frames, layout::linear_virt};
+use crate::arch::hardware::Arm64;
+
+/// The `mmu` crate bound to this kernel.
+pub static MMU: Mmu<Arm64> = Mmu::new(Arm64);
+
+/// The address space type of this kernel.
+pub type Space = AddressSpace<'static, Arm64>;
+
+static KERNEL_SPACE: Once<SpinMutex<Space>> = Once::new();
+
+// SAFETY: frames come from the allocator of physical memory, zeroed; the linear map
+// shows all of RAM from before the first call on, Normal write-back.
+unsafe impl TableFrames for Arm64 {
+    fn alloc_table(&self) -> Option<Frame> {
+        frames::alloc_zeroed().ok()
+    }
+
+    unsafe fn free_table(&self, frame: Frame) {
+        // SAFETY: the caller's promise is the one that is asked for here.
+        unsafe { frames::free(frame) };
+    }
+
+    #[inline(always)]
+    fn table_ptr(&self, frame: Frame) -> NonNull<Table> {
+        let address = linear_virt(frame.as_u64()) as usize;
+        // SAFETY: the linear map starts in the upper half, so no address of it is 0.
+        unsafe { NonNull::new_unchecked(ptr::with_exposed_provenance_mut(address)) }
+    }
+}
+
+/// Makes `root` the kernel's address space for [`lock`].
+///
+/// # Safety
+/// `root` is the live upper-half root, its tables are shown by the linear map, and
+/// nobody else writes them from now on.
+pub unsafe fn install(root: Frame) {
+    KERNEL_SPACE.call_once(|| {
+        // SAFETY: this function's contract.
+        SpinMutex::new(unsafe { AddressSpace::from_root(&MMU, SpaceKind::Kernel, root) })
+    });
+}
+
+/// Takes the kernel's address space. Interrupt handlers do not: they map through
+/// slots whose tables exist already.
+///
+/// # Panics
+/// Before [`install`], and in interrupt context.
+pub fn lock() -> SpinMutexGuard<'static, Space> {
+    use mmu::Context;
+    assert!(
+        !Arm64.in_interrupt(),
+        "an interrupt handler asked for the kernel's address space, whose lock the interrupted code may hold"
+    );
+    match KERNEL_SPACE.get() {
+        Some(space) => space.lock(),
+        None => unreachable!("mm::init installs the kernel's address space"),
+    }
+}
+
+/// The kernel's address space if it exists and nobody holds it: for reports
+/// from a fault or panic, which must not wait.
+pub fn try_lock() -> Option<SpinMutexGuard<'static, Space>> {
+    KERNEL_SPACE.get()?.try_lock()
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where things are in the kernel's half of the address space.
+//!
+//! ```text
+//! 0xffff_0000_0000_0000  linear map: address = base + physical address   64 TiB
+//! 0xffff_8000_0000_0000  vmap area: mappings made and undone at run time  32 TiB
+//! 0xffff_c000_0000_0000  device registers                                  1 TiB
+//! 0xffff_ff00_0000_0000  boot window, only while the boot tables are live
+//! 0xffff_ffff_8008_0000  kernel image
+//! ```
+//!
+//! Each region starts at a top-level entry of its own (512 GiB), so that regions
+//! never share a table.
+
+use mmu::{Frame, PAGE_SIZE, PageRange};
+
+use crate::platform::memory_map::FrameRange;
+
+/// Start of the linear map.
+pub const LINEAR: u64 = 0xffff_0000_0000_0000;
+/// Size of the linear map in bytes: RAM above this physical address is not used.
+pub const LINEAR_SIZE: u64 = 64 << 40;
+/// Start of the vmap area.
+pub const VMAP: u64 = 0xffff_8000_0000_0000;
+/// Size of the vmap area in bytes.
+pub const VMAP_SIZE: u64 = 32 << 40;
+/// Start of the device mappings.
+pub const DEVICE: u64 = 0xffff_c000_0000_0000;
+/// Size of the device mappings in bytes.
+pub const DEVICE_SIZE: u64 = 1 << 40;
+
+/// Where the linear map shows physical address `phys`, in bytes.
+#[inline(always)]
+#[must_use]
+pub const fn linear_virt(phys: u64) -> u64 {
+    LINEAR + phys
+}
+
+/// The pages where the linear map shows `range`.
+#[must_use]
+pub fn linear_pages(range: FrameRange) -> PageRange {
+    match PageRange::new(linear_virt(range.start().as_u64()), range.frames()) {
+        Ok(pages) => pages,
+        Err(error) => unreachable!("MemoryMap keeps RAM inside the linear map: {error}"),
+    }
+}
+
+/// The frame behind an address of the linear map, or `None` elsewhere.
+#[must_use]
+pub const fn linear_frame(virt: u64) -> Option<Frame> {
+    if virt < LINEAR || virt - LINEAR >= LINEAR_SIZE {
+        return None;
+    }
+    Frame::from_u64((virt - LINEAR) & !(PAGE_SIZE - 1))
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The vmap area: virtually contiguous mappings made and undone at run time.
+//! Linux: `vmap()`, `get_vm_area()`.
+//!
+//! An [`Area`] is a range of addresses with an unmapped guard page behind it. Addresses
+//! are given out first-fit from a sorted list; the pages below an area are always
+//! the guard of the one before.
+
+use alloc::collections::BTreeMap;
+use core::fmt;
+
+use mmu::{Backing, Frame, PAGE_SIZE, PageRange, Prot, SpaceError, VirtAddr};
+
+use super::kernel_space;
+use super::layout::{VMAP, VMAP_SIZE};
+use crate::sync::IrqLock;
+
+/// Start and pages (guard included) of every area in use.
+static AREAS: IrqLock<BTreeMap<u64, u64>> = IrqLock::new(BTreeMap::new());
+
+/// Why an area could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VmapError {
+    /// No gap of so many pages is left in the vmap area.
+    NoRoom {
+        /// Pages asked for.
+        pages: u64,
+    },
+    /// The mapping was refused.
+    Space(SpaceError),
+}
+
+impl From<SpaceError> for VmapError {
+    fn from(error: SpaceError) -> Self {
+        Self::Space(error)
+    }
+}
+
+impl fmt::Display for VmapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRoom { pages } => write!(
+                f,
+                "no gap of {pages} pages and a guard page is left in the vmap area: unmap something or map less"
+            ),
+            Self::Space(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for VmapError {}
+
+/// A range of the vmap area. Its addresses are free again after drop, which unmaps
+/// what is still mapped; frames stay with whoever owns them.
+#[derive(Debug)]
+#[must_use = "the area is given back on drop"]
+pub struct Area {
+    pages: PageRange,
+}
+
+impl Area {
+    /// Takes `pages` pages of addresses and a guard page. Nothing is mapped.
+    ///
+    /// # Errors
+    /// [`VmapError::NoRoom`]; [`VmapError::Space`] for zero pages.
+    pub fn reserve(pages: u64) -> Result<Self, VmapError> {
+        let span = pages
+            .checked_add(1)
+            .filter(|span| *span <= VMAP_SIZE / PAGE_SIZE)
+            .ok_or(VmapError::NoRoom { pages })?;
+        let mut areas = AREAS.lock();
+        let mut start = VMAP;
+        for (&used, &used_span) in areas.iter() {
+            if used - start >= span * PAGE_SIZE {
+                break;
+            }
+            start = used + used_span * PAGE_SIZE;
+        }
+        if VMAP + VMAP_SIZE - start < span * PAGE_SIZE {
+            return Err(VmapError::NoRoom { pages });
+        }
+        let range = PageRange::new(start, pages).map_err(SpaceError::from)?;
+        areas.insert(start, span);
+        Ok(Self { pages: range })
+    }
+
+    /// The pages of the area, without the guard.
+    #[must_use]
+    pub const fn pages(&self) -> PageRange {
+        self.pages
+    }
+
+    /// The first byte address.
+    #[must_use]
+    pub const fn start(&self) -> u64 {
+        self.pages.start().as_u64()
+    }
+
+    /// The `count` pages from page `first` on, counted from the area's start.
+    ///
+    /// # Errors
+    /// [`SpaceError::Range`] if they are none; [`SpaceError::NotMapped`] beyond the area.
+    pub fn part(&self, first: u64, count: u64) -> Result<PageRange, SpaceError> {
+        let range = PageRange::new(self.start() + first * PAGE_SIZE, count)?;
+        if range.end() > self.pages.end() {
+            return Err(SpaceError::NotMapped { va: range.start() });
+        }
+        Ok(range)
+    }
+
+    /// Maps the whole area.
+    ///
+    /// # Errors
+    /// Those of [`mmu::AddressSpace::map`].
+    pub fn map(&self, backing: Backing<'_>, prot: Prot) -> Result<(), SpaceError> {
+        kernel_space::lock().map(self.pages, backing, prot)
+    }
+
+    /// Unmaps the whole area and invalidates it.
+    ///
+    /// # Errors
+    /// Those of [`mmu::AddressSpace::unmap`].
+    pub fn unmap(&self) -> Result<(), SpaceError> {
+        kernel_space::lock().unmap(self.pages)
+    }
+}
+
+impl Drop for Area {
+    fn drop(&mut self) {
+        unmap_what_is_mapped(self.pages);
+        AREAS.lock().remove(&self.start());
+    }
+}
+
+/// Unmaps the mapped stretches of `range`, each at once, and frees the tables that
+/// this leaves empty.
+fn unmap_what_is_mapped(range: PageRange) {
+    let mut space = kernel_space::lock();
+    let mut at = range.start().as_u64();
+    while at < range.end() {
+        let mapped = |va: u64| VirtAddr::new(va).is_some_and(|va| space.query(va).is_some());
+        let start = at;
+        while at < range.end() && mapped(at) {
+            at += PAGE_SIZE;
+        }
+        if at > start
+            && let Ok(stretch) = PageRange::from_bounds(start, at)
+            && let Err(error) = space.unmap(stretch)
+        {
+            log::error!("vmap area {range} keeps {stretch}: {error}");
+        }
+        if at == start {
+            at += PAGE_SIZE;
+        }
+    }
+    if let Err(error) = space.free_empty_tables(range) {
+        log::error!("vmap area {range} keeps its tables: {error}");
+    }
+}
+
+/// Maps `frames` at consecutive addresses. Linux: `vmap()`.
+///
+/// # Errors
+/// [`VmapError`]; nothing is mapped and no address is taken.
+pub fn vmap(frames: &[Frame], prot: Prot) -> Result<Area, VmapError> {
+    let area = Area::reserve(frames.len() as u64)?;
+    area.map(Backing::Scattered(frames), prot)?;
+    Ok(area)
+}

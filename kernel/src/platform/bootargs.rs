@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Boot arguments: what `/chosen/bootargs` may say.
+//!
+//! Words separated by spaces, each `name=value`, each name at most once, in any
+//! order:
+//!
+//! ```text
+//! mode=demo|selftest                what to do                 (demo)
+//! filter=GLOB                       which self-tests           (*)
+//! lazy=eager|defer-barriers         lazy MMU backend           (defer-barriers)
+//! policy=auto|classic|ets2          barrier policy             (auto)
+//! log=error|warn|info|debug|trace   least important log line   (info)
+//! exit=auto|semihosting|psci|halt   how the run ends           (auto)
+//! ```
+//!
+//! A word that is anything else is an error, not a warning: a mistyped argument
+//! that is ignored makes a run look like a different one.
+
+use core::fmt;
+
+use log::LevelFilter;
+
+use crate::selftest::filter::{Filter, FilterError};
+
+/// Boot arguments, with defaults filled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootArguments<'a> {
+    /// What the kernel does.
+    pub mode: Mode,
+    /// Which self-tests run.
+    pub filter: Filter<'a>,
+    /// Backend of lazy MMU mode.
+    pub lazy: LazyBackend,
+    /// When barriers are owed.
+    pub policy: PolicyChoice,
+    /// The least important log lines shown.
+    pub log: LevelFilter,
+    /// How the run ends.
+    pub exit: ExitMethod,
+}
+
+impl Default for BootArguments<'_> {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Demo,
+            filter: Filter::ALL,
+            lazy: LazyBackend::DeferBarriers,
+            policy: PolicyChoice::Auto,
+            log: LevelFilter::Info,
+            exit: ExitMethod::Auto,
+        }
+    }
+}
+
+/// What the kernel does after it has come up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Show what lazy MMU mode saves.
+    Demo,
+    /// Run the self-tests.
+    Selftest,
+}
+
+/// Backend of lazy MMU mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LazyBackend {
+    /// Nothing is deferred.
+    Eager,
+    /// Barriers are deferred.
+    DeferBarriers,
+}
+
+/// How the barrier policy is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyChoice {
+    /// By the CPUs' ID registers.
+    Auto,
+    /// DSB ISHST and ISB, whatever the CPUs have.
+    Classic,
+    /// As for CPUs with FEAT_ETS2.
+    Ets2,
+}
+
+/// How the run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitMethod {
+    /// PSCI if the device tree has it, else stop the CPU.
+    Auto,
+    /// Semihosting, with an exit status. Hangs where no debugger or emulator
+    /// listens.
+    Semihosting,
+    /// PSCI SYSTEM_OFF.
+    Psci,
+    /// Stop the CPU.
+    Halt,
+}
+
+/// Names and what each may be, in the order of the module's table.
+const ARGUMENTS: [(&str, &str); 6] = [
+    ("mode", "demo|selftest"),
+    ("filter", "GLOB"),
+    ("lazy", "eager|defer-barriers"),
+    ("policy", "auto|classic|ets2"),
+    ("log", "error|warn|info|debug|trace"),
+    ("exit", "auto|semihosting|psci|halt"),
+];
+
+impl<'a> BootArguments<'a> {
+    /// Reads `text`, the value of `/chosen/bootargs`.
+    ///
+    /// # Errors
+    /// The first word that is not allowed.
+    pub fn parse(text: &'a str) -> Result<Self, BootArgumentError<'a>> {
+        let mut arguments = Self::default();
+        let mut seen = [false; ARGUMENTS.len()];
+        for word in text.split_ascii_whitespace() {
+            let Some((name, value)) = word.split_once('=') else {
+                return Err(BootArgumentError::NoValue { word });
+            };
+            let Some(index) = ARGUMENTS.iter().position(|known| known.0 == name) else {
+                return Err(BootArgumentError::Unknown { name });
+            };
+            if core::mem::replace(&mut seen[index], true) {
+                return Err(BootArgumentError::Twice { name });
+            }
+            arguments.set(name, value)?;
+        }
+        Ok(arguments)
+    }
+
+    fn set(&mut self, name: &'a str, value: &'a str) -> Result<(), BootArgumentError<'a>> {
+        match (name, value) {
+            ("mode", "demo") => self.mode = Mode::Demo,
+            ("mode", "selftest") => self.mode = Mode::Selftest,
+            ("filter", _) => {
+                self.filter = Filter::parse(value)
+                    .map_err(|error| BootArgumentError::BadFilter { value, error })?;
+            }
+            ("lazy", "eager") => self.lazy = LazyBackend::Eager,
+            ("lazy", "defer-barriers") => self.lazy = LazyBackend::DeferBarriers,
+            ("policy", "auto") => self.policy = PolicyChoice::Auto,
+            ("policy", "classic") => self.policy = PolicyChoice::Classic,
+            ("policy", "ets2") => self.policy = PolicyChoice::Ets2,
+            ("log", "error") => self.log = LevelFilter::Error,
+            ("log", "warn") => self.log = LevelFilter::Warn,
+            ("log", "info") => self.log = LevelFilter::Info,
+            ("log", "debug") => self.log = LevelFilter::Debug,
+            ("log", "trace") => self.log = LevelFilter::Trace,
+            ("exit", "auto") => self.exit = ExitMethod::Auto,
+            ("exit", "semihosting") => self.exit = ExitMethod::Semihosting,
+            ("exit", "psci") => self.exit = ExitMethod::Psci,
+            ("exit", "halt") => self.exit = ExitMethod::Halt,
+            _ => return Err(BootArgumentError::BadValue { name, value }),
+        }
+        Ok(())
+    }
+}
+
+/// A word of the boot arguments that is not allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BootArgumentError<'a> {
+    /// A word without `=`.
+    NoValue {
+        /// The word.
+        word: &'a str,
+    },
+    /// A name that is none of ours.
+    Unknown {
+        /// The name.
+        name: &'a str,
+    },
+    /// A name that was there before.
+    Twice {
+        /// The name.
+        name: &'a str,
+    },
+    /// A value the argument does not have.
+    BadValue {
+        /// The argument.
+        name: &'a str,
+        /// The value.
+        value: &'a str,
+    },
+    /// A filter that can name no test.
+    BadFilter {
+        /// The filter.
+        value: &'a str,
+        /// What is wrong with it.
+        error: FilterError,
+    },
+}
+
+impl fmt::Display for BootArgumentError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoValue { word } => {
+                write!(f, "boot argument '{word}' has no value: write name=value; ")?;
+            }
+            Self::Unknown { name } => write!(f, "boot argument '{name}' is not known; ")?,
+            Self::Twice { name } => {
+                return write!(
+                    f,
+                    "boot argument '{name}' is given twice: remove one, as neither silently wins"
+                );
+            }
+            Self::BadValue { name, value } => {
+                let known = ARGUMENTS.iter().find(|known| known.0 == *name);
+                let allowed = known.map_or("", |known| known.1);
+                return write!(
+                    f,
+                    "boot argument {name}='{value}' is not allowed: use {name}={allowed}"
+                );
+            }
+            Self::BadFilter { value, error } => {
+                return write!(f, "boot argument filter='{value}': {error}");
+            }
+        }
+        f.write_str("allowed are")?;
+        for (name, allowed) in ARGUMENTS {
+            write!(f, " {name}={allowed}")?;
+        }
+        Ok(())
+    }
+}
+
+impl core::error::Error for BootArgumentError<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use log::LevelFilter;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn nothing_means_defaults() {
+        let arguments = BootArguments::parse(" \t ").unwrap();
+        assert_eq!(arguments, BootArguments::default());
+        assert_eq!(arguments.mode, Mode::Demo);
+        assert_eq!(arguments.lazy, LazyBackend::DeferBarriers);
+        assert_eq!(arguments.policy, PolicyChoice::Auto);
+        assert_eq!(arguments.log, LevelFilter::Info);
+        assert_eq!(arguments.exit, ExitMethod::Auto);
+    }
+
+    #[test]
+    fn reads_every_argument() {
+        let text =
+            "exit=semihosting  log=trace policy=ets2 lazy=eager filter=tables.* mode=selftest";
+        let arguments = BootArguments::parse(text).unwrap();
+        assert_eq!(arguments.mode, Mode::Selftest);
+        assert_eq!(arguments.filter, Filter::parse("tables.*").unwrap());
+        assert_eq!(arguments.lazy, LazyBackend::Eager);
+        assert_eq!(arguments.policy, PolicyChoice::Ets2);
+        assert_eq!(arguments.log, LevelFilter::Trace);
+        assert_eq!(arguments.exit, ExitMethod::Semihosting);
+    }
+
+    #[test]
+    fn every_value_of_the_table_is_read_as_something_else() {
+        for (name, allowed) in ARGUMENTS.iter().filter(|known| known.0 != "filter") {
+            let mut results = Vec::new();
+            for value in allowed.split('|') {
+                let text = format!("{name}={value}");
+                let parsed = format!("{:?}", BootArguments::parse(&text).unwrap());
+                assert!(!results.contains(&parsed), "{text}");
+                results.push(parsed);
+            }
+        }
+    }
+
+    #[test]
+    fn errors_name_the_argument_and_what_is_allowed() {
+        let cases = [
+            (
+                "mode=fast",
+                "boot argument mode='fast' is not allowed: use mode=demo|selftest",
+            ),
+            (
+                "mode=",
+                "boot argument mode='' is not allowed: use mode=demo|selftest",
+            ),
+            (
+                "Mode=demo",
+                "boot argument 'Mode' is not known; allowed are mode=demo|selftest",
+            ),
+            ("=x", "boot argument '' is not known; allowed are"),
+            (
+                "quiet",
+                "boot argument 'quiet' has no value: write name=value; allowed are mode=",
+            ),
+            ("log=info log=info", "boot argument 'log' is given twice"),
+            (
+                "lazy=eager=x",
+                "boot argument lazy='eager=x' is not allowed: use lazy=eager|defer-barriers",
+            ),
+            ("filter=a..b", "boot argument filter='a..b': "),
+        ];
+        for (text, expected) in cases {
+            let message = BootArguments::parse(text).unwrap_err().to_string();
+            assert!(message.starts_with(expected), "{text}: {message}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_with_a_message(text in "\\PC{0,80}") {
+            if let Err(error) = BootArguments::parse(&text) {
+                prop_assert!(error.to_string().starts_with("boot argument "));
+            }
+        }
+
+        #[test]
+        fn order_does_not_matter(
+            words in Just(["mode=selftest", "log=warn", "exit=halt", "lazy=eager"]).prop_shuffle()
+        ) {
+            let text = words.join(" ");
+            let sorted = "exit=halt lazy=eager log=warn mode=selftest";
+            prop_assert_eq!(BootArguments::parse(&text), BootArguments::parse(sorted));
+            prop_assert!(BootArguments::parse(sorted).is_ok());
+        }
+    }
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! CPUs and how they are started: `/cpus` and the PSCI node.
+
+use arrayvec::ArrayVec;
+
+use super::Notes;
+use super::description::{Conduit, Cpu, EnableMethod, MAX_CPUS, Note, Psci, PsciVersion};
+use super::error::{DeviceTreeError, Quoted};
+use super::place::{Place, Sizes};
+use super::tree::Tree;
+
+/// Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0, as in MPIDR_EL1.
+const AFFINITY: u64 = 0xff_00ff_ffff;
+
+/// CPUs in the order of the tree.
+pub fn cpus(tree: Tree<'_>, notes: &mut Notes) -> Result<ArrayVec<Cpu, MAX_CPUS>, DeviceTreeError> {
+    let mut list: ArrayVec<Cpu, MAX_CPUS> = ArrayVec::new();
+    let mut ignored = 0;
+    let nodes = tree.root().child("cpus");
+    for node in nodes.iter().flat_map(Place::children) {
+        if !is_cpu(&node) {
+            continue;
+        }
+        let Some((mpidr, _)) = node.reg(Sizes::None)?.next() else {
+            continue;
+        };
+        if mpidr & !AFFINITY != 0 {
+            return Err(DeviceTreeError::BadValue {
+                node: node.path(),
+                property: "reg",
+                value: Quoted::from_arguments(format_args!("{mpidr:#x}")),
+                allowed: "the affinity fields of MPIDR_EL1, bits within 0xff00ffffff",
+            });
+        }
+        if list.iter().any(|cpu| cpu.mpidr == mpidr) {
+            return Err(DeviceTreeError::DuplicateCpu {
+                node: node.path(),
+                mpidr,
+            });
+        }
+        let cpu = Cpu {
+            mpidr,
+            enable_method: enable_method(&node, notes)?,
+        };
+        if list.try_push(cpu).is_err() {
+            ignored += 1;
+        }
+    }
+    if ignored > 0 {
+        notes.add(Note::CpusIgnored { count: ignored });
+    }
+    if list.is_empty() {
+        notes.add(Note::NoCpus);
+    }
+    Ok(list)
+}
+
+/// For a CPU, `disabled` means "not running yet"; only `fail` means unusable
+/// (Devicetree Specification 3.8.1).
+fn is_cpu(node: &Place<'_>) -> bool {
+    let kind = match node.text("device_type") {
+        Some(kind) => kind == "cpu",
+        None => node.base_name() == "cpu",
+    };
+    let status = node.text("status").unwrap_or_default();
+    kind && !status.starts_with("fail")
+}
+
+fn enable_method(node: &Place<'_>, notes: &mut Notes) -> Result<EnableMethod, DeviceTreeError> {
+    match node.texts("enable-method").next() {
+        None => Ok(EnableMethod::Unknown),
+        Some("psci") => Ok(EnableMethod::Psci),
+        Some("spin-table") => Ok(EnableMethod::SpinTable {
+            release_address: release_address(node)?,
+        }),
+        Some(other) => {
+            notes.add(Note::UnknownEnableMethod {
+                node: node.path(),
+                method: Quoted::from_text(other),
+            });
+            Ok(EnableMethod::Unknown)
+        }
+    }
+}
+
+/// The specification wants 64 bits; there are trees with 32.
+fn release_address(node: &Place<'_>) -> Result<u64, DeviceTreeError> {
+    const NAME: &str = "cpu-release-addr";
+    let Some(value) = node.property(NAME) else {
+        return Err(DeviceTreeError::MissingProperty {
+            node: node.path(),
+            property: NAME,
+        });
+    };
+    let address = match (<[u8; 8]>::try_from(value), <[u8; 4]>::try_from(value)) {
+        (Ok(bytes), _) => u64::from_be_bytes(bytes),
+        (_, Ok(bytes)) => u64::from(u32::from_be_bytes(bytes)),
+        _ => return Err(node.bad_length(NAME, value.len(), 4)),
+    };
+    // The word is written with one 64-bit store, which must be single-copy
+    // atomic for the waiting CPU.
+    if address.is_multiple_of(8) {
+        Ok(address)
+    } else {
+        Err(DeviceTreeError::BadValue {
+            node: node.path(),
+            property: NAME,
+            value: Quoted::from_arguments(format_args!("{address:#x}")),
+            allowed: "a multiple of 8",
+        })
+    }
+}
+
+/// The firmware's power interface.
+pub fn psci(tree: Tree<'_>, notes: &mut Notes) -> Result<Option<Psci>, DeviceTreeError> {
+    let Some(node) = tree.find_compatible(&["arm,psci-1.0", "arm,psci-0.2", "arm,psci"]) else {
+        return Ok(None);
+    };
+    let version = if node.is_compatible(&["arm,psci-1.0"]) {
+        PsciVersion::V1_0
+    } else if node.is_compatible(&["arm,psci-0.2"]) {
+        PsciVersion::V0_2
+    } else {
+        notes.add(Note::OldPsci);
+        return Ok(None);
+    };
+    let conduit = match node.checked_text("method")? {
+        Some("hvc") => Conduit::Hvc,
+        Some("smc") => Conduit::Smc,
+        Some(other) => {
+            return Err(DeviceTreeError::BadValue {
+                node: node.path(),
+                property: "method",
+                value: Quoted::from_text(other),
+                allowed: "hvc or smc",
+            });
+        }
+        None => {
+            return Err(DeviceTreeError::MissingProperty {
+                node: node.path(),
+                property: "method",
+            });
+        }
+    };
+    Ok(Some(Psci { conduit, version }))
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The machine, as far as the kernel needs it: what remains of a device tree.
+//!
+//! Everything is copied out of the blob, because the window the blob is read
+//! through is gone once the kernel's own tables are in use.
+
+use core::fmt;
+
+use arrayvec::ArrayVec;
+
+use super::error::{NodePath, Quoted};
+use crate::platform::phys_range::PhysRange;
+use crate::text::Text;
+
+/// Banks of RAM, after merging neighbors.
+pub const MAX_BANKS: usize = 16;
+/// Entries of /reserved-memory and the memory reservation block together.
+pub const MAX_RESERVATIONS: usize = 32;
+/// CPUs.
+pub const MAX_CPUS: usize = 16;
+/// Redistributor regions of a GICv3.
+pub const MAX_REDISTRIBUTOR_REGIONS: usize = 8;
+/// Bytes of /chosen/bootargs, without the NUL.
+pub const MAX_BOOT_ARGUMENTS: usize = 1024;
+/// Remarks kept; further ones are dropped, as each is only a warning.
+pub const MAX_NOTES: usize = 8;
+
+/// What a device tree says about the machine.
+#[derive(Clone, Debug)]
+pub struct MachineDescription {
+    /// `model` of the root, for people.
+    pub model: Text<64>,
+    /// First (most specific) entry of the root's `compatible`.
+    pub compatible: Text<64>,
+    /// RAM: sorted by address, disjoint, neighbors merged, never empty.
+    pub memory: ArrayVec<PhysRange, MAX_BANKS>,
+    /// Memory not to be used, sorted by start. May overlap and may lie outside
+    /// RAM.
+    pub reservations: ArrayVec<Reservation, MAX_RESERVATIONS>,
+    /// Where to write text, if the tree has a UART of a known kind.
+    pub console: Option<Console>,
+    /// The interrupt controller.
+    pub interrupt_controller: InterruptController,
+    /// The generic timer's interrupts.
+    pub timer: TimerInterrupts,
+    /// CPUs in the order of the tree; may be empty.
+    pub cpus: ArrayVec<Cpu, MAX_CPUS>,
+    /// The firmware's power interface, if there is one.
+    pub psci: Option<Psci>,
+    /// `/chosen/bootargs`, empty if there is none.
+    pub boot_arguments: Text<MAX_BOOT_ARGUMENTS>,
+    /// What is odd, but not wrong enough to refuse the tree.
+    pub notes: ArrayVec<Note, MAX_NOTES>,
+}
+
+/// Memory that is not for the frame allocator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// The bytes.
+    pub range: PhysRange,
+    /// Whether they may be mapped at all.
+    pub mapping: Mapping,
+}
+
+/// Whether reserved memory may appear in the linear map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapping {
+    /// May be mapped, must not be allocated.
+    Allowed,
+    /// `no-map`: not even speculative reads may reach it.
+    Forbidden,
+}
+
+/// A PL011 UART for text output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Console {
+    /// Its registers, as the CPU addresses them.
+    pub registers: PhysRange,
+    /// How it was chosen.
+    pub source: ConsoleSource,
+}
+
+/// How the console was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsoleSource {
+    /// `/chosen/stdout-path` leads to it.
+    StdoutPath,
+    /// It is the first enabled PL011 of the tree.
+    FirstUart,
+}
+
+/// The interrupt controller and its registers, as the CPU addresses them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InterruptController {
+    /// Generic Interrupt Controller version 2.
+    GicV2 {
+        /// GICD.
+        distributor: PhysRange,
+        /// GICC.
+        cpu_interface: PhysRange,
+    },
+    /// Generic Interrupt Controller version 3.
+    GicV3 {
+        /// GICD.
+        distributor: PhysRange,
+        /// GICR, one or more regions with one redistributor per CPU.
+        redistributors: ArrayVec<PhysRange, MAX_REDISTRIBUTOR_REGIONS>,
+        /// Bytes from one redistributor to the next if it is not the
+        /// architecture's.
+        stride: Option<u64>,
+    },
+}
+
+/// Private interrupts of the generic timer, as INTIDs (16..32).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimerInterrupts {
+    /// Of the EL1 physical timer, `CNTP`, non-secure.
+    pub physical: Option<u32>,
+    /// Of the EL1 virtual timer, `CNTV`.
+    pub virtual_timer: Option<u32>,
+}
+
+/// A CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    /// Affinity fields, in the places they have in MPIDR_EL1.
+    pub mpidr: u64,
+    /// How it is started.
+    pub enable_method: EnableMethod,
+}
+
+/// How a secondary CPU is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnableMethod {
+    /// PSCI CPU_ON.
+    Psci,
+    /// It waits until the word at `release_address` is its entry point.
+    SpinTable {
+        /// Physical address of the 64-bit word.
+        release_address: u64,
+    },
+    /// The tree does not say, or in a way the kernel does not know: only the
+    /// boot CPU can be of this kind.
+    Unknown,
+}
+
+/// The firmware's power interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Psci {
+    /// The instruction that calls it.
+    pub conduit: Conduit,
+    /// The version the tree promises; PSCI_VERSION has the exact one.
+    pub version: PsciVersion,
+}
+
+/// The instruction that calls firmware.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conduit {
+    /// `hvc #0`.
+    Hvc,
+    /// `smc #0`.
+    Smc,
+}
+
+/// Versions of PSCI with standard function numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PsciVersion {
+    /// `arm,psci-0.2`.
+    V0_2,
+    /// `arm,psci-1.0` or later.
+    V1_0,
+}
+
+/// Something odd in the tree that the kernel can live with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// `/chosen/stdout-path` is missing.
+    NoStdoutPath,
+    /// `/chosen/stdout-path` leads to no usable PL011.
+    StdoutPathUnusable {
+        /// Its value.
+        path: Quoted,
+    },
+    /// The tree has no PL011.
+    NoConsole,
+    /// Two memory banks overlap.
+    OverlappingMemory {
+        /// The upper one's start, in bytes.
+        at: u64,
+    },
+    /// A reservation without an address, for a driver the kernel does not have.
+    ReservationWithoutAddress {
+        /// Path of the node.
+        node: NodePath,
+    },
+    /// There are more CPUs than the kernel keeps.
+    CpusIgnored {
+        /// How many are left out.
+        count: usize,
+    },
+    /// There is no CPU node.
+    NoCpus,
+    /// A CPU's `enable-method` is unknown.
+    UnknownEnableMethod {
+        /// Path of the CPU node.
+        node: NodePath,
+        /// The method's name.
+        method: Quoted,
+    },
+    /// There is no timer node.
+    NoTimer,
+    /// PSCI 0.1 has no standard function numbers and is not used.
+    OldPsci,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoStdoutPath => f.write_str(
+                "/chosen has no stdout-path: the first enabled PL011 is the console",
+            ),
+            Self::StdoutPathUnusable { path } => write!(
+                f,
+                "/chosen/stdout-path {path} leads to no enabled PL011: the first one in the tree is \
+                 the console"
+            ),
+            Self::NoConsole => f.write_str("the device tree has no enabled PL011: no console"),
+            Self::OverlappingMemory { at } => write!(
+                f,
+                "memory banks overlap at {at:#x}: taken as one"
+            ),
+            Self::ReservationWithoutAddress { node } => write!(
+                f,
+                "{node} reserves memory without saying where, for a driver this kernel does not \
+                 have: ignored"
+            ),
+            Self::CpusIgnored { count } => write!(
+                f,
+                "the kernel keeps {MAX_CPUS} CPUs: {count} more are ignored"
+            ),
+            Self::NoCpus => f.write_str("the device tree has no CPU node: only this CPU is used"),
+            Self::UnknownEnableMethod { node, method } => write!(
+                f,
+                "{node}: enable-method {method} is not known (psci and spin-table are): it stays off"
+            ),
+            Self::NoTimer => f.write_str(
+                "the device tree has no arm,armv8-timer node: timer interrupts are not known",
+            ),
+            Self::OldPsci => f.write_str(
+                "the device tree offers PSCI 0.1 only, which has no standard function numbers: not used",
+            ),
+        }
+    }
+}

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What can be wrong with a device tree, and what to do about it.
+
+use core::fmt;
+
+use dtoolkit::error::FdtParseError;
+
+use crate::text::Text;
+
+/// A node as messages name it: its path, cut if it is very long.
+pub type NodePath = Text<72>;
+
+/// A value quoted in a message.
+pub type Quoted = Text<40>;
+
+/// Why a device tree blob does not describe a machine.
+///
+/// Each message names the place, the value found there, the rule, and the way
+/// out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceTreeError {
+    /// There is no blob at all.
+    Missing,
+    /// The blob does not start with the magic number of a device tree.
+    BadMagic {
+        /// The first four bytes, big-endian.
+        found: u32,
+    },
+    /// The blob is shorter than its own header says.
+    Truncated {
+        /// Bytes there should be.
+        needed: usize,
+        /// Bytes there are.
+        available: usize,
+    },
+    /// A header field contradicts the header or the length of the blob.
+    BadHeader {
+        /// Name of the field in the specification.
+        field: &'static str,
+        /// Its value.
+        value: u32,
+        /// What must hold.
+        rule: &'static str,
+    },
+    /// The structure or strings block is damaged.
+    BadStructure(FdtParseError),
+    /// Nodes are nested deeper than any real tree.
+    TooDeep {
+        /// Number of levels allowed, the root included.
+        limit: usize,
+    },
+    /// A property that must be there is not.
+    MissingProperty {
+        /// Path of the node.
+        node: NodePath,
+        /// Name of the property.
+        property: &'static str,
+    },
+    /// A property's length does not fit its type.
+    BadLength {
+        /// Path of the node.
+        node: NodePath,
+        /// Name of the property.
+        property: &'static str,
+        /// Its length in bytes.
+        length: usize,
+        /// The length must be a multiple of this, in bytes, and not zero.
+        unit: usize,
+    },
+    /// A property's value is outside what its binding allows.
+    BadValue {
+        /// Path of the node.
+        node: NodePath,
+        /// Name of the property.
+        property: &'static str,
+        /// The value found.
+        value: Quoted,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// A property that must be a string is not NUL-terminated UTF-8.
+    BadString {
+        /// Path of the node.
+        node: NodePath,
+        /// Name of the property.
+        property: &'static str,
+    },
+    /// An address range is empty or reaches beyond 2^64 - 1.
+    BadRange {
+        /// Path of the node, or `memory reservation block`.
+        node: NodePath,
+        /// First byte address.
+        start: u64,
+        /// Length in bytes.
+        size: u64,
+    },
+    /// A device's address cannot be followed up to the CPU.
+    Untranslatable {
+        /// Path of the device's node.
+        node: NodePath,
+        /// Path of the bus that does not pass the address on.
+        bus: NodePath,
+        /// The address in the bus's own address space.
+        address: u64,
+    },
+    /// The tree states no memory.
+    NoMemory,
+    /// More of something than this kernel has room for.
+    TooMany {
+        /// What there is too much of.
+        what: &'static str,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// No interrupt controller of a known kind.
+    NoInterruptController {
+        /// `compatible` of the root's interrupt controller, empty if the tree
+        /// names none.
+        found: Quoted,
+    },
+    /// Two CPU nodes have the same MPIDR affinity.
+    DuplicateCpu {
+        /// Path of the second node.
+        node: NodePath,
+        /// The affinity fields, as in `reg`.
+        mpidr: u64,
+    },
+    /// `/chosen/bootargs` is longer than the kernel keeps.
+    BootArgumentsTooLong {
+        /// Its length in bytes.
+        length: usize,
+        /// Bytes there may be.
+        limit: usize,
+    },
+}
+
+impl fmt::Display for DeviceTreeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str(
+                "no device tree: firmware must pass its address in x0; under QEMU start the flat \
+                 kernel8.img, not the ELF, and give -dtb on machines that make none (raspi4b)",
+            ),
+            Self::BadMagic { found } => write!(
+                f,
+                "device tree starts with {found:#010x}, not with the magic 0xd00dfeed: what firmware \
+                 passes in x0 is no flattened device tree; check the -dtb file or the loader"
+            ),
+            Self::Truncated { needed, available } => write!(
+                f,
+                "device tree needs {needed} bytes by its header, but {available} are there: the blob \
+                 is cut off or its totalsize is wrong; load the whole .dtb file"
+            ),
+            Self::BadHeader { field, value, rule } => write!(
+                f,
+                "device tree header: {field} is {value:#x}, but {rule}: the blob is damaged; \
+                 rebuild it with dtc or fetch it again"
+            ),
+            Self::BadStructure(error) => write!(
+                f,
+                "device tree structure: {error}: the blob is damaged or breaks the naming rules of \
+                 the Devicetree Specification 2.2; check it with `dtc -I dtb -O dts`"
+            ),
+            Self::TooDeep { limit } => write!(
+                f,
+                "device tree nests nodes deeper than {limit} levels: no real machine does; check the \
+                 blob with `dtc -I dtb -O dts`"
+            ),
+            Self::MissingProperty { node, property } => write!(
+                f,
+                "device tree node {node} has no {property}, which its binding requires: add it to \
+                 the device tree source"
+            ),
+            Self::BadLength {
+                node,
+                property,
+                length,
+                unit,
+            } => write!(
+                f,
+                "device tree node {node}: {property} is {length} bytes long, but must be a non-zero \
+                 multiple of {unit}: compare it with #address-cells, #size-cells and \
+                 #interrupt-cells above it"
+            ),
+            Self::BadValue {
+                node,
+                property,
+                value,
+                allowed,
+            } => write!(
+                f,
+                "device tree node {node}: {property} is {value}, allowed is {allowed}: correct the \
+                 device tree source"
+            ),
+            Self::BadString { node, property } => write!(
+                f,
+                "device tree node {node}: {property} is no NUL-terminated UTF-8 string: correct the \
+                 device tree source"
+            ),
+            Self::BadRange { node, start, size } => write!(
+                f,
+                "device tree node {node}: the {size:#x} bytes from {start:#x} are empty or wrap \
+                 around 2^64: correct its reg property"
+            ),
+            Self::Untranslatable { node, bus, address } => write!(
+                f,
+                "device tree node {node}: address {address:#x} is not in the ranges of its bus {bus}, \
+                 so the CPU cannot reach it: add it to that ranges property"
+            ),
+            Self::NoMemory => f.write_str(
+                "device tree states no memory: it needs a /memory node with device_type \"memory\" \
+                 and a non-empty reg; on a board the firmware fills it in, so check which .dtb is loaded",
+            ),
+            Self::TooMany { what, limit } => write!(
+                f,
+                "device tree has more than {limit} {what}, which is all the kernel keeps: merge them \
+                 in the tree or raise the limit in platform/devicetree"
+            ),
+            Self::NoInterruptController { found } if found.as_str().is_empty() => f.write_str(
+                "device tree has no interrupt controller the kernel knows: it needs an enabled GICv2 \
+                 (arm,cortex-a15-gic, arm,gic-400) or GICv3 (arm,gic-v3); under QEMU choose --gic 2 or 3",
+            ),
+            Self::NoInterruptController { found } => write!(
+                f,
+                "device tree's interrupt controller is {found}, which the kernel does not know: it \
+                 needs a GICv2 (arm,cortex-a15-gic, arm,gic-400) or GICv3 (arm,gic-v3); under QEMU \
+                 choose --gic 2 or 3"
+            ),
+            Self::DuplicateCpu { node, mpidr } => write!(
+                f,
+                "device tree node {node}: CPU {mpidr:#x} is there twice: each cpu node needs its own \
+                 reg, the affinity fields of its MPIDR_EL1"
+            ),
+            Self::BootArgumentsTooLong { length, limit } => write!(
+                f,
+                "/chosen/bootargs is {length} bytes long, the kernel keeps {limit}: shorten the boot \
+                 arguments"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for DeviceTreeError {}

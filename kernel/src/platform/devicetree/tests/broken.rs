@@ -1,0 +1,493 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a wrong tree is refused with: the place, the value, the way out.
+
+use super::super::*;
+use super::source::{Source, cells, pi4, texts, virt};
+
+fn refused(blob: &[u8]) -> DeviceTreeError {
+    match DeviceTree::new(blob).and_then(|tree| tree.describe()) {
+        Ok(machine) => panic!("accepted: {machine:?}"),
+        Err(error) => error,
+    }
+}
+
+/// Changes virt and expects a message with all of `parts`.
+#[track_caller]
+fn refused_after(change: impl FnOnce(&mut Source), parts: &[&str]) -> DeviceTreeError {
+    let mut source = virt();
+    change(&mut source);
+    let error = refused(&source.blob());
+    let message = error.to_string();
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in {message:?}");
+    }
+    assert!(
+        message.contains(": ") && !message.contains("  "),
+        "{message}"
+    );
+    error
+}
+
+/// virt's blob with one field of its header replaced.
+fn with_header(index: usize, value: u32) -> Vec<u8> {
+    let mut blob = virt().blob();
+    blob[index * 4..][..4].copy_from_slice(&value.to_be_bytes());
+    blob
+}
+
+#[test]
+fn no_blob_at_all() {
+    assert_eq!(refused(&[]), DeviceTreeError::Missing);
+    assert!(DeviceTreeError::Missing.to_string().contains("-dtb"));
+}
+
+#[test]
+fn a_blob_of_something_else() {
+    assert_eq!(
+        refused(&with_header(0, 0x5441_0001)),
+        DeviceTreeError::BadMagic { found: 0x5441_0001 }
+    );
+    assert_eq!(refused(&[0; 4]), DeviceTreeError::BadMagic { found: 0 });
+}
+
+#[test]
+fn a_blob_cut_off_anywhere() {
+    let blob = virt().blob();
+    for length in 1..blob.len() {
+        let needed = if length < 40 { 40 } else { blob.len() };
+        assert_eq!(
+            refused(&blob[..length]),
+            DeviceTreeError::Truncated {
+                needed,
+                available: length
+            }
+        );
+    }
+}
+
+#[test]
+fn a_total_size_that_lies() {
+    let length = virt().blob().len();
+    assert_eq!(
+        refused(&with_header(1, u32::MAX)),
+        DeviceTreeError::Truncated {
+            needed: u32::MAX as usize,
+            available: length
+        }
+    );
+    let field = |error| match error {
+        DeviceTreeError::BadHeader { field, .. } => field,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(field(refused(&with_header(1, 39))), "totalsize");
+    // Smaller than the blocks it must hold.
+    assert_eq!(field(refused(&with_header(1, 64))), "off_dt_struct");
+}
+
+#[test]
+fn blocks_outside_the_blob() {
+    for (index, name) in [
+        (2, "off_dt_struct"),
+        (3, "off_dt_strings"),
+        (4, "off_mem_rsvmap"),
+    ] {
+        for value in [0, 39, virt().blob().len() as u32 + 4, !7] {
+            let DeviceTreeError::BadHeader {
+                field,
+                value: found,
+                ..
+            } = refused(&with_header(index, value))
+            else {
+                panic!("{name} = {value:#x}");
+            };
+            assert_eq!((field, found), (name, value));
+        }
+    }
+    for (index, name) in [(9, "off_dt_struct"), (8, "off_dt_strings")] {
+        let error = refused(&with_header(index, u32::MAX));
+        assert!(matches!(error, DeviceTreeError::BadHeader { field, .. } if field == name));
+    }
+}
+
+#[test]
+fn a_version_nobody_writes() {
+    let error = refused(&with_header(5, 1));
+    assert!(
+        error.to_string().contains("version 1 is not supported"),
+        "{error}"
+    );
+}
+
+#[test]
+fn strings_without_an_end() {
+    let mut blob = virt().blob();
+    let last = blob.len() - 1;
+    assert_eq!(blob[last], 0);
+    blob[last] = b'x';
+    let error = refused(&blob);
+    assert!(
+        matches!(error, DeviceTreeError::BadStructure(_)),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("offset"), "{error}");
+}
+
+#[test]
+fn structure_tokens_that_do_not_match() {
+    let blob = virt().blob();
+    let start = u32::from_be_bytes(blob[8..12].try_into().unwrap()) as usize;
+    let size = u32::from_be_bytes(blob[36..40].try_into().unwrap()) as usize;
+    // The root's begin, and the end of everything.
+    for at in [start, start + size - 4, start + size - 8] {
+        let mut broken = blob.clone();
+        broken[at + 3] = 7;
+        let error = refused(&broken);
+        assert!(
+            matches!(error, DeviceTreeError::BadStructure(_)),
+            "{at}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn nodes_nested_without_end() {
+    let nested = |levels: usize| {
+        let innermost = Source::new("n");
+        let chain = (0..levels - 1).fold(innermost, |inner, _| Source::new("n").child(inner));
+        virt().child(chain).blob()
+    };
+    // The root is one of the levels.
+    assert!(DeviceTree::new(&nested(tree::MAX_DEPTH - 1)).is_ok());
+    let limit = tree::MAX_DEPTH;
+    assert_eq!(
+        refused(&nested(tree::MAX_DEPTH)),
+        DeviceTreeError::TooDeep { limit }
+    );
+    assert_eq!(refused(&nested(60)), DeviceTreeError::TooDeep { limit });
+}
+
+#[test]
+fn cells_missing_or_senseless() {
+    refused_after(
+        |root| root.remove("#address-cells"),
+        &["node / ", "#address-cells"],
+    );
+    refused_after(
+        |root| root.remove("#size-cells"),
+        &["node / ", "#size-cells"],
+    );
+    for value in [0, 3, u32::MAX] {
+        let number = value.to_string();
+        for name in ["#address-cells", "#size-cells"] {
+            let error = refused_after(|root| root.set(name, cells(&[value])), &[name, &number]);
+            assert!(matches!(error, DeviceTreeError::BadValue { .. }));
+        }
+    }
+    refused_after(
+        |root| root.set("#size-cells", vec![0, 2]),
+        &["#size-cells is 2 bytes long", "multiple of 4"],
+    );
+    refused_after(
+        |root| root.at("cpus").set("#address-cells", cells(&[0])),
+        &["/cpus", "#address-cells is 0", "1 or 2"],
+    );
+}
+
+#[test]
+fn memory_missing_or_senseless() {
+    let memory = "memory@40000000";
+    let error = refused_after(|root| root.drop_child(memory), &["/memory", ".dtb"]);
+    assert_eq!(error, DeviceTreeError::NoMemory);
+    let error = refused_after(
+        |root| root.at(memory).set("reg", cells(&[0, 0x4000_0000, 0, 0])),
+        &[],
+    );
+    assert_eq!(error, DeviceTreeError::NoMemory);
+    let error = refused_after(
+        |root| root.at(memory).set("status", texts(&["disabled"])),
+        &[],
+    );
+    assert_eq!(error, DeviceTreeError::NoMemory);
+    refused_after(
+        |root| root.at(memory).remove("reg"),
+        &["/memory@40000000", "has no reg"],
+    );
+    for length in [0, 4, 15, 17, 24] {
+        refused_after(
+            |root| root.at(memory).set("reg", vec![1; length]),
+            &[
+                "/memory@40000000",
+                &format!("reg is {length} bytes"),
+                "multiple of 16",
+            ],
+        );
+    }
+    let wrapping = cells(&[0xffff_ffff, 0xffff_f000, 0, 0x1000]);
+    refused_after(
+        |root| root.at(memory).set("reg", wrapping),
+        &[
+            "/memory@40000000",
+            "0x1000 bytes from 0xfffffffffffff000",
+            "wrap",
+        ],
+    );
+}
+
+#[test]
+fn more_banks_than_fit() {
+    let banks = |count: u32| -> Vec<u32> {
+        (1..=count)
+            .flat_map(|bank| [bank, 0, 0, 0x1000_0000])
+            .collect()
+    };
+    let mut source = virt();
+    source
+        .at("memory@40000000")
+        .set("reg", cells(&banks(MAX_BANKS as u32)));
+    assert!(DeviceTree::new(&source.blob()).unwrap().describe().is_ok());
+    refused_after(
+        |root| {
+            root.at("memory@40000000")
+                .set("reg", cells(&banks(MAX_BANKS as u32 + 1)))
+        },
+        &["more than 16 separate memory banks"],
+    );
+}
+
+#[test]
+fn reservations_senseless_or_too_many() {
+    let reserved = |reg: Vec<u8>| {
+        Source::new("reserved-memory")
+            .cells("#address-cells", &[2])
+            .cells("#size-cells", &[2])
+            .child(Source::new("firmware@1").bytes("reg", reg))
+    };
+    refused_after(
+        |root| root.children.push(reserved(cells(&[0, 0x5000_0000, 0]))),
+        &["/reserved-memory/firmware@1", "12 bytes"],
+    );
+    refused_after(
+        |root| root.children.push(reserved(cells(&[u32::MAX, 0, 1, 0]))),
+        &["/reserved-memory/firmware@1", "wrap"],
+    );
+    let many: Vec<_> = (1..=MAX_RESERVATIONS as u64 + 1)
+        .map(|n| (n << 20, 0x1000))
+        .collect();
+    assert!(
+        DeviceTree::new(&virt().blob_with_reservations(&many[1..]))
+            .unwrap()
+            .describe()
+            .is_ok()
+    );
+    let error = refused(&virt().blob_with_reservations(&many));
+    assert!(matches!(
+        error,
+        DeviceTreeError::TooMany {
+            limit: MAX_RESERVATIONS,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn a_reservation_block_that_wraps() {
+    let mut blob = virt().blob_with_reservations(&[(0x1000, 0x1000)]);
+    let at = u32::from_be_bytes(blob[16..20].try_into().unwrap()) as usize;
+    blob[at..at + 8].copy_from_slice(&u64::MAX.to_be_bytes());
+    let message = refused(&blob).to_string();
+    assert!(message.contains("memory reservation block"), "{message}");
+}
+
+#[test]
+fn a_console_that_cannot_be_reached() {
+    let uart = "soc/serial@7e201000";
+    let refused_pi = |change: &dyn Fn(&mut Source)| {
+        let mut source = pi4();
+        change(&mut source);
+        refused(&source.blob()).to_string()
+    };
+    let message = refused_pi(&|root| root.at(uart).set("reg", cells(&[0x1000_0000, 0x200])));
+    assert!(
+        message.contains("/soc/serial@7e201000: address 0x10000000"),
+        "{message}"
+    );
+    // The last bytes lie behind the window.
+    let message = refused_pi(&|root| root.at(uart).set("reg", cells(&[0x7f7f_ff00, 0x200])));
+    assert!(
+        message.contains("not in the ranges of its bus /soc"),
+        "{message}"
+    );
+    let message = refused_pi(&|root| root.at("soc").remove("ranges"));
+    assert!(
+        message.contains("not in the ranges of its bus /soc"),
+        "{message}"
+    );
+    let message = refused_pi(&|root| root.at("soc").set("ranges", vec![0; 15]));
+    assert!(
+        message.contains("node /soc: ranges is 15 bytes"),
+        "{message}"
+    );
+    let message = refused_pi(&|root| root.at("soc").set("#address-cells", cells(&[3])));
+    assert!(
+        message.contains("node /soc: #address-cells is 3"),
+        "{message}"
+    );
+    let overflow = cells(&[0x4000_0000, u32::MAX, u32::MAX, 0x0080_0000]);
+    let message = refused_pi(&|root| root.at("soc").set("ranges", overflow.clone()));
+    assert!(message.contains("not in the ranges"), "{message}");
+    let message = refused_pi(&|root| root.at(uart).set("reg", cells(&[0x7e20_1000, 0])));
+    assert!(
+        message.contains("0x0 bytes from 0x7e201000 are empty"),
+        "{message}"
+    );
+}
+
+#[test]
+fn an_interrupt_controller_nobody_knows() {
+    let gic = "intc@8000000";
+    let error = refused_after(
+        |root| root.at(gic).set("compatible", texts(&["arm,gic-v5"])),
+        &["is arm,gic-v5", "--gic"],
+    );
+    assert!(matches!(
+        error,
+        DeviceTreeError::NoInterruptController { .. }
+    ));
+    refused_after(
+        |root| root.drop_child(gic),
+        &["no interrupt controller", "--gic"],
+    );
+    refused_after(
+        |root| {
+            root.at(gic)
+                .set("reg", cells(&[0, 0x800_0000, 0, 0x1_0000]))
+        },
+        &["/intc@8000000: reg is without entry 1"],
+    );
+    let v3 = |root: &mut Source, regions: u32| {
+        root.at(gic).set("compatible", texts(&["arm,gic-v3"]));
+        root.at(gic)
+            .set("#redistributor-regions", cells(&[regions]));
+    };
+    for regions in [0, 9, u32::MAX] {
+        refused_after(
+            |root| v3(root, regions),
+            &[&format!("#redistributor-regions is {regions}"), "1 to 8"],
+        );
+    }
+    refused_after(|root| v3(root, 2), &["reg is without entry 2"]);
+    refused_after(
+        |root| {
+            v3(root, 1);
+            root.at(gic).set("redistributor-stride", vec![0; 3]);
+        },
+        &["redistributor-stride is 3 bytes"],
+    );
+}
+
+#[test]
+fn timer_interrupts_that_are_not_private() {
+    refused_after(
+        |root| {
+            root.at("timer")
+                .set("interrupts", cells(&[1, 13, 4, 0, 14, 4, 1, 11, 4]))
+        },
+        &["/timer: interrupts is <0 14>", "<1 0> to <1 15>"],
+    );
+    refused_after(
+        |root| {
+            root.at("timer")
+                .set("interrupts", cells(&[1, 13, 4, 1, 14, 4, 1, 16, 4]))
+        },
+        &["<1 16>"],
+    );
+    refused_after(
+        |root| root.at("timer").set("interrupts", cells(&[1, 13, 4, 1])),
+        &["interrupts is 16 bytes", "multiple of 12"],
+    );
+    refused_after(
+        |root| root.at("timer").remove("interrupts"),
+        &["/timer has no interrupts"],
+    );
+    refused_after(
+        |root| {
+            root.at("intc@8000000")
+                .set("#interrupt-cells", cells(&[u32::MAX]))
+        },
+        &["#interrupt-cells is 4294967295", "3 or 4"],
+    );
+}
+
+#[test]
+fn cpus_that_cannot_be_told_apart_or_started() {
+    let error = refused_after(
+        |root| root.at("cpus/cpu@1").set("reg", cells(&[0])),
+        &["/cpus/cpu@1: CPU 0x0 is there twice"],
+    );
+    assert!(matches!(
+        error,
+        DeviceTreeError::DuplicateCpu { mpidr: 0, .. }
+    ));
+    refused_after(
+        |root| root.at("cpus/cpu@1").set("reg", cells(&[0x8000_0001])),
+        &["reg is 0x80000001", "MPIDR_EL1"],
+    );
+    refused_after(
+        |root| root.at("cpus/cpu@1").remove("reg"),
+        &["/cpus/cpu@1 has no reg"],
+    );
+    let spin = |root: &mut Source, address: Option<Vec<u8>>| {
+        let cpu = root.at("cpus/cpu@1");
+        cpu.set("enable-method", texts(&["spin-table"]));
+        if let Some(address) = address {
+            cpu.set("cpu-release-addr", address);
+        }
+    };
+    refused_after(
+        |root| spin(root, None),
+        &["/cpus/cpu@1 has no cpu-release-addr"],
+    );
+    refused_after(
+        |root| spin(root, Some(vec![0; 6])),
+        &["cpu-release-addr is 6 bytes"],
+    );
+    refused_after(
+        |root| spin(root, Some(cells(&[0xdc]))),
+        &["cpu-release-addr is 0xdc", "a multiple of 8"],
+    );
+}
+
+#[test]
+fn psci_with_an_unknown_conduit() {
+    refused_after(
+        |root| root.at("psci").set("method", texts(&["svc"])),
+        &["/psci: method is svc", "hvc or smc"],
+    );
+    refused_after(
+        |root| root.at("psci").remove("method"),
+        &["/psci has no method"],
+    );
+    refused_after(
+        |root| root.at("psci").set("method", b"hvc".to_vec()),
+        &["/psci: method is no NUL-terminated"],
+    );
+}
+
+#[test]
+fn chosen_with_bad_text() {
+    refused_after(
+        |root| root.at("chosen").set("bootargs", vec![b'a', 0xff, 0]),
+        &["/chosen: bootargs is no NUL-terminated UTF-8 string"],
+    );
+    refused_after(
+        |root| root.at("chosen").set("stdout-path", vec![]),
+        &["/chosen: stdout-path is no"],
+    );
+    refused_after(
+        |root| {
+            root.at("chosen")
+                .set("bootargs", texts(&[&"x".repeat(1025)]))
+        },
+        &["bootargs is 1025 bytes long, the kernel keeps 1024"],
+    );
+}

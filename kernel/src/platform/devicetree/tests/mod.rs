@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Device trees that are right, wrong, and random.
+
+mod broken;
+mod good;
+mod random;
+mod source;

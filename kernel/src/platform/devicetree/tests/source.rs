@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Device trees as values that a test can change before they become a blob.
+
+use vm_fdt::{FdtReserveEntry, FdtWriter};
+
+/// A node with its properties and children.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    pub name: String,
+    pub properties: Vec<(String, Vec<u8>)>,
+    pub children: Vec<Source>,
+}
+
+/// Big-endian cells.
+pub fn cells(values: &[u32]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| value.to_be_bytes())
+        .collect()
+}
+
+/// NUL-terminated strings.
+pub fn texts(values: &[&str]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|text| [text.as_bytes(), &[0]].concat())
+        .collect()
+}
+
+impl Source {
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            ..Self::default()
+        }
+    }
+
+    pub fn cells(self, name: &str, values: &[u32]) -> Self {
+        self.bytes(name, cells(values))
+    }
+
+    pub fn text(self, name: &str, value: &str) -> Self {
+        self.bytes(name, texts(&[value]))
+    }
+
+    pub fn bytes(mut self, name: &str, value: Vec<u8>) -> Self {
+        self.set(name, value);
+        self
+    }
+
+    pub fn child(mut self, child: Source) -> Self {
+        self.children.push(child);
+        self
+    }
+
+    pub fn set(&mut self, name: &str, value: Vec<u8>) {
+        self.remove(name);
+        self.properties.push((name.into(), value));
+    }
+
+    pub fn remove(&mut self, name: &str) {
+        self.properties.retain(|(other, _)| other != name);
+    }
+
+    /// The node at `path` below this one.
+    pub fn at(&mut self, path: &str) -> &mut Source {
+        path.split('/')
+            .filter(|part| !part.is_empty())
+            .fold(self, |node, part| {
+                let child = node.children.iter_mut().find(|child| child.name == part);
+                child.unwrap_or_else(|| panic!("no node {part}"))
+            })
+    }
+
+    pub fn drop_child(&mut self, name: &str) {
+        let before = self.children.len();
+        self.children.retain(|child| child.name != name);
+        assert!(self.children.len() < before, "no node {name}");
+    }
+
+    pub fn blob(&self) -> Vec<u8> {
+        self.blob_with_reservations(&[])
+    }
+
+    pub fn blob_with_reservations(&self, reservations: &[(u64, u64)]) -> Vec<u8> {
+        let entries: Vec<_> = reservations
+            .iter()
+            .map(|(start, size)| FdtReserveEntry::new(*start, *size).unwrap())
+            .collect();
+        let mut writer = FdtWriter::new_with_mem_reserv(&entries).unwrap();
+        self.write(&mut writer);
+        writer.finish().unwrap()
+    }
+
+    fn write(&self, writer: &mut FdtWriter) {
+        let node = writer.begin_node(&self.name).unwrap();
+        for (name, value) in &self.properties {
+            writer.property(name, value).unwrap();
+        }
+        for child in &self.children {
+            child.write(writer);
+        }
+        writer.end_node(node).unwrap();
+    }
+}
+
+/// The essentials of QEMU virt with a GICv2.
+pub fn virt() -> Source {
+    let cpu = |number: u32| {
+        Source::new(&format!("cpu@{number}"))
+            .text("device_type", "cpu")
+            .cells("reg", &[number])
+            .text("enable-method", "psci")
+    };
+    Source::new("")
+        .cells("#address-cells", &[2])
+        .cells("#size-cells", &[2])
+        .cells("interrupt-parent", &[1])
+        .text("model", "a model")
+        .bytes("compatible", texts(&["linux,dummy-virt", "other"]))
+        .child(
+            Source::new("psci")
+                .bytes("compatible", texts(&["arm,psci-1.0", "arm,psci-0.2"]))
+                .text("method", "hvc"),
+        )
+        .child(
+            Source::new("memory@40000000")
+                .text("device_type", "memory")
+                .cells("reg", &[0, 0x4000_0000, 0, 0x800_0000]),
+        )
+        .child(
+            Source::new("pl011@9000000")
+                .bytes("compatible", texts(&["arm,pl011", "arm,primecell"]))
+                .cells("reg", &[0, 0x900_0000, 0, 0x1000]),
+        )
+        .child(
+            Source::new("pl011@9040000")
+                .bytes("compatible", texts(&["arm,pl011", "arm,primecell"]))
+                .cells("reg", &[0, 0x904_0000, 0, 0x1000]),
+        )
+        .child(
+            Source::new("intc@8000000")
+                .text("compatible", "arm,cortex-a15-gic")
+                .cells("phandle", &[1])
+                .cells("#interrupt-cells", &[3])
+                .cells(
+                    "reg",
+                    &[0, 0x800_0000, 0, 0x1_0000, 0, 0x801_0000, 0, 0x1_0000],
+                ),
+        )
+        .child(
+            Source::new("cpus")
+                .cells("#address-cells", &[1])
+                .cells("#size-cells", &[0])
+                .child(Source::new("cpu-map"))
+                .child(cpu(0))
+                .child(cpu(1)),
+        )
+        .child(
+            Source::new("timer")
+                .text("compatible", "arm,armv8-timer")
+                .cells(
+                    "interrupts",
+                    &[1, 13, 0x304, 1, 14, 0x304, 1, 11, 0x304, 1, 10, 0x304],
+                ),
+        )
+        .child(Source::new("aliases").text("serial0", "/pl011@9040000"))
+        .child(
+            Source::new("chosen")
+                .text("stdout-path", "serial0:115200n8")
+                .text("bootargs", "mode=selftest log=debug"),
+        )
+}
+
+/// The essentials of a Raspberry Pi 4 with 4 GiB, as its firmware completes
+/// the tree: one-cell sizes, devices behind a bus with `ranges`, spin tables.
+pub fn pi4() -> Source {
+    let cpu = |number: u32| {
+        Source::new(&format!("cpu@{number}"))
+            .text("device_type", "cpu")
+            .cells("reg", &[number])
+            .text("enable-method", "spin-table")
+            .cells("cpu-release-addr", &[0, 0xd8 + 8 * number])
+    };
+    Source::new("")
+        .cells("#address-cells", &[2])
+        .cells("#size-cells", &[1])
+        .cells("interrupt-parent", &[1])
+        .text("model", "Raspberry Pi 4 Model B Rev 1.4")
+        .bytes(
+            "compatible",
+            texts(&["raspberrypi,4-model-b", "brcm,bcm2711"]),
+        )
+        .child(Source::new("memory@0").text("device_type", "memory").cells(
+            "reg",
+            &[
+                0,
+                0,
+                0x3b40_0000,
+                0,
+                0x4000_0000,
+                0x4000_0000,
+                0,
+                0x8000_0000,
+                0x7c00_0000,
+                0,
+                0,
+                0,
+            ],
+        ))
+        .child(
+            Source::new("reserved-memory")
+                .cells("#address-cells", &[2])
+                .cells("#size-cells", &[1])
+                .bytes("ranges", Vec::new())
+                .child(
+                    Source::new("linux,cma")
+                        .text("compatible", "shared-dma-pool")
+                        .cells("size", &[0x400_0000]),
+                )
+                .child(
+                    Source::new("nvram@1")
+                        .cells("reg", &[0, 0x3ef6_4c70, 0x20])
+                        .bytes("no-map", Vec::new()),
+                )
+                .child(
+                    Source::new("nvram@0")
+                        .cells("reg", &[0, 0x3ef6_4000, 0x20])
+                        .text("status", "disabled"),
+                ),
+        )
+        .child(
+            Source::new("soc")
+                .text("compatible", "simple-bus")
+                .cells("#address-cells", &[1])
+                .cells("#size-cells", &[1])
+                .cells(
+                    "ranges",
+                    &[
+                        0x7e00_0000,
+                        0,
+                        0xfe00_0000,
+                        0x0180_0000, //
+                        0x7c00_0000,
+                        0,
+                        0xfc00_0000,
+                        0x0200_0000, //
+                        0x4000_0000,
+                        0,
+                        0xff80_0000,
+                        0x0080_0000,
+                    ],
+                )
+                .child(
+                    Source::new("interrupt-controller@40041000")
+                        .text("compatible", "arm,gic-400")
+                        .cells("phandle", &[1])
+                        .cells("#interrupt-cells", &[3])
+                        .cells(
+                            "reg",
+                            &[
+                                0x4004_1000,
+                                0x1000,
+                                0x4004_2000,
+                                0x2000,
+                                0x4004_4000,
+                                0x2000,
+                            ],
+                        ),
+                )
+                .child(
+                    Source::new("serial@7e201000")
+                        .bytes("compatible", texts(&["arm,pl011", "arm,primecell"]))
+                        .cells("reg", &[0x7e20_1000, 0x200])
+                        .text("status", "okay"),
+                )
+                .child(
+                    Source::new("serial@7e215040")
+                        .text("compatible", "brcm,bcm2835-aux-uart")
+                        .cells("reg", &[0x7e21_5040, 0x40])
+                        .text("status", "okay"),
+                ),
+        )
+        .child(
+            Source::new("cpus")
+                .cells("#address-cells", &[1])
+                .cells("#size-cells", &[0])
+                .child(cpu(0))
+                .child(cpu(1))
+                .child(cpu(2))
+                .child(cpu(3)),
+        )
+        .child(
+            Source::new("timer")
+                .text("compatible", "arm,armv8-timer")
+                .cells(
+                    "interrupts",
+                    &[1, 13, 0xf08, 1, 14, 0xf08, 1, 11, 0xf08, 1, 10, 0xf08],
+                ),
+        )
+        .child(
+            Source::new("aliases")
+                .text("serial0", "/soc/serial@7e201000")
+                .text("serial1", "/soc/serial@7e215040"),
+        )
+        .child(Source::new("chosen").text("stdout-path", "serial0:115200n8"))
+}

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which frames of RAM may be mapped, and which may be allocated.
+//!
+//! Two lists come out of a [`MachineDescription`], both of whole frames, sorted
+//! and disjoint:
+//!
+//! * `linear`: RAM for the linear map. All banks except `no-map` memory, to
+//!   which not even a speculative read may go. The kernel image is in it.
+//! * `usable`: RAM for the frame allocator. A part of `linear` without anything
+//!   reserved, the kernel image (with its early table pool), the device tree
+//!   blob, and the pages of spin-table release words, which a waiting CPU reads
+//!   until it is released.
+//!
+//! Partial pages at the edge of a bank belong to neither list; a reservation
+//! that touches a page takes it whole.
+//!
+//! Addresses that the CPU (`PARange`), the descriptors (48 bits) or the linear
+//! map cannot reach are left out with a note. What stays must be enough
+//! ([`MINIMUM_MEMORY`]) and must hold the kernel itself; if it does not, the
+//! tree describes another machine.
+
+use core::fmt;
+
+use arrayvec::ArrayVec;
+use mmu::{Frame, PA_BITS, PAGE_SIZE};
+
+use super::devicetree::{
+    EnableMethod, MAX_BANKS, MAX_CPUS, MAX_RESERVATIONS, MachineDescription, Mapping,
+};
+use super::phys_range::PhysRange;
+
+/// Usable RAM the kernel needs, in bytes: its tables take 1/512 of RAM, the
+/// heap and the frames the self-tests and the demonstration map some 16 MiB;
+/// 64 MiB leaves room for both and is half of the smallest machine tested.
+pub const MINIMUM_MEMORY: u64 = 64 << 20;
+
+/// Each hole splits at most one range in two, so a list never has more ranges
+/// than banks and holes together.
+const MAX_RANGES: usize = MAX_BANKS + MAX_RESERVATIONS + MAX_CPUS + BOOT_HOLES;
+/// Image, early pool, blob.
+const BOOT_HOLES: usize = 3;
+
+/// Frames that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameRange {
+    start: Frame,
+    bytes: PhysRange,
+}
+
+impl FrameRange {
+    /// The whole frames in `range`, or `None` if there is none or the range
+    /// ends above 2^48.
+    #[must_use]
+    pub fn inside(range: PhysRange) -> Option<Self> {
+        let range = range.shrunk_to_pages()?;
+        if range.end() > 1 << PA_BITS {
+            return None;
+        }
+        Some(Self {
+            start: Frame::from_u64(range.start())?,
+            bytes: range,
+        })
+    }
+
+    /// The first frame.
+    #[must_use]
+    pub const fn start(self) -> Frame {
+        self.start
+    }
+
+    /// Number of frames, at least 1.
+    #[must_use]
+    pub const fn frames(self) -> u64 {
+        self.bytes.size() / PAGE_SIZE
+    }
+
+    /// The same as bytes; both bounds are multiples of the page size.
+    #[must_use]
+    pub const fn bytes(self) -> PhysRange {
+        self.bytes
+    }
+}
+
+impl fmt::Display for FrameRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.bytes, f)
+    }
+}
+
+/// Memory that is in use when the kernel starts.
+#[derive(Clone, Copy, Debug)]
+pub struct BootMemory {
+    /// The image from its first byte to the end of bss.
+    pub image: PhysRange,
+    /// The device tree blob, if there is one.
+    pub device_tree: Option<PhysRange>,
+    /// Frames that already serve as translation tables; may lie in the image.
+    pub early_pool: PhysRange,
+}
+
+/// What addresses can be reached.
+#[derive(Clone, Copy, Debug)]
+pub struct AddressLimits {
+    /// Width of a physical address by ID_AA64MMFR0_EL1.PARange, in bits.
+    pub physical_bits: u32,
+    /// Size of the linear map in bytes; it starts at physical address 0.
+    pub linear_map: u64,
+}
+
+impl AddressLimits {
+    /// Exclusive end of what can be mapped, in bytes.
+    fn end(self) -> u64 {
+        (1 << self.physical_bits.min(PA_BITS)).min(self.linear_map)
+    }
+}
+
+/// What of RAM is for what.
+#[derive(Clone, Debug)]
+pub struct MemoryMap {
+    linear: ArrayVec<FrameRange, MAX_RANGES>,
+    usable: ArrayVec<FrameRange, MAX_RANGES>,
+    unreachable: ArrayVec<PhysRange, MAX_BANKS>,
+}
+
+impl MemoryMap {
+    /// Sorts out the RAM of `machine`.
+    ///
+    /// # Errors
+    /// Too little RAM is left, or the kernel does not lie in it.
+    pub fn new(
+        machine: &MachineDescription,
+        boot: &BootMemory,
+        limits: AddressLimits,
+    ) -> Result<Self, MemoryMapError> {
+        let mut unreachable = ArrayVec::new();
+        let mut ram = Ranges::new();
+        for bank in &machine.memory {
+            let end = limits.end();
+            if let Some(high) = PhysRange::from_bounds(bank.start().max(end), bank.end()) {
+                // Not more of them than banks.
+                let _ = unreachable.try_push(high);
+            }
+            let low = PhysRange::from_bounds(bank.start(), bank.end().min(end));
+            if let Some(pages) = low.and_then(PhysRange::shrunk_to_pages) {
+                ram.push(pages);
+            }
+        }
+        for entry in &machine.reservations {
+            if entry.mapping == Mapping::Forbidden {
+                remove(&mut ram, entry.range);
+            }
+        }
+        let linear = frames(&ram);
+        if !ram.iter().any(|range| range.contains(boot.image)) {
+            return Err(MemoryMapError::ImageOutsideMemory { image: boot.image });
+        }
+        for entry in &machine.reservations {
+            remove(&mut ram, entry.range);
+        }
+        remove(&mut ram, boot.image);
+        remove(&mut ram, boot.early_pool);
+        if let Some(blob) = boot.device_tree {
+            remove(&mut ram, blob);
+        }
+        for cpu in &machine.cpus {
+            if let EnableMethod::SpinTable { release_address } = cpu.enable_method
+                && let Some(word) = PhysRange::new(release_address, 8)
+            {
+                remove(&mut ram, word);
+            }
+        }
+        let map = Self {
+            linear,
+            usable: frames(&ram),
+            unreachable,
+        };
+        let usable = map.usable_bytes();
+        if usable < MINIMUM_MEMORY {
+            return Err(MemoryMapError::TooLittle { usable });
+        }
+        Ok(map)
+    }
+
+    /// RAM for the linear map: sorted, disjoint.
+    #[must_use]
+    pub fn linear(&self) -> &[FrameRange] {
+        &self.linear
+    }
+
+    /// RAM for the frame allocator: sorted, disjoint, part of
+    /// [`linear`](Self::linear).
+    #[must_use]
+    pub fn usable(&self) -> &[FrameRange] {
+        &self.usable
+    }
+
+    /// Sum of [`usable`](Self::usable) in bytes.
+    #[must_use]
+    pub fn usable_bytes(&self) -> u64 {
+        self.usable.iter().map(|range| range.bytes().size()).sum()
+    }
+
+    /// RAM above what can be addressed, which is left out. Worth a warning.
+    #[must_use]
+    pub fn unreachable(&self) -> &[PhysRange] {
+        &self.unreachable
+    }
+}
+
+type Ranges = ArrayVec<PhysRange, MAX_RANGES>;
+
+/// Takes every page that `hole` touches out of the sorted, disjoint,
+/// page-aligned `ranges`.
+fn remove(ranges: &mut Ranges, hole: PhysRange) {
+    let hole = hole.grown_to_pages();
+    let mut index = 0;
+    while index < ranges.len() {
+        let range = ranges[index];
+        if !range.overlaps(hole) {
+            index += 1;
+            continue;
+        }
+        let below = PhysRange::from_bounds(range.start(), hole.start().min(range.end()));
+        let above = PhysRange::from_bounds(hole.end().max(range.start()), range.end());
+        ranges.remove(index);
+        for rest in [below, above].into_iter().flatten() {
+            // Capacity: see MAX_RANGES.
+            ranges.insert(index, rest);
+            index += 1;
+        }
+    }
+}
+
+fn frames(ranges: &Ranges) -> ArrayVec<FrameRange, MAX_RANGES> {
+    ranges
+        .iter()
+        .filter_map(|range| FrameRange::inside(*range))
+        .collect()
+}
+
+/// Why the kernel cannot run in this machine's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MemoryMapError {
+    /// Less than [`MINIMUM_MEMORY`] is usable.
+    TooLittle {
+        /// Bytes that are.
+        usable: u64,
+    },
+    /// The image is not (entirely) in RAM that may be mapped.
+    ImageOutsideMemory {
+        /// Where the image is.
+        image: PhysRange,
+    },
+}
+
+impl fmt::Display for MemoryMapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLittle { usable } => write!(
+                f,
+                "{} KiB of memory are usable, the kernel needs {} KiB: give the machine more, for \
+                 example `cargo xtask run --memory 128M`, or reserve less in the device tree",
+                usable >> 10,
+                MINIMUM_MEMORY >> 10
+            ),
+            Self::ImageOutsideMemory { image } => write!(
+                f,
+                "the kernel runs at {image}, which the device tree does not list as memory that may \
+                 be mapped: the tree belongs to another machine, or a no-map reservation covers \
+                 the kernel; check the -dtb file and the load address"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for MemoryMapError {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The machine around the CPU: what it consists of, and the devices the kernel
+//! drives.
+
+pub mod bootargs;
+#[cfg(target_os = "none")]
+pub mod console;
+pub mod devicetree;
+#[cfg(target_os = "none")]
+pub mod exit;
+#[cfg(target_os = "none")]
+pub mod interrupts;
+pub mod memory_map;
+#[cfg(target_os = "none")]
+mod panic;
+pub mod phys_range;
+#[cfg(target_os = "none")]
+pub mod psci;

@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Expectations: what a test returns, and the macros that return early.
+//!
+//! An expectation that does not hold ends its test with the file, the line, the
+//! expression and the values. Values are formatted with `Debug` into a buffer
+//! of fixed size, because the heap may be what is under test; addresses have
+//! types that show themselves in hexadecimal.
+//!
+//! A test that has made something lasting before it fails (a mapping, a frame)
+//! should own it by a guard: the leak check reports what is left behind, in
+//! addition to the failure.
+
+use core::fmt;
+
+use crate::text::Text;
+
+/// Bytes kept of the description of a failure, and of the reason for a skip.
+pub const MAX_DETAILS: usize = 320;
+/// Bytes kept of each value in it, so that a long one leaves room for the other.
+pub const MAX_VALUE: usize = 96;
+
+/// What a test returns: `Ok` if everything held.
+pub type TestResult = Result<(), Outcome>;
+
+/// Why a test did not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// An expectation did not hold.
+    Failure(Failure),
+    /// The test cannot be run here, for this reason.
+    Skip(Text<MAX_DETAILS>),
+}
+
+/// An expectation that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    file: &'static str,
+    line: u32,
+    details: Text<MAX_DETAILS>,
+}
+
+// Result<(), Outcome> is returned by value: keep it below the limit of
+// clippy.toml.
+const _: () = assert!(size_of::<Outcome>() < 400);
+
+/// Where an expectation stands and what it says; one static for each.
+#[derive(Debug)]
+pub struct Site {
+    /// Source file.
+    pub file: &'static str,
+    /// Line, from 1.
+    pub line: u32,
+    /// The expression, as it stands there.
+    pub text: &'static str,
+}
+
+/// Makes a failure at `site`.
+///
+/// The macros below only collect what differs from place to place; everything else
+/// is in these functions, out of line, because there are hundreds of expectations and the
+/// image has a size limit. They return the whole result, which the compiler builds in the
+/// caller's place.
+///
+/// # Errors
+/// Always: that is what it is for.
+#[cold]
+#[inline(never)]
+pub fn failed<T>(site: &'static Site, details: fmt::Arguments<'_>) -> Result<T, Outcome> {
+    Err(Outcome::Failure(Failure {
+        file: site.file,
+        line: site.line,
+        details: Text::from_arguments(details),
+    }))
+}
+
+/// A condition is false.
+///
+/// # Errors
+/// Always.
+#[cold]
+#[inline(never)]
+pub fn untrue<T>(site: &'static Site) -> Result<T, Outcome> {
+    failed(site, format_args!("expected {}", site.text))
+}
+
+/// Two values differ.
+///
+/// # Errors
+/// Always.
+#[cold]
+#[inline(never)]
+pub fn unequal<T>(
+    site: &'static Site,
+    left: &dyn fmt::Debug,
+    right: &dyn fmt::Debug,
+    message: fmt::Arguments<'_>,
+) -> Result<T, Outcome> {
+    let (left, right) = (value(left), value(right));
+    failed(
+        site,
+        format_args!(
+            "expected {}\n  left:  {left:?}\n  right: {right:?}\n{message}",
+            site.text
+        ),
+    )
+}
+
+/// A result is the other variant: `wanted` says which was expected.
+///
+/// # Errors
+/// Always.
+#[cold]
+#[inline(never)]
+pub fn other_variant<T>(
+    site: &'static Site,
+    wanted: &'static str,
+    found: &dyn fmt::Debug,
+) -> Result<T, Outcome> {
+    failed(
+        site,
+        format_args!("expected {} to {wanted}\n  value: {found:?}", site.text),
+    )
+}
+
+/// A result is an error.
+///
+/// # Errors
+/// Always.
+#[cold]
+#[inline(never)]
+pub fn not_ok<T>(site: &'static Site, error: &dyn fmt::Display) -> Result<T, Outcome> {
+    failed(
+        site,
+        format_args!("expected {} to succeed\n  error: {error}", site.text),
+    )
+}
+
+/// The test cannot be run here.
+///
+/// # Errors
+/// Always.
+#[cold]
+#[inline(never)]
+pub fn skipped<T>(reason: fmt::Arguments<'_>) -> Result<T, Outcome> {
+    Err(Outcome::Skip(Text::from_arguments(reason)))
+}
+
+/// The beginning of how `value` shows itself.
+fn value(value: &dyn fmt::Debug) -> Text<MAX_VALUE> {
+    Text::from_arguments(format_args!("{value:?}"))
+}
+
+/// A [`Site`] for the place where the macro is used.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! site {
+    ($text:expr) => {{
+        static SITE: $crate::selftest::expect::Site = $crate::selftest::expect::Site {
+            file: file!(),
+            line: line!(),
+            text: $text,
+        };
+        &SITE
+    }};
+}
+
+/// The place on the first line, the details on those after it.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            file,
+            line,
+            details,
+        } = self;
+        write!(f, "EXPECTATION FAILED at {file}:{line}\n{details}")
+    }
+}
+
+/// Ends the test as failed unless the condition holds; more arguments are
+/// formatted into the message.
+#[macro_export]
+macro_rules! expect {
+    ($condition:expr $(,)?) => {
+        if !$condition {
+            return $crate::selftest::expect::untrue($crate::site!(stringify!($condition)));
+        }
+    };
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return $crate::selftest::expect::failed(
+                $crate::site!(""),
+                format_args!("expected {}\n{}", stringify!($condition), format_args!($($message)+)),
+            );
+        }
+    };
+}
+
+/// Ends the test as failed unless both values are equal; more arguments are
+/// formatted into the message.
+#[macro_export]
+macro_rules! expect_eq {
+    ($left:expr, $right:expr $(,)?) => {
+        $crate::expect_eq!($left, $right, "")
+    };
+    ($left:expr, $right:expr, $($message:tt)+) => {
+        match (&$left, &$right) {
+            (left, right) => {
+                if !(*left == *right) {
+                    return $crate::selftest::expect::unequal(
+                        $crate::site!(concat!(stringify!($left), " == ", stringify!($right))),
+                        left,
+                        right,
+                        format_args!($($message)+),
+                    );
+                }
+            }
+        }
+    };
+}
+
+/// The value of an `Ok`; an `Err` ends the test as failed.
+#[macro_export]
+macro_rules! expect_ok {
+    ($result:expr $(,)?) => {
+        match $result {
+            Ok(value) => value,
+            Err(error) => {
+                return $crate::selftest::expect::not_ok(
+                    $crate::site!(stringify!($result)),
+                    &error,
+                );
+            }
+        }
+    };
+}
+
+/// The error of an `Err`; an `Ok` ends the test as failed.
+#[macro_export]
+macro_rules! expect_err {
+    ($result:expr $(,)?) => {
+        match $result {
+            Ok(value) => {
+                return $crate::selftest::expect::other_variant(
+                    $crate::site!(stringify!($result)),
+                    "fail",
+                    &value,
+                );
+            }
+            Err(error) => error,
+        }
+    };
+}
+
+/// Ends the test as failed unless the value matches the pattern, which may
+/// have an `if`.
+#[macro_export]
+macro_rules! expect_matches {
+    ($value:expr, $pattern:pat $(if $guard:expr)? $(,)?) => {
+        match &$value {
+            value => {
+                if !matches!(*value, $pattern $(if $guard)?) {
+                    return $crate::selftest::expect::other_variant(
+                        $crate::site!(stringify!($value)),
+                        concat!("match ", stringify!($pattern $(if $guard)?)),
+                        value,
+                    );
+                }
+            }
+        }
+    };
+}
+
+/// Ends the test as skipped, with a reason.
+#[macro_export]
+macro_rules! skip {
+    ($($reason:tt)+) => {
+        return $crate::selftest::expect::skipped(format_args!($($reason)+))
+    };
+}
+
+/// Ends the test as failed, with a message.
+#[macro_export]
+macro_rules! fail {
+    ($($details:tt)+) => {
+        return $crate::selftest::expect::failed($crate::site!(""), format_args!($($details)+))
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Outcome, TestResult};
+
+    /// The lines of a failure behind the place; the place must be this file.
+    fn details(test: fn() -> TestResult) -> Vec<String> {
+        let Err(Outcome::Failure(failure)) = test() else {
+            panic!("the test did not fail");
+        };
+        let text = failure.to_string();
+        let mut lines = text.lines().map(String::from);
+        let place = lines.next().unwrap();
+        let expected = concat!("EXPECTATION FAILED at ", file!(), ":");
+        assert!(place.starts_with(expected), "{place}");
+        let line: u32 = place[expected.len()..].parse().unwrap();
+        assert_eq!(line, failure.line);
+        lines.collect()
+    }
+
+    #[test]
+    fn an_expectation_that_holds_continues() {
+        fn test() -> TestResult {
+            let text = String::from("kept");
+            expect!(1 < 2);
+            expect!(1 < 2, "never {}", "shown");
+            expect_eq!(text, "kept");
+            expect_eq!(text.len(), 4, "after {text}");
+            expect_matches!(Some(3), Some(value) if value > 2);
+            let value: u8 = expect_ok!("7".parse::<u8>());
+            expect_eq!(value, 7);
+            let error = expect_err!("x".parse::<u8>());
+            expect_eq!(error.to_string(), "invalid digit found in string");
+            skip!("got as far as {}", text)
+        }
+        let Err(Outcome::Skip(reason)) = test() else {
+            panic!("an expectation failed");
+        };
+        assert_eq!(reason.as_str(), "got as far as kept");
+    }
+
+    #[test]
+    fn failures_show_expression_and_values() {
+        fn condition() -> TestResult {
+            expect!(1 + 1 == 3);
+            Ok(())
+        }
+        fn message() -> TestResult {
+            expect!(1 + 1 == 3, "at page {}", 5);
+            Ok(())
+        }
+        fn equal() -> TestResult {
+            expect_eq!([1, 2].len(), 3);
+            Ok(())
+        }
+        fn equal_with_message() -> TestResult {
+            expect_eq!([1, 2].len(), 3, "after step {}", 9);
+            Ok(())
+        }
+        fn ok() -> TestResult {
+            expect_ok!("x".parse::<u8>());
+            Ok(())
+        }
+        fn err() -> TestResult {
+            expect_err!("7".parse::<u8>());
+            Ok(())
+        }
+        fn pattern() -> TestResult {
+            expect_matches!(Some(1), Some(value) if value > 2);
+            Ok(())
+        }
+        assert_eq!(details(condition), ["expected 1 + 1 == 3"]);
+        assert_eq!(details(message), ["expected 1 + 1 == 3", "at page 5"]);
+        assert_eq!(
+            details(equal),
+            ["expected [1, 2].len() == 3", "  left:  2", "  right: 3"]
+        );
+        assert_eq!(details(equal_with_message)[3], "after step 9");
+        assert_eq!(
+            details(ok),
+            [
+                "expected \"x\".parse::<u8>() to succeed",
+                "  error: invalid digit found in string"
+            ]
+        );
+        assert_eq!(
+            details(err),
+            ["expected \"7\".parse::<u8>() to fail", "  value: 7"]
+        );
+        assert_eq!(
+            details(pattern),
+            [
+                "expected Some(1) to match Some(value) if value > 2",
+                "  value: Some(1)"
+            ]
+        );
+    }
+
+    #[test]
+    fn long_values_are_cut_not_lost() {
+        fn test() -> TestResult {
+            expect_eq!([7_u8; 400], [8_u8; 400]);
+            Ok(())
+        }
+        let lines = details(test);
+        assert!(lines[1].starts_with("  left:  [7, 7, 7"), "{lines:?}");
+        assert!(lines[1].ends_with("..."), "{lines:?}");
+        assert!(lines[2].starts_with("  right: [8, 8, 8"), "{lines:?}");
+    }
+}

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The runner with suites and resources that do not exist.
+
+use std::cell::Cell;
+use std::fmt::Write;
+
+use super::super::expect::TestResult;
+use super::super::ktap_parser::{Entry, Verdict, parse};
+use super::super::registry::Suite;
+use super::*;
+use crate::{case, cases, expect, expect_eq, group, skip};
+
+thread_local! {
+    /// Frames the pretended kernel has free.
+    static FRAMES: Cell<i32> = const { Cell::new(100) };
+    /// Tests that ran, in order.
+    static RAN: Cell<u32> = const { Cell::new(0) };
+}
+
+struct Frames;
+
+impl LeakCheck for Frames {
+    type Snapshot = i32;
+
+    fn snapshot(&mut self) -> i32 {
+        FRAMES.get()
+    }
+
+    fn difference(&mut self, before: &i32, after: &i32, report: &mut dyn Write) -> fmt::Result {
+        if before != after {
+            writeln!(report, "free frames: {before} before, {after} after")?;
+        }
+        Ok(())
+    }
+}
+
+fn passes() -> TestResult {
+    RAN.set(RAN.get() + 1);
+    Ok(())
+}
+
+fn fails() -> TestResult {
+    expect_eq!(1 + 1, 3, "after the first step");
+    Ok(())
+}
+
+fn skips() -> TestResult {
+    skip!("this CPU has no {}", "FEAT_ETS2")
+}
+
+fn leaks() -> TestResult {
+    FRAMES.set(FRAMES.get() - 2);
+    Ok(())
+}
+
+fn leaks_and_fails() -> TestResult {
+    FRAMES.set(FRAMES.get() - 1);
+    expect!(FRAMES.get() == 0);
+    Ok(())
+}
+
+fn leaks_and_skips() -> TestResult {
+    FRAMES.set(FRAMES.get() - 1);
+    skip!("too late")
+}
+
+fn even(number: u32) -> TestResult {
+    expect_eq!(number % 2, 0);
+    Ok(())
+}
+
+static TABLES: Suite = Suite {
+    name: "tables",
+    order: 20,
+    tests: &[
+        case!(QemuVisible, passes),
+        case!(TraceOnly, fails),
+        case!(QemuVisible, skips),
+        cases!(QemuVisible, even, { two: 2, three: 3, four: 4 }),
+        group!("nested", [cases!(TraceOnly, even, { ten: 10 })]),
+    ],
+};
+static LAZY: Suite = Suite {
+    name: "lazy",
+    order: 30,
+    tests: &[
+        case!(QemuVisible, leaks),
+        case!(QemuVisible, leaks_and_fails),
+        case!(QemuVisible, leaks_and_skips),
+        case!(QemuVisible, passes),
+    ],
+};
+static HARDWARE: Suite = Suite {
+    name: "hardware",
+    order: 10,
+    tests: &[case!(HwOnly, passes)],
+};
+
+fn run_all(pattern: &str, machine: Machine) -> (String, Vec<Entry>, Tally) {
+    let registry = Registry::new(&[&LAZY, &TABLES, &HARDWARE]).unwrap();
+    let filter = Filter::parse(pattern).unwrap();
+    let mut log = String::new();
+    let tally = run(&registry, filter, machine, &mut Frames, &mut log).unwrap();
+    let (suites, read) = parse(&log).unwrap_or_else(|error| panic!("{error}\n{log}"));
+    assert_eq!(tally, read);
+    (log, suites, tally)
+}
+
+fn find<'a>(suites: &'a [Entry], path: &str) -> &'a Entry {
+    let (name, rest) = path.split_once('.').unwrap_or((path, ""));
+    let entry = suites.iter().find(|entry| entry.name == name);
+    let entry = entry.unwrap_or_else(|| panic!("no {name}"));
+    if rest.is_empty() {
+        entry
+    } else {
+        find(&entry.children, rest)
+    }
+}
+
+#[test]
+fn the_log_is_written_as_kunit_would() {
+    let (log, ..) = run_all("tables.*s*", Machine::Emulated);
+    let place = log.lines().find_map(|line| {
+        let (_, place) = line.split_once("# fails: EXPECTATION FAILED at ")?;
+        Some(place.to_owned())
+    });
+    let place = place.unwrap();
+    assert!(place.starts_with(concat!(file!(), ":")), "{place}");
+    let expected = "\
+KTAP version 1
+1..1
+    KTAP version 1
+    # Subtest: tables
+    1..4
+    # passes.tag: qemu-visible
+    ok 1 passes
+    # fails.tag: trace-only
+    # fails: EXPECTATION FAILED at PLACE
+    #   expected 1 + 1 == 3
+    #     left:  2
+    #     right: 3
+    #   after the first step
+    not ok 2 fails
+    # skips.tag: qemu-visible
+    ok 3 skips # SKIP this CPU has no FEAT_ETS2
+        KTAP version 1
+        # Subtest: nested
+        1..1
+            KTAP version 1
+            # Subtest: even
+            1..1
+            # ten.tag: trace-only
+            ok 1 ten
+        # even: pass:1 fail:0 skip:0 total:1
+        ok 1 even
+    # nested: pass:1 fail:0 skip:0 total:1
+    ok 4 nested
+# tables: pass:2 fail:1 skip:1 total:4
+not ok 1 tables
+# Totals: pass:2 fail:1 skip:1 total:4
+";
+    assert_eq!(log, expected.replace("PLACE", &place));
+}
+
+#[test]
+fn suites_run_in_their_order_and_everything_is_counted() {
+    let (_, suites, tally) = run_all("*", Machine::Emulated);
+    let names: Vec<_> = suites.iter().map(|suite| suite.name.as_str()).collect();
+    assert_eq!(names, ["hardware", "tables", "lazy"]);
+    assert_eq!(tally.to_string(), "pass:5 fail:5 skip:2 total:12");
+}
+
+#[test]
+fn a_failing_case_fails_its_groups() {
+    let (_, suites, _) = run_all("tables.even", Machine::Emulated);
+    assert_eq!(find(&suites, "tables.even.two").verdict, Verdict::Pass);
+    assert_eq!(find(&suites, "tables.even.three").verdict, Verdict::Fail);
+    assert_eq!(find(&suites, "tables.even.four").verdict, Verdict::Pass);
+    assert_eq!(find(&suites, "tables.even").verdict, Verdict::Fail);
+    assert_eq!(find(&suites, "tables").verdict, Verdict::Fail);
+    assert_eq!(suites[0].children.len(), 1);
+}
+
+#[test]
+fn a_single_case_can_be_selected() {
+    let (_, suites, tally) = run_all("tables.even.t*", Machine::Emulated);
+    let children = &find(&suites, "tables.even").children;
+    let names: Vec<_> = children.iter().map(|entry| entry.name.as_str()).collect();
+    assert_eq!(names, ["two", "three"]);
+    assert_eq!(tally.total(), 2);
+}
+
+#[test]
+fn a_leak_fails_a_test_that_would_pass() {
+    let (_, suites, _) = run_all("lazy", Machine::Emulated);
+    for name in ["leaks", "leaks_and_fails", "leaks_and_skips"] {
+        let test = find(&suites, &format!("lazy.{name}"));
+        assert_eq!(test.verdict, Verdict::Fail, "{name}");
+        let at = test
+            .diagnostics
+            .iter()
+            .position(|line| line == &format!("{name}: LEAK"));
+        let detail = &test.diagnostics[at.unwrap() + 1];
+        assert!(detail.starts_with("  free frames: "), "{detail}");
+    }
+    let both = find(&suites, "lazy.leaks_and_fails");
+    assert!(both.diagnostics[1].starts_with("leaks_and_fails: EXPECTATION FAILED at "));
+    // What a test leaves behind is not charged to the next one.
+    assert_eq!(find(&suites, "lazy.passes").verdict, Verdict::Pass);
+}
+
+#[test]
+fn what_only_hardware_shows_is_skipped_elsewhere() {
+    RAN.set(0);
+    let (_, suites, _) = run_all("hardware", Machine::Emulated);
+    assert_eq!(RAN.get(), 0);
+    let reason = "hw-only: QEMU does not model what this shows";
+    assert_eq!(
+        find(&suites, "hardware.passes").verdict,
+        Verdict::Skip(reason.into())
+    );
+    assert_eq!(suites[0].verdict, Verdict::Skip("all tests skipped".into()));
+    let (_, suites, _) = run_all("hardware", Machine::Hardware);
+    assert_eq!(RAN.get(), 1);
+    assert_eq!(suites[0].verdict, Verdict::Pass);
+}
+
+#[test]
+fn a_filter_without_tests_is_an_error_and_writes_nothing() {
+    let registry = Registry::new(&[&LAZY, &TABLES]).unwrap();
+    for pattern in ["tabels", "*.absent", "tables.passes.deeper"] {
+        let filter = Filter::parse(pattern).unwrap();
+        let mut log = String::new();
+        let error = run(&registry, filter, Machine::Emulated, &mut Frames, &mut log).unwrap_err();
+        assert_eq!(log, "");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "no self-test matches filter={pattern}: use suite or suite.test, with * for any \
+                 characters; the suites are tables lazy"
+            )
+        );
+    }
+    let empty = Registry::new(&[]).unwrap();
+    let error = run(
+        &empty,
+        Filter::ALL,
+        Machine::Emulated,
+        &mut Frames,
+        &mut String::new(),
+    );
+    assert!(error.unwrap_err().to_string().contains(".selftest"));
+}
+
+#[test]
+fn a_broken_console_is_reported() {
+    struct Broken;
+    impl Write for Broken {
+        fn write_str(&mut self, _: &str) -> fmt::Result {
+            Err(fmt::Error)
+        }
+    }
+    let registry = Registry::new(&[&TABLES]).unwrap();
+    let result = run(
+        &registry,
+        Filter::ALL,
+        Machine::Emulated,
+        &mut Frames,
+        &mut Broken,
+    );
+    assert!(matches!(result, Err(RunError::Output)));
+}

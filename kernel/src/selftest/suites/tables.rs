@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Page tables as the CPU sees them: map, unmap, protect, and what each refuses.
+
+use mmu::{
+    AddressSpace, Backing, Desc, Frame, MemoryType, PAGE_SIZE, PageRange, Prot, RangeError,
+    SpaceError, SpaceKind, VirtAddr, bits,
+};
+
+use super::fixture::{Pages, counts, store};
+use crate::arch::exceptions::esr::Status;
+use crate::arch::probe::try_read_u64;
+use crate::mm::frames::{self, FrameList};
+use crate::mm::kernel_space::Space;
+use crate::mm::vmap::Area;
+use crate::mm::{MMU, kernel_space};
+use crate::selftest::prelude::*;
+
+suite! {
+    name: "tables",
+    order: 20,
+    tests: [
+        cases!(QemuVisible, scattered_frames_read_back,
+            { one: 1, sixteen: 16, one_table: 512, across_tables: 1300 }),
+        cases!(QemuVisible, contiguous_frames_read_back,
+            { one: 1, sixteen: 16, one_table: 512, across_tables: 1024 }),
+        case!(QemuVisible, writes_reach_the_frame),
+        case!(QemuVisible, r27_unmapped_pages_fault_at_once),
+        case!(QemuVisible, r27_remapped_address_shows_the_new_frame),
+        case!(QemuVisible, r30_read_only_takes_effect_at_once),
+        case!(QemuVisible, r31_mapping_needs_no_invalidation),
+        case!(QemuVisible, r25_frames_come_back_after_the_invalidation),
+        case!(QemuVisible, apply_sets_and_clears_each_entry),
+        case!(QemuVisible, apply_stops_at_the_callback_error),
+        case!(QemuVisible, fast_pte_range_in_any_order),
+        case!(QemuVisible, a_lower_half_space_of_its_own),
+        case!(QemuVisible, r32_empty_tables_are_freed),
+        group!("refuses", [
+            case!(QemuVisible, bad_ranges),
+            case!(QemuVisible, a_mapped_page),
+            case!(QemuVisible, an_unmapped_page),
+            case!(QemuVisible, the_other_half),
+            case!(QemuVisible, user_attributes),
+            case!(QemuVisible, a_wrong_number_of_frames),
+            case!(QemuVisible, running_out_of_tables),
+        ]),
+    ],
+}
+
+fn reads_back(pages: &Pages) -> TestResult {
+    for i in 0..pages.frames.len() {
+        expect_eq!(try_read_u64(pages.virt(i)), Ok(pages.frame_value(i)));
+    }
+    Ok(())
+}
+
+fn scattered_frames_read_back(count: usize) -> TestResult {
+    let pages = expect_ok!(Pages::unmapped(count));
+    for i in 0..count {
+        pages.fill(i, 0x5ca7_0000 + i as u64);
+    }
+    let reversed: alloc::vec::Vec<Frame> = pages.frames.iter().rev().copied().collect();
+    expect_ok!(pages.area.map(Backing::Scattered(&reversed), Prot::KERNEL));
+    for i in 0..count {
+        expect_eq!(
+            try_read_u64(pages.virt(i)),
+            Ok(0x5ca7_0000 + (count - 1 - i) as u64)
+        );
+    }
+    Ok(())
+}
+
+fn contiguous_frames_read_back(count: usize) -> TestResult {
+    let first = expect_ok!(frames::alloc_contiguous(count));
+    let result = (|| {
+        let area = expect_ok!(Area::reserve(count as u64));
+        expect_ok!(area.map(Backing::Contiguous(first), Prot::KERNEL));
+        for i in 0..count as u64 {
+            let virt = area.start() + i * PAGE_SIZE;
+            expect_ok!(store(virt, i ^ 0xc0c0));
+            let phys = first.as_u64() + i * PAGE_SIZE;
+            let linear = crate::mm::layout::linear_virt(phys);
+            expect_eq!(try_read_u64(linear), Ok(i ^ 0xc0c0));
+        }
+        Ok(())
+    })();
+    // SAFETY: taken above with the same count; the area unmapped it on drop.
+    unsafe { frames::free_contiguous(first, count) };
+    result
+}
+
+fn writes_reach_the_frame() -> TestResult {
+    let pages = expect_ok!(Pages::mapped(3));
+    expect_ok!(store(pages.virt(1), 0xfeed));
+    expect_eq!(pages.frame_value(1), 0xfeed);
+    Ok(())
+}
+
+fn r27_unmapped_pages_fault_at_once() -> TestResult {
+    let pages = expect_ok!(Pages::mapped(20));
+    reads_back(&pages)?;
+    let middle = expect_ok!(pages.area.part(5, 10));
+    expect_ok!(kernel_space::lock().unmap(middle));
+    for i in 0..20 {
+        let gone = (5..15).contains(&i);
+        expect_eq!(try_read_u64(pages.virt(i)).is_err(), gone);
+    }
+    Ok(())
+}
+
+fn r27_remapped_address_shows_the_new_frame() -> TestResult {
+    let pages = expect_ok!(Pages::mapped(2));
+    pages.fill(0, 1);
+    pages.fill(1, 2);
+    let first = expect_ok!(pages.area.part(0, 1));
+    expect_eq!(try_read_u64(pages.virt(0)), Ok(1));
+    let mut space = kernel_space::lock();
+    expect_ok!(space.unmap(first));
+    expect_ok!(space.map(first, Backing::Contiguous(pages.frames[1]), Prot::KERNEL));
+    drop(space);
+    expect_eq!(try_read_u64(pages.virt(0)), Ok(2));
+    Ok(())
+}
+
+fn r30_read_only_takes_effect_at_once() -> TestResult {
+    let pages = expect_ok!(Pages::mapped(4));
+    expect_ok!(store(pages.virt(2), 1));
+    expect_ok!(kernel_space::lock().protect(pages.area.pages(), Prot::KERNEL_RO));
+    for i in 0..4 {
+        let fault = expect_err!(store(pages.virt(i), 2));
+        expect_matches!(fault.esr.status(), Some(Status::Permission(_)));
+        expect_ok!(try_read_u64(pages.virt(i)));
+    }
+    expect_ok!(kernel_space::lock().protect(pages.area.pages(), Prot::KERNEL));
+    expect_ok!(store(pages.virt(2), 3));
+    expect_eq!(pages.frame_value(2), 3);
+    Ok(())
+}
+
+fn r31_mapping_needs_no_invalidation() -> TestResult {
+    let pages = expect_ok!(Pages::unmapped(8));
+    // The faulting walks below must not be remembered.
+    for i in 0..8 {
+        expect_err!(try_read_u64(pages.virt(i)));
+    }
+    let before = counts();
+    expect_ok!(
+        pages
+            .area
+            .map(Backing::Scattered(&pages.frames), Prot::KERNEL)
+    );
+    expect_eq!((counts() - before).tlbi, 0);
+    reads_back(&pages)
+}
+
+fn r25_frames_come_back_after_the_invalidation() -> TestResult {
+    let pages = expect_ok!(Pages::mapped(600));
+    reads_back(&pages)?;
+    let before = counts();
+    let mut seen = 0;
+    let mut early = false;
+    let mut wrong = false;
+    let virt = pages.virt(0);
+    let result = kernel_space::lock().unmap_frames(pages.area.pages(), |va, frame| {
+        // By now the TLB has forgotten the page, and the DSB behind has completed.
+        early |= (counts() - before).dsb_ish == 0;
+        wrong |= frame != pages.frames[seen] || va.as_u64() != virt + seen as u64 * PAGE_SIZE;
+        seen += 1;
+    });
+    expect_ok!(result);
+    expect_eq!((seen, early, wrong), (600, false, false));
+    for i in [0, 511, 512, 599] {
+        expect_err!(try_read_u64(pages.virt(i)));
+    }
+    Ok(())
+}
+
+fn apply_sets_and_clears_each_entry() -> TestResult {
+    let pages = expect_ok!(Pages::unmapped(700));
+    let range = pages.area.pages();
+    let mut next = 0;
+    expect_ok!(kernel_space::lock().apply_to_page_range(range, |pte| {
+        let frame = pages.frames[next];
+        next += 1;
+        pte.set(frame, Prot::KERNEL)
+    }));
+    expect_eq!(next, 700);
+    reads_back(&pages)?;
+    let mut space = kernel_space::lock();
+    let mut right = 0;
+    expect_ok!(space.apply_to_page_range(range, |pte| {
+        let old: Desc = pte.get_and_clear();
+        right += usize::from(old.frame() == pages.frames[right]);
+        Ok::<(), SpaceError>(())
+    }));
+    expect_ok!(space.flush_tlb_range(range));
+    drop(space);
+    expect_eq!(right, 700);
+    expect_err!(try_read_u64(pages.virt(699)));
+    Ok(())
+}
+
+fn apply_stops_at_the_callback_error() -> TestResult {
+    let pages = expect_ok!(Pages::unmapped(10));
+    let mut calls = 0;
+    let result = kernel_space::lock().apply_to_page_range(pages.area.pages(), |pte| {
+        calls += 1;
+        if calls == 5 {
+            return Err(SpaceError::NotMapped { va: pte.va() });
+        }
+        pte.set(pages.frames[calls - 1], Prot::KERNEL)
+    });
+    expect_matches!(result, Err(SpaceError::NotMapped { .. }));
+    expect_eq!(calls, 5);
+    // R39: the error path left the section; what was set before stays.
+    expect!(!MMU.lazy().is_lazy_mmu_mode_active());
+    expect_ok!(try_read_u64(pages.virt(3)));
+    expect_err!(try_read_u64(pages.virt(4)));
+    Ok(())
+}
+
+fn fast_pte_range_in_any_order() -> TestResult {
+    let pages = expect_ok!(Pages::unmapped(64));
+    let mut space = kernel_space::lock();
+    let mut range = expect_ok!(space.fast_pte_range(pages.area.pages()));
+    for i in (0..64).rev().step_by(3) {
+        expect_ok!(range.set(i, pages.frames[i], Prot::KERNEL));
+        // R13: what was written is what is read.
+        expect_eq!(range.get(i).frame(), pages.frames[i]);
+    }
+    drop(range);
+    drop(space);
+    for i in 0..64 {
+        expect_eq!(try_read_u64(pages.virt(i)).is_ok(), (63 - i) % 3 == 0);
+    }
+    Ok(())
+}
+
+fn a_lower_half_space_of_its_own() -> TestResult {
+    let frames = expect_ok!(FrameList::alloc(3));
+    let kind = SpaceKind::User(mmu::Asid(7));
+    let mut space = expect_ok!(AddressSpace::new(&MMU, kind));
+    let range = expect_ok!(PageRange::new(0x40_0000, 3));
+    let result = space.map(range, Backing::Scattered(&frames), Prot::USER_RO);
+    let found = space.query(range.start());
+    // SAFETY: the root was never given to a CPU.
+    unsafe { space.destroy() };
+    expect_ok!(result);
+    let Some(found) = found else {
+        fail!("the page just mapped is not there");
+    };
+    expect_eq!(found.entry.frame(), frames[0]);
+    expect!(found.entry.as_u64() & bits::NG != 0);
+    Ok(())
+}
+
+fn r32_empty_tables_are_freed() -> TestResult {
+    let before = frames::usage().used;
+    let pages = expect_ok!(Pages::unmapped(1));
+    expect_ok!(
+        pages
+            .area
+            .map(Backing::Scattered(&pages.frames), Prot::KERNEL)
+    );
+    let used = frames::usage().used;
+    expect!(used > before + 1);
+    expect_ok!(pages.area.unmap());
+    let freed = expect_ok!(kernel_space::lock().free_empty_tables(pages.area.pages()));
+    expect!(freed > 0);
+    expect_eq!(frames::usage().used, used - freed);
+    expect_err!(try_read_u64(pages.virt(0)));
+    Ok(())
+}
+
+fn bad_ranges() -> TestResult {
+    let start = crate::mm::layout::VMAP;
+    expect_matches!(PageRange::new(start + 1, 1), Err(RangeError::Unaligned(_)));
+    expect_matches!(PageRange::new(start, 0), Err(RangeError::Empty(_)));
+    expect_matches!(
+        PageRange::new(start, u64::MAX / PAGE_SIZE),
+        Err(RangeError::LeavesHalf { .. })
+    );
+    expect_matches!(PageRange::new(1 << 50, 1), Err(RangeError::NotCanonical(_)));
+    Ok(())
+}
+
+/// Runs `request`, which must fail, and checks that it executed no barrier and
+/// took no frame.
+fn changes_nothing(
+    request: impl FnOnce(&mut Space) -> Result<(), SpaceError>,
+) -> Result<SpaceError, Outcome> {
+    let (used, before) = (frames::usage().used, counts());
+    let result = request(&mut kernel_space::lock());
+    let spent = counts() - before;
+    let error = expect_err!(result);
+    expect_eq!(frames::usage().used, used);
+    expect_eq!((spent.ptes, spent.links), (0, 0));
+    expect_eq!((spent.dsb(), spent.isb, spent.tlbi), (0, 0, 0));
+    Ok(error)
+}
+
+fn a_mapped_page() -> TestResult {
+    let pages = expect_ok!(Pages::mapped(3));
+    let other = expect_ok!(FrameList::alloc(3));
+    let middle = expect_ok!(pages.area.part(1, 1));
+    expect_ok!(kernel_space::lock().unmap(expect_ok!(pages.area.part(0, 1))));
+    let error = changes_nothing(|space| {
+        space.map(pages.area.pages(), Backing::Scattered(&other), Prot::KERNEL)
+    })?;
+    expect_matches!(error, SpaceError::AlreadyMapped { va, .. } if va == middle.start());
+    expect_err!(try_read_u64(pages.virt(0)));
+    Ok(())
+}
+
+fn an_unmapped_page() -> TestResult {
+    let pages = expect_ok!(Pages::mapped(3));
+    let last = expect_ok!(pages.area.part(2, 1));
+    expect_ok!(kernel_space::lock().unmap(last));
+    let range = pages.area.pages();
+    let errors = [
+        changes_nothing(|space| space.unmap(range))?,
+        changes_nothing(|space| space.protect(range, Prot::KERNEL_RO))?,
+        changes_nothing(|space| space.remap(range, Prot::DEVICE))?,
+    ];
+    for error in errors {
+        expect_eq!(error, SpaceError::NotMapped { va: last.start() });
+    }
+    expect_ok!(store(pages.virt(0), 1));
+    Ok(())
+}
+
+fn the_other_half() -> TestResult {
+    let range = expect_ok!(PageRange::new(0x1000, 1));
+    let frames = expect_ok!(FrameList::alloc(1));
+    let error =
+        changes_nothing(|space| space.map(range, Backing::Scattered(&frames), Prot::KERNEL))?;
+    expect_matches!(error, SpaceError::WrongHalf { .. });
+    Ok(())
+}
+
+fn user_attributes() -> TestResult {
+    let pages = expect_ok!(Pages::unmapped(1));
+    let error = changes_nothing(|space| {
+        space.map(
+            pages.area.pages(),
+            Backing::Scattered(&pages.frames),
+            Prot::USER,
+        )
+    })?;
+    expect_matches!(error, SpaceError::WrongPrivilege { .. });
+    Ok(())
+}
+
+fn a_wrong_number_of_frames() -> TestResult {
+    let pages = expect_ok!(Pages::unmapped(3));
+    let error = changes_nothing(|space| {
+        space.map(
+            pages.area.pages(),
+            Backing::Scattered(&pages.frames[..2]),
+            Prot::KERNEL,
+        )
+    })?;
+    expect_eq!(
+        error,
+        SpaceError::BackingLength {
+            pages: 3,
+            frames: 2
+        }
+    );
+    Ok(())
+}
+
+fn running_out_of_tables() -> TestResult {
+    // 2000 pages need at least four tables; allow fewer and fewer.
+    let area = expect_ok!(Area::reserve(2000));
+    let frame = expect_ok!(FrameList::alloc(1));
+    let repeated = alloc::vec![frame[0]; 2000];
+    for budget in 0..4 {
+        let error = changes_nothing(|space| {
+            frames::set_budget(Some(budget));
+            let result = space.map(area.pages(), Backing::Scattered(&repeated), Prot::KERNEL);
+            frames::set_budget(None);
+            result
+        })?;
+        expect_matches!(error, SpaceError::OutOfTables { available, .. } if available == budget);
+        let last = VirtAddr::new(area.pages().end() - PAGE_SIZE);
+        expect!(last.is_some_and(|va| kernel_space::lock().query(va).is_none()));
+    }
+    // With memory, the same request succeeds.
+    expect_ok!(area.map(
+        Backing::Scattered(&repeated),
+        Prot::KERNEL.with_memory_type(MemoryType::Normal)
+    ));
+    Ok(())
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The steps from the firmware's hand-over to a running kernel, and what was
+//! learned on the way.
+//!
+//! Each step needs the ones before it; `kernel_main` calls them in order. Whatever is wrong
+//! with the machine or its description ends here with an error that says what to do.
+
+use core::fmt;
+use core::ptr::{self, NonNull};
+use core::slice;
+
+use boot::Handoff;
+use log::{info, warn};
+use mmu::{Backend, BarrierPolicy, PA_BITS, SpaceError, TlbFeatures};
+use spin::Once;
+
+use crate::arch::features::{Ets, Features};
+use crate::arch::timer::CycleCounter;
+use crate::arch::{exceptions, interrupts as irq_mask, percpu};
+use crate::mm::device::DeviceError;
+use crate::mm::image::Image;
+use crate::mm::layout::LINEAR_SIZE;
+use crate::mm::{self, MMU, Settings};
+use crate::platform::bootargs::{BootArgumentError, BootArguments, LazyBackend, PolicyChoice};
+use crate::platform::console;
+use crate::platform::devicetree::{
+    DeviceTree, DeviceTreeError, InterruptController, MachineDescription,
+};
+use crate::platform::interrupts::{self, Controller, InterruptError, Registers};
+use crate::platform::memory_map::{AddressLimits, BootMemory, MemoryMap, MemoryMapError};
+use crate::platform::phys_range::PhysRange;
+use crate::platform::{exit, psci};
+use crate::selftest::runner;
+
+/// What the kernel knows about the machine it runs on.
+#[derive(Debug)]
+pub struct Machine {
+    /// Where the kernel is.
+    pub image: Image,
+    /// What the device tree says.
+    pub description: MachineDescription,
+    /// What becomes of its RAM.
+    pub memory: MemoryMap,
+    /// What its CPUs can do.
+    pub features: Features,
+    /// What its cycle counter is good for.
+    pub cycle_counter: CycleCounter,
+    /// Whether it is QEMU or hardware.
+    pub kind: runner::Machine,
+}
+
+static MACHINE: Once<Machine> = Once::new();
+
+/// The machine.
+///
+/// # Panics
+/// Before [`memory`] has returned.
+#[must_use]
+pub fn machine() -> &'static Machine {
+    match MACHINE.get() {
+        Some(machine) => machine,
+        None => unreachable!("start::memory() describes the machine before anybody asks"),
+    }
+}
+
+/// Why the kernel does not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// No device tree was found, or it is too large.
+    NoDeviceTree(Handoff),
+    /// The device tree is broken or lacks something.
+    DeviceTree(DeviceTreeError),
+    /// A boot argument is unknown or malformed.
+    BootArgument(BootArgumentError<'static>),
+    /// RAM is missing or too small.
+    Memory(MemoryMapError),
+    /// A boot argument asks for what this CPU cannot do.
+    Policy(mmu::NoEts2),
+    /// The kernel's address space could not be built.
+    Space(SpaceError),
+    /// A device's registers could not be mapped.
+    Device(DeviceError),
+    /// The interrupt controller does not work.
+    Interrupts(InterruptError),
+}
+
+macro_rules! from {
+    ($($source:ty => $variant:ident),+ $(,)?) => {
+        $(impl From<$source> for StartError {
+            fn from(error: $source) -> Self {
+                Self::$variant(error)
+            }
+        })+
+    };
+}
+
+from! {
+    DeviceTreeError => DeviceTree,
+    BootArgumentError<'static> => BootArgument,
+    MemoryMapError => Memory,
+    mmu::NoEts2 => Policy,
+    SpaceError => Space,
+    DeviceError => Device,
+    InterruptError => Interrupts,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoDeviceTree(handoff) if handoff.dtb_phys != 0 => write!(
+                f,
+                "the device tree at {:#x} is larger than {} bytes, the limit of the arm64 boot \
+                 protocol: give a smaller one",
+                handoff.dtb_phys,
+                boot::handoff::DTB_MAX
+            ),
+            Self::NoDeviceTree(handoff) => write!(
+                f,
+                "no device tree: x0 was {:#x} at entry and should be the address of one (8-byte \
+                 aligned); start the flat image kernel8.img, not the ELF file, or pass a tree with \
+                 -dtb",
+                handoff.x0
+            ),
+            Self::DeviceTree(error) => error.fmt(f),
+            Self::BootArgument(error) => error.fmt(f),
+            Self::Memory(error) => error.fmt(f),
+            Self::Policy(error) => error.fmt(f),
+            Self::Space(error) => error.fmt(f),
+            Self::Device(error) => error.fmt(f),
+            Self::Interrupts(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for StartError {}
+
+/// The CPU's own block, vectors, and the log: from here on a fault is reported.
+pub fn cpu() {
+    percpu::init_boot_cpu();
+    exceptions::init();
+    exceptions::report::set_walk_reporter(mm::fault::explain);
+    console::init_log();
+}
+
+/// Finds the device tree's blob in the boot window.
+///
+/// # Errors
+/// [`StartError::NoDeviceTree`]; [`StartError::DeviceTree`] if it is no tree at all.
+pub fn device_tree(handoff: &'static Handoff) -> Result<DeviceTree<'static>, StartError> {
+    if handoff.dtb_size == 0 {
+        return Err(StartError::NoDeviceTree(*handoff));
+    }
+    let start = ptr::with_exposed_provenance::<u8>(handoff.dtb_virt as usize);
+    // SAFETY: boot mapped `dtb_size` bytes there, read-only; the blob is not used after
+    // `memory`, which ends the boot window.
+    let blob = unsafe { slice::from_raw_parts(start, handoff.dtb_size as usize) };
+    Ok(DeviceTree::new(blob)?)
+}
+
+/// Takes the console into use through the boot window, so that what is wrong with the
+/// rest of the tree can be told.
+pub fn early_console(tree: &DeviceTree<'_>) {
+    let Ok(Some(found)) = tree.console() else {
+        // Nothing to print on. The full description says why, on whatever there is.
+        return;
+    };
+    // SAFETY: the boot tables are live, and the tree says that this is a device.
+    let virt = unsafe { boot::map_early_device(found.registers.start()) };
+    use_console(virt);
+}
+
+fn use_console(virt: Option<u64>) {
+    let address = virt.and_then(|v| NonNull::new(ptr::with_exposed_provenance_mut(v as usize)));
+    if let Some(registers) = address {
+        // SAFETY: a PL011 by its `compatible`, mapped as Device memory until the next
+        // call or for ever; only the console uses it.
+        unsafe { console::init(registers) };
+    }
+}
+
+/// Goes over to an address space of the kernel's own, and moves the console there.
+///
+/// # Errors
+/// What is wrong with the boot arguments, the RAM or the CPU for what they ask.
+pub fn memory(
+    handoff: &'static Handoff,
+    description: MachineDescription,
+) -> Result<BootArguments<'static>, StartError> {
+    let features = Features::of_this_cpu();
+    let image = Image::new(handoff);
+    let boot = BootMemory {
+        image: image.range(),
+        device_tree: PhysRange::new(handoff.dtb_phys, handoff.dtb_size),
+        early_pool: image.early_pool(),
+    };
+    let limits = AddressLimits {
+        physical_bits: u32::from(features.pa_bits).min(PA_BITS),
+        linear_map: LINEAR_SIZE,
+    };
+    let memory = MemoryMap::new(&description, &boot, limits)?;
+    let kind = if description.compatible.as_str() == "linux,dummy-virt" {
+        runner::Machine::Emulated
+    } else {
+        runner::Machine::Hardware
+    };
+    let machine = MACHINE.call_once(|| Machine {
+        image,
+        description,
+        memory,
+        features,
+        cycle_counter: CycleCounter::start(&features),
+        kind,
+    });
+    let arguments = BootArguments::parse(machine.description.boot_arguments.as_str())?;
+    exit::set_method(arguments.exit);
+    console::set_level(arguments.log);
+    info!("lazymmu {}: {handoff}", env!("CARGO_PKG_VERSION"));
+    for note in &machine.description.notes {
+        warn!("device tree: {note}");
+    }
+    info!("{}", machine.description.model);
+    info!("{features}");
+
+    let settings = settings(&features, &arguments)?;
+    // SAFETY: called once, on the only CPU that is up, interrupts masked; the boot window
+    // (console, device tree) is not used after it.
+    let built = unsafe { mm::init(handoff, &machine.memory, settings)? };
+    let console = machine.description.console;
+    let registers = console.map(|c| mm::device::map(c.registers)).transpose()?;
+    use_console(registers);
+    info!(
+        "linear map: {} pages in tables of {} KiB, built with {} DSB and {} ISB; {} saved",
+        built.pages,
+        built.tables.size() >> 10,
+        built.counts.dsb(),
+        built.counts.isb,
+        built.counts.dsb_saved()
+    );
+    for high in machine.memory.unreachable() {
+        warn!("RAM at {high} is beyond what this CPU or the linear map can address: not used");
+    }
+    info!(
+        "lazy MMU mode: backend {}, barrier policy {}",
+        MMU.backend(),
+        MMU.policy()
+    );
+    Ok(arguments)
+}
+
+fn settings(features: &Features, arguments: &BootArguments<'_>) -> Result<Settings, StartError> {
+    let offered = mmu::Features {
+        tlb: TlbFeatures {
+            ttl: features.ttl,
+            range: features.tlb_range,
+            repeat: features.repeat_tlbi,
+        },
+        ets2: features.ets >= Ets::Ets2,
+    };
+    let policy = match arguments.policy {
+        PolicyChoice::Classic => BarrierPolicy::Classic,
+        PolicyChoice::Auto if offered.ets2 => BarrierPolicy::Ets2,
+        PolicyChoice::Auto => BarrierPolicy::Classic,
+        PolicyChoice::Ets2 if offered.ets2 => BarrierPolicy::Ets2,
+        PolicyChoice::Ets2 => return Err(StartError::Policy(mmu::NoEts2)),
+    };
+    Ok(Settings {
+        features: offered,
+        backend: match arguments.lazy {
+            LazyBackend::Eager => Backend::Eager,
+            LazyBackend::DeferBarriers => Backend::DeferBarriers,
+        },
+        policy,
+    })
+}
+
+/// Brings up the interrupt controller and lets interrupts through.
+///
+/// # Errors
+/// Its registers cannot be mapped, or it does not work.
+pub fn interrupt_controller(handoff: &Handoff) -> Result<(), StartError> {
+    let map = |range: PhysRange| -> Result<Registers, StartError> {
+        let virt = mm::device::map(range)?;
+        match NonNull::new(ptr::with_exposed_provenance_mut(virt as usize)) {
+            Some(virt) => Ok(Registers {
+                phys: range.start(),
+                virt,
+            }),
+            None => unreachable!("device mappings are in the upper half"),
+        }
+    };
+    let controller = match &machine().description.interrupt_controller {
+        InterruptController::GicV2 {
+            distributor,
+            cpu_interface,
+        } => Controller::V2 {
+            distributor: map(*distributor)?,
+            cpu_interface: map(*cpu_interface)?,
+        },
+        InterruptController::GicV3 {
+            distributor,
+            redistributors,
+            ..
+        } => Controller::V3 {
+            distributor: map(*distributor)?,
+            redistributors: map(redistributors[0])?,
+        },
+    };
+    // SAFETY: the tree says that these are the registers of such a GIC; mapped for ever,
+    // by nobody else.
+    unsafe { interrupts::init(controller, handoff.entry_el)? };
+    irq_mask::unmask_irq();
+    Ok(())
+}
+
+/// Makes the firmware's power interface known, so that the kernel can turn the
+/// machine off.
+pub fn power(description: &MachineDescription) {
+    if let Some(found) = &description.psci {
+        psci::init(found.conduit);
+    }
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Text of bounded length, without a heap.
+//!
+//! Errors and failed expectations are made where nothing may be allocated:
+//! before there is a heap, or in the test of the heap itself. [`Text`] keeps as
+//! much of what is written to it as fits and remembers that something was cut,
+//! so that a long value shortens a message instead of losing it.
+
+use core::fmt;
+
+use arrayvec::ArrayString;
+
+/// What stands at the end of a [`Text`] that was cut.
+const CUT_MARK: &str = "...";
+
+/// Up to `N` bytes of UTF-8; writing never fails.
+///
+/// `Display` and `Debug` both show the text itself, followed by `...` when
+/// something did not fit.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Text<const N: usize> {
+    kept: ArrayString<N>,
+    cut: Cut,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Cut {
+    #[default]
+    Whole,
+    Short,
+}
+
+impl<const N: usize> Text<N> {
+    /// An empty text.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The beginning of `text`, as far as it fits.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        let mut result = Self::new();
+        result.append(text);
+        result
+    }
+
+    /// What `arguments` format to, as far as it fits.
+    #[must_use]
+    pub fn from_arguments(arguments: fmt::Arguments<'_>) -> Self {
+        let mut result = Self::new();
+        // `write_str` below never fails. A value's own `Display` may: then
+        // what it wrote before is kept, which is the most there is to show.
+        let _ = fmt::write(&mut result, arguments);
+        result
+    }
+
+    /// The bytes that fit, without the mark for a cut.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.kept.as_str()
+    }
+
+    /// True if something was cut.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.cut == Cut::Short
+    }
+
+    /// Appends as much of `text` as fits, in whole characters.
+    pub fn append(&mut self, text: &str) {
+        // After a cut nothing more is taken: a later short piece behind the
+        // gap would read as if it followed directly.
+        if self.is_cut() {
+            return;
+        }
+        let mut end = text.len().min(self.kept.remaining_capacity());
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        self.kept.push_str(&text[..end]);
+        if end < text.len() {
+            self.cut = Cut::Short;
+        }
+    }
+}
+
+impl<const N: usize> fmt::Write for Text<N> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.append(text);
+        Ok(())
+    }
+}
+
+impl<const N: usize> fmt::Display for Text<N> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.kept)?;
+        match self.cut {
+            Cut::Whole => Ok(()),
+            Cut::Short => formatter.write_str(CUT_MARK),
+        }
+    }
+}
+
+impl<const N: usize> fmt::Debug for Text<N> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::fmt::Write as _;
+
+    use super::Text;
+
+    #[test]
+    fn keeps_what_fits_exactly() {
+        let text = Text::<5>::from_text("abcde");
+        assert_eq!(text.to_string(), "abcde");
+        assert!(!text.is_cut());
+    }
+
+    #[test]
+    fn says_that_something_was_cut() {
+        let text = Text::<4>::from_text("abcde");
+        assert_eq!(text.to_string(), "abcd...");
+    }
+
+    #[test]
+    fn cuts_between_characters() {
+        let text = Text::<4>::from_text("abcé");
+        assert_eq!(text.to_string(), "abc...");
+    }
+
+    #[test]
+    fn takes_nothing_behind_a_cut() {
+        let mut text = Text::<4>::new();
+        // The three bytes of the sign leave one byte free.
+        text.append("abc\u{20ac}");
+        write!(text, "{}", 4).unwrap();
+        assert_eq!(text.to_string(), "abc...");
+    }
+}
