@@ -359,6 +359,16 @@ impl PageRange {
         self.cut(level.table_span())
     }
 
+    /// The beginning of the range, as far as the first entry of `level` reaches.
+    pub(crate) const fn first_in(self, level: Level) -> Self {
+        let room = level.entry_span() - (self.start.0 & (level.entry_span() - 1));
+        let all = self.pages * PAGE_SIZE;
+        Self {
+            start: self.start,
+            pages: if room < all { room } else { all } / PAGE_SIZE,
+        }
+    }
+
     /// Cuts the range where `level`'s *entries* end: yields one piece per
     /// entry of that level, which is one per table of the next level.
     pub(crate) fn per_entry(self, level: Level) -> impl Iterator<Item = PageRange> {

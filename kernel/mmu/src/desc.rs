@@ -8,7 +8,7 @@
 //!
 //! Bit positions: Arm ARM D8.3.1 (VMSAv8-64, 4 KiB granule, 48-bit output).
 
-use crate::addr::{Frame, Level};
+use crate::addr::{ENTRIES, Frame, Level};
 use core::fmt;
 
 /// Bits of a descriptor, Arm ARM D8.3.1.
@@ -82,9 +82,8 @@ impl Prot {
     const LEAF: u64 = bits::SH_INNER | bits::AF | bits::VALID;
     const NX: u64 = bits::PXN | bits::UXN;
     const USER_LEAF: u64 = Self::LEAF | bits::AP_USER | bits::NG;
-    /// What [`crate::AddressSpace::protect`] may change without
-    /// break-before-make: permissions, access flag, DBM and software bits
-    /// (Arm ARM D8.17.1 lists what needs it; these are not in the list).
+    /// What [`crate::AddressSpace::protect`] changes: permissions, access flag and
+    /// DBM, none of which needs break-before-make (see [`crate::bbm`]).
     pub(crate) const PERMISSIONS: u64 =
         bits::AP_READ_ONLY | bits::AP_USER | bits::PXN | bits::UXN | bits::AF | bits::DBM;
 
@@ -104,8 +103,15 @@ impl Prot {
     pub const USER_ROX: Self = Self(Self::USER_LEAF | bits::PXN | bits::AP_READ_ONLY);
 
     /// The same permissions with another memory type.
+    ///
+    /// Device memory is never executable, whatever the permissions were: a speculative
+    /// instruction fetch from it could have side effects.
     pub const fn with_memory_type(self, memory: MemoryType) -> Self {
-        Self(self.0 & !bits::ATTR_INDX | (memory as u64) << bits::ATTR_INDX_SHIFT)
+        let typed = self.0 & !bits::ATTR_INDX | (memory as u64) << bits::ATTR_INDX_SHIFT;
+        match memory {
+            MemoryType::DeviceNGnRE | MemoryType::DeviceNGnRnE => Self(typed | Self::NX),
+            MemoryType::Normal | MemoryType::NormalNonCacheable => Self(typed),
+        }
     }
 
     /// Whether EL0 may access the mapping; such mappings are non-global.
@@ -201,9 +207,20 @@ impl Desc {
         self.0 & (bits::VALID | bits::AF) == bits::VALID | bits::AF
     }
 
-    /// Entries in use in the table this *table* descriptor points to.
-    pub(crate) const fn population(self) -> usize {
-        ((self.0 & bits::TABLE_POPULATION) >> 2) as usize
+    /// Entries in use in the table this *table* descriptor points to, 0..=512, or `None`
+    /// while somebody changes them one by one.
+    pub(crate) const fn population(self) -> Option<usize> {
+        let entries = ((self.0 & bits::TABLE_POPULATION) >> 2) as usize;
+        if entries <= ENTRIES {
+            Some(entries)
+        } else {
+            None
+        }
+    }
+
+    /// The same table descriptor with an unknown population.
+    pub(crate) const fn with_unknown_population(self) -> Self {
+        Self(self.0 | bits::TABLE_POPULATION)
     }
 
     /// The same table descriptor with another population, 0..=512.
@@ -277,8 +294,13 @@ mod tests {
         let table = Desc::table(Frame::from_u64(0xffff_ffff_f000).unwrap());
         for n in [0, 1, 511, 512] {
             let counted = table.with_population(n);
-            assert_eq!(counted.population(), n);
+            assert_eq!(counted.population(), Some(n));
             assert_eq!(counted.frame(), table.frame());
+            let unknown = counted.with_unknown_population();
+            assert_eq!(
+                (unknown.population(), unknown.frame()),
+                (None, table.frame())
+            );
             assert_eq!(
                 counted.as_u64() & !bits::TABLE_POPULATION,
                 table.as_u64() & !bits::TABLE_POPULATION

@@ -20,15 +20,12 @@ use core::ptr::NonNull;
 
 /// A TLB maintenance instruction of the EL1&0 regime, stage 1.
 ///
-/// `Is` forms are broadcast to the Inner Shareable domain; the one local form
-/// is for a CPU that has not joined the others yet.
+/// All are broadcast to the Inner Shareable domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum TlbiOp {
     /// `TLBI VMALLE1IS`: every entry of every ASID. No operand.
     Vmalle1is,
-    /// `TLBI VMALLE1`: the same, on this CPU only. No operand.
-    Vmalle1,
     /// `TLBI ASIDE1IS`: every non-global entry of one ASID.
     Aside1is,
     /// `TLBI VAE1IS`: one page, one ASID, all levels of the walk.
@@ -72,15 +69,6 @@ pub trait Hardware {
     #[inline(always)]
     fn swap(&self, pte: &Pte, desc: Desc) -> Desc {
         pte.swap(desc)
-    }
-
-    /// Writes `new` if the entry holds `current`; returns what it held.
-    ///
-    /// # Errors
-    /// The value found, if it was another one.
-    #[inline(always)]
-    fn compare_exchange(&self, pte: &Pte, current: Desc, new: Desc) -> Result<Desc, Desc> {
-        pte.compare_exchange(current, new)
     }
 
     /// Writes `first`, `first + step`, `first + 2 * step`, ... to the entries of

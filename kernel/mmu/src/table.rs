@@ -34,28 +34,19 @@ impl Pte {
     /// Relaxed is enough everywhere: order towards the walker is made by
     /// barriers (R_TGRMW: the walker is a separate observer), never by C11
     /// orderings.
+    #[inline]
     pub(crate) fn load(&self) -> Desc {
         Desc::from_u64(self.0.load(Ordering::Relaxed))
     }
 
+    #[inline]
     pub(crate) fn store(&self, desc: Desc) {
         self.0.store(desc.as_u64(), Ordering::Relaxed);
     }
 
+    #[inline]
     pub(crate) fn swap(&self, desc: Desc) -> Desc {
         Desc::from_u64(self.0.swap(desc.as_u64(), Ordering::Relaxed))
-    }
-
-    pub(crate) fn compare_exchange(&self, current: Desc, new: Desc) -> Result<Desc, Desc> {
-        self.0
-            .compare_exchange(
-                current.as_u64(),
-                new.as_u64(),
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            )
-            .map(Desc::from_u64)
-            .map_err(Desc::from_u64)
     }
 }
 

@@ -118,7 +118,7 @@ fn r27_unmap_no_flush_invalidates_when_it_is_told_and_on_drop_at_the_latest() {
         let page = |i| pages(start + i * PAGE_SIZE, 1);
         let pending = space.unmap_no_flush(page(0)).unwrap();
         assert!(stores(&visible(mmu.kernel().take_effects()), 1).is_empty());
-        pending.flush();
+        space.flush(pending);
         let effects = mmu.kernel().take_effects();
         assert_eq!(invalidation(&effects, kind, false, 1), []);
         let mut pending = space.unmap_no_flush(page(1)).unwrap();
@@ -381,7 +381,7 @@ fn r28_valid_for_a_moment_in_a_section_still_needs_the_invalidation() {
     space.map(range, contiguous(1), Prot::KERNEL).unwrap();
     let pending = space.unmap_no_flush(range).unwrap();
     assert!(!mmu.kernel().all_invalidated());
-    pending.flush();
+    space.flush(pending);
     drop(section);
     assert!(mmu.kernel().all_invalidated());
     assert_eq!(Half::Upper, range.half());

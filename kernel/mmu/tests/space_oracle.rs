@@ -164,7 +164,7 @@ impl<'m> Run<'m> {
                 Ok(pending) => {
                     assert_eq!(expected, Ok(()));
                     assert!(addresses(range).all(|va| cached(self, va)));
-                    pending.flush();
+                    self.space.flush(pending);
                 }
                 Err(error) => assert_eq!(expected, Err(error)),
             },

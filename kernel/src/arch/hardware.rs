@@ -247,7 +247,6 @@ impl Hardware for Arm64 {
     fn tlbi(&self, op: TlbiOp, operand: u64) {
         match op {
             TlbiOp::Vmalle1is => tlbi::vmalle1is(),
-            TlbiOp::Vmalle1 => tlbi::vmalle1(),
             TlbiOp::Aside1is => tlbi::aside1is(operand),
             TlbiOp::Vae1is => tlbi::vae1is(operand),
             TlbiOp::Vale1is => tlbi::vale1is(operand),

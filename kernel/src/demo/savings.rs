@@ -177,7 +177,7 @@ fn unmap(way: Way, area: &Area) -> Result<(), SpaceError> {
         }
     }
     if let Some(flush) = owed {
-        flush.flush();
+        space.flush(flush);
     }
     Ok(())
 }

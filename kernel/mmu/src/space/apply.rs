@@ -6,9 +6,9 @@
 //! [`PteRef`] follows the state of that very moment: deferred in the section,
 //! completed at once while paused.
 
+use super::AddressSpace;
 use super::map::page_of;
 use super::tables::Spare;
-use super::{AddressSpace, SpaceKind};
 use crate::addr::{Frame, Level, PageRange, VirtAddr};
 use crate::backend;
 use crate::bbm;
@@ -20,15 +20,18 @@ use crate::table::Pte;
 
 /// One last-level entry in the hands of a callback.
 pub struct PteRef<'a, K: Kernel> {
-    mmu: &'a Mmu<K>,
+    space: &'a AddressSpace<'a, K>,
     pte: &'a Pte,
     va: VirtAddr,
-    kind: SpaceKind,
     /// Entries taken into use minus entries emptied, of the whole run.
     change: &'a mut isize,
 }
 
 impl<K: Kernel> PteRef<'_, K> {
+    fn mmu(&self) -> &'_ Mmu<K> {
+        self.space.mmu
+    }
+
     /// The page this entry translates.
     pub const fn va(&self) -> VirtAddr {
         self.va
@@ -37,17 +40,18 @@ impl<K: Kernel> PteRef<'_, K> {
     /// The entry's value (R13: what was written is what is read).
     #[inline]
     pub fn get(&self) -> Desc {
-        self.mmu.kernel().load(self.pte)
+        self.mmu().kernel().load(self.pte)
     }
 
-    /// Maps the page. Linux: `set_pte_at()`.
+    /// Maps the page. If the entry was emptied and not invalidated yet, it is
+    /// invalidated first (R29). Linux: `set_pte_at()`.
     ///
     /// # Errors
     /// [`SpaceError::WrongPrivilege`]; [`SpaceError::BreakBeforeMake`] if the entry is
     /// live and may not be replaced in place (R29). Nothing is written.
     #[inline]
     pub fn set(&mut self, frame: Frame, prot: Prot) -> Result<(), SpaceError> {
-        self.kind.check_prot(prot)?;
+        self.space.kind.check_prot(prot)?;
         let old = self.get();
         let new = Desc::page(frame, prot);
         if old.is_in_use() {
@@ -57,10 +61,13 @@ impl<K: Kernel> PteRef<'_, K> {
             })?;
         } else {
             *self.change += 1;
+            if self.space.unflushed.contains(self.va) {
+                self.space.invalidate_unflushed();
+            }
         }
-        self.mmu.kernel().store(self.pte, new);
-        self.mmu.kernel().counters().ptes(1);
-        backend::complete(self.mmu, Level::L3, new);
+        self.mmu().kernel().store(self.pte, new);
+        self.mmu().kernel().counters().ptes(1);
+        backend::complete(self.mmu(), Level::L3, new);
         Ok(())
     }
 
@@ -69,12 +76,13 @@ impl<K: Kernel> PteRef<'_, K> {
     /// Linux: `ptep_get_and_clear()`.
     #[inline]
     pub fn get_and_clear(&mut self) -> Desc {
-        let old = self.mmu.kernel().swap(self.pte, Desc::INVALID);
+        let old = self.mmu().kernel().swap(self.pte, Desc::INVALID);
         if old.is_in_use() {
             *self.change -= 1;
+            self.space.unflushed.widen_by_page(self.va);
         }
-        self.mmu.kernel().counters().ptes(1);
-        backend::complete(self.mmu, Level::L3, Desc::INVALID);
+        self.mmu().kernel().counters().ptes(1);
+        backend::complete(self.mmu(), Level::L3, Desc::INVALID);
         old
     }
 }
@@ -100,7 +108,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
         mut f: impl FnMut(&mut PteRef<'_, K>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.check_half(range)?;
-        let needed = self.count_missing(range)?;
+        let needed = self.missing_tables_for_entries(range)?;
         let mut spare = Spare::reserve(self.mmu, needed)?;
         let _section = self
             .mmu
@@ -116,33 +124,15 @@ impl<K: Kernel> AddressSpace<'_, K> {
                 .enumerate()
                 .try_for_each(|(i, pte)| {
                     f(&mut PteRef {
-                        mmu: self.mmu,
+                        space: self,
                         pte,
                         va: page_of(piece, i),
-                        kind: self.kind,
                         change: &mut change,
                     })
                 });
-            self.add_population(Level::L2, found.parent, change);
+            self.add_population(found.parent, change);
             result?;
         }
         Ok(())
-    }
-
-    fn count_missing(&self, range: PageRange) -> Result<usize, SpaceError> {
-        let mut needed = 0;
-        for piece in range.per_table(Level::L3) {
-            match self.leaf_table(piece.start()) {
-                Ok(_) => {}
-                Err(hole) if hole.entry.is_in_use() => {
-                    return Err(SpaceError::Block {
-                        va: piece.start(),
-                        level: hole.level,
-                    });
-                }
-                Err(hole) => needed += Self::missing(range, piece, hole),
-            }
-        }
-        Ok(needed)
     }
 }

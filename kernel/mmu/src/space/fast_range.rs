@@ -27,6 +27,7 @@ pub struct FastPteRange<'s, 'm, K: Kernel> {
     ptes: &'s [Pte],
     parent: &'s Pte,
     range: PageRange,
+    before: Option<usize>,
     change: isize,
     _section: LazySection<'m, K>,
 }
@@ -50,24 +51,22 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
                 pages: range.pages(),
             }));
         }
-        let needed = match self.leaf_table(range.start()) {
-            Ok(_) => 0,
-            Err(hole) if hole.entry.is_in_use() => {
-                return Err(SpaceError::Block {
-                    va: range.start(),
-                    level: hole.level,
-                });
-            }
-            Err(hole) => Self::missing(range, range, hole),
-        };
+        let needed = self.missing_tables_for_entries(range)?;
         let mut spare = Spare::reserve(self.mmu, needed)?;
         let section = self.mmu.lazy().section()?;
         let found = self.build_leaf_table(range.start(), &mut spare);
+        // Settled on drop. Should that never happen, the table counts as neither empty
+        // nor full for ever, and each of its entries is looked at.
+        let before = found.link.population();
+        self.mmu
+            .kernel()
+            .store(found.parent, found.link.with_unknown_population());
         Ok(FastPteRange {
             ptes: found.run(range),
             parent: found.parent,
             space: self,
             range,
+            before,
             change: 0,
             _section: section,
         })
@@ -93,7 +92,8 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
         self.mmu().kernel().load(&self.ptes[i])
     }
 
-    /// Maps page `i`.
+    /// Maps page `i`. If its entry was emptied and not invalidated yet, it is
+    /// invalidated first (R29).
     ///
     /// # Errors
     /// As [`super::PteRef::set`].
@@ -112,6 +112,10 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
             })?;
         } else {
             self.change += 1;
+            let va = page_of(self.range, i);
+            if self.space.unflushed.contains(va) {
+                self.space.invalidate_unflushed();
+            }
         }
         let kernel = self.mmu().kernel();
         kernel.store(&self.ptes[i], new);
@@ -155,6 +159,7 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
                 });
             }
         }
+        self.space.invalidate_before_reuse(self.range);
         let first = Desc::page(frame, prot);
         backend::write_run(self.mmu(), run, Fill::Contiguous { first });
         self.change += pages as isize;
@@ -174,6 +179,7 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
         backend::complete(self.mmu(), Level::L3, Desc::INVALID);
         if old.is_in_use() {
             self.change -= 1;
+            self.space.unflushed.widen_by_page(page_of(self.range, i));
         }
         old
     }
@@ -181,9 +187,8 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
 
 impl<K: Kernel> Drop for FastPteRange<'_, '_, K> {
     fn drop(&mut self) {
-        if self.change != 0 {
-            self.space
-                .add_population(Level::L2, self.parent, self.change);
+        if let Some(before) = self.before {
+            self.space.set_population(self.parent, before, self.change);
         }
     }
 }

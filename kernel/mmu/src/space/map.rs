@@ -70,13 +70,16 @@ impl<K: Kernel> AddressSpace<'_, K> {
             && let Ok(found) = self.leaf_table(range.start())
         {
             self.check_run_unused(&found, range)?;
-            let _section = self.mmu.lazy().section_unless_active()?;
+            self.invalidate_before_reuse(range);
+            // One run: it is completed as one with or without a section.
             self.map_run(&found, range, backing.fill(0, range.pages(), prot));
             return Ok(());
         }
-        let needed = self.check_unmapped(range)?;
+        let needed =
+            self.missing_tables(range, |found, piece| self.check_run_unused(found, piece))?;
         let mut spare = Spare::reserve(self.mmu, needed)?;
         let _section = self.mmu.lazy().section_unless_active()?;
+        self.invalidate_before_reuse(range);
         let mut done = 0;
         for piece in range.per_table(Level::L3) {
             let found = self.build_leaf_table(piece.start(), &mut spare);
@@ -89,27 +92,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
     #[inline]
     fn map_run(&self, found: &LeafTable<'_>, piece: PageRange, fill: Fill<'_>) {
         backend::write_run(self.mmu, found.run(piece), fill);
-        self.add_population(Level::L2, found.parent, piece.pages() as isize);
-    }
-
-    /// Checks that no page of `range` is in use, and counts the tables that a
-    /// mapping of it needs.
-    pub(super) fn check_unmapped(&self, range: PageRange) -> Result<usize, SpaceError> {
-        let mut needed = 0;
-        for piece in range.per_table(Level::L3) {
-            match self.leaf_table(piece.start()) {
-                Ok(found) => self.check_run_unused(&found, piece)?,
-                Err(hole) if hole.entry.is_in_use() => {
-                    return Err(SpaceError::AlreadyMapped {
-                        va: piece.start(),
-                        entry: hole.entry,
-                        level: hole.level,
-                    });
-                }
-                Err(hole) => needed += Self::missing(range, piece, hole),
-            }
-        }
-        Ok(needed)
+        self.add_population(found.parent, piece.pages() as isize);
     }
 
     fn check_run_unused(&self, found: &LeafTable<'_>, piece: PageRange) -> Result<(), SpaceError> {

@@ -22,6 +22,14 @@
 //! descriptor that links it. With it, "is the whole table free" and "is the whole table
 //! mapped" are one comparison instead of 512, and an empty table can be found and freed.
 //!
+//! # Emptied, not invalidated
+//!
+//! Some operations leave the invalidation of what they emptied to the caller, so that
+//! many share one. The space remembers the hull of these addresses, and mapping inside it
+//! invalidates it first: a forgotten flush costs a barrier, never a stale
+//! translation behind a new mapping (R27, R29). The *frames* are another matter: they are the
+//! caller's, and may not be reused before the flush (R25).
+//!
 //! # Who locks
 //!
 //! The operations take `&mut self`: one caller at a time, which the embedding kernel
@@ -34,6 +42,7 @@ mod fast_range;
 mod map;
 mod protect;
 mod tables;
+mod unflushed;
 mod unmap;
 
 pub use apply::PteRef;
@@ -41,13 +50,15 @@ pub use fast_range::FastPteRange;
 pub use map::Backing;
 pub use unmap::PendingFlush;
 
+use self::unflushed::Unflushed;
+
 use crate::addr::{Asid, Frame, Half, Level, PageRange, VirtAddr};
 use crate::desc::{Desc, Prot};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;
 use crate::table::{Pte, Table};
-use crate::tlbi::Scope;
+use crate::tlbi::{Reach, Scope};
 use core::fmt;
 
 /// Which half an address space translates, and for whom.
@@ -91,6 +102,7 @@ pub struct AddressSpace<'m, K: Kernel> {
     mmu: &'m Mmu<K>,
     root: Frame,
     kind: SpaceKind,
+    unflushed: Unflushed,
 }
 
 /// What an address translates to.
@@ -127,7 +139,12 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             needed: 1,
             available: 0,
         })?;
-        Ok(Self { mmu, root, kind })
+        Ok(Self {
+            mmu,
+            root,
+            kind,
+            unflushed: Unflushed::new(),
+        })
     }
 
     /// Takes over a tree of tables that exists.
@@ -138,7 +155,12 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// nothing that they translate is mapped, changed or unmapped through this space:
     /// tables written by other code have none, so the library takes them for empty.
     pub const unsafe fn from_root(mmu: &'m Mmu<K>, kind: SpaceKind, root: Frame) -> Self {
-        Self { mmu, root, kind }
+        Self {
+            mmu,
+            root,
+            kind,
+            unflushed: Unflushed::new(),
+        }
     }
 
     /// The root table's frame, the address for TTBR0_EL1 or TTBR1_EL1.
@@ -216,9 +238,31 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// [`SpaceError::WrongHalf`].
     pub fn flush_tlb_range(&self, range: PageRange) -> Result<(), SpaceError> {
         self.check_half(range)?;
-        self.mmu
-            .flush_tlb_range(range, self.kind.scope(), crate::tlbi::Reach::Leaf);
+        self.invalidate(range);
         Ok(())
+    }
+
+    /// Invalidates the leaves of `range`, and takes note of it.
+    fn invalidate(&self, range: PageRange) {
+        self.mmu
+            .flush_tlb_range(range, self.kind.scope(), Reach::Leaf);
+        self.unflushed.flushed(range);
+    }
+
+    /// R27, R29: before an address is mapped again, what a TLB may still hold
+    /// for it is invalidated.
+    #[inline]
+    fn invalidate_before_reuse(&self, range: PageRange) {
+        if self.unflushed.meets(range) {
+            self.invalidate_unflushed();
+        }
+    }
+
+    #[cold]
+    fn invalidate_unflushed(&self) {
+        if let Some(hull) = self.unflushed.hull() {
+            self.invalidate(hull);
+        }
     }
 
     #[inline(always)]
@@ -310,11 +354,11 @@ impl<'t> LeafTable<'t> {
     }
 
     fn is_empty(&self) -> bool {
-        self.link.population() == 0
+        self.link.population() == Some(0)
     }
 
     fn is_full(&self) -> bool {
-        self.link.population() == crate::addr::ENTRIES
+        self.link.population() == Some(crate::addr::ENTRIES)
     }
 }
 

@@ -10,7 +10,6 @@ use crate::bbm;
 use crate::desc::{Desc, Prot, bits};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
-use crate::tlbi::Reach;
 
 /// Attribute bits that `remap` sets.
 const ATTRIBUTES: u64 = Prot::PERMISSIONS | bits::ATTR_INDX | bits::SH | bits::NG;
@@ -18,7 +17,8 @@ const ATTRIBUTES: u64 = Prot::PERMISSIONS | bits::ATTR_INDX | bits::SH | bits::N
 impl<K: Kernel> AddressSpace<'_, K> {
     /// Changes the permissions of `range` to those of `prot`; frames stay. The
     /// mapping is usable throughout: at each moment an access sees the old or
-    /// the new permissions, and the new ones when this returns. Linux: `set_memory_ro()`
+    /// the new permissions, and the new ones when this returns. Making written code
+    /// executable also takes instruction-cache maintenance, which is the caller's (R35). Linux: `set_memory_ro()`
     /// and its siblings, `change_protection()`.
     ///
     /// # Errors
@@ -29,7 +29,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
         self.check_request(range, prot)?;
         self.check_mapped(range)?;
         self.check_in_place(range, prot)?;
-        let section = self.mmu.lazy().section()?;
+        let section = self.mmu.lazy().section_unless_active()?;
         self.update(
             range,
             Fill::Update {
@@ -40,8 +40,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
         );
         // R30: restricting is not done before the TLBI, and relaxing without one would
         // leave spurious permission faults to somebody.
-        self.mmu
-            .flush_tlb_range(range, self.kind.scope(), Reach::Leaf);
+        self.invalidate(range);
         drop(section);
         Ok(())
     }
@@ -56,7 +55,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
     pub fn remap(&mut self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {
         self.check_request(range, prot)?;
         self.check_mapped(range)?;
-        let section = self.mmu.lazy().section()?;
+        let section = self.mmu.lazy().section_unless_active()?;
         self.update(
             range,
             Fill::Update {
@@ -66,8 +65,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
             },
         );
         // R27, R29: the break is complete on every CPU before the make. Never deferred.
-        self.mmu
-            .flush_tlb_range(range, self.kind.scope(), Reach::Leaf);
+        self.invalidate(range);
         self.update(
             range,
             Fill::Update {

@@ -8,7 +8,7 @@ use crate::desc::Desc;
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;
-use crate::table::Pte;
+use crate::table::{Pte, Table};
 use crate::tlbi::Reach;
 
 /// Tables reserved for one request. They are chained through their own first
@@ -72,19 +72,89 @@ impl<K: Kernel> Drop for Spare<'_, K> {
     }
 }
 
+/// Tables that are not linked any more and not free yet, chained like [`Spare`].
+#[derive(Default)]
+struct Unlinked {
+    first: Option<Frame>,
+    len: usize,
+    /// Addresses that the tables served.
+    hull: Option<PageRange>,
+}
+
+impl Unlinked {
+    fn add(&mut self, frame: Frame, served: PageRange) {
+        self.first = Some(frame);
+        self.len += 1;
+        self.hull = match self.hull {
+            None => Some(served),
+            Some(hull) => {
+                let start = hull.start().min(served.start()).as_u64();
+                PageRange::from_bounds(start, hull.end().max(served.end())).ok()
+            }
+        };
+    }
+}
+
+/// How many tables are missing below `hole` to translate all of `piece`, which the
+/// hole contains.
+fn tables_below(hole: Hole, piece: PageRange) -> usize {
+    let spanned = |level: Level| {
+        let shift = level.shift();
+        (((piece.end() - 1) >> shift) - (piece.start().as_u64() >> shift) + 1) as usize
+    };
+    match hole.level {
+        Level::L0 => 1 + spanned(Level::L1) + spanned(Level::L2),
+        Level::L1 => 1 + spanned(Level::L2),
+        Level::L2 | Level::L3 => 1,
+    }
+}
+
 impl<K: Kernel> AddressSpace<'_, K> {
-    /// How many tables are missing for the first page of `piece`, given where the
-    /// walk ended. `range` is the request that `piece` is cut from: a table shared by
-    /// several pieces is counted at the first of them.
-    pub(super) fn missing(range: PageRange, piece: PageRange, hole: Hole) -> usize {
-        let va = piece.start();
-        let first_in =
-            |level: Level| va == range.start() || va.as_u64() & (level.table_span() - 1) == 0;
-        match hole.level {
-            Level::L0 => 1 + usize::from(first_in(Level::L2)) + usize::from(first_in(Level::L1)),
-            Level::L1 => 1 + usize::from(first_in(Level::L2)),
-            Level::L2 | Level::L3 => 1,
+    /// [`AddressSpace::missing_tables`] for operations that work on entries whatever they
+    /// hold: only a block is in their way.
+    pub(super) fn missing_tables_for_entries(&self, range: PageRange) -> Result<usize, SpaceError> {
+        self.missing_tables(range, |_, _| Ok(()))
+            .map_err(|error| match error {
+                SpaceError::AlreadyMapped { va, level, .. } => SpaceError::Block { va, level },
+                other => other,
+            })
+    }
+
+    /// Counts the tables that `range` lacks, and shows each last-level table that
+    /// exists, with the part of `range` in it, to `check`. Holes are passed over as a whole,
+    /// however large.
+    ///
+    /// Fails with the first error of `check`, or because a block is in the way.
+    pub(super) fn missing_tables(
+        &self,
+        range: PageRange,
+        mut check: impl FnMut(&LeafTable<'_>, PageRange) -> Result<(), SpaceError>,
+    ) -> Result<usize, SpaceError> {
+        let mut needed = 0;
+        let mut rest = Some(range);
+        while let Some(range) = rest {
+            let (done, tables) = match self.leaf_table(range.start()) {
+                Ok(found) => {
+                    let piece = range.first_in(Level::L2);
+                    check(&found, piece)?;
+                    (piece, 0)
+                }
+                Err(hole) if hole.entry.is_in_use() => {
+                    return Err(SpaceError::AlreadyMapped {
+                        va: range.start(),
+                        entry: hole.entry,
+                        level: hole.level,
+                    });
+                }
+                Err(hole) => {
+                    let piece = range.first_in(hole.level);
+                    (piece, tables_below(hole, piece))
+                }
+            };
+            needed += tables;
+            rest = PageRange::from_bounds(done.end(), range.end()).ok();
         }
+        Ok(needed)
     }
 
     /// Descends to the last-level table of `va`, linking reserved tables where
@@ -94,7 +164,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
             return found;
         }
         let mut table = self.table(self.root);
-        let mut above: Option<(&Pte, Level)> = None;
+        let mut above: Option<&Pte> = None;
         for level in [Level::L0, Level::L1, Level::L2] {
             let entry = &table.entries()[level.index(va)];
             let mut link = self.load(entry);
@@ -102,12 +172,12 @@ impl<K: Kernel> AddressSpace<'_, K> {
                 let frame = spare.take().expect("reserve() counted every missing table");
                 link = Desc::table(frame);
                 self.write_link(level, entry, link);
-                if let Some((parent, parent_level)) = above {
-                    self.add_population(parent_level, parent, 1);
+                if let Some(parent) = above {
+                    self.add_population(parent, 1);
                 }
             }
             table = self.table(link.frame());
-            above = Some((entry, level));
+            above = Some(entry);
         }
         match self.leaf_table(va) {
             Ok(found) => found,
@@ -126,16 +196,24 @@ impl<K: Kernel> AddressSpace<'_, K> {
         backend::complete(self.mmu, level, link);
     }
 
-    /// Adds to the population kept in the entry that links a table. Hardware
-    /// ignores these bits, so the store owes no barrier and no invalidation.
+    /// Adds to the population kept in the entry that links a table, unless it is
+    /// unknown. Hardware ignores these bits, so the store owes no barrier and no
+    /// invalidation.
     #[inline]
-    pub(super) fn add_population(&self, level: Level, parent: &Pte, change: isize) {
+    pub(super) fn add_population(&self, parent: &Pte, change: isize) {
+        if let Some(before) = self.load(parent).population() {
+            self.set_population(parent, before, change);
+        }
+    }
+
+    /// Sets the population to `before + change`.
+    #[inline]
+    pub(super) fn set_population(&self, parent: &Pte, before: usize, change: isize) {
         let link = self.load(parent);
-        debug_assert!(link.is_table(level));
         // Checked in every build: a wrong number would reach into the address field.
-        let population = link.population().checked_add_signed(change);
+        let population = before.checked_add_signed(change);
         let Some(population) = population.filter(|n| *n <= ENTRIES) else {
-            panic!("population {} {change:+} of {link:?}", link.population());
+            panic!("population {before} {change:+} of {link:?}");
         };
         self.mmu
             .kernel()
@@ -146,8 +224,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
     /// share the tables below. Returns the number of entries copied.
     ///
     /// # Safety
-    /// From now on only one of the two spaces may link or free tables in
-    /// `range`, and the shared tables outlive both.
+    /// From now on only one of the two spaces may link tables in `range`, and neither
+    /// frees one there: the shared tables outlive both.
     ///
     /// # Errors
     /// [`SpaceError::WrongHalf`], or [`SpaceError::AlreadyMapped`] if this space
@@ -170,6 +248,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
                 return Err(SpaceError::AlreadyMapped { va, entry, level });
             }
         }
+        let _section = self.mmu.lazy().section_unless_active()?;
         let mut copied = 0;
         for i in first..=last {
             let link = self.load(&there.entries()[i]);
@@ -181,58 +260,81 @@ impl<K: Kernel> AddressSpace<'_, K> {
         Ok(copied)
     }
 
-    /// Frees every table below the root that lies inside `range` and has no entry in
-    /// use. Linux: `free_pgd_range()`, for the empty ones. Returns how many tables were
-    /// given back.
+    /// Frees every table below the root that translates an address of `range` and has no
+    /// entry in use. Linux: `free_pgd_range()`, for the empty ones. Returns how many tables
+    /// were given back. One invalidation serves them all.
     ///
     /// # Errors
     /// [`SpaceError::WrongHalf`].
     pub fn free_empty_tables(&mut self, range: PageRange) -> Result<usize, SpaceError> {
         self.check_half(range)?;
+        let mut unlinked = Unlinked::default();
+        self.unlink_empty(Level::L0, self.table(self.root), range, &mut unlinked);
+        let Some(hull) = unlinked.hull else {
+            return Ok(0);
+        };
+        // R32: no walker may still hold an entry that leads to a table when its frame
+        // is reused, so the invalidation is one that reaches table entries. A table is
+        // reached by any address it serves, and one page each would be enough; but the
+        // tables of a range lie side by side, and the planner has the measure of that.
+        self.mmu
+            .flush_tlb_range(hull, self.kind.scope(), Reach::Walk);
+        self.unflushed.flushed(hull);
+        let mut spare = Spare {
+            mmu: self.mmu,
+            first: unlinked.first,
+            len: unlinked.len,
+        };
         let mut freed = 0;
-        for level in [Level::L2, Level::L1, Level::L0] {
-            for piece in range.per_entry(level) {
-                freed += usize::from(self.free_if_empty(level, piece));
-            }
+        while let Some(frame) = spare.take() {
+            // SAFETY: the table came from `alloc_table`, its only link was cleared by
+            // `unlink_empty`, and the invalidation of all levels is complete.
+            unsafe { self.mmu.kernel().free_table(frame) };
+            freed += 1;
         }
         Ok(freed)
     }
 
-    /// Frees the table that `level`'s entry for `piece` links, if it is empty.
-    fn free_if_empty(&self, level: Level, piece: PageRange) -> bool {
-        let va = piece.start();
-        let mut table = self.table(self.root);
-        let mut above: Option<(&Pte, Level)> = None;
-        for at in Level::ALL {
-            let entry = &table.entries()[at.index(va)];
+    /// Unlinks the empty tables below `table`, which is of `level`, for `range`. Returns
+    /// how many entries of `table` were emptied.
+    fn unlink_empty(
+        &self,
+        level: Level,
+        table: &Table,
+        range: PageRange,
+        unlinked: &mut Unlinked,
+    ) -> isize {
+        let Some(next) = level.next() else {
+            return 0;
+        };
+        let mut emptied = 0;
+        let mut rest = Some(range);
+        while let Some(range) = rest {
+            let piece = range.first_in(level);
+            let entry = &table.entries()[level.index(piece.start())];
             let link = self.load(entry);
-            if !link.is_table(at) {
-                return false;
-            }
-            if at == level {
-                if link.population() != 0 {
-                    return false;
+            if link.is_table(level) {
+                let below = self.unlink_empty(next, self.table(link.frame()), piece, unlinked);
+                if below != 0 {
+                    self.add_population(entry, -below);
                 }
-                self.write_link(level, entry, Desc::INVALID);
-                if let Some((parent, parent_level)) = above {
-                    self.add_population(parent_level, parent, -1);
+                if self.load(entry).population() == Some(0) {
+                    self.write_link(level, entry, Desc::INVALID);
+                    emptied += 1;
+                    // The chain goes through the dead table itself. It is empty, and
+                    // the one value that a walker can still read there is no valid entry:
+                    // frames are page aligned, so bit 0 is clear.
+                    let next = unlinked.first.map_or(0, Frame::as_u64);
+                    let dead = self.table(link.frame());
+                    self.mmu
+                        .kernel()
+                        .store(&dead.entries()[0], Desc::from_u64(next));
+                    unlinked.add(link.frame(), piece);
                 }
-                // R32: no walker may still hold the entry when the frame is reused, so
-                // the invalidation is one that reaches table entries. One page of the
-                // table's span is enough: entries of the walk are matched by any
-                // address they serve.
-                let page = PageRange::new(va.as_u64(), 1).unwrap_or(piece);
-                self.mmu
-                    .flush_tlb_range(page, self.kind.scope(), Reach::Walk);
-                // SAFETY: the table came from `alloc_table`, its only link was cleared
-                // above, and the invalidation of all levels is complete.
-                unsafe { self.mmu.kernel().free_table(link.frame()) };
-                return true;
             }
-            table = self.table(link.frame());
-            above = Some((entry, at));
+            rest = PageRange::from_bounds(piece.end(), range.end()).ok();
         }
-        false
+        emptied
     }
 
     /// Frees the whole tree, root included, and every TLB entry of the space.

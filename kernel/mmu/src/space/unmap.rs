@@ -15,7 +15,8 @@ use core::marker::PhantomData;
 
 /// Entries are cleared and their invalidation is still to come. Until then the old
 /// translations may be used, so neither the frames nor the addresses may be reused.
-/// Invalidates on drop at the latest. Not `Send`: the task that cleared must flush.
+/// Give it to [`AddressSpace::flush`]; dropped, it invalidates as well, but the space does not
+/// learn of it and may do so again. Not `Send`: the task that cleared must flush.
 #[must_use = "the old translations may be used until the flush"]
 pub struct PendingFlush<'m, K: Kernel> {
     mmu: &'m Mmu<K>,
@@ -27,11 +28,6 @@ pub struct PendingFlush<'m, K: Kernel> {
 }
 
 impl<K: Kernel> PendingFlush<'_, K> {
-    /// Invalidates now and waits until it is complete on every CPU.
-    pub fn flush(self) {
-        drop(self);
-    }
-
     /// Takes over the invalidation of a neighbor: one flush for both.
     ///
     /// # Errors
@@ -73,7 +69,17 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// Refuses a range of the other half and a page that is not mapped, or mapped
     /// by a block. On an error nothing was changed.
     pub fn unmap(&mut self, range: PageRange) -> Result<(), SpaceError> {
-        self.unmap_no_flush(range).map(PendingFlush::flush)
+        let pending = self.unmap_no_flush(range)?;
+        self.flush(pending);
+        Ok(())
+    }
+
+    /// Executes the invalidation that `pending` stands for and waits until it is complete
+    /// on every CPU.
+    pub fn flush(&mut self, pending: PendingFlush<'m, K>) {
+        let range = pending.range;
+        drop(pending);
+        self.unflushed.flushed(range);
     }
 
     /// Unmaps `range` and leaves the invalidation to the caller. Linux:
@@ -88,9 +94,10 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         for piece in range.per_table(Level::L3) {
             if let Ok(found) = self.leaf_table(piece.start()) {
                 backend::write_run(self.mmu, found.run(piece), Fill::Zero);
-                self.add_population(Level::L2, found.parent, -(piece.pages() as isize));
+                self.add_population(found.parent, -(piece.pages() as isize));
             }
         }
+        self.unflushed.widen(range);
         Ok(PendingFlush {
             mmu: self.mmu,
             range,
@@ -115,7 +122,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     ) -> Result<(), SpaceError> {
         self.check_half(range)?;
         self.check_mapped(range)?;
-        let section = self.mmu.lazy().section()?;
+        let section = self.mmu.lazy().section_unless_active()?;
         let invalidate = Fill::Update {
             keep: !bits::VALID,
             set: 0,
@@ -126,8 +133,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
                 backend::write_run(self.mmu, found.run(piece), invalidate);
             }
         }
-        self.mmu
-            .flush_tlb_range(range, self.kind.scope(), Reach::Leaf);
+        self.invalidate(range);
         drop(section);
         for piece in range.per_table(Level::L3) {
             if let Ok(found) = self.leaf_table(piece.start()) {
@@ -136,7 +142,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
                     give_back(page_of(piece, i), self.load(pte).frame());
                 }
                 backend::write_run(self.mmu, run, Fill::Zero);
-                self.add_population(Level::L2, found.parent, -(piece.pages() as isize));
+                self.add_population(found.parent, -(piece.pages() as isize));
             }
         }
         Ok(())

@@ -65,7 +65,7 @@ pub struct Fake {
     frame_at: RefCell<BTreeMap<usize, u64>>,
     next_frame: Cell<u64>,
     budget: Cell<usize>,
-    teardown: Cell<bool>,
+    pub teardown: Cell<bool>,
     order: RefCell<Order>,
     effects: RefCell<Vec<Effect>>,
     tally: Cell<Tally>,

@@ -57,6 +57,8 @@ struct Stale {
 #[derive(Debug, Default)]
 pub struct Order {
     places: BTreeMap<u64, Place>,
+    /// Tables whose link is cleared and which are not free yet.
+    unlinked: BTreeMap<u64, Place>,
     unordered: BTreeSet<u64>,
     stale: BTreeMap<(Option<u16>, u8, u64), Stale>,
 }
@@ -95,6 +97,14 @@ impl Order {
     }
 
     pub fn store(&mut self, frame: u64, index: usize, old: u64, new: u64) -> Role {
+        if let Some(place) = self.unlinked.get(&frame) {
+            // A walker may still get here until the invalidation is complete.
+            assert!(
+                !is_live(place.level, new),
+                "R32: {new:#x} is written to table {frame:#x}, unlinked but still walked"
+            );
+            return Role::Scratch;
+        }
         let Some(&Place { level, base, asid }) = self.places.get(&frame) else {
             self.unordered.insert(frame);
             return Role::Scratch;
@@ -129,6 +139,12 @@ impl Order {
             let stage = Stage::Written;
             self.stale.insert(key, Stale { stage, link });
         }
+        if tables == (true, false) {
+            let child = old & bits::ADDRESS;
+            if let Some(place) = self.places.remove(&child) {
+                self.unlinked.insert(child, place);
+            }
+        }
         if tables.1 {
             let child = new & bits::ADDRESS;
             assert!(
@@ -158,6 +174,7 @@ impl Order {
     /// A table of a tree that nobody walks any more.
     pub fn forget(&mut self, frame: u64) {
         self.places.remove(&frame);
+        self.unlinked.remove(&frame);
         self.unordered.remove(&frame);
     }
 
@@ -229,7 +246,7 @@ impl Named {
             )
         };
         let ((pages, ttl), asid) = match op {
-            Op::Vmalle1is | Op::Vmalle1 => ((None, None), None),
+            Op::Vmalle1is => ((None, None), None),
             Op::Aside1is => ((None, None), asid),
             Op::Vae1is | Op::Vale1is => (single(), asid),
             Op::Vaae1is | Op::Vaale1is => (single(), None),

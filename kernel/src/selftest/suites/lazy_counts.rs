@@ -167,7 +167,7 @@ fn r14_clearing_owes_nothing() -> TestResult {
     expect_eq!(MMU.lazy().state().owed(), Owed::empty());
     drop(section);
     // The invalidation brings its own: one DSB before, one behind, one ISB.
-    let ((), spent) = counted(|| flush.flush());
+    let ((), spent) = counted(|| kernel_space::lock().flush(flush));
     expect_eq!((spent.dsb_ishst, spent.dsb_ish, spent.isb), (1, 1, 1));
     expect_eq!(spent.tlbi_requested, 100);
     Ok(())

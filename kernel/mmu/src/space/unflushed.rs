@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which addresses may still be in a TLB although their entries are empty.
+//!
+//! An emptied entry looks like one that was never used, and a new mapping in its place
+//! would be the make of a break-before-make without the invalidation in between (R27, R29):
+//! a TLB may then hold two frames for one address. So a space remembers the hull of
+//! what was emptied and not invalidated yet, and whatever would map inside it
+//! invalidates it first.
+
+use core::cell::Cell;
+
+use crate::addr::{PAGE_SIZE, PageRange, VirtAddr};
+
+/// The hull `start..end` of the addresses, in bytes; empty while `start >= end`.
+#[derive(Debug)]
+pub(super) struct Unflushed(Cell<(u64, u64)>);
+
+impl Unflushed {
+    const NOTHING: (u64, u64) = (u64::MAX, 0);
+
+    pub(super) const fn new() -> Self {
+        Self(Cell::new(Self::NOTHING))
+    }
+
+    /// Takes note that entries of `range` were emptied.
+    #[inline]
+    pub(super) fn widen(&self, range: PageRange) {
+        let (start, end) = self.0.get();
+        self.0
+            .set((start.min(range.start().as_u64()), end.max(range.end())));
+    }
+
+    /// Takes note that the entry of the page `va` was emptied.
+    #[inline]
+    pub(super) fn widen_by_page(&self, va: VirtAddr) {
+        let (start, end) = self.0.get();
+        self.0
+            .set((start.min(va.as_u64()), end.max(va.as_u64() + PAGE_SIZE)));
+    }
+
+    /// Whether an address of `range` may be among them.
+    #[inline]
+    pub(super) fn meets(&self, range: PageRange) -> bool {
+        let (start, end) = self.0.get();
+        start < range.end() && range.start().as_u64() < end
+    }
+
+    /// Whether the page `va` may be among them.
+    #[inline]
+    pub(super) fn contains(&self, va: VirtAddr) -> bool {
+        let (start, end) = self.0.get();
+        start <= va.as_u64() && va.as_u64() < end
+    }
+
+    /// The hull, if there is one.
+    pub(super) fn hull(&self) -> Option<PageRange> {
+        let (start, end) = self.0.get();
+        PageRange::from_bounds(start, end).ok()
+    }
+
+    /// Takes note that `range` was invalidated.
+    #[inline]
+    pub(super) fn flushed(&self, range: PageRange) {
+        let (start, end) = self.0.get();
+        if range.start().as_u64() <= start && end <= range.end() {
+            self.0.set(Self::NOTHING);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, pages: u64) -> PageRange {
+        PageRange::new(start, pages).unwrap()
+    }
+
+    #[test]
+    fn the_hull_grows_and_goes_at_once() {
+        let set = Unflushed::new();
+        assert_eq!(set.hull(), None);
+        assert!(!set.meets(range(0, 1)));
+        set.widen(range(0x5000, 2));
+        set.widen_by_page(VirtAddr::new(0x9000).unwrap());
+        assert_eq!(set.hull(), Some(range(0x5000, 5)));
+        assert!(set.meets(range(0x6000, 1)) && !set.meets(range(0xa000, 1)));
+        assert!(!set.meets(range(0x4000, 1)) && set.meets(range(0x4000, 2)));
+        assert!(set.contains(VirtAddr::new(0x8000).unwrap()));
+        set.flushed(range(0x5000, 4));
+        assert!(set.hull().is_some());
+        set.flushed(range(0x4000, 6));
+        assert_eq!(set.hull(), None);
+    }
+}

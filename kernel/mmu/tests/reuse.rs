@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! R27-R29 from safe code: an address that was emptied and not invalidated cannot be
+//! mapped again before it is. The fake's order checker panics if it could.
+
+mod fake;
+
+use fake::order::Role;
+use fake::{
+    BASE, Effect, KINDS, contiguous, count, data, frame, new_mmu, new_space, pages, visible,
+};
+use mmu::{PAGE_SIZE, SpaceError, SpaceKind};
+
+/// Number of TLBIs executed since the last look.
+fn tlbis(mmu: &mmu::Mmu<fake::Fake>) -> usize {
+    let effects = mmu.kernel().take_effects();
+    let is_tlbi = |effect: &&Effect| matches!(effect, Effect::Tlbi(..));
+    effects.iter().filter(is_tlbi).count()
+}
+
+fn start(kind: SpaceKind) -> u64 {
+    kind.half().start() + (3 << 39)
+}
+
+#[test]
+fn r29_mapping_over_an_unflushed_page_invalidates_first() {
+    for kind in KINDS {
+        for count in [1, 700] {
+            let mmu = new_mmu();
+            let mut space = new_space(&mmu, kind);
+            let range = pages(start(kind), count);
+            space.map(range, contiguous(1), data(kind)).unwrap();
+            let pending = space.unmap_no_flush(range).unwrap();
+            assert_eq!(tlbis(&mmu), 0);
+            space.map(range, contiguous(5000), data(kind)).unwrap();
+            assert!(tlbis(&mmu) > 0);
+            drop(pending);
+            fake::destroy(space);
+        }
+    }
+}
+
+#[test]
+fn r29_a_forgotten_flush_is_made_up_for() {
+    let mmu = new_mmu();
+    let mut space = new_space(&mmu, SpaceKind::Kernel);
+    let range = pages(BASE, 3);
+    let data = data(SpaceKind::Kernel);
+    space.map(range, contiguous(1), data).unwrap();
+    core::mem::forget(space.unmap_no_flush(range).unwrap());
+    // Elsewhere nothing is owed.
+    tlbis(&mmu);
+    let elsewhere = pages(BASE + (1 << 30), 3);
+    space.map(elsewhere, contiguous(9), data).unwrap();
+    assert_eq!(tlbis(&mmu), 0);
+    space.map(range, contiguous(5), data).unwrap();
+    assert_eq!(tlbis(&mmu), 3);
+    assert!(mmu.kernel().all_invalidated());
+    fake::destroy(space);
+}
+
+#[test]
+fn r29_a_flush_in_time_is_not_repeated() {
+    let mmu = new_mmu();
+    let mut space = new_space(&mmu, SpaceKind::Kernel);
+    let range = pages(BASE, 3);
+    let data = data(SpaceKind::Kernel);
+    for first in [1, 100, 200] {
+        space.map(range, contiguous(first), data).unwrap();
+        let pending = space.unmap_no_flush(range).unwrap();
+        tlbis(&mmu);
+        space.flush(pending);
+        assert_eq!(tlbis(&mmu), 3);
+    }
+    space.map(range, contiguous(1), data).unwrap();
+    assert_eq!(tlbis(&mmu), 0);
+    fake::destroy(space);
+}
+
+#[test]
+fn r29_entries_emptied_one_by_one_are_invalidated_before_reuse() {
+    for kind in KINDS {
+        let mmu = new_mmu();
+        let mut space = new_space(&mmu, kind);
+        let range = pages(start(kind), 8);
+        space.map(range, contiguous(1), data(kind)).unwrap();
+        // S8: break and make inside one section, in a callback.
+        tlbis(&mmu);
+        space
+            .apply_to_page_range(range, |pte| {
+                let old = pte.get_and_clear();
+                let other = old.frame().offset(4096).unwrap();
+                pte.set(other, data(kind))
+            })
+            .unwrap();
+        assert_eq!(tlbis(&mmu), 8);
+        let mut fast = space.fast_pte_range(range).unwrap();
+        fast.get_and_clear(3);
+        fast.set(2, fast.get(2).frame(), data(kind)).unwrap();
+        fast.set(3, frame(7), data(kind)).unwrap();
+        drop(fast);
+        assert_eq!(tlbis(&mmu), 1);
+        let mut fast = space.fast_pte_range(range).unwrap();
+        fast.get_and_clear(0);
+        fast.get_and_clear(1);
+        fast.set_run(0, 2, frame(70), data(kind)).unwrap();
+        drop(fast);
+        assert_eq!(tlbis(&mmu), 2);
+        assert!(mmu.kernel().all_invalidated());
+        fake::destroy(space);
+    }
+}
+
+#[test]
+fn r29_a_forgotten_fast_range_hides_no_entry() {
+    let mmu = new_mmu();
+    let mut space = new_space(&mmu, SpaceKind::Kernel);
+    let data = data(SpaceKind::Kernel);
+    let range = pages(BASE, 4);
+    let mut fast = space.fast_pte_range(range).unwrap();
+    fast.set(2, frame(9), data).unwrap();
+    core::mem::forget(fast);
+    mmu.lazy().disable().unwrap();
+    // The table's population is not known, so its entries are looked at.
+    let refused = space.map(range, contiguous(1), data);
+    assert!(
+        matches!(refused, Err(SpaceError::AlreadyMapped { va, .. }) if va == fake::va(BASE + 2 * PAGE_SIZE))
+    );
+    space.unmap(pages(BASE + 2 * PAGE_SIZE, 1)).unwrap();
+    assert_eq!(space.free_empty_tables(range), Ok(0));
+    space.map(range, contiguous(1), data).unwrap();
+    // `fake::destroy` would miss the population.
+    mmu.kernel().teardown.set(true);
+    // SAFETY: no CPU walks a table of the fake.
+    unsafe { space.destroy() };
+}
+
+#[test]
+fn r32_one_invalidation_serves_all_tables_that_go() {
+    let mmu = new_mmu();
+    let mut space = new_space(&mmu, SpaceKind::Kernel);
+    let data = data(SpaceKind::Kernel);
+    let range = pages(BASE, 512 * 5);
+    space.map(range, contiguous(1), data).unwrap();
+    space.unmap(range).unwrap();
+    mmu.kernel().take_effects();
+    // Five last-level tables and the two above them.
+    assert_eq!(space.free_empty_tables(range), Ok(7));
+    let effects = mmu.kernel().take_effects();
+    assert_eq!(count(&effects, Effect::DsbIsh), 1);
+    let links = |e: &&Effect| {
+        matches!(
+            e,
+            Effect::Store {
+                role: Role::Link(_),
+                ..
+            }
+        )
+    };
+    assert_eq!(visible(effects).iter().filter(links).count(), 7);
+    fake::destroy(space);
+}
+
+#[test]
+fn holes_are_passed_over_as_a_whole() {
+    let mmu = new_mmu();
+    let mut space = new_space(&mmu, SpaceKind::Kernel);
+    let half = SpaceKind::Kernel.half();
+    let everything = mmu::PageRange::from_bounds(half.start(), half.end()).unwrap();
+    let before = mmu.kernel().counts().walks;
+    assert_eq!(space.free_empty_tables(everything), Ok(0));
+    // 2^36 pages: the tables they need are counted, not visited one by one.
+    mmu.kernel().set_budget(10);
+    let refused = space.map(everything, contiguous(0), data(SpaceKind::Kernel));
+    let tables = 512 + (512 << 9) + (512 << 18);
+    assert!(
+        matches!(refused, Err(SpaceError::OutOfTables { needed, available: 10 }) if needed == tables),
+        "{refused:?}"
+    );
+    assert!(mmu.kernel().counts().walks - before < 2000);
+    fake::destroy(space);
+}
