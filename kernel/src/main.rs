@@ -38,6 +38,7 @@ mod kernel_main {
         Ok(match arguments.mode {
             Mode::Demo => demo::main(),
             Mode::Selftest => selftest::main(arguments.filter),
+            Mode::Provoke(end) => selftest::provoke::run(end),
         })
     }
 }

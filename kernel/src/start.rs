@@ -11,7 +11,7 @@ use core::slice;
 
 use boot::Handoff;
 use log::{info, warn};
-use mmu::{Backend, BarrierPolicy, PA_BITS, SpaceError, TlbFeatures};
+use mmu::{BarrierPolicy, PA_BITS, SpaceError, TlbFeatures};
 use spin::Once;
 
 use crate::arch::features::{Ets, Features};
@@ -21,7 +21,7 @@ use crate::mm::device::DeviceError;
 use crate::mm::image::Image;
 use crate::mm::layout::LINEAR_SIZE;
 use crate::mm::{self, MMU, Settings};
-use crate::platform::bootargs::{BootArgumentError, BootArguments, LazyBackend, PolicyChoice};
+use crate::platform::bootargs::{BootArgumentError, BootArguments, PolicyChoice};
 use crate::platform::console;
 use crate::platform::devicetree::{
     DeviceTree, DeviceTreeError, InterruptController, MachineDescription,
@@ -265,10 +265,7 @@ fn settings(features: &Features, arguments: &BootArguments<'_>) -> Result<Settin
     };
     Ok(Settings {
         features: offered,
-        backend: match arguments.lazy {
-            LazyBackend::Eager => Backend::Eager,
-            LazyBackend::DeferBarriers => Backend::DeferBarriers,
-        },
+        backend: arguments.lazy,
         policy,
     })
 }

@@ -9,6 +9,7 @@
 //! | probe | instruction that may fault | recognized by |
 //! |---|---|---|
 //! | [`try_read_u8`], [`try_read_u64`], [`try_write_u64`] | load, store | ELR |
+//! | [`registers_changed_by_fault`] | load | ELR |
 //! | [`try_exec`] | the fetch at the target | instruction abort, ELR = FAR, x30 = call + 4 |
 //! | [`semihosting`](super::semihosting) | `hlt` | ELR |
 //!
@@ -113,6 +114,41 @@ global_asm!(
     "ret",
     ".size probe_exec, . - probe_exec",
     //
+    // x2 to x28 and the flags hold known values when the load faults; x0 collects a bit for each
+    // that does not hold its value afterwards, bit 0 for the flags.
+    "probe_function probe_registers",
+    "stp x29, x30, [sp, #-112]!",
+    "mov x29, sp",
+    "stp x19, x20, [sp, #16]",
+    "stp x21, x22, [sp, #32]",
+    "stp x23, x24, [sp, #48]",
+    "stp x25, x26, [sp, #64]",
+    "stp x27, x28, [sp, #80]",
+    ".irp n, 2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28",
+    "mov x\\n, #\\n * 0x123",
+    ".endr",
+    "cmp xzr, xzr",
+    ".globl probe_registers_at",
+    "probe_registers_at:",
+    "ldr x1, [x0]",
+    ".globl probe_registers_return",
+    "probe_registers_return:",
+    "cset x0, ne",
+    ".irp n, 2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28",
+    "mov x1, #\\n * 0x123",
+    "cmp x\\n, x1",
+    "cset x1, ne",
+    "orr x0, x0, x1, lsl #\\n",
+    ".endr",
+    "ldp x19, x20, [sp, #16]",
+    "ldp x21, x22, [sp, #32]",
+    "ldp x23, x24, [sp, #48]",
+    "ldp x25, x26, [sp, #64]",
+    "ldp x27, x28, [sp, #80]",
+    "ldp x29, x30, [sp], #112",
+    "ret",
+    ".size probe_registers, . - probe_registers",
+    //
     // AArch64 semihosting: operation in w0, parameter in x1, result in x0. `hlt` is UNDEFINED where
     // no emulator or debugger takes it.
     "probe_function probe_semihosting",
@@ -133,6 +169,7 @@ unsafe extern "C" {
     fn probe_read_u64(address: u64) -> Outcome;
     fn probe_write_u64(address: u64, value: u64) -> Outcome;
     fn probe_exec(address: u64) -> Outcome;
+    fn probe_registers(address: u64) -> u64;
     pub(crate) fn probe_semihosting(operation: u64, parameter: u64) -> Outcome;
 
     // Addresses, not functions.
@@ -141,6 +178,8 @@ unsafe extern "C" {
     static probe_write_u64_at: [u8; 0];
     static probe_exec_called: [u8; 0];
     static probe_exec_return: [u8; 0];
+    static probe_registers_at: [u8; 0];
+    static probe_registers_return: [u8; 0];
     static probe_semihosting_at: [u8; 0];
     static probe_return: [u8; 0];
 }
@@ -198,6 +237,15 @@ pub unsafe fn try_exec(va: u64) -> Result<u64, Fault> {
     unsafe { probe_exec(va) }.into_result()
 }
 
+/// Which registers a fault does not bring back: reads `va`, which must fault, with known
+/// values in x2 to x28 and the flags. Bit n stands for xn, bit 0 for the flags.
+#[must_use]
+pub fn registers_changed_by_fault(va: u64) -> u64 {
+    // SAFETY: as in `try_read_u8`; the function saves and restores what the C calling convention
+    // asks for.
+    unsafe { probe_registers(va) }
+}
+
 /// Whether an exception belongs to a probe; if so, makes it return the fault.
 ///
 /// Called for synchronous exceptions from EL1 only.
@@ -211,6 +259,9 @@ pub(crate) fn fix_up(frame: &mut TrapFrame) -> bool {
                 || at(&raw const probe_write_u64_at) =>
         {
             &raw const probe_return
+        }
+        Class::DataAbortSame if at(&raw const probe_registers_at) => {
+            &raw const probe_registers_return
         }
         Class::InstructionAbortSame | Class::PcAlignment
             if frame.elr == frame.far && frame.x[30] == &raw const probe_exec_called as u64 =>

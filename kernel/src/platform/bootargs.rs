@@ -5,7 +5,7 @@
 //! order:
 //!
 //! ```text
-//! mode=demo|selftest                what to do                 (demo)
+//! mode=demo|selftest|...            what to do                 (demo)
 //! filter=GLOB                       which self-tests           (*)
 //! lazy=eager|defer-barriers         lazy MMU backend           (defer-barriers)
 //! policy=auto|classic|ets2          barrier policy             (auto)
@@ -13,12 +13,16 @@
 //! exit=auto|semihosting|psci|halt   how the run ends           (auto)
 //! ```
 //!
+//! The other modes, `panic`, `exception`, `stack-overflow` and `hang`, end badly on purpose
+//! ([`Provocation`]).
+//!
 //! A word that is anything else is an error, not a warning: a mistyped argument
 //! that is ignored makes a run look like a different one.
 
 use core::fmt;
 
 use log::LevelFilter;
+use mmu::Backend;
 
 use crate::selftest::filter::{Filter, FilterError};
 
@@ -30,7 +34,7 @@ pub struct BootArguments<'a> {
     /// Which self-tests run.
     pub filter: Filter<'a>,
     /// Backend of lazy MMU mode.
-    pub lazy: LazyBackend,
+    pub lazy: Backend,
     /// When barriers are owed.
     pub policy: PolicyChoice,
     /// The least important log lines shown.
@@ -44,7 +48,7 @@ impl Default for BootArguments<'_> {
         Self {
             mode: Mode::Demo,
             filter: Filter::ALL,
-            lazy: LazyBackend::DeferBarriers,
+            lazy: Backend::DeferBarriers,
             policy: PolicyChoice::Auto,
             log: LevelFilter::Info,
             exit: ExitMethod::Auto,
@@ -59,15 +63,22 @@ pub enum Mode {
     Demo,
     /// Run the self-tests.
     Selftest,
+    /// End badly.
+    Provoke(Provocation),
 }
 
-/// Backend of lazy MMU mode.
+/// A bad end on purpose, to see the report of it and to test whoever reads the report.
+/// Linux: LKDTM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LazyBackend {
-    /// Nothing is deferred.
-    Eager,
-    /// Barriers are deferred.
-    DeferBarriers,
+pub enum Provocation {
+    /// A panic.
+    Panic,
+    /// An exception that nobody expects.
+    Exception,
+    /// A recursion that runs into the stack's guard page.
+    StackOverflow,
+    /// An endless loop without output.
+    Hang,
 }
 
 /// How the barrier policy is chosen.
@@ -97,7 +108,7 @@ pub enum ExitMethod {
 
 /// Names and what each may be, in the order of the module's table.
 const ARGUMENTS: [(&str, &str); 6] = [
-    ("mode", "demo|selftest"),
+    ("mode", "demo|selftest|panic|exception|stack-overflow|hang"),
     ("filter", "GLOB"),
     ("lazy", "eager|defer-barriers"),
     ("policy", "auto|classic|ets2"),
@@ -132,12 +143,16 @@ impl<'a> BootArguments<'a> {
         match (name, value) {
             ("mode", "demo") => self.mode = Mode::Demo,
             ("mode", "selftest") => self.mode = Mode::Selftest,
+            ("mode", "panic") => self.mode = Mode::Provoke(Provocation::Panic),
+            ("mode", "exception") => self.mode = Mode::Provoke(Provocation::Exception),
+            ("mode", "stack-overflow") => self.mode = Mode::Provoke(Provocation::StackOverflow),
+            ("mode", "hang") => self.mode = Mode::Provoke(Provocation::Hang),
             ("filter", _) => {
                 self.filter = Filter::parse(value)
                     .map_err(|error| BootArgumentError::BadFilter { value, error })?;
             }
-            ("lazy", "eager") => self.lazy = LazyBackend::Eager,
-            ("lazy", "defer-barriers") => self.lazy = LazyBackend::DeferBarriers,
+            ("lazy", "eager") => self.lazy = Backend::Eager,
+            ("lazy", "defer-barriers") => self.lazy = Backend::DeferBarriers,
             ("policy", "auto") => self.policy = PolicyChoice::Auto,
             ("policy", "classic") => self.policy = PolicyChoice::Classic,
             ("policy", "ets2") => self.policy = PolicyChoice::Ets2,
@@ -238,7 +253,7 @@ mod tests {
         let arguments = BootArguments::parse(" \t ").unwrap();
         assert_eq!(arguments, BootArguments::default());
         assert_eq!(arguments.mode, Mode::Demo);
-        assert_eq!(arguments.lazy, LazyBackend::DeferBarriers);
+        assert_eq!(arguments.lazy, Backend::DeferBarriers);
         assert_eq!(arguments.policy, PolicyChoice::Auto);
         assert_eq!(arguments.log, LevelFilter::Info);
         assert_eq!(arguments.exit, ExitMethod::Auto);
@@ -251,10 +266,18 @@ mod tests {
         let arguments = BootArguments::parse(text).unwrap();
         assert_eq!(arguments.mode, Mode::Selftest);
         assert_eq!(arguments.filter, Filter::parse("tables.*").unwrap());
-        assert_eq!(arguments.lazy, LazyBackend::Eager);
+        assert_eq!(arguments.lazy, Backend::Eager);
         assert_eq!(arguments.policy, PolicyChoice::Ets2);
         assert_eq!(arguments.log, LevelFilter::Trace);
         assert_eq!(arguments.exit, ExitMethod::Semihosting);
+    }
+
+    #[test]
+    fn lazy_knows_every_backend_of_the_library() {
+        for backend in Backend::ALL {
+            let text = format!("lazy={backend}");
+            assert_eq!(BootArguments::parse(&text).unwrap().lazy, backend);
+        }
     }
 
     #[test]
@@ -275,11 +298,11 @@ mod tests {
         let cases = [
             (
                 "mode=fast",
-                "boot argument mode='fast' is not allowed: use mode=demo|selftest",
+                "boot argument mode='fast' is not allowed: use mode=demo|selftest|panic|exception|stack-overflow|hang",
             ),
             (
                 "mode=",
-                "boot argument mode='' is not allowed: use mode=demo|selftest",
+                "boot argument mode='' is not allowed: use mode=demo|selftest|panic|exception|stack-overflow|hang",
             ),
             (
                 "Mode=demo",

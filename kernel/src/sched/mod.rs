@@ -3,4 +3,4 @@
 
 pub mod task;
 
-pub use task::{Task, current};
+pub use task::{Task, current, interrupt_counts};

@@ -44,6 +44,8 @@ pub mod filter;
 pub mod ktap;
 #[cfg(test)]
 mod ktap_parser;
+#[cfg(target_os = "none")]
+pub mod provoke;
 pub mod registry;
 pub mod runner;
 #[cfg(target_os = "none")]

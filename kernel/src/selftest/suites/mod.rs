@@ -4,6 +4,7 @@
 mod bbm;
 mod exceptions;
 mod fixture;
+mod interrupts;
 
 mod lazy;
 mod lazy_counts;

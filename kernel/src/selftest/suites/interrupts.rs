@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Lazy MMU mode and real interrupts (R3, R12): a handler never batches, and
+//! never touches the batch of what it interrupted.
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use mmu::{
+    AddressSpace, Backend, Backing, Counts, Frame, Owed, PAGE_SIZE, PageRange, Prot, SpaceError,
+    SpaceKind,
+};
+
+use super::fixture::{Pages, With, counted};
+use crate::arch::percpu;
+use crate::arch::timer::{self, Timer};
+use crate::mm::frames::FrameList;
+use crate::mm::kernel_space::Space;
+use crate::mm::layout::VMAP;
+use crate::mm::{MMU, kernel_space};
+use crate::platform::interrupts::{self, IntId, InterruptError};
+use crate::sched;
+use crate::selftest::prelude::*;
+use crate::start;
+use crate::sync::IrqLock;
+
+suite! {
+    name: "interrupts",
+    order: 40,
+    tests: [
+        case!(QemuVisible, an_interrupt_arrives_and_returns),
+        case!(QemuVisible, r2_the_mode_is_inactive_in_an_interrupt),
+        case!(QemuVisible, r3_calls_in_an_interrupt_do_nothing),
+        case!(TraceOnly, r3_writes_in_an_interrupt_complete_at_once),
+        case!(TraceOnly, r12_an_interrupt_leaves_the_batch_alone),
+        case!(TraceOnly, r12_an_invalidation_in_an_interrupt_pays_no_debts),
+        case!(QemuVisible, r3_a_section_in_a_handler_is_ignored),
+        case!(QemuVisible, the_timer_interrupts),
+        case!(TraceOnly, r12_a_section_survives_many_interrupts),
+    ],
+}
+
+/// What the handler does, once.
+static ACTION: IrqLock<Option<fn()>> = IrqLock::new(None);
+static DONE: AtomicBool = AtomicBool::new(false);
+
+fn handler(_: IntId) {
+    let action = ACTION.lock().take();
+    if let Some(action) = action {
+        action();
+    }
+    DONE.store(true, Ordering::Relaxed);
+}
+
+/// Runs `action` in an interrupt that this CPU sends to itself, and waits for it.
+fn in_interrupt(action: fn()) -> Result<(), InterruptError> {
+    let id = IntId::sgi(5);
+    *ACTION.lock() = Some(action);
+    DONE.store(false, Ordering::Relaxed);
+    interrupts::register(id, handler)?;
+    let sent = interrupts::enable(id).and_then(|()| interrupts::send_to_self(id));
+    let until = timer::ticks() + timer::frequency();
+    while sent.is_ok() && !DONE.load(Ordering::Relaxed) && timer::ticks() < until {
+        core::hint::spin_loop();
+    }
+    interrupts::unregister(id)?;
+    sent
+}
+
+/// Expects that the interrupt ran.
+macro_rules! interrupted {
+    ($action:expr) => {
+        expect_ok!(in_interrupt($action));
+        expect!(DONE.load(Ordering::Relaxed), "the interrupt did not arrive");
+    };
+}
+
+/// What a handler found out, for the test that sent it.
+static SEEN: AtomicU64 = AtomicU64::new(0);
+
+fn an_interrupt_arrives_and_returns() -> TestResult {
+    for _ in 0..3 {
+        SEEN.store(0, Ordering::Relaxed);
+        interrupted!(|| {
+            let depth = percpu::current().irq_depth();
+            SEEN.store(u64::from(depth), Ordering::Relaxed);
+        });
+        expect_eq!(SEEN.load(Ordering::Relaxed), 1);
+        expect_eq!(percpu::current().irq_depth(), 0);
+    }
+    Ok(())
+}
+
+fn r2_the_mode_is_inactive_in_an_interrupt() -> TestResult {
+    let _section = expect_ok!(MMU.lazy().section());
+    expect!(MMU.lazy().is_lazy_mmu_mode_active());
+    SEEN.store(9, Ordering::Relaxed);
+    interrupted!(|| {
+        let active = MMU.lazy().is_lazy_mmu_mode_active();
+        SEEN.store(u64::from(active), Ordering::Relaxed);
+    });
+    expect_eq!(SEEN.load(Ordering::Relaxed), 0);
+    expect!(MMU.lazy().is_lazy_mmu_mode_active());
+    Ok(())
+}
+
+fn r3_calls_in_an_interrupt_do_nothing() -> TestResult {
+    let lazy = MMU.lazy();
+    expect_ok!(lazy.enable());
+    let before = (lazy.state().enable_count(), lazy.state().pause_count());
+    let ((), spent) = {
+        let task = sched::current().counts();
+        let handlers = sched::interrupt_counts();
+        interrupted!(|| {
+            let lazy = MMU.lazy();
+            let calls = [
+                lazy.enable(),
+                lazy.pause(),
+                lazy.resume(),
+                lazy.disable(),
+                lazy.disable(),
+            ];
+            lazy.flush();
+            SEEN.store(
+                calls.iter().filter(|c| c.is_ok()).count() as u64,
+                Ordering::Relaxed,
+            );
+        });
+        let spent = sched::interrupt_counts() - handlers;
+        expect_eq!(sched::current().counts(), task);
+        ((), spent)
+    };
+    expect_eq!(SEEN.load(Ordering::Relaxed), 5);
+    expect_eq!(spent, Counts::default());
+    expect_eq!(
+        (lazy.state().enable_count(), lazy.state().pause_count()),
+        before
+    );
+    expect_ok!(lazy.disable());
+    Ok(())
+}
+
+/// An address space that handlers of these tests may use, since nobody else does; never
+/// given to a CPU.
+static OWN: IrqLock<Option<(Space, Frame)>> = IrqLock::new(None);
+
+/// Makes [`OWN`], with the tables for the pages at [`own_page`], and takes it away on drop.
+struct OwnSpace {
+    _frames: FrameList,
+}
+
+fn own_page(i: u64) -> Result<PageRange, SpaceError> {
+    Ok(PageRange::new(VMAP + i * PAGE_SIZE, 1)?)
+}
+
+impl OwnSpace {
+    fn new() -> Result<Self, SpaceError> {
+        let out = |_| SpaceError::OutOfTables {
+            needed: 1,
+            available: 0,
+        };
+        let frames = FrameList::alloc(1).map_err(out)?;
+        let mut space = AddressSpace::new(&MMU, SpaceKind::Kernel)?;
+        let mapped = own_page(0)
+            .and_then(|page| space.map(page, Backing::Contiguous(frames[0]), Prot::KERNEL));
+        *OWN.lock() = Some((space, frames[0]));
+        let own = Self { _frames: frames };
+        mapped.map(|()| own)
+    }
+}
+
+impl Drop for OwnSpace {
+    fn drop(&mut self) {
+        let own = OWN.lock().take();
+        if let Some((space, _)) = own {
+            // SAFETY: its root was never in a TTBR, and it shares no table.
+            unsafe { space.destroy() };
+        }
+    }
+}
+
+/// Maps page 1 of the own space from the handler.
+fn map_in_handler() {
+    if let (Some((space, frame)), Ok(page)) = (&mut *OWN.lock(), own_page(1)) {
+        let mapped = space.map(page, Backing::Contiguous(*frame), Prot::KERNEL);
+        SEEN.store(u64::from(mapped.is_ok()), Ordering::Relaxed);
+    }
+}
+
+fn r3_writes_in_an_interrupt_complete_at_once() -> TestResult {
+    let _with = expect_ok!(With::backend(Backend::DeferBarriers));
+    let _own = expect_ok!(OwnSpace::new());
+    let _section = expect_ok!(MMU.lazy().section());
+    let before = sched::interrupt_counts();
+    SEEN.store(0, Ordering::Relaxed);
+    interrupted!(map_in_handler);
+    let spent = sched::interrupt_counts() - before;
+    expect_eq!(SEEN.load(Ordering::Relaxed), 1);
+    expect_eq!((spent.ptes, spent.dsb(), spent.isb), (1, 1, 1));
+    expect_eq!((spent.enter, spent.flush, spent.leave), (0, 0, 0));
+    Ok(())
+}
+
+/// Maps the first `count` pages one by one, in the current section.
+fn map_each(pages: &Pages, count: usize) -> Result<(), SpaceError> {
+    for i in 0..count {
+        let page = pages.area.part(i as u64, 1)?;
+        let backing = Backing::Contiguous(pages.frames[i]);
+        kernel_space::lock().map(page, backing, Prot::KERNEL)?;
+    }
+    Ok(())
+}
+
+fn r12_an_interrupt_leaves_the_batch_alone() -> TestResult {
+    let _with = expect_ok!(With::backend(Backend::DeferBarriers));
+    let _own = expect_ok!(OwnSpace::new());
+    let pages = expect_ok!(Pages::unmapped(1));
+    let section = expect_ok!(MMU.lazy().section());
+    expect_ok!(map_each(&pages, 1));
+    expect_eq!(MMU.lazy().state().owed(), Owed::all());
+    let before = sched::current().counts();
+    interrupted!(map_in_handler);
+    expect_eq!(sched::current().counts(), before);
+    expect_eq!(MMU.lazy().state().owed(), Owed::all());
+    let ((), spent) = counted(|| drop(section));
+    expect_eq!((spent.dsb_paid, spent.isb_paid), (1, 1));
+    Ok(())
+}
+
+fn r12_an_invalidation_in_an_interrupt_pays_no_debts() -> TestResult {
+    let _with = expect_ok!(With::backend(Backend::DeferBarriers));
+    let _own = expect_ok!(OwnSpace::new());
+    let pages = expect_ok!(Pages::unmapped(1));
+    let _section = expect_ok!(MMU.lazy().section());
+    expect_ok!(map_each(&pages, 1));
+    let before = sched::interrupt_counts();
+    interrupted!(|| {
+        if let (Some((space, _)), Ok(page)) = (&mut *OWN.lock(), own_page(0)) {
+            let unmapped = space.unmap(page);
+            SEEN.store(u64::from(unmapped.is_ok()), Ordering::Relaxed);
+        }
+    });
+    let spent = sched::interrupt_counts() - before;
+    expect_eq!((spent.dsb_ishst, spent.tlbi, spent.dsb_ish), (1, 1, 1));
+    expect_eq!(MMU.lazy().state().owed(), Owed::all());
+    Ok(())
+}
+
+fn r3_a_section_in_a_handler_is_ignored() -> TestResult {
+    // A section opened in a handler is ignored, and so is its end there.
+    let before = (
+        MMU.lazy().state().enable_count(),
+        sched::interrupt_counts().enter,
+    );
+    interrupted!(|| drop(MMU.lazy().section()));
+    let after = (
+        MMU.lazy().state().enable_count(),
+        sched::interrupt_counts().enter,
+    );
+    expect_eq!(before, after);
+    Ok(())
+}
+
+static TICKS: AtomicU32 = AtomicU32::new(0);
+
+/// Ticks between timer interrupts: short enough to hit a section many times.
+const PERIOD: u32 = 500;
+
+fn timer_handler(_: IntId) {
+    TICKS.fetch_add(1, Ordering::Relaxed);
+    Timer::Virtual.arm(PERIOD);
+}
+
+/// The virtual timer firing all the time; stopped on drop.
+struct Ticking(IntId);
+
+impl Ticking {
+    fn start() -> Result<Self, Outcome> {
+        let Some(intid) = start::machine().description.timer.virtual_timer else {
+            skip!("the device tree names no interrupt for the virtual timer");
+        };
+        let id = IntId::ppi(intid - 16);
+        TICKS.store(0, Ordering::Relaxed);
+        expect_ok!(interrupts::register(id, timer_handler));
+        let ticking = Self(id);
+        expect_ok!(interrupts::enable(id));
+        Timer::Virtual.arm(PERIOD);
+        Ok(ticking)
+    }
+}
+
+impl Drop for Ticking {
+    fn drop(&mut self) {
+        Timer::Virtual.disarm();
+        if let Err(error) = interrupts::unregister(self.0) {
+            log::error!("the timer's interrupt stays registered: {error}");
+        }
+    }
+}
+
+fn the_timer_interrupts() -> TestResult {
+    let ticking = Ticking::start()?;
+    let until = timer::ticks() + timer::frequency();
+    while TICKS.load(Ordering::Relaxed) < 5 && timer::ticks() < until {
+        core::hint::spin_loop();
+    }
+    drop(ticking);
+    expect!(TICKS.load(Ordering::Relaxed) >= 5);
+    let stopped = TICKS.load(Ordering::Relaxed);
+    let until = timer::ticks() + u64::from(PERIOD) * 4;
+    while timer::ticks() < until {
+        core::hint::spin_loop();
+    }
+    expect_eq!(TICKS.load(Ordering::Relaxed), stopped);
+    Ok(())
+}
+
+fn r12_a_section_survives_many_interrupts() -> TestResult {
+    const COUNT: usize = 400;
+    let _with = expect_ok!(With::backend(Backend::DeferBarriers));
+    let pages = expect_ok!(Pages::unmapped(COUNT));
+    let ticking = Ticking::start()?;
+    let mut rounds = 0;
+    // The host decides how many interrupts hit a round; go on until it were plenty.
+    while TICKS.load(Ordering::Relaxed) < 20 && rounds < 1000 {
+        rounds += 1;
+        let (result, spent) = counted(|| -> Result<(), SpaceError> {
+            let _section = MMU.lazy().section()?;
+            map_each(&pages, COUNT)
+        });
+        expect_ok!(result);
+        expect_eq!((spent.ptes, spent.dsb(), spent.isb), (COUNT as u64, 1, 1));
+        expect_ok!(pages.area.unmap());
+    }
+    drop(ticking);
+    expect!(TICKS.load(Ordering::Relaxed) >= 20);
+    Ok(())
+}
