@@ -4,7 +4,7 @@
 //! both use them.
 //!
 //! Layouts are those of the Arm ARM (DDI 0487), D24.2; bits that only newer architecture versions
-//! define are left at the value that keeps the older behaviour.
+//! define are left at the value that keeps the older behavior.
 
 /// MAIR_EL1: one byte per memory type; the index is that of `mmu::MemoryType`.
 ///
@@ -50,7 +50,7 @@ pub const TCR_AS: u64 = 1 << 36;
 
 /// SCTLR_EL1 with MMU and caches off: the bits that are RES1 in Armv8.0.
 ///
-/// LSMAOE (29), nTLSMD (28), SPAN (23), EIS (22), TSCXT (20), EOS (11) keep the Armv8.0 behaviour
+/// LSMAOE (29), nTLSMD (28), SPAN (23), EIS (22), TSCXT (20), EOS (11) keep the Armv8.0 behavior
 /// where later versions gave them a meaning; with EIS and EOS, exception entry and return stay
 /// context synchronization events, on which the barrier rules of the kernel rely. SED (8) and ITD
 /// (7) are RES1 where EL0 has no AArch32.
@@ -90,7 +90,7 @@ pub mod block {
     const VALID_AF: u64 = 0b01 | 1 << 10;
     /// Inner shareable: required for coherency with the other CPUs and the walker.
     const INNER_SHAREABLE: u64 = 3 << 8;
-    /// AP[2]: read-only.
+    /// `AP[2]`: read-only.
     const READ_ONLY: u64 = 1 << 7;
     /// MAIR index 1, Device-nGnRE.
     const DEVICE: u64 = 1 << 2;

@@ -149,7 +149,7 @@ extern "C" fn invalidate() {
         "ubfx x0, x0, #16, #4",    // DminLine: log2 of the smallest data cache line, in words
         "mov x1, #4",
         "lsl x1, x1, x0",          // in bytes
-        "mov x0, x9",              // 4 KiB aligned: no line is shared with a neighbour
+        "mov x0, x9",              // 4 KiB aligned: no line is shared with a neighbor
         "mov x2, #{TABLES_SIZE}",
         "add x2, x2, x9",
         "1:",

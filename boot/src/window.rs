@@ -95,7 +95,7 @@ fn slots() -> &'static [AtomicU64; SLOTS] {
 /// Makes a new entry usable by this CPU.
 ///
 /// Rule: invalid to valid needs `DSB ISHST; ISB` before the first use (R_SPVBD; prior-art verdict
-/// M5). Witness: none in QEMU; the same pair in `kernel::arch::barrier` is litmus-tested.
+/// M5). Witness: none in QEMU.
 fn publish() {
     // SAFETY: barriers change no state that Rust can see. Not `nomem`: the store above must stay
     // above.

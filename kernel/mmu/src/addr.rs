@@ -115,7 +115,7 @@ impl Frame {
         Self(bits & Self::MASK)
     }
 
-    /// Bits [47:12] of a descriptor.
+    /// Bits `[47:12]` of a descriptor.
     pub(crate) const MASK: u64 = ((1 << PA_BITS) - 1) & !(PAGE_SIZE - 1);
 }
 
@@ -153,7 +153,7 @@ impl Half {
     }
 }
 
-/// A canonical virtual byte address: bits [63:48] all equal.
+/// A canonical virtual byte address: bits `[63:48]` all equal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct VirtAddr(u64);
@@ -454,7 +454,7 @@ impl Level {
     }
 }
 
-/// An address space identifier, as it stands in TTBR0_EL1[63:48].
+/// An address space identifier, as it stands in `TTBR0_EL1[63:48]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Asid(pub u16);

@@ -19,15 +19,15 @@ pub mod bits {
     pub const TABLE_OR_PAGE: u64 = 1 << 1;
     /// First bit of AttrIndx, the index into MAIR_EL1.
     pub const ATTR_INDX_SHIFT: u32 = 2;
-    /// AttrIndx[2:0].
+    /// `AttrIndx[2:0]`.
     pub const ATTR_INDX: u64 = 0b111 << ATTR_INDX_SHIFT;
-    /// AP[1]: EL0 may access.
+    /// `AP[1]`: EL0 may access.
     pub const AP_USER: u64 = 1 << 6;
-    /// AP[2]: read only at every level.
+    /// `AP[2]`: read only at every level.
     pub const AP_READ_ONLY: u64 = 1 << 7;
-    /// SH[1:0].
+    /// `SH[1:0]`.
     pub const SH: u64 = 0b11 << 8;
-    /// SH[1:0] = inner shareable.
+    /// `SH[1:0]` = inner shareable.
     pub const SH_INNER: u64 = 0b11 << 8;
     /// Access flag; clear means an access faults (and the entry is not cached
     /// in a TLB).
@@ -44,9 +44,9 @@ pub mod bits {
     pub const PXN: u64 = 1 << 53;
     /// EL0 may not execute.
     pub const UXN: u64 = 1 << 54;
-    /// Bits [58:55], free for software in leaf descriptors.
+    /// Bits `[58:55]`, free for software in leaf descriptors.
     pub const SOFTWARE: u64 = 0b1111 << 55;
-    /// Bits [11:2] of a *table* descriptor, ignored by hardware (D8.3.1.1;
+    /// Bits `[11:2]` of a *table* descriptor, ignored by hardware (D8.3.1.1;
     /// bit 10 only while FEAT_HAFT's TCR2_EL1.HAFT is 0, which the library
     /// requires). The library keeps the number of entries in use of the
     /// next table there.

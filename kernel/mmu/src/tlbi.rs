@@ -49,8 +49,8 @@ pub const MAX_DVM_OPS: u64 = 512;
 /// Largest number of pages that range operations are used for.
 pub const MAX_RANGE_PAGES: u64 = 1 << 21;
 
-/// Operand of the by-address forms: address[55:12] in bits [43:0], TTL in
-/// [47:44], ASID in [63:48] (Arm ARM C5.5, TLBI VAE1).
+/// Operand of the by-address forms: `address[55:12]` in bits `[43:0]`, TTL in
+/// `[47:44]`, ASID in `[63:48]` (Arm ARM C5.5, TLBI VAE1).
 pub const fn va_operand(va: VirtAddr, scope: Scope, ttl: Option<Level>) -> u64 {
     let address = (va.as_u64() >> PAGE_SHIFT) & ((1 << 44) - 1);
     let ttl = match ttl {
@@ -60,8 +60,8 @@ pub const fn va_operand(va: VirtAddr, scope: Scope, ttl: Option<Level>) -> u64 {
     asid_operand(scope) | ttl << 44 | address
 }
 
-/// Operand of the range forms: BADDR in bits [36:0] in units of 4 KiB, TTL in
-/// [38:37], NUM in [43:39], SCALE in [45:44], TG in [47:46], ASID in [63:48].
+/// Operand of the range forms: BADDR in bits `[36:0]` in units of 4 KiB, TTL in
+/// `[38:37]`, NUM in `[43:39]`, SCALE in `[45:44]`, TG in `[47:46]`, ASID in `[63:48]`.
 /// Covers `(num + 1) << (5 * scale + 1)` pages from `va`; `num` is at most 31 and
 /// `scale` at most 3.
 pub const fn range_operand(
@@ -79,7 +79,7 @@ pub const fn range_operand(
     asid_operand(scope) | GRANULE_4K << 46 | (scale & 3) << 44 | (num & 31) << 39 | ttl << 37 | base
 }
 
-/// ASID in bits [63:48], the rest zero: also the operand of `ASIDE1IS`.
+/// ASID in bits `[63:48]`, the rest zero: also the operand of `ASIDE1IS`.
 pub const fn asid_operand(scope: Scope) -> u64 {
     match scope {
         Scope::AllAsids => 0,

@@ -7,13 +7,18 @@
 //!
 //! # Rules and witnesses
 //!
-//! Each function names the rule that makes callers need it and the witness that would notice its
-//! loss. QEMU is none of them: it executes a barrier as a no-op, and every self-test passes
-//! without. What it can do is count: "count" below means that the kernel's counters, the model's
-//! prediction and the executed instructions counted by QEMU's plugin must agree, so a *lost* or a
-//! *second* barrier shows, but not whether the right one stands there. That is shown by "model"
-//! (the machine model that the `mmu` crate is tested on) and "herd" (a litmus test in Arm's own
-//! model).
+//! Each function names the rule that makes callers need it and the witness that notices its
+//! loss. QEMU is none of them: it executes a barrier as a no-op, and every `qemu-visible`
+//! self-test passes without. The witnesses are
+//!
+//! - *count*: the self-test suites `lazy-counts` and `interrupts` compare what the kernel counted
+//!   with what the contract says, so a lost or a second barrier shows, but not whether the right
+//!   one stands there;
+//! - *order*: the host tests of the `mmu` crate (`kernel/mmu/tests/`) record every effect and check
+//!   kind and order of each. They see the calls that the library makes, not this file: that the
+//!   instruction here is the one its name says is checked by reading;
+//! - *verdict*: the outcome that Arm's model gives to the litmus test named (published in herd7's
+//!   catalogue). It says why the barrier is needed; nothing here executes it.
 
 use core::arch::asm;
 
@@ -35,7 +40,8 @@ barrier! {
     /// Rule: R_SPVBD: an entry's store is guaranteed observable by walks only after a DSB by the
     /// same PE. Stores suffice: verdict M5 (`DSB ST; ISB; access` is forbidden to fault), U2
     /// before a TLBI.
-    /// Witness: count; model; herd `I2V-W-DSB.ST-ISB-R`, `V2I-W-DSB.ST-TLBI-DSB.ISH-ISB-R`.
+    /// Witness: count; order (`r15_*`, `r16_*`, `r27_*`); verdicts `I2V-W-DSB.ST-ISB-R`,
+    /// `V2I-W-DSB.ST-TLBI-DSB.ISH-ISB-R`.
     dsb_ishst, "dsb ishst"
 }
 
@@ -44,8 +50,8 @@ barrier! {
     ///
     /// Rule: R_YNJCP: a TLBI is complete only after a DSB, for loads and stores, by the PE that
     /// issued it; verdict U4: the store-only form is not enough.
-    /// Witness: count; model; herd `V2I-W-DSB.ISH-TLBI-DSB.ST-ISB-R` (the weak form is allowed to
-    /// fail).
+    /// Witness: count; order (`r25_*`, `r27_*`, `r32_*`); verdict
+    /// `V2I-W-DSB.ISH-TLBI-DSB.ST-ISB-R` (the weak form is allowed to fail).
     dsb_ish, "dsb ish"
 }
 
@@ -59,29 +65,12 @@ barrier! {
 }
 
 barrier! {
-    /// Completes earlier accesses and local TLB maintenance; this PE only.
-    ///
-    /// Rule: D8.17: a local TLBI is complete after a DSB of non-shareable scope.
-    /// Witness: model, for the one use before other CPUs are up.
-    dsb_nsh, "dsb nsh"
-}
-
-barrier! {
     /// Orders earlier stores before later stores; inner shareable.
     ///
     /// Rule: R18: a child table's entries are observed before the parent's entry that leads to
     /// them; verdicts T1 (without: a walker may read the old child), T2 (with: forbidden).
-    /// Witness: count; model; herd/isla `ROT.inv+dmbst`.
+    /// Witness: count; order (`r18_*`); verdict `ROT.inv+dmbst`.
     dmb_ishst, "dmb ishst"
-}
-
-barrier! {
-    /// Orders earlier accesses before later accesses; inner shareable.
-    ///
-    /// Rule: B2.3.7 (Data Memory Barrier): publication to another PE through memory, where an
-    /// acquire or release access does not fit.
-    /// Witness: model (threads); never a substitute for a DSB towards walks (M2).
-    dmb_ish, "dmb ish"
 }
 
 barrier! {
@@ -89,7 +78,6 @@ barrier! {
     ///
     /// Rule: verdicts M3 (`DSB` alone: the access may still fault without FEAT_ETS2), M5 (with
     /// ISB: forbidden); R_BLDZX after a TLBI; register writes take effect.
-    /// Witness: count; model; herd `D15347-load-DSB-ISB`; on a Cortex-A72, one fault in 6.5
-    /// million runs without.
+    /// Witness: count; order (`r15_*`, `r27_*`); verdict `D15347-load-DSB-ISB`.
     isb, "isb"
 }

@@ -9,9 +9,6 @@
 
 use core::{arch::asm, marker::PhantomData};
 
-/// Bit of DAIF that masks IRQ.
-const I: u64 = 1 << 7;
-
 /// IRQs are masked until this is dropped, which restores what was before.
 ///
 /// Sections nest. Not `Send`: the mask belongs to a CPU.
@@ -42,12 +39,6 @@ pub fn mask() -> Masked {
 pub fn without<R>(section: impl FnOnce() -> R) -> R {
     let _masked = mask();
     section()
-}
-
-/// Whether IRQs are masked on this CPU.
-#[must_use]
-pub fn are_masked() -> bool {
-    daif() & I != 0
 }
 
 /// Masks IRQs.
@@ -84,12 +75,6 @@ pub fn halt() -> ! {
         // SAFETY: waits; a wake-up only loops.
         unsafe { asm!("wfi", options(nostack, preserves_flags)) };
     }
-}
-
-/// Waits until an interrupt is pending, masked or not.
-pub fn wait() {
-    // SAFETY: waits. Not `nomem`: what a handler writes meanwhile is read again afterwards.
-    unsafe { asm!("wfi", options(nostack, preserves_flags)) };
 }
 
 fn daif() -> u64 {

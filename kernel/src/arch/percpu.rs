@@ -3,7 +3,7 @@
 //! What a CPU knows about itself: one block per CPU, found through TPIDR_EL1.
 //!
 //! The vectors use it before they have a stack to save anything on: the first fields are at fixed
-//! offsets, which [`vectors`](super::exceptions::vectors) takes from here. A stack that is not
+//! offsets, which `exceptions::vectors` takes from here. A stack that is not
 //! within the bounds named here counts as overflowed, so whoever switches stacks changes the
 //! bounds ([`PerCpu::set_stack`]) with interrupts masked.
 

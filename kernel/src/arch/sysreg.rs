@@ -55,14 +55,3 @@ pub unsafe fn set_vbar(address: u64) {
     // SAFETY: the caller vouches for the table.
     unsafe { asm!("msr vbar_el1, {}", in(reg) address, options(nostack, preserves_flags)) };
 }
-
-/// Sets root and ASID of the lower half; takes effect with the next context synchronization event.
-///
-/// # Safety
-///
-/// `value` holds the physical address of a table whose stores a DSB has completed, or of an empty
-/// one; nothing that is still needed may be mapped in the old one only.
-pub unsafe fn set_ttbr0(value: u64) {
-    // SAFETY: the caller vouches for the table.
-    unsafe { asm!("msr ttbr0_el1, {}", in(reg) value, options(nostack, preserves_flags)) };
-}

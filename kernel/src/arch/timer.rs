@@ -8,8 +8,9 @@
 //! has.
 
 use super::{barrier, features::Features};
-use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
+use aarch64_cpu::registers::CNTFRQ_EL0;
 use core::{arch::asm, time::Duration};
+use tock_registers::interfaces::Readable;
 
 /// One of EL1's two timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -140,7 +140,7 @@ pub fn alloc_contiguous(count: usize) -> Result<Frame, OutOfFrames> {
 /// Gives one frame back.
 ///
 /// # Safety
-/// The frame came from [`alloc`] or [`alloc_zeroed`], nobody uses it, and no TLB or
+/// The frame came from [`alloc()`] or [`alloc_zeroed`], nobody uses it, and no TLB or
 /// walker can still lead to it (R25).
 pub unsafe fn free(frame: Frame) {
     let mut frames = FRAMES.lock();

@@ -17,7 +17,7 @@
 //! and printed by `init`. If the kernel ends before that, what was kept goes to the host by
 //! semihosting, if there is one: on a machine without a usable device tree that is the only way
 //! out that needs no address, and where no host listens it is harmless
-//! ([`semihosting`](crate::arch::semihosting)). No address is ever guessed.
+//! ([`semihosting`]). No address is ever guessed.
 //!
 //! The UART's line settings are left as firmware made them: it has printed with them already, and
 //! the clock that a divisor would need is not known in general. (QEMU ignores them.)

@@ -55,7 +55,7 @@ pub enum Class {
     Other(u8),
 }
 
-/// Why an access was refused: the fault status code, ESR_EL1.ISS[5:0].
+/// Why an access was refused: the fault status code, `ESR_EL1.ISS[5:0]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// The output address is larger than the CPU or TCR_EL1.IPS allows.

@@ -2,11 +2,13 @@
 //! Break-before-make (R29): refused where it would be skipped, executed in full
 //! where it is asked for.
 
-use mmu::{MemoryType, Prot, SpaceError, VirtAddr, bbm::Violation, bits};
+use mmu::{MemoryType, PAGE_SIZE, Prot, SpaceError, VirtAddr, bbm::Violation, bits};
 
 use super::fixture::{Pages, counted, store};
+use crate::arch::cache;
 use crate::arch::probe::try_read_u64;
 use crate::mm::kernel_space;
+use crate::mm::layout::linear_virt;
 use crate::selftest::prelude::*;
 
 suite! {
@@ -73,6 +75,11 @@ fn r29_permissions_change_in_place() -> TestResult {
 fn remap_changes_the_memory_type() -> TestResult {
     let pages = expect_ok!(Pages::mapped(3));
     let uncached = Prot::KERNEL.with_memory_type(MemoryType::NormalNonCacheable);
+    // Before memory is read past the caches, what they hold of it goes back.
+    for frame in pages.frames.iter() {
+        let start = linear_virt(frame.as_u64());
+        cache::clean_and_invalidate_to_poc(start..start + PAGE_SIZE);
+    }
     expect_ok!(kernel_space::lock().remap(pages.area.pages(), uncached));
     for i in 0..3 {
         expect_eq!(
