@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Builds, boots, tests and checks lazymmu: `cargo xtask <command>`.
+//!
+//! One module per command; the doc comments of its fields are its `--help`.
+//! Status: 0 success; 1, 2, 3 as the kernel ended (failure, panic, exception);
+//! 124 a hang; 130 Ctrl-C; 1 for everything that went wrong without the kernel.
+
+mod build;
+mod check;
+mod console;
+mod failure;
+mod gdb;
+mod glob;
+mod guest;
+mod ktap;
+mod process;
+mod qemu;
+mod run;
+mod symbols;
+mod test;
+mod workspace;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Builds, boots, tests and checks lazymmu.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Build(build::Build),
+    Run(run::Run),
+    Test(test::Test),
+    Check(check::Check),
+    Gdb(gdb::Gdb),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => return failure::show_usage(&usage),
+    };
+    guest::leave_none_behind();
+    match dispatch(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::show(&error),
+    }
+}
+
+fn dispatch(command: Command) -> Result<()> {
+    match command {
+        Command::Build(command) => command.execute(),
+        Command::Run(command) => command.execute(),
+        Command::Test(command) => command.execute(),
+        Command::Check(command) => command.execute(),
+        Command::Gdb(command) => command.execute(),
+    }
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! One boot of the kernel, from a machine to a verdict.
+
+use super::command::{self, Sockets};
+use super::inspect;
+use super::machine::Machine;
+use super::program::Qemu;
+use super::verdict::{self, Verdict};
+use crate::build::Artifacts;
+use crate::console::Console;
+use crate::guest::{Guest, Limits};
+use crate::symbols::Symbols;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result};
+use std::ffi::OsStr;
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+/// What is booted, and how.
+#[derive(Debug)]
+pub struct Boot<'a> {
+    /// The machine.
+    pub machine: &'a Machine,
+    /// Boot arguments, without those that every boot gets.
+    pub bootargs: &'a str,
+    /// The kernel.
+    pub artifacts: &'a Artifacts,
+    /// How the guest is watched.
+    pub watch: Watch,
+    /// The command that boots this again, for reports.
+    pub again: String,
+}
+
+/// How a guest is watched.
+#[derive(Clone, Copy, Debug)]
+pub enum Watch {
+    /// It may take so long; half of that in silence is a hang too.
+    Timeout(Duration),
+    /// A debugger decides.
+    Debugger,
+}
+
+/// How a boot went.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// How long it ran.
+    pub duration: Duration,
+}
+
+impl Boot<'_> {
+    /// Boots and hands every console line to `sink`.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU cannot be started at all.
+    pub fn run(
+        &self,
+        workspace: &Workspace,
+        qemu: &Qemu,
+        mut sink: impl FnMut(&str),
+    ) -> Result<Outcome> {
+        let scratch = tempfile::Builder::new().prefix("lazymmu-").tempdir()?;
+        let control = scratch.path().join("control");
+        let debugger = workspace.gdb_socket();
+        let mut sockets = Sockets {
+            control: Some(&control),
+            debugger: None,
+        };
+        let mut limits = None;
+        match self.watch {
+            Watch::Timeout(total) => {
+                limits = Some(Limits {
+                    silence: total / 2,
+                    total,
+                })
+            }
+            Watch::Debugger => {
+                // A socket of an earlier run would be in the way.
+                let _ = fs::remove_file(workspace.root().join(&debugger));
+                sockets.debugger = Some(&debugger);
+                eprintln!(
+                    "The guest waits for a debugger. Type in a second terminal: cargo xtask gdb"
+                );
+            }
+        }
+
+        let mut command = qemu.command();
+        command.current_dir(workspace.root()).args(command::boot(
+            self.machine,
+            &with_defaults(self.bootargs),
+            self.artifacts,
+            &sockets,
+        ));
+        let shown = typed(&command);
+        let symbols = Symbols::read(&self.artifacts.elf, workspace.root())
+            .context("the kernel's debug information cannot be read")?;
+        let mut console = Console::new(Some(symbols));
+        let ended = Guest::start(command)?.supervise(limits, &mut console, &mut sink, |console| {
+            inspect::where_is(&control, console.symbols())
+        });
+        if let Some(socket) = sockets.debugger {
+            // A killed QEMU leaves it behind, and `cargo xtask gdb` would find it.
+            let _ = fs::remove_file(workspace.root().join(socket));
+        }
+        let ended = ended?;
+        Ok(Outcome {
+            duration: ended.duration,
+            verdict: verdict::judge(&ended, &console, &self.again, &shown),
+        })
+    }
+}
+
+/// Shows a command as it would be typed.
+fn typed(command: &Command) -> String {
+    let quoted = |word: &OsStr| {
+        let word = word.to_string_lossy();
+        if word.contains(' ') || word.is_empty() {
+            format!("'{word}'")
+        } else {
+            word.into_owned()
+        }
+    };
+    [command.get_program()]
+        .into_iter()
+        .chain(command.get_args())
+        .map(quoted)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Completes boot arguments by those that every boot gets unless it names others.
+fn with_defaults(bootargs: &str) -> String {
+    if bootargs
+        .split_whitespace()
+        .any(|argument| argument.starts_with("exit="))
+    {
+        return bootargs.to_owned();
+    }
+    format!("{bootargs} exit=semihosting")
+        .trim_start()
+        .to_owned()
+}

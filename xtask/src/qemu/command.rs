@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! QEMU's command line for one boot.
+//!
+//! How a kernel is entered on `virt`, as tried with QEMU 10.0.2:
+//!
+//! | entry | QEMU is given | device tree |
+//! |---|---|---|
+//! | EL1 | the flat image | x0 points at it |
+//! | EL2 | the flat image, `virtualization=on` | x0 points at it |
+//! | EL3 | the ELF file, `secure=on` | x0 = 0; at the start of memory |
+//!
+//! QEMU enters a flat Image the way Linux wants it, never at EL3; an ELF file it
+//! starts where the CPU resets. The ELF file's segments are the flat image's
+//! bytes. linker.ld places them 2 MiB above the start of memory: QEMU pads its
+//! device tree to 1 MiB and leaves it out in silence where that does not fit.
+//! (The flat image by `-device loader` enters at EL3 too, but then QEMU refuses
+//! `-append`.) With more than one CPU, all of them start at the entry point.
+
+use super::machine::{Board, ExceptionLevel, Gic, Machine};
+use crate::build::Artifacts;
+use std::ffi::OsString;
+use std::path::Path;
+
+/// Where QEMU listens, besides the console.
+#[derive(Debug, Default)]
+pub struct Sockets<'a> {
+    /// Socket for questions about a guest that hangs.
+    pub control: Option<&'a Path>,
+    /// Socket for a debugger; the guest waits for it.
+    pub debugger: Option<&'a Path>,
+}
+
+/// The command line of a boot, without the program.
+pub fn boot(
+    machine: &Machine,
+    bootargs: &str,
+    artifacts: &Artifacts,
+    sockets: &Sockets<'_>,
+) -> Vec<OsString> {
+    let board = match machine.board {
+        Board::Virt => "virt",
+    };
+    let gic = match machine.gic {
+        Gic::V2 => "2",
+        Gic::V3 => "3",
+    };
+    let level = match machine.el {
+        ExceptionLevel::El1 => "",
+        ExceptionLevel::El2 => ",virtualization=on",
+        ExceptionLevel::El3 => ",virtualization=on,secure=on",
+    };
+    let mut arguments = Vec::new();
+    let mut add = |option: &str, value: OsString| arguments.extend([option.into(), value]);
+    add(
+        "-machine",
+        format!("{board},gic-version={gic}{level}").into(),
+    );
+    add("-cpu", machine.cpu.clone().into());
+    add("-smp", machine.smp.to_string().into());
+    add("-m", machine.memory.to_string().into());
+    // The default network card needs a ROM file that Debian packs separately.
+    add("-nic", "none".into());
+    add("-display", "none".into());
+    add("-monitor", "none".into());
+    add("-serial", "stdio".into());
+    add("-semihosting-config", "enable=on,target=native".into());
+    let kernel = match machine.el {
+        ExceptionLevel::El1 | ExceptionLevel::El2 => &artifacts.image,
+        ExceptionLevel::El3 => &artifacts.elf,
+    };
+    add("-kernel", kernel.into());
+    add("-append", bootargs.into());
+    if let Some(path) = sockets.control {
+        add("-qmp", with_path("unix:", path, ",server=on,wait=off"));
+    }
+    if let Some(path) = sockets.debugger {
+        add(
+            "-chardev",
+            with_path("socket,id=gdb,server=on,wait=off,path=", path, ""),
+        );
+        add("-gdb", "chardev:gdb".into());
+        arguments.push("-S".into());
+    }
+    arguments
+}
+
+fn with_path(before: &str, path: &Path, after: &str) -> OsString {
+    let mut text = OsString::from(before);
+    text.push(path);
+    text.push(after);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::machine::Memory;
+    use std::num::NonZeroU32;
+
+    fn shown(machine: &Machine, sockets: &Sockets<'_>) -> String {
+        let artifacts = Artifacts {
+            elf: "kernel.elf".into(),
+            image: "kernel8.img".into(),
+            size: 0,
+        };
+        boot(machine, "mode=demo exit=semihosting", &artifacts, sockets)
+            .iter()
+            .map(|argument| argument.to_string_lossy())
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    #[test]
+    fn plain_machine_is_entered_at_el1_by_the_flat_image() {
+        assert_eq!(
+            shown(&Machine::default(), &Sockets::default()),
+            "-machine virt,gic-version=2 -cpu cortex-a72 -smp 1 -m 1G \
+             -nic none -display none -monitor none -serial stdio \
+             -semihosting-config enable=on,target=native \
+             -kernel kernel8.img -append mode=demo exit=semihosting"
+        );
+    }
+
+    #[test]
+    fn el2_has_virtualization_and_a_control_socket_may_listen() {
+        let machine = Machine {
+            cpu: "max".to_owned(),
+            smp: NonZeroU32::new(4).expect("4 is not 0"),
+            memory: Memory::mebibytes(8192),
+            gic: Gic::V3,
+            el: ExceptionLevel::El2,
+            ..Machine::default()
+        };
+        let sockets = Sockets {
+            control: Some(Path::new("/tmp/x/control")),
+            debugger: None,
+        };
+        assert_eq!(
+            shown(&machine, &sockets),
+            "-machine virt,gic-version=3,virtualization=on -cpu max -smp 4 -m 8G \
+             -nic none -display none -monitor none -serial stdio \
+             -semihosting-config enable=on,target=native \
+             -kernel kernel8.img -append mode=demo exit=semihosting \
+             -qmp unix:/tmp/x/control,server=on,wait=off"
+        );
+    }
+
+    #[test]
+    fn el3_takes_the_elf_file_and_a_debugger_may_be_waited_for() {
+        let machine = Machine {
+            el: ExceptionLevel::El3,
+            ..Machine::default()
+        };
+        let sockets = Sockets {
+            control: None,
+            debugger: Some(Path::new("target/gdb.sock")),
+        };
+        assert_eq!(
+            shown(&machine, &sockets),
+            "-machine virt,gic-version=2,virtualization=on,secure=on -cpu cortex-a72 -smp 1 -m 1G \
+             -nic none -display none -monitor none -serial stdio \
+             -semihosting-config enable=on,target=native \
+             -kernel kernel.elf -append mode=demo exit=semihosting \
+             -chardev socket,id=gdb,server=on,wait=off,path=target/gdb.sock -gdb chardev:gdb -S"
+        );
+    }
+}

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Everything about QEMU: the machine asked for, the program and its arguments,
+//! one supervised boot and the verdict on it.
+
+pub mod boot;
+mod command;
+mod inspect;
+mod install;
+pub mod machine;
+mod program;
+mod verdict;
+
+pub use boot::Boot;
+pub use machine::{Machine, MachineOptions};
+pub use program::{Qemu, in_path};
+pub use verdict::Verdict;

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The QEMU program: found, checked for its version, installed when absent.
+
+use super::install;
+use anyhow::{Context, Result, bail};
+use std::env;
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const PROGRAM: &str = "qemu-system-aarch64";
+/// Names a QEMU that is not in the PATH, or not the first there.
+const OVERRIDE: &str = "LAZYMMU_QEMU";
+/// Oldest version on which `virt` has everything that is used.
+const NEEDED: Version = Version { major: 7, minor: 2 };
+/// Oldest version with the board `raspi4b`; worth an installation from elsewhere.
+pub const WANTED: Version = Version { major: 9, minor: 0 };
+
+/// A QEMU release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// First number.
+    pub major: u32,
+    /// Second number.
+    pub minor: u32,
+}
+
+impl Version {
+    /// Reads the first `N.N` of a text, whatever stands around it: what
+    /// `--version` prints, or a Debian package version with its epoch.
+    pub fn find_in(text: &str) -> Option<Self> {
+        let number = |text: &str| text.parse().ok();
+        text.split(|c: char| !c.is_ascii_digit() && c != '.')
+            .filter_map(|word| {
+                let mut parts = word.split('.');
+                Some(Self {
+                    major: number(parts.next()?)?,
+                    minor: number(parts.next()?)?,
+                })
+            })
+            .next()
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// A QEMU that can be used.
+#[derive(Clone, Debug)]
+pub struct Qemu {
+    path: PathBuf,
+}
+
+impl Qemu {
+    /// Finds QEMU, installs it where that is possible, and checks its version.
+    ///
+    /// # Errors
+    ///
+    /// When there is none and it cannot be installed, or it is too old; the error
+    /// has the line to type.
+    pub fn provide() -> Result<Self> {
+        let path = match env::var_os(OVERRIDE) {
+            Some(path) => from_here(PathBuf::from(path)),
+            None => match in_path(PROGRAM) {
+                Some(path) => path,
+                None => {
+                    install::install(&mut install::System)?;
+                    in_path(PROGRAM).with_context(|| {
+                        format!("{PROGRAM} was installed but is not in PATH; set {OVERRIDE} to where it is")
+                    })?
+                }
+            },
+        };
+        let version = version(&path)?;
+        if version < NEEDED {
+            bail!(
+                "{} is QEMU {version}, {NEEDED} or later is needed; install one and set {OVERRIDE} to it",
+                path.display()
+            );
+        }
+        Ok(Self { path })
+    }
+
+    /// A command that starts it.
+    pub fn command(&self) -> Command {
+        Command::new(&self.path)
+    }
+}
+
+fn version(path: &Path) -> Result<Version> {
+    let output = Command::new(path)
+        .arg("--version")
+        .output()
+        .with_context(|| {
+            format!(
+                "cannot start {}; {OVERRIDE} or PATH must name a {PROGRAM}",
+                path.display()
+            )
+        })?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Version::find_in(&text)
+        .with_context(|| format!("`{} --version` names no version: {text:?}", path.display()))
+}
+
+/// Makes a relative path absolute: QEMU is started in the workspace's root. A bare name stays for
+/// the PATH.
+fn from_here(path: PathBuf) -> PathBuf {
+    if path.components().count() == 1 {
+        return path;
+    }
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+/// Searches the PATH for a program.
+pub fn in_path(program: impl AsRef<OsStr>) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|directory| directory.join(program.as_ref()))
+        .find(|candidate| candidate.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_found_in_what_programs_print() {
+        let found = |text| Version::find_in(text).map(|version| (version.major, version.minor));
+        assert_eq!(
+            found("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)"),
+            Some((10, 0))
+        );
+        assert_eq!(found("QEMU emulator version 7.2.19"), Some((7, 2)));
+        assert_eq!(found("1:8.2.2+ds-0ubuntu1.4"), Some((8, 2)));
+        assert_eq!(found("1:7.2+dfsg-7+deb12u15"), Some((7, 2)));
+        assert_eq!(found("(none)"), None);
+        assert_eq!(found(""), None);
+    }
+
+    #[test]
+    fn versions_are_ordered_as_numbers() {
+        let version = |text| Version::find_in(text).expect("it is a version");
+        assert!(version("10.0") > WANTED && WANTED > version("8.2") && version("8.2") > NEEDED);
+        assert!(version("6.2") < NEEDED);
+    }
+}

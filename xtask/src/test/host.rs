@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Tests on the host: what `cargo test` ran, counted from what it prints.
+
+use super::summary::{Failed, Row};
+use crate::glob;
+use crate::process;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result};
+use std::process::{Command, Output};
+use std::time::Instant;
+
+/// The tests of one crate.
+#[derive(Debug)]
+pub struct Set {
+    /// The crate.
+    pub package: &'static str,
+    /// Which of its tests run on the host.
+    targets: &'static [&'static str],
+}
+
+/// All crates with host tests.
+pub const SETS: [Set; 3] = [
+    // Library, integration and documentation tests.
+    Set {
+        package: "mmu",
+        targets: &[],
+    },
+    // The binary is for the target only.
+    Set {
+        package: "kernel",
+        targets: &["--lib"],
+    },
+    Set {
+        package: "xtask",
+        targets: &["--bins"],
+    },
+];
+
+/// Runs the tests of a set that match `filter`; nothing if none does.
+///
+/// # Errors
+///
+/// When cargo cannot be started.
+pub fn run(workspace: &Workspace, set: &Set, filter: Option<&str>) -> Result<Option<Row>> {
+    let started = Instant::now();
+    let mut command = cargo_test(workspace, set);
+    if let Some(filter) = filter {
+        let listed = output(cargo_test(workspace, set).args(["--", "--list", "--format=terse"]))?;
+        if !listed.status.success() {
+            return Ok(Some(count(set, &listed)));
+        }
+        let names = String::from_utf8_lossy(&listed.stdout);
+        let selected: Vec<&str> = names
+            .lines()
+            .filter_map(|line| line.strip_suffix(": test"))
+            .filter(|name| selects(filter, set.package, name))
+            .collect();
+        if selected.is_empty() {
+            return Ok(None);
+        }
+        command.args(["--", "--exact"]).args(selected);
+    }
+    let mut row = count(set, &output(&mut command)?);
+    row.seconds = started.elapsed().as_secs_f64();
+    Ok(Some(row))
+}
+
+fn cargo_test(workspace: &Workspace, set: &Set) -> Command {
+    let mut command = process::cargo(workspace);
+    command
+        .args(["test", "--no-fail-fast", "--package", set.package])
+        .args(set.targets);
+    command
+}
+
+fn output(command: &mut Command) -> Result<Output> {
+    command.output().context("cannot start cargo")
+}
+
+/// Matches `crate.module.test` from any of its dots on.
+fn selects(filter: &str, package: &str, name: &str) -> bool {
+    let name = format!("{package}.{}", name.replace("::", "."));
+    let starts = name.match_indices('.').map(|(at, _)| at + 1);
+    [0].into_iter()
+        .chain(starts)
+        .any(|start| glob::matches(filter, &name[start..]))
+}
+
+/// Counts results in the output of `cargo test`.
+fn count(set: &Set, output: &Output) -> Row {
+    let mut row = Row::new(&format!("host: {}", set.package));
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let mut details: Vec<Failed> = Vec::new();
+    let mut in_detail = false;
+    for line in stdout.lines() {
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            row.passed += number_before(counts, " passed");
+            row.skipped += number_before(counts, " ignored");
+            in_detail = false;
+        } else if let Some(name) = line
+            .strip_prefix("---- ")
+            .and_then(|line| line.strip_suffix(" ----"))
+        {
+            let name = name.strip_suffix(" stdout").unwrap_or(name);
+            details.push(Failed::new(name, Vec::new()));
+            in_detail = true;
+        } else if line == "failures:" {
+            in_detail = false;
+        } else if let (true, Some(failed)) = (in_detail, details.last_mut()) {
+            failed.detail.push(line.to_owned());
+        }
+    }
+    // Each failed test has a result line, also one that printed nothing.
+    for line in stdout.lines() {
+        let name = line
+            .strip_prefix("test ")
+            .and_then(|line| line.strip_suffix(" ... FAILED"));
+        if let Some(name) = name {
+            let known = details.iter().position(|failed| failed.name == name);
+            let mut failed = match known {
+                Some(at) => details.swap_remove(at),
+                None => Failed::new(name, Vec::new()),
+            };
+            let filter = format!("{}.{}", set.package, name.replace("::", "."));
+            failed.again = format!("again: cargo xtask test --host --filter '{filter}'");
+            row.fail(failed);
+        }
+    }
+    if !output.status.success() && row.failed == 0 {
+        row.status = "broken".to_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let lines = stderr.lines().skip_while(|line| !line.starts_with("error"));
+        row.fail(Failed::new(
+            "the tests themselves",
+            lines.map(str::to_owned).collect(),
+        ));
+    }
+    row
+}
+
+/// The number before `word` in `ok. 5 passed; 0 failed; 1 ignored`.
+fn number_before(text: &str, word: &str) -> usize {
+    let before = text.split(word).next().unwrap_or_default();
+    before
+        .rsplit(' ')
+        .next()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    const OUTPUT: &str = "
+running 3 tests
+test a::one ... ok
+test a::two ... FAILED
+test a::three ... ignored
+
+failures:
+
+---- a::two stdout ----
+assertion failed
+
+failures:
+    a::two
+
+test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out
+
+running 2 tests
+test src/lib.rs - map (line 4) ... ok
+test src/lib.rs - unmap (line 9) ... ok
+
+test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out
+";
+
+    fn counted(stdout: &str, code: i32) -> Row {
+        let output = Output {
+            status: ExitStatus::from_raw(code << 8),
+            stdout: stdout.as_bytes().to_vec(),
+            stderr: b"error[E0425]: cannot find value".to_vec(),
+        };
+        count(&SETS[0], &output)
+    }
+
+    #[test]
+    fn results_of_all_test_binaries_are_added() {
+        let row = counted(OUTPUT, 101);
+        assert_eq!((row.passed, row.failed, row.skipped), (3, 1, 1));
+        assert_eq!(row.failures[0].name, "a::two");
+        assert_eq!(row.failures[0].detail, ["assertion failed", ""]);
+        assert_eq!(row.status, "failed");
+    }
+
+    #[test]
+    fn tests_that_do_not_build_are_a_failure() {
+        let row = counted("", 101);
+        assert_eq!((row.passed, row.failed), (0, 1));
+        assert_eq!(row.status, "broken");
+        assert!(row.failures[0].detail[0].contains("E0425"));
+    }
+
+    #[test]
+    fn filter_may_leave_out_the_first_parts_of_a_name() {
+        assert!(selects("mmu.lazy.*", "mmu", "lazy::tests::nesting"));
+        assert!(selects("lazy.*", "mmu", "lazy::tests::nesting"));
+        assert!(selects("nesting", "mmu", "lazy::tests::nesting"));
+        assert!(!selects("nest", "mmu", "lazy::tests::nesting"));
+        assert!(!selects("lazy", "mmu", "lazy::tests::nesting"));
+    }
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The machines that the in-kernel suite runs on.
+//!
+//! Every combination of CPU, interrupt controller and entry level once, because
+//! each changes what boot and exceptions do; then what changes only one thing.
+
+use crate::qemu::machine::ExceptionLevel::{self, El1, El2, El3};
+use crate::qemu::machine::Gic::{self, V2, V3};
+use crate::qemu::machine::{Board, Memory};
+use crate::qemu::{Machine, MachineOptions};
+use std::num::NonZeroU32;
+
+/// One boot of the matrix.
+struct Entry {
+    cpu: &'static str,
+    gic: Gic,
+    el: ExceptionLevel,
+    mebibytes: u32,
+    smp: u32,
+    bootargs: &'static str,
+}
+
+#[rustfmt::skip]
+const MATRIX: [Entry; 17] = [
+    Entry { cpu: "cortex-a72", gic: V2, el: El1, mebibytes: 1024, smp: 1, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V2, el: El2, mebibytes: 1024, smp: 1, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V2, el: El3, mebibytes: 1024, smp: 1, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V3, el: El2, mebibytes: 1024, smp: 1, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V3, el: El3, mebibytes: 1024, smp: 1, bootargs: "" },
+    Entry { cpu: "max",        gic: V2, el: El1, mebibytes: 1024, smp: 1, bootargs: "" },
+    Entry { cpu: "max",        gic: V2, el: El2, mebibytes: 1024, smp: 1, bootargs: "" },
+    Entry { cpu: "max",        gic: V2, el: El3, mebibytes: 1024, smp: 1, bootargs: "" },
+    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "" },
+    Entry { cpu: "max",        gic: V3, el: El2, mebibytes: 1024, smp: 1, bootargs: "" },
+    Entry { cpu: "max",        gic: V3, el: El3, mebibytes: 1024, smp: 1, bootargs: "" },
+    // Little and much memory.
+    Entry { cpu: "cortex-a72", gic: V2, el: El1, mebibytes:  128, smp: 1, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V3, el: El2, mebibytes: 8192, smp: 1, bootargs: "" },
+    // CPUs that nobody starts must stay out of the way.
+    Entry { cpu: "cortex-a72", gic: V3, el: El3, mebibytes: 1024, smp: 4, bootargs: "" },
+    // What the defaults on this CPU do not exercise.
+    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "lazy=eager" },
+    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "policy=classic" },
+];
+
+/// A machine to boot and what to tell the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// The machine.
+    pub machine: Machine,
+    /// Boot arguments of this boot alone.
+    pub bootargs: &'static str,
+}
+
+impl Planned {
+    /// Name for tables, messages and log files.
+    pub fn name(&self) -> String {
+        format!("{} {}", self.machine, self.bootargs)
+            .trim_end()
+            .to_owned()
+    }
+}
+
+/// The boots that have everything that was asked for; if there is none, the machine asked for.
+pub fn select(options: &MachineOptions) -> Vec<Planned> {
+    let mut selected: Vec<Planned> = MATRIX
+        .iter()
+        .map(|entry| Planned {
+            machine: Machine {
+                board: Board::Virt,
+                cpu: entry.cpu.to_owned(),
+                smp: NonZeroU32::new(entry.smp).unwrap_or(NonZeroU32::MIN),
+                memory: Memory::mebibytes(entry.mebibytes),
+                gic: entry.gic,
+                el: entry.el,
+            },
+            bootargs: entry.bootargs,
+        })
+        .filter(|planned| options.selects(&planned.machine))
+        .collect();
+    if selected.is_empty() {
+        selected.push(Planned {
+            machine: options.machine(),
+            bootargs: "",
+        });
+    }
+    selected
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(options: &MachineOptions) -> Vec<String> {
+        select(options).iter().map(Planned::name).collect()
+    }
+
+    #[test]
+    fn boots_have_different_names() {
+        let mut all = names(&MachineOptions::default());
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), MATRIX.len());
+    }
+
+    #[test]
+    fn options_narrow_the_matrix() {
+        let small = MachineOptions {
+            memory: Some(Memory::mebibytes(128)),
+            ..MachineOptions::default()
+        };
+        assert_eq!(names(&small), ["virt cortex-a72 gic2 el1 128M"]);
+        let max_at_el1 = MachineOptions {
+            cpu: Some("max".to_owned()),
+            el: Some(El1),
+            ..MachineOptions::default()
+        };
+        assert_eq!(
+            names(&max_at_el1),
+            [
+                "virt max gic2 el1 1G",
+                "virt max gic3 el1 1G",
+                "virt max gic3 el1 1G lazy=eager",
+                "virt max gic3 el1 1G policy=classic",
+            ]
+        );
+    }
+
+    #[test]
+    fn machine_outside_the_matrix_is_booted_once() {
+        let other = MachineOptions {
+            cpu: Some("cortex-a53".to_owned()),
+            el: Some(El2),
+            ..MachineOptions::default()
+        };
+        assert_eq!(names(&other), ["virt cortex-a53 gic2 el2 1G"]);
+    }
+}

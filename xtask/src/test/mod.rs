@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `cargo xtask test`: host tests, then the in-kernel suite on a matrix of machines.
+
+mod boots;
+mod host;
+mod matrix;
+mod summary;
+
+use crate::failure::{self, Failure};
+use crate::qemu::{MachineOptions, Qemu};
+use crate::workspace::Workspace;
+use crate::{build, guest};
+use anyhow::{Result, ensure};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use matrix::Planned;
+use std::num::NonZeroUsize;
+use std::thread;
+use std::time::Duration;
+use summary::{Failed, Row, Summary};
+
+/// Run the host tests, then the in-kernel suite on a matrix of machines
+///
+/// Options that describe a machine select the boots that match and leave out the host tests; if
+/// no boot of the matrix matches, exactly that machine is booted. The console of every boot is
+/// kept in target/test-logs. The last line is `N passed, N failed`.
+#[derive(Args, Debug)]
+pub struct Test {
+    /// Run only tests whose name matches, with * for any characters: suite.test in the kernel,
+    /// crate.module.test on the host, where the first parts may be left out
+    #[arg(long, value_name = "GLOB")]
+    filter: Option<String>,
+
+    /// Run only the host tests
+    #[arg(long, conflicts_with_all = ["machine", "cpu", "smp", "memory", "gic", "el", "gdb"])]
+    host: bool,
+
+    /// Boots at a time [default: number of host CPUs, at most 4]
+    #[arg(long, value_name = "COUNT")]
+    jobs: Option<NonZeroUsize>,
+
+    #[command(flatten)]
+    options: MachineOptions,
+}
+
+impl Test {
+    /// Runs what was asked for and ends in the summary.
+    pub fn execute(self) -> Result<()> {
+        let workspace = Workspace::find();
+        let mut summary = Summary::default();
+        if !self.options.any_machine() && !self.options.gdb {
+            self.on_the_host(&workspace, &mut summary)?;
+        }
+        if !self.host {
+            self.in_the_kernel(&workspace, &mut summary)?;
+        }
+        summary.print();
+        if summary.is_success() {
+            Ok(())
+        } else {
+            // The summary has said it all, and its last line is to stay the last.
+            Err(Failure::new(1, "").into())
+        }
+    }
+
+    fn on_the_host(&self, workspace: &Workspace, summary: &mut Summary) -> Result<()> {
+        let progress = progress(host::SETS.len());
+        for set in &host::SETS {
+            progress.set_message(format!("host tests of {}", set.package));
+            if let Some(row) = host::run(workspace, set, self.filter.as_deref())? {
+                summary.add(row, &progress);
+            }
+            progress.inc(1);
+            stop_if_interrupted()?;
+        }
+        progress.finish_and_clear();
+        Ok(())
+    }
+
+    fn in_the_kernel(&self, workspace: &Workspace, summary: &mut Summary) -> Result<()> {
+        let boots = matrix::select(&self.options);
+        ensure!(
+            boots.len() == 1 || !self.options.gdb,
+            "--gdb needs exactly one boot, {} are selected; narrow them by --cpu, --gic, --el, --memory",
+            boots.len()
+        );
+        match self.boot_all(workspace, &boots) {
+            Ok(rows) => rows.into_iter().for_each(|row| summary.add_silently(row)),
+            Err(error) => {
+                // What the host tests found is still worth a summary.
+                stop_if_interrupted()?;
+                let mut row = Row::new("the kernel");
+                let detail = format!("{error:#}").lines().map(str::to_owned).collect();
+                row.fail(Failed::new("no machine was booted", detail));
+                summary.add_silently(row);
+            }
+        }
+        stop_if_interrupted()
+    }
+
+    fn boot_all(&self, workspace: &Workspace, boots: &[Planned]) -> Result<Vec<Row>> {
+        let qemu = Qemu::provide()?;
+        let artifacts = build::build(workspace)?;
+        let progress = progress(boots.len());
+        let bench = boots::Bench {
+            workspace,
+            qemu: &qemu,
+            artifacts: &artifacts,
+            options: &self.options,
+            filter: self.filter.as_deref(),
+            progress: &progress,
+        };
+        let rows = bench.run(boots, self.jobs());
+        progress.finish_and_clear();
+        rows
+    }
+
+    fn jobs(&self) -> usize {
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        self.jobs.map_or(cores.min(4), NonZeroUsize::get)
+    }
+}
+
+fn stop_if_interrupted() -> Result<()> {
+    if guest::interrupted() {
+        return Err(Failure::new(failure::INTERRUPTED, "interrupted; every QEMU was ended").into());
+    }
+    Ok(())
+}
+
+/// A progress bar on standard error; not drawn where that is no terminal.
+fn progress(length: usize) -> ProgressBar {
+    let progress = ProgressBar::new(length as u64);
+    if let Ok(style) =
+        ProgressStyle::with_template("{spinner} [{bar:30}] {pos}/{len} {elapsed} {msg}")
+    {
+        progress.set_style(style);
+    }
+    progress.enable_steady_tick(Duration::from_millis(200));
+    progress
+}

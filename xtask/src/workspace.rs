@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Where things are: the checkout, the target directory, the artifacts in it.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The kernel's compilation target.
+pub const KERNEL_TARGET: &str = "aarch64-unknown-none-softfloat";
+
+/// The directories of this checkout, all absolute.
+#[derive(Clone, Debug)]
+pub struct Workspace {
+    root: PathBuf,
+    target: PathBuf,
+}
+
+impl Workspace {
+    /// Finds the checkout that xtask belongs to.
+    pub fn find() -> Self {
+        // `cargo run` says where the crate is now; the compile-time value serves
+        // a binary that is started by hand.
+        let xtask = env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let root = xtask.parent().map_or(xtask.clone(), Path::to_path_buf);
+        let target = match env::var_os("CARGO_TARGET_DIR") {
+            // A relative one is relative to where the user stands, as in cargo.
+            Some(dir) => env::current_dir().map_or_else(|_| root.join(&dir), |cwd| cwd.join(&dir)),
+            None => root.join("target"),
+        };
+        Self { root, target }
+    }
+
+    /// The directory that holds the workspace's `Cargo.toml`.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Cargo's target directory.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// The kernel with symbols and debug information.
+    pub fn kernel_elf(&self) -> PathBuf {
+        self.target.join("kernel.elf")
+    }
+
+    /// The flat kernel image that a boot loader takes.
+    pub fn kernel_image(&self) -> PathBuf {
+        self.target.join("kernel8.img")
+    }
+
+    /// The socket on which a guest started with `--gdb` waits for a debugger.
+    pub fn gdb_socket(&self) -> PathBuf {
+        // Relative where possible: a socket's path is limited to about 100
+        // bytes, and both ends are started in the root directory.
+        let socket = self.target.join("gdb.sock");
+        socket
+            .strip_prefix(&self.root)
+            .map_or(socket.clone(), Path::to_path_buf)
+    }
+}
