@@ -3,6 +3,7 @@
 //! `cargo xtask run`: from a fresh checkout to the demonstration on the screen.
 
 use crate::build;
+use crate::qemu::Input;
 use crate::qemu::boot::Watch;
 use crate::qemu::{Boot, MachineOptions, Qemu, Verdict};
 use crate::workspace::Workspace;
@@ -35,6 +36,7 @@ impl Run {
             machine: &machine,
             bootargs: &bootargs,
             artifacts: &artifacts,
+            input: Input::Usual,
             watch: if self.options.gdb {
                 Watch::Debugger
             } else {

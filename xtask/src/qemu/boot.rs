@@ -2,7 +2,7 @@
 
 //! One boot of the kernel, from a machine to a verdict.
 
-use super::command::{self, Sockets};
+use super::command::{self, Input, Sockets};
 use super::inspect;
 use super::machine::Machine;
 use super::program::Qemu;
@@ -27,6 +27,8 @@ pub struct Boot<'a> {
     pub bootargs: &'a str,
     /// The kernel.
     pub artifacts: &'a Artifacts,
+    /// What QEMU is given in place of the usual.
+    pub input: Input<'a>,
     /// How the guest is watched.
     pub watch: Watch,
     /// The command that boots this again, for reports.
@@ -93,6 +95,7 @@ impl Boot<'_> {
             self.machine,
             &with_defaults(self.bootargs),
             self.artifacts,
+            self.input,
             &sockets,
         ));
         let shown = typed(&command);

@@ -31,11 +31,24 @@ pub struct Sockets<'a> {
     pub debugger: Option<&'a Path>,
 }
 
+/// What QEMU is given in place of the usual.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Input<'a> {
+    /// The kernel in the form that fits the entry, and QEMU's own device tree.
+    #[default]
+    Usual,
+    /// The ELF file at any entry: x0 is 0, and below EL3 nobody looks for a tree elsewhere.
+    Elf,
+    /// This device tree. QEMU adds memory and boot arguments to it.
+    Tree(&'a Path),
+}
+
 /// The command line of a boot, without the program.
 pub fn boot(
     machine: &Machine,
     bootargs: &str,
     artifacts: &Artifacts,
+    input: Input<'_>,
     sockets: &Sockets<'_>,
 ) -> Vec<OsString> {
     let board = match machine.board {
@@ -65,11 +78,14 @@ pub fn boot(
     add("-monitor", "none".into());
     add("-serial", "stdio".into());
     add("-semihosting-config", "enable=on,target=native".into());
-    let kernel = match machine.el {
-        ExceptionLevel::El1 | ExceptionLevel::El2 => &artifacts.image,
-        ExceptionLevel::El3 => &artifacts.elf,
+    let kernel = match (machine.el, input) {
+        (ExceptionLevel::El3, _) | (_, Input::Elf) => &artifacts.elf,
+        (ExceptionLevel::El1 | ExceptionLevel::El2, _) => &artifacts.image,
     };
     add("-kernel", kernel.into());
+    if let Input::Tree(path) = input {
+        add("-dtb", path.into());
+    }
     add("-append", bootargs.into());
     if let Some(path) = sockets.control {
         add("-qmp", with_path("unix:", path, ",server=on,wait=off"));
@@ -104,7 +120,8 @@ mod tests {
             image: "kernel8.img".into(),
             size: 0,
         };
-        boot(machine, "mode=demo exit=semihosting", &artifacts, sockets)
+        let bootargs = "mode=demo exit=semihosting";
+        boot(machine, bootargs, &artifacts, Input::Usual, sockets)
             .iter()
             .map(|argument| argument.to_string_lossy())
             .collect::<Vec<_>>()

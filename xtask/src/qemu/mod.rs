@@ -12,6 +12,7 @@ mod program;
 mod verdict;
 
 pub use boot::Boot;
+pub use command::Input;
 pub use machine::{Machine, MachineOptions};
 pub use program::{Qemu, in_path};
 pub use verdict::Verdict;

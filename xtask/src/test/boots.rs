@@ -8,6 +8,7 @@ use crate::build::Artifacts;
 use crate::failure::{self, Failure};
 use crate::guest;
 use crate::ktap::{Parser, Report, Status};
+use crate::qemu::Input;
 use crate::qemu::boot::Watch;
 use crate::qemu::{Boot, MachineOptions, Qemu, Verdict};
 use crate::run::again;
@@ -103,6 +104,7 @@ impl Bench<'_> {
             machine: &planned.machine,
             bootargs: &bootargs,
             artifacts: self.artifacts,
+            input: Input::Usual,
             watch: if self.options.gdb {
                 Watch::Debugger
             } else {
@@ -144,7 +146,8 @@ impl Bench<'_> {
         Ok(Some(row))
     }
 
-    fn keep(&self, name: &str, log: &str) -> Result<()> {
+    /// Keeps a console log in target/test-logs.
+    pub fn keep(&self, name: &str, log: &str) -> Result<()> {
         let directory = self.workspace.target().join("test-logs");
         let path = directory.join(format!("{}.log", name.replace([' ', '='], "-")));
         fs::create_dir_all(&directory)

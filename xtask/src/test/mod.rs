@@ -3,6 +3,7 @@
 //! `cargo xtask test`: host tests, then the in-kernel suite on a matrix of machines.
 
 mod boots;
+mod endings;
 mod host;
 mod matrix;
 mod summary;
@@ -111,9 +112,12 @@ impl Test {
             filter: self.filter.as_deref(),
             progress: &progress,
         };
-        let rows = bench.run(boots, self.jobs());
+        let mut rows = bench.run(boots, self.jobs())?;
+        if !self.options.any_machine() && !self.options.gdb && self.options.bootargs.is_empty() {
+            rows.extend(endings::run(&bench)?);
+        }
         progress.finish_and_clear();
-        rows
+        Ok(rows)
     }
 
     fn jobs(&self) -> usize {

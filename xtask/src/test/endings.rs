@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Boots whose end is the test: the demonstration, refused input, panic,
+//! exception, overflow, hang.
+//!
+//! Each must end with its status and say what it should on the way. The
+//! demonstration must also print what README.md shows.
+
+use super::boots::Bench;
+use super::summary::{Failed, Row};
+use crate::failure;
+use crate::glob;
+use crate::guest;
+use crate::qemu::Input;
+use crate::qemu::boot::Watch;
+use crate::qemu::machine::Memory;
+use crate::qemu::{Boot, Machine, Verdict};
+use crate::run::again;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Name of the row, and first part of the names of its tests.
+const ROW: &str = "endings";
+
+/// Where README.md's transcript begins.
+const TRANSCRIPT: &str = "<!-- transcript: cargo xtask run -->\n```text\n";
+
+/// What the kernel is given in place of a device tree that is in order.
+#[derive(Clone, Copy)]
+enum Tree {
+    /// QEMU's own.
+    Usual,
+    /// None.
+    Missing,
+    /// One that says nothing but how addresses are written.
+    Bare,
+}
+
+/// A boot and how it must end.
+struct Ending {
+    name: &'static str,
+    mebibytes: u32,
+    tree: Tree,
+    bootargs: &'static str,
+    status: u8,
+    /// What must be on the console, or in QEMU's messages, in this order.
+    says: &'static [&'static str],
+}
+
+const GIB: u32 = 1024;
+
+#[rustfmt::skip]
+const ENDINGS: [Ending; 14] = [
+    Ending { name: "demo", mebibytes: GIB, tree: Tree::Usual, bootargs: "", status: 0,
+        says: &["== 1.", "== 2.", "65536  lazy, range known", "== 3.", "lazymmu: exit 0"] },
+    Ending { name: "demo_in_little_memory", mebibytes: 128, tree: Tree::Usual, bootargs: "", status: 0,
+        says: &["RAM is too small for 65536 different frames", "lazymmu: exit 0"] },
+    Ending { name: "panic", mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=panic", status: 2,
+        says: &["panic: provoked", "backtrace:", "kernel::selftest::provoke::", "lazymmu: exit 2"] },
+    Ending { name: "exception", mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=exception", status: 3,
+        says: &["exception: data abort from EL1, translation fault at level 0, write, at 0xffff80",
+            "in the vmap area; level 0: invalid", "backtrace:", "write_to_an_unmapped_page",
+            "lazymmu: exit 3"] },
+    Ending { name: "stack_overflow", mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=stack-overflow", status: 3,
+        says: &["exception: kernel stack overflow", "translation fault at level 3", "provoke::recurse",
+            "lazymmu: exit 3"] },
+    Ending { name: "hang", mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=hang", status: failure::HUNG,
+        says: &["provoking: Hang", "the guest hangs", "provoke::"] },
+    Ending { name: "unknown_argument", mebibytes: GIB, tree: Tree::Usual, bootargs: "lasy=eager", status: 1,
+        says: &["error: boot argument 'lasy' is not known; allowed are mode="] },
+    Ending { name: "bad_value", mebibytes: GIB, tree: Tree::Usual, bootargs: "lazy=later", status: 1,
+        says: &["error: boot argument lazy='later' is not allowed: use lazy=eager|"] },
+    Ending { name: "word_without_value", mebibytes: GIB, tree: Tree::Usual, bootargs: "quiet", status: 1,
+        says: &["error: boot argument 'quiet' has no value"] },
+    Ending { name: "policy_the_cpu_lacks", mebibytes: GIB, tree: Tree::Usual, bootargs: "policy=ets2", status: 1,
+        says: &["error: barrier policy ets2 needs FEAT_ETS2"] },
+    Ending { name: "filter_without_tests", mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=selftest filter=no.such", status: 1,
+        says: &["error: no self-test matches filter=no.such"] },
+    Ending { name: "too_little_memory", mebibytes: 32, tree: Tree::Usual, bootargs: "", status: 1,
+        says: &["KiB of memory are usable, the kernel needs", "--memory 128M"] },
+    Ending { name: "no_device_tree", mebibytes: GIB, tree: Tree::Missing, bootargs: "", status: 1,
+        says: &["error: no device tree: x0 was 0x0"] },
+    Ending { name: "bare_device_tree", mebibytes: GIB, tree: Tree::Bare, bootargs: "", status: 1,
+        says: &["error: device tree has no interrupt controller the kernel knows"] },
+];
+
+/// Boots them one after the other; nothing comes back when the filter selects none.
+///
+/// # Errors
+///
+/// When QEMU cannot be started at all, or a file cannot be written.
+pub fn run(bench: &Bench<'_>) -> Result<Option<Row>> {
+    let selected = |ending: &&Ending| {
+        let name = format!("{ROW}.{}", ending.name);
+        bench
+            .filter
+            .is_none_or(|filter| glob::matches(filter, &name))
+    };
+    let mut row = Row::new(ROW);
+    let start = Instant::now();
+    let bare = bench.workspace.target().join("bare.dtb");
+    fs::create_dir_all(bench.workspace.target())
+        .and_then(|()| fs::write(&bare, bare_tree()))
+        .with_context(|| format!("cannot write {}", bare.display()))?;
+    for ending in ENDINGS.iter().filter(selected) {
+        if guest::interrupted() {
+            break;
+        }
+        match ending.boot(bench, &bare)? {
+            None => row.passed += 1,
+            Some(failed) => row.fail(failed),
+        }
+    }
+    row.seconds = start.elapsed().as_secs_f64();
+    if row.passed + row.failed == 0 {
+        return Ok(None);
+    }
+    bench.progress.suspend(|| println!("{}", row.line()));
+    Ok(Some(row))
+}
+
+impl Ending {
+    /// Boots; a failure comes back if it ends in another way.
+    fn boot(&self, bench: &Bench<'_>, bare: &Path) -> Result<Option<Failed>> {
+        let name = format!("{ROW}.{}", self.name);
+        let machine = Machine {
+            memory: Memory::mebibytes(self.mebibytes),
+            ..Machine::default()
+        };
+        let repeat = again(&machine.options(), self.bootargs);
+        let boot = Boot {
+            machine: &machine,
+            bootargs: self.bootargs,
+            artifacts: bench.artifacts,
+            input: match self.tree {
+                Tree::Usual => Input::Usual,
+                Tree::Missing => Input::Elf,
+                Tree::Bare => Input::Tree(bare),
+            },
+            // Silence for half of it is a hang: long enough for a busy host, short
+            // enough to wait for the one that is meant.
+            watch: Watch::Timeout(Duration::from_secs(if self.status == failure::HUNG {
+                6
+            } else {
+                60
+            })),
+            again: repeat.clone(),
+        };
+        let mut lines = Vec::new();
+        let outcome = boot.run(bench.workspace, bench.qemu, |line| {
+            // Several lines for one where the backtrace shows inlined functions.
+            lines.extend(line.split('\n').map(str::to_owned));
+        })?;
+        bench.keep(&name, &(lines.join("\n") + "\n"))?;
+        let status = match &outcome.verdict {
+            Verdict::Success => 0,
+            Verdict::Failed(failure) | Verdict::Broken(failure) => {
+                // What did not come over the console: QEMU's messages, where a hang is.
+                lines.extend(failure.report.lines().map(str::to_owned));
+                failure.status
+            }
+        };
+        let mut problems = Vec::new();
+        if status != self.status {
+            problems.push(format!("ended with {status}, expected {}", self.status));
+        }
+        if let Some(missing) = first_missing(&lines, self.says) {
+            problems.push(format!("did not say (in this place): {missing}"));
+        }
+        if self.name == "demo" {
+            problems.extend(differs_from_readme(bench, &lines)?);
+        }
+        if problems.is_empty() {
+            return Ok(None);
+        }
+        problems.extend(
+            lines
+                .iter()
+                .rev()
+                .take(12)
+                .rev()
+                .map(|line| format!("| {line}")),
+        );
+        let mut failed = Failed::new(&name, problems);
+        if matches!(self.tree, Tree::Usual) {
+            failed.again = format!("again: {repeat}");
+        }
+        Ok(Some(failed))
+    }
+}
+
+/// The first of `wanted` that no line has after the lines of those before it.
+fn first_missing<'w>(lines: &[String], wanted: &[&'w str]) -> Option<&'w str> {
+    let mut rest = lines.iter();
+    wanted
+        .iter()
+        .find(|text| !rest.any(|line| line.contains(**text)))
+        .copied()
+}
+
+/// Compares the demonstration with README.md's transcript.
+fn differs_from_readme(bench: &Bench<'_>, lines: &[String]) -> Result<Option<String>> {
+    let path = bench.workspace.root().join("README.md");
+    let readme =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let Some(transcript) = readme
+        .split_once(TRANSCRIPT)
+        .and_then(|(_, rest)| rest.split_once("\n```"))
+    else {
+        return Ok(Some("README.md has no transcript".to_owned()));
+    };
+    let mut shown = transcript.0.lines().map(comparable);
+    let mut printed = lines.iter().map(|line| comparable(line));
+    loop {
+        match (shown.next(), printed.next()) {
+            (None, None) => return Ok(None),
+            (shown, printed) if shown == printed => {}
+            (shown, printed) => {
+                return Ok(Some(format!(
+                    "README.md's transcript is not what `cargo xtask run` prints:\n  README:  {}\n  printed: {}",
+                    shown.unwrap_or_default(),
+                    printed.unwrap_or_default()
+                )));
+            }
+        }
+    }
+}
+
+/// A line without what differs from build to build: the time in front of it, and addresses.
+fn comparable(line: &str) -> String {
+    let line = match line.split_once("] ") {
+        Some((time, rest)) if time.starts_with('[') => rest,
+        _ => line,
+    };
+    let mut words = line.split("0x");
+    let mut result = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let end = word
+            .find(|c: char| !c.is_ascii_hexdigit())
+            .unwrap_or(word.len());
+        result.push_str("0x*");
+        result.push_str(&word[end..]);
+    }
+    result
+}
+
+/// A flattened device tree (Devicetree Specification, chapter 5) whose root has
+/// nothing but its cell counts.
+fn bare_tree() -> Vec<u8> {
+    const BEGIN_NODE: u32 = 1;
+    const END_NODE: u32 = 2;
+    const PROPERTY: u32 = 3;
+    const END: u32 = 9;
+    const HEADER: u32 = 40;
+    /// One empty entry: no memory reservation.
+    const RESERVATIONS: u32 = 16;
+    let names = b"#address-cells\0#size-cells\0";
+    let structure = [
+        BEGIN_NODE, 0, PROPERTY, 4, 0, 2, PROPERTY, 4, 15, 2, END_NODE, END,
+    ];
+    let words = structure.len() as u32 * 4;
+    let strings = HEADER + RESERVATIONS + words;
+    let header = [
+        0xd00d_feed,
+        strings + names.len() as u32,
+        HEADER + RESERVATIONS,
+        strings,
+        HEADER,
+        17,
+        16,
+        0,
+        names.len() as u32,
+        words,
+    ];
+    let mut blob: Vec<u8> = header.into_iter().flat_map(u32::to_be_bytes).collect();
+    blob.extend([0; RESERVATIONS as usize]);
+    blob.extend(structure.into_iter().flat_map(u32::to_be_bytes));
+    blob.extend(names);
+    blob
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_of_what_is_said_matters() {
+        let lines = ["a b", "c", "d"].map(str::to_owned);
+        assert_eq!(first_missing(&lines, &["b", "c", "d"]), None);
+        assert_eq!(first_missing(&lines, &["c", "b"]), Some("b"));
+        assert_eq!(first_missing(&lines, &["e"]), Some("e"));
+    }
+
+    #[test]
+    fn times_and_addresses_do_not_count() {
+        assert_eq!(
+            comparable("[    0.013] info: at 0x40080000, 12 pages"),
+            "info: at 0x*, 12 pages"
+        );
+        assert_eq!(comparable("  0x0060 -> 0xffff: x"), "  0x* -> 0x*: x");
+        assert_ne!(comparable("12 DSB"), comparable("13 DSB"));
+    }
+
+    #[test]
+    fn bare_tree_has_the_size_it_says() {
+        let blob = bare_tree();
+        assert_eq!(blob[..4], [0xd0, 0x0d, 0xfe, 0xed]);
+        assert_eq!(blob[4..8], (blob.len() as u32).to_be_bytes());
+    }
+}
