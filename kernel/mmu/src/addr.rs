@@ -347,16 +347,15 @@ impl PageRange {
         self.start.0 <= va.0 && va.0 < self.end()
     }
 
+    /// The address of page `i` of the range.
+    pub(crate) const fn page(self, i: usize) -> VirtAddr {
+        VirtAddr(self.start.0 + i as u64 * PAGE_SIZE)
+    }
+
     /// Whether one table of `level` translates the whole range.
     pub const fn is_in_one_table(self, level: Level) -> bool {
         let span = level.table_span();
         self.start.0 / span == (self.end() - 1) / span
-    }
-
-    /// Cuts the range where `level`'s tables end: yields one piece per
-    /// table of that level, in ascending order.
-    pub fn per_table(self, level: Level) -> impl Iterator<Item = PageRange> {
-        self.cut(level.table_span())
     }
 
     /// The beginning of the range, as far as the first entry of `level` reaches.
@@ -369,25 +368,13 @@ impl PageRange {
         }
     }
 
-    /// Cuts the range where `level`'s *entries* end: yields one piece per
-    /// entry of that level, which is one per table of the next level.
-    pub(crate) fn per_entry(self, level: Level) -> impl Iterator<Item = PageRange> {
-        self.cut(level.entry_span())
-    }
-
-    fn cut(self, span: u64) -> impl Iterator<Item = PageRange> {
-        let mut at = self.start.0;
-        let end = self.end();
+    /// Cuts the range where `level`'s *entries* end: yields one piece per entry of that
+    /// level, in ascending order, which is one per table of the next level.
+    pub(crate) fn per_entry(self, level: Level) -> impl Iterator<Item = Self> {
+        let mut rest = Some(self);
         core::iter::from_fn(move || {
-            if at >= end {
-                return None;
-            }
-            let room = (span - (at & (span - 1))).min(end - at);
-            let piece = PageRange {
-                start: VirtAddr(at),
-                pages: room / PAGE_SIZE,
-            };
-            at += room;
+            let piece = rest?.first_in(level);
+            rest = Self::from_bounds(piece.end(), self.end()).ok();
             Some(piece)
         })
     }
@@ -495,15 +482,15 @@ mod tests {
     }
 
     #[test]
-    fn per_table_cuts_at_table_ends() {
+    fn per_entry_cuts_at_entry_ends() {
         let range = PageRange::new(0x20_0000 - 0x3000, 3 + 512 + 2).unwrap();
         let pieces: Vec<_> = range
-            .per_table(Level::L3)
+            .per_entry(Level::L2)
             .map(|p| (p.start().as_u64(), p.pages()))
             .collect();
         assert_eq!(pieces, [(0x1f_d000, 3), (0x20_0000, 512), (0x40_0000, 2)]);
         let top = PageRange::new(Half::Upper.end() - 2 * PAGE_SIZE, 2).unwrap();
-        assert_eq!(top.per_table(Level::L3).count(), 1);
+        assert_eq!(top.per_entry(Level::L2).count(), 1);
     }
 
     #[test]

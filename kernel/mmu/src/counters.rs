@@ -66,7 +66,7 @@ counters! {
     ptes,
     /// Table entries written: a table linked or unlinked.
     links,
-    /// Descents from the root to a last-level table.
+    /// Descents from the root.
     walks,
     /// Executed `DMB ISHST`.
     dmb_ishst,

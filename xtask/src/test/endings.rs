@@ -219,7 +219,7 @@ fn differs_from_readme(bench: &Bench<'_>, lines: &[String]) -> Result<Option<Str
             (shown, printed) if shown == printed => {}
             (shown, printed) => {
                 return Ok(Some(format!(
-                    "README.md's transcript is not what `cargo xtask run` prints:\n  README:  {}\n  printed: {}",
+                    "README.md's transcript is not what `cargo xtask run` prints (scripts/update-readme.sh mends that):\n  README:  {}\n  printed: {}",
                     shown.unwrap_or_default(),
                     printed.unwrap_or_default()
                 )));

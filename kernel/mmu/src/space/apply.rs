@@ -7,7 +7,6 @@
 //! completed at once while paused.
 
 use super::AddressSpace;
-use super::map::page_of;
 use super::tables::Spare;
 use crate::addr::{Frame, Level, PageRange, VirtAddr};
 use crate::backend;
@@ -115,21 +114,17 @@ impl<K: Kernel> AddressSpace<'_, K> {
             .lazy()
             .section_unless_active()
             .map_err(SpaceError::from)?;
-        for piece in range.per_table(Level::L3) {
-            let found = self.build_leaf_table(piece.start(), &mut spare);
+        let mut cursor = self.cursor(range);
+        while let Some(found) = cursor.next_or_build(&mut spare) {
             let mut change = 0;
-            let result = found
-                .run(piece)
-                .iter()
-                .enumerate()
-                .try_for_each(|(i, pte)| {
-                    f(&mut PteRef {
-                        space: self,
-                        pte,
-                        va: page_of(piece, i),
-                        change: &mut change,
-                    })
-                });
+            let result = found.run().iter().enumerate().try_for_each(|(i, pte)| {
+                f(&mut PteRef {
+                    space: self,
+                    pte,
+                    va: found.piece.page(i),
+                    change: &mut change,
+                })
+            });
             self.add_population(found.parent, change);
             result?;
         }

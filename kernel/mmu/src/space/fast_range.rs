@@ -7,7 +7,6 @@
 //! their own choice, in any order and any subset.
 
 use super::AddressSpace;
-use super::map::page_of;
 use super::tables::Spare;
 use crate::addr::{Frame, Level, PageRange, RangeError};
 use crate::backend::{self, Fill};
@@ -54,7 +53,9 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         let needed = self.missing_tables_for_entries(range)?;
         let mut spare = Spare::reserve(self.mmu, needed)?;
         let section = self.mmu.lazy().section()?;
-        let found = self.build_leaf_table(range.start(), &mut spare);
+        let Some(found) = self.cursor(range).next_or_build(&mut spare) else {
+            unreachable!("a range has at least one page, and so one table");
+        };
         // Settled on drop. Should that never happen, the table counts as neither empty
         // nor full for ever, and each of its entries is looked at.
         let before = found.link.population();
@@ -62,7 +63,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             .kernel()
             .store(found.parent, found.link.with_unknown_population());
         Ok(FastPteRange {
-            ptes: found.run(range),
+            ptes: found.run(),
             parent: found.parent,
             space: self,
             range,
@@ -107,12 +108,12 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
         let new = Desc::page(frame, prot);
         if old.is_in_use() {
             bbm::check(Level::L3, old, new).map_err(|violation| SpaceError::BreakBeforeMake {
-                va: page_of(self.range, i),
+                va: self.range.page(i),
                 violation,
             })?;
         } else {
             self.change += 1;
-            let va = page_of(self.range, i);
+            let va = self.range.page(i);
             if self.space.unflushed.contains(va) {
                 self.space.invalidate_unflushed();
             }
@@ -153,7 +154,7 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
             let entry = self.mmu().kernel().load(pte);
             if entry.is_in_use() {
                 return Err(SpaceError::AlreadyMapped {
-                    va: page_of(self.range, first + i),
+                    va: self.range.page(first + i),
                     entry,
                     level: Level::L3,
                 });
@@ -179,7 +180,7 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
         backend::complete(self.mmu(), Level::L3, Desc::INVALID);
         if old.is_in_use() {
             self.change -= 1;
-            self.space.unflushed.widen_by_page(page_of(self.range, i));
+            self.space.unflushed.widen_by_page(self.range.page(i));
         }
         old
     }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Mapping: invalid entries become valid. No TLBI is ever needed (R31).
 
+use super::AddressSpace;
+use super::cursor::{LeafTable, Stop};
 use super::tables::Spare;
-use super::{AddressSpace, LeafTable};
-use crate::addr::{Frame, Level, PAGE_SIZE, PageRange, VirtAddr};
+use crate::addr::{Frame, Level, PAGE_SIZE, PageRange};
 use crate::backend::{self, Fill};
 use crate::desc::{Desc, Prot};
 use crate::error::SpaceError;
@@ -67,53 +68,47 @@ impl<K: Kernel> AddressSpace<'_, K> {
         // By far the most requests lie in one table that exists: one walk serves
         // the check and the write.
         if range.is_in_one_table(Level::L3)
-            && let Ok(found) = self.leaf_table(range.start())
+            && let Some(Stop::Table(found)) = self.cursor(range).next()
         {
-            self.check_run_unused(&found, range)?;
+            self.check_run_unused(&found)?;
             self.invalidate_before_reuse(range);
             // One run: it is completed as one with or without a section.
-            self.map_run(&found, range, backing.fill(0, range.pages(), prot));
+            self.map_run(&found, backing.fill(0, range.pages(), prot));
             return Ok(());
         }
-        let needed =
-            self.missing_tables(range, |found, piece| self.check_run_unused(found, piece))?;
+        let needed = self.missing_tables(range, |found| self.check_run_unused(found))?;
         let mut spare = Spare::reserve(self.mmu, needed)?;
         let _section = self.mmu.lazy().section_unless_active()?;
         self.invalidate_before_reuse(range);
         let mut done = 0;
-        for piece in range.per_table(Level::L3) {
-            let found = self.build_leaf_table(piece.start(), &mut spare);
-            self.map_run(&found, piece, backing.fill(done, piece.pages(), prot));
-            done += piece.pages();
+        let mut cursor = self.cursor(range);
+        while let Some(found) = cursor.next_or_build(&mut spare) {
+            let pages = found.piece.pages();
+            self.map_run(&found, backing.fill(done, pages, prot));
+            done += pages;
         }
         Ok(())
     }
 
     #[inline]
-    fn map_run(&self, found: &LeafTable<'_>, piece: PageRange, fill: Fill<'_>) {
-        backend::write_run(self.mmu, found.run(piece), fill);
-        self.add_population(found.parent, piece.pages() as isize);
+    fn map_run(&self, found: &LeafTable<'_>, fill: Fill<'_>) {
+        backend::write_run(self.mmu, found.run(), fill);
+        self.add_population(found.parent, found.piece.pages() as isize);
     }
 
-    fn check_run_unused(&self, found: &LeafTable<'_>, piece: PageRange) -> Result<(), SpaceError> {
+    fn check_run_unused(&self, found: &LeafTable<'_>) -> Result<(), SpaceError> {
         if found.is_empty() {
             return Ok(());
         }
-        let run = found.run(piece);
+        let run = found.run();
         let used = run.iter().position(|pte| self.load(pte).is_in_use());
         match used {
             None => Ok(()),
             Some(i) => Err(SpaceError::AlreadyMapped {
-                va: page_of(piece, i),
+                va: found.piece.page(i),
                 entry: self.load(&run[i]),
                 level: Level::L3,
             }),
         }
     }
-}
-
-/// The address of page `i` of `piece`.
-pub(super) fn page_of(piece: PageRange, i: usize) -> VirtAddr {
-    let start = piece.start();
-    start.offset(i as u64 * PAGE_SIZE).unwrap_or(start)
 }

@@ -38,6 +38,7 @@
 //! TCR_EL1.{HA,HD} = 0 that is nothing.
 
 mod apply;
+mod cursor;
 mod fast_range;
 mod map;
 mod protect;
@@ -112,21 +113,6 @@ pub struct Mapping {
     pub entry: Desc,
     /// Its level: L3 for a page, L2 or L1 for a block.
     pub level: Level,
-}
-
-/// A last-level table as found by a walk, with the entry that links it.
-#[derive(Clone, Copy)]
-pub(crate) struct LeafTable<'t> {
-    parent: &'t Pte,
-    link: Desc,
-    table: &'t Table,
-}
-
-/// Where a walk ended early.
-#[derive(Clone, Copy)]
-struct Hole {
-    level: Level,
-    entry: Desc,
 }
 
 impl<'m, K: Kernel> AddressSpace<'m, K> {
@@ -278,31 +264,6 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         self.mmu.kernel().load(pte)
     }
 
-    /// Descends to the last-level table of `va`.
-    #[inline]
-    fn leaf_table(&self, va: VirtAddr) -> Result<LeafTable<'_>, Hole> {
-        self.mmu.kernel().counters().walks(1);
-        let mut table = self.table(self.root);
-        let mut found = None;
-        for level in [Level::L0, Level::L1, Level::L2] {
-            let parent = &table.entries()[level.index(va)];
-            let link = self.load(parent);
-            if !link.is_table(level) {
-                return Err(Hole { level, entry: link });
-            }
-            table = self.table(link.frame());
-            found = Some((parent, link));
-        }
-        match found {
-            Some((parent, link)) => Ok(LeafTable {
-                parent,
-                link,
-                table,
-            }),
-            None => unreachable!("the loop above runs three times"),
-        }
-    }
-
     fn check_half(&self, range: PageRange) -> Result<(), SpaceError> {
         let half = self.kind.half();
         if range.half() != half {
@@ -314,51 +275,6 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     fn check_request(&self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {
         self.check_half(range)?;
         self.kind.check_prot(prot)
-    }
-
-    /// Checks that every page of `range` is mapped by a page of its own.
-    fn check_mapped(&self, range: PageRange) -> Result<(), SpaceError> {
-        for piece in range.per_table(Level::L3) {
-            let va = piece.start();
-            let found = match self.leaf_table(va) {
-                Ok(found) => found,
-                Err(hole) if hole.entry.is_leaf(hole.level) => {
-                    let level = hole.level;
-                    return Err(SpaceError::Block { va, level });
-                }
-                Err(_) => return Err(SpaceError::NotMapped { va }),
-            };
-            // Only whole tables can be judged by their population: it counts entries
-            // in use, and an unmapped page may be in use while it waits for its
-            // invalidation. Those exist only inside one operation.
-            if found.is_full() {
-                continue;
-            }
-            for (i, pte) in found.run(piece).iter().enumerate() {
-                if !self.load(pte).is_valid() {
-                    let va = va.offset(i as u64 * crate::addr::PAGE_SIZE).unwrap_or(va);
-                    return Err(SpaceError::NotMapped { va });
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<'t> LeafTable<'t> {
-    /// The entries of `piece`, which lies in this table.
-    #[inline]
-    fn run(&self, piece: PageRange) -> &'t [Pte] {
-        let first = Level::L3.index(piece.start());
-        &self.table.entries()[first..first + piece.pages() as usize]
-    }
-
-    fn is_empty(&self) -> bool {
-        self.link.population() == Some(0)
-    }
-
-    fn is_full(&self) -> bool {
-        self.link.population() == Some(crate::addr::ENTRIES)
     }
 }
 

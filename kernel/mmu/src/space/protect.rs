@@ -3,7 +3,6 @@
 //! break-before-make.
 
 use super::AddressSpace;
-use super::map::page_of;
 use crate::addr::{Level, PageRange};
 use crate::backend::{self, Fill};
 use crate::bbm;
@@ -79,24 +78,19 @@ impl<K: Kernel> AddressSpace<'_, K> {
     }
 
     fn update(&self, range: PageRange, fill: Fill<'_>) {
-        for piece in range.per_table(Level::L3) {
-            if let Ok(found) = self.leaf_table(piece.start()) {
-                backend::write_run(self.mmu, found.run(piece), fill);
-            }
+        for found in self.leaf_tables(range) {
+            backend::write_run(self.mmu, found.run(), fill);
         }
     }
 
     /// R29: `prot` may replace what is there without break-before-make.
     fn check_in_place(&self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {
-        for piece in range.per_table(Level::L3) {
-            let Ok(found) = self.leaf_table(piece.start()) else {
-                continue;
-            };
-            for (i, pte) in found.run(piece).iter().enumerate() {
+        for found in self.leaf_tables(range) {
+            for (i, pte) in found.run().iter().enumerate() {
                 let old = self.load(pte);
                 let new = old.with_attributes(prot, ATTRIBUTES);
                 if let Err(violation) = bbm::check(Level::L3, old, new) {
-                    let va = page_of(piece, i);
+                    let va = found.piece.page(i);
                     return Err(SpaceError::BreakBeforeMake { va, violation });
                 }
             }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tables come and go: reserve, link, free.
 
-use super::{AddressSpace, Hole, LeafTable};
-use crate::addr::{ENTRIES, Frame, Level, PageRange, VirtAddr};
+use super::AddressSpace;
+use super::cursor::{Hole, LeafTable, Stop};
+use crate::addr::{ENTRIES, Frame, Level, PageRange};
 use crate::backend;
 use crate::desc::Desc;
 use crate::error::SpaceError;
@@ -95,9 +96,9 @@ impl Unlinked {
     }
 }
 
-/// How many tables are missing below `hole` to translate all of `piece`, which the
-/// hole contains.
-fn tables_below(hole: Hole, piece: PageRange) -> usize {
+/// How many tables are missing below `hole` to translate all of its piece.
+fn tables_below(hole: Hole) -> usize {
+    let piece = hole.piece;
     let spanned = |level: Level| {
         let shift = level.shift();
         (((piece.end() - 1) >> shift) - (piece.start().as_u64() >> shift) + 1) as usize
@@ -113,7 +114,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
     /// [`AddressSpace::missing_tables`] for operations that work on entries whatever they
     /// hold: only a block is in their way.
     pub(super) fn missing_tables_for_entries(&self, range: PageRange) -> Result<usize, SpaceError> {
-        self.missing_tables(range, |_, _| Ok(()))
+        self.missing_tables(range, |_| Ok(()))
             .map_err(|error| match error {
                 SpaceError::AlreadyMapped { va, level, .. } => SpaceError::Block { va, level },
                 other => other,
@@ -121,68 +122,51 @@ impl<K: Kernel> AddressSpace<'_, K> {
     }
 
     /// Counts the tables that `range` lacks, and shows each last-level table that
-    /// exists, with the part of `range` in it, to `check`. Holes are passed over as a whole,
-    /// however large.
+    /// exists to `check`.
     ///
     /// Fails with the first error of `check`, or because a block is in the way.
     pub(super) fn missing_tables(
         &self,
         range: PageRange,
-        mut check: impl FnMut(&LeafTable<'_>, PageRange) -> Result<(), SpaceError>,
+        mut check: impl FnMut(&LeafTable<'_>) -> Result<(), SpaceError>,
     ) -> Result<usize, SpaceError> {
         let mut needed = 0;
-        let mut rest = Some(range);
-        while let Some(range) = rest {
-            let (done, tables) = match self.leaf_table(range.start()) {
-                Ok(found) => {
-                    let piece = range.first_in(Level::L2);
-                    check(&found, piece)?;
-                    (piece, 0)
-                }
-                Err(hole) if hole.entry.is_in_use() => {
+        for stop in self.cursor(range) {
+            match stop {
+                Stop::Table(found) => check(&found)?,
+                Stop::Hole(hole) if hole.entry.is_in_use() => {
                     return Err(SpaceError::AlreadyMapped {
-                        va: range.start(),
+                        va: hole.piece.start(),
                         entry: hole.entry,
                         level: hole.level,
                     });
                 }
-                Err(hole) => {
-                    let piece = range.first_in(hole.level);
-                    (piece, tables_below(hole, piece))
-                }
-            };
-            needed += tables;
-            rest = PageRange::from_bounds(done.end(), range.end()).ok();
+                Stop::Hole(hole) => needed += tables_below(hole),
+            }
         }
         Ok(needed)
     }
 
-    /// Descends to the last-level table of `va`, linking reserved tables where
-    /// the walk ends early.
-    pub(super) fn build_leaf_table(&self, va: VirtAddr, spare: &mut Spare<'_, K>) -> LeafTable<'_> {
-        if let Ok(found) = self.leaf_table(va) {
-            return found;
+    /// What `entry` of `level` links: the table there, or else a reserved one, linked
+    /// now. `above` is the entry that links `entry`'s own table, if it is not the root.
+    pub(super) fn link_or_build(
+        &self,
+        level: Level,
+        entry: &Pte,
+        above: Option<&Pte>,
+        spare: &mut Spare<'_, K>,
+    ) -> Desc {
+        let link = self.load(entry);
+        if link.is_table(level) {
+            return link;
         }
-        let mut table = self.table(self.root);
-        let mut above: Option<&Pte> = None;
-        for level in [Level::L0, Level::L1, Level::L2] {
-            let entry = &table.entries()[level.index(va)];
-            let mut link = self.load(entry);
-            if !link.is_table(level) {
-                let frame = spare.take().expect("reserve() counted every missing table");
-                link = Desc::table(frame);
-                self.write_link(level, entry, link);
-                if let Some(parent) = above {
-                    self.add_population(parent, 1);
-                }
-            }
-            table = self.table(link.frame());
-            above = Some(entry);
+        let frame = spare.take().expect("reserve() counted every missing table");
+        let link = Desc::table(frame);
+        self.write_link(level, entry, link);
+        if let Some(parent) = above {
+            self.add_population(parent, 1);
         }
-        match self.leaf_table(va) {
-            Ok(found) => found,
-            Err(_) => unreachable!("the loop above linked every level"),
-        }
+        link
     }
 
     /// Writes a table entry: the one place where tables are linked and unlinked.

@@ -2,8 +2,8 @@
 //! Unmapping: valid entries become invalid, and no TLB may keep them (R27).
 
 use super::AddressSpace;
-use super::map::page_of;
-use crate::addr::{Frame, Level, PageRange, VirtAddr};
+use super::cursor::LeafTable;
+use crate::addr::{Frame, PageRange, VirtAddr};
 use crate::backend::{self, Fill};
 use crate::desc::{Desc, bits};
 use crate::error::SpaceError;
@@ -91,11 +91,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         self.check_half(range)?;
         self.check_mapped(range)?;
         let _section = self.mmu.lazy().section_unless_active()?;
-        for piece in range.per_table(Level::L3) {
-            if let Ok(found) = self.leaf_table(piece.start()) {
-                backend::write_run(self.mmu, found.run(piece), Fill::Zero);
-                self.add_population(found.parent, -(piece.pages() as isize));
-            }
+        for found in self.leaf_tables(range) {
+            self.empty_run(&found);
         }
         self.unflushed.widen(range);
         Ok(PendingFlush {
@@ -128,23 +125,23 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             set: 0,
             sample: Desc::INVALID,
         };
-        for piece in range.per_table(Level::L3) {
-            if let Ok(found) = self.leaf_table(piece.start()) {
-                backend::write_run(self.mmu, found.run(piece), invalidate);
-            }
+        for found in self.leaf_tables(range) {
+            backend::write_run(self.mmu, found.run(), invalidate);
         }
         self.invalidate(range);
         drop(section);
-        for piece in range.per_table(Level::L3) {
-            if let Ok(found) = self.leaf_table(piece.start()) {
-                let run = found.run(piece);
-                for (i, pte) in run.iter().enumerate() {
-                    give_back(page_of(piece, i), self.load(pte).frame());
-                }
-                backend::write_run(self.mmu, run, Fill::Zero);
-                self.add_population(found.parent, -(piece.pages() as isize));
+        for found in self.leaf_tables(range) {
+            for (i, pte) in found.run().iter().enumerate() {
+                give_back(found.piece.page(i), self.load(pte).frame());
             }
+            self.empty_run(&found);
         }
         Ok(())
+    }
+
+    #[inline]
+    fn empty_run(&self, found: &LeafTable<'_>) {
+        backend::write_run(self.mmu, found.run(), Fill::Zero);
+        self.add_population(found.parent, -(found.piece.pages() as isize));
     }
 }

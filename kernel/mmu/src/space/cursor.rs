@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The walk: from the root to the last-level tables of a range, one after the other.
+//!
+//! A [`Cursor`] goes through a range in ascending order and stops once per last-level
+//! table, or once per hole, however large. It remembers the level-2 table it came
+//! through, so the levels above are read again only every GiB.
+
+use super::tables::Spare;
+use super::{AddressSpace, SpaceError};
+use crate::addr::{ENTRIES, Level, PageRange, VirtAddr};
+use crate::desc::Desc;
+use crate::hardware::Kernel;
+use crate::table::{Pte, Table};
+
+/// A last-level table, and the part of a range that it translates.
+#[derive(Clone, Copy)]
+pub(super) struct LeafTable<'s> {
+    /// The entry that links the table.
+    pub(super) parent: &'s Pte,
+    /// What that entry held when the cursor came by.
+    pub(super) link: Desc,
+    /// The part of the range.
+    pub(super) piece: PageRange,
+    table: &'s Table,
+}
+
+/// Where a walk ended early, and the part of a range that this concerns.
+#[derive(Clone, Copy)]
+pub(super) struct Hole {
+    /// The level of the entry that leads nowhere.
+    pub(super) level: Level,
+    /// That entry: invalid, or a block.
+    pub(super) entry: Desc,
+    /// The part of the range.
+    pub(super) piece: PageRange,
+}
+
+/// A stop of the cursor.
+pub(super) enum Stop<'s> {
+    Table(LeafTable<'s>),
+    Hole(Hole),
+}
+
+/// See the module text.
+pub(super) struct Cursor<'s, 'm, K: Kernel> {
+    space: &'s AddressSpace<'m, K>,
+    rest: Option<PageRange>,
+    near: Option<Near<'s>>,
+}
+
+/// A level-2 table on the way.
+#[derive(Clone, Copy)]
+struct Near<'s> {
+    table: &'s Table,
+    /// The entry that links it.
+    parent: &'s Pte,
+    /// An address that it translates.
+    serves: VirtAddr,
+}
+
+impl<'s, 'm, K: Kernel> Cursor<'s, 'm, K> {
+    pub(super) const fn new(space: &'s AddressSpace<'m, K>, range: PageRange) -> Self {
+        Self {
+            space,
+            rest: Some(range),
+            near: None,
+        }
+    }
+
+    /// The next last-level table; tables that are missing are taken from `spare`.
+    pub(super) fn next_or_build(&mut self, spare: &mut Spare<'_, K>) -> Option<LeafTable<'s>> {
+        let piece = self.rest?.first_in(Level::L2);
+        let va = piece.start();
+        let near = match self.level_2(va) {
+            Ok(near) => near,
+            Err(_) => self.build_level_2(va, spare),
+        };
+        let parent = &near.table.entries()[Level::L2.index(va)];
+        let link = self
+            .space
+            .link_or_build(Level::L2, parent, Some(near.parent), spare);
+        Some(self.stop_at(parent, link, piece))
+    }
+
+    #[inline]
+    fn stop_at(&mut self, parent: &'s Pte, link: Desc, piece: PageRange) -> LeafTable<'s> {
+        self.pass(piece);
+        LeafTable {
+            parent,
+            link,
+            piece,
+            table: self.space.table(link.frame()),
+        }
+    }
+
+    /// Goes on behind `piece`, with which the rest begins.
+    #[inline]
+    fn pass(&mut self, piece: PageRange) {
+        self.rest = self
+            .rest
+            .and_then(|rest| PageRange::from_bounds(piece.end(), rest.end()).ok());
+    }
+
+    /// Finds the level-2 table for `va`; `Err` with where the walk ended early.
+    #[inline]
+    fn level_2(&mut self, va: VirtAddr) -> Result<Near<'s>, (Level, Desc)> {
+        if let Some(near) = self.near
+            && near.serves.as_u64() >> Level::L1.shift() == va.as_u64() >> Level::L1.shift()
+        {
+            return Ok(near);
+        }
+        let space = self.space;
+        space.mmu.kernel().counters().walks(1);
+        let top = &space.table(space.root).entries()[Level::L0.index(va)];
+        let link = space.load(top);
+        if !link.is_table(Level::L0) {
+            return Err((Level::L0, link));
+        }
+        let parent = &space.table(link.frame()).entries()[Level::L1.index(va)];
+        let link = space.load(parent);
+        if !link.is_table(Level::L1) {
+            return Err((Level::L1, link));
+        }
+        Ok(self.remember(parent, link, va))
+    }
+
+    fn build_level_2(&mut self, va: VirtAddr, spare: &mut Spare<'_, K>) -> Near<'s> {
+        let space = self.space;
+        let top = &space.table(space.root).entries()[Level::L0.index(va)];
+        let link = space.link_or_build(Level::L0, top, None, spare);
+        let parent = &space.table(link.frame()).entries()[Level::L1.index(va)];
+        let link = space.link_or_build(Level::L1, parent, Some(top), spare);
+        self.remember(parent, link, va)
+    }
+
+    #[inline]
+    fn remember(&mut self, parent: &'s Pte, link: Desc, serves: VirtAddr) -> Near<'s> {
+        let near = Near {
+            table: self.space.table(link.frame()),
+            parent,
+            serves,
+        };
+        self.near = Some(near);
+        near
+    }
+}
+
+impl<'s, K: Kernel> Iterator for Cursor<'s, '_, K> {
+    type Item = Stop<'s>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Stop<'s>> {
+        let rest = self.rest?;
+        let found = self.level_2(rest.start()).and_then(|near| {
+            let parent = &near.table.entries()[Level::L2.index(rest.start())];
+            let link = self.space.load(parent);
+            if link.is_table(Level::L2) {
+                Ok((parent, link))
+            } else {
+                Err((Level::L2, link))
+            }
+        });
+        Some(match found {
+            Ok((parent, link)) => Stop::Table(self.stop_at(parent, link, rest.first_in(Level::L2))),
+            Err((level, entry)) => {
+                let piece = rest.first_in(level);
+                self.pass(piece);
+                Stop::Hole(Hole {
+                    level,
+                    entry,
+                    piece,
+                })
+            }
+        })
+    }
+}
+
+impl<'s> LeafTable<'s> {
+    /// The entries of the piece.
+    #[inline]
+    pub(super) fn run(&self) -> &'s [Pte] {
+        let first = Level::L3.index(self.piece.start());
+        &self.table.entries()[first..first + self.piece.pages() as usize]
+    }
+
+    /// Whether no entry of the whole table is in use.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.link.population() == Some(0)
+    }
+
+    /// Whether every entry of the whole table is in use.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.link.population() == Some(ENTRIES)
+    }
+}
+
+impl<'m, K: Kernel> AddressSpace<'m, K> {
+    /// Walks `range`.
+    #[inline]
+    pub(super) const fn cursor(&self, range: PageRange) -> Cursor<'_, 'm, K> {
+        Cursor::new(self, range)
+    }
+
+    /// The last-level tables of `range` that exist.
+    #[inline]
+    pub(super) fn leaf_tables(&self, range: PageRange) -> impl Iterator<Item = LeafTable<'_>> {
+        self.cursor(range).filter_map(|stop| match stop {
+            Stop::Table(found) => Some(found),
+            Stop::Hole(_) => None,
+        })
+    }
+
+    /// Checks that every page of `range` is mapped by a page of its own.
+    pub(super) fn check_mapped(&self, range: PageRange) -> Result<(), SpaceError> {
+        for stop in self.cursor(range) {
+            let found = match stop {
+                Stop::Table(found) => found,
+                Stop::Hole(hole) => {
+                    let (va, level) = (hole.piece.start(), hole.level);
+                    return Err(if hole.entry.is_leaf(level) {
+                        SpaceError::Block { va, level }
+                    } else {
+                        SpaceError::NotMapped { va }
+                    });
+                }
+            };
+            // The population counts entries in use, which may be invalid only inside
+            // one operation (`unmap_frames`, `remap`).
+            if found.is_full() {
+                continue;
+            }
+            let invalid = |pte: &&Pte| !self.load(pte).is_valid();
+            if let Some(i) = found.run().iter().position(|pte| invalid(&pte)) {
+                return Err(SpaceError::NotMapped {
+                    va: found.piece.page(i),
+                });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# Puts what `cargo xtask run` prints into README.md's transcript. `cargo xtask test` says
+# when that is needed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+printed=$(mktemp)
+updated=$(mktemp)
+trap 'rm -f "$printed" "$updated"' EXIT
+# The log's time stamps differ from run to run.
+cargo xtask run | tr -d '\r' | sed -E 's/^\[ *[0-9]+\.[0-9]+\] //' >"$printed"
+awk -v printed="$printed" '
+    /^<!-- transcript: cargo xtask run -->$/ {
+        print; getline; print
+        while ((getline line < printed) > 0) print line
+        skipping = 1
+        next
+    }
+    skipping && /^```$/ { skipping = 0 }
+    !skipping { print }
+' README.md >"$updated"
+cp "$updated" README.md
