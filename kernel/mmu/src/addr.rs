@@ -107,6 +107,12 @@ impl Frame {
         Self::from_u64(self.0 + pages * PAGE_SIZE)
     }
 
+    /// Whether `pages` frames from this one on end at or below 2^48.
+    #[inline(always)]
+    pub(crate) const fn has_room_for(self, pages: u64) -> bool {
+        pages <= ((1 << PA_BITS) - self.0) / PAGE_SIZE
+    }
+
     /// Physical page 0, the neutral element of or-ing an address into a descriptor.
     pub(crate) const ZERO: Self = Self(0);
 
@@ -234,6 +240,13 @@ pub enum RangeError {
         /// Length in pages.
         pages: u64,
     },
+    /// The end lies before the start.
+    Reversed {
+        /// First byte of the range.
+        start: u64,
+        /// Its exclusive end.
+        end: u64,
+    },
     /// The range must lie inside one last-level table and does not.
     CrossesTable {
         /// First byte of the range.
@@ -267,6 +280,10 @@ impl fmt::Display for RangeError {
                     Half::Upper.end()
                 }
             ),
+            Self::Reversed { start, end } => write!(
+                f,
+                "the range {start:#x}..{end:#x} ends before it starts: exchange the two"
+            ),
             Self::CrossesTable { start, pages } => write!(
                 f,
                 "{pages} pages from {start:#x} cross the end of a page table, which spans 2 MiB: cut the range there"
@@ -281,7 +298,7 @@ impl core::error::Error for RangeError {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PageRange {
     start: VirtAddr,
-    pages: u64,
+    end: u64,
 }
 
 impl PageRange {
@@ -300,11 +317,14 @@ impl PageRange {
         if pages == 0 {
             return Err(RangeError::Empty(start));
         }
-        let end = va.half().end();
-        if start >= end || pages > (end - start) / PAGE_SIZE {
+        let half_end = va.half().end();
+        if start >= half_end || pages > (half_end - start) / PAGE_SIZE {
             return Err(RangeError::LeavesHalf { start, pages });
         }
-        Ok(Self { start: va, pages })
+        Ok(Self {
+            start: va,
+            end: start + pages * PAGE_SIZE,
+        })
     }
 
     /// The range `start..end`, both page-aligned byte addresses.
@@ -316,7 +336,7 @@ impl PageRange {
             return Err(RangeError::Unaligned(end));
         }
         if end < start {
-            return Err(RangeError::LeavesHalf { start, pages: 0 });
+            return Err(RangeError::Reversed { start, end });
         }
         Self::new(start, (end - start) / PAGE_SIZE)
     }
@@ -328,13 +348,16 @@ impl PageRange {
 
     /// Exclusive end as a byte address. For a range at the top of the lower
     /// half this is 2^48, which is no [`VirtAddr`].
+    #[inline(always)]
     pub const fn end(self) -> u64 {
-        self.start.0 + self.pages * PAGE_SIZE
+        self.end
     }
 
     /// Length in pages, at least one.
+    #[inline(always)]
     pub const fn pages(self) -> u64 {
-        self.pages
+        // Never negative (`new`), so nothing to check.
+        self.end.wrapping_sub(self.start.0) / PAGE_SIZE
     }
 
     /// The half the range lives in.
@@ -348,23 +371,39 @@ impl PageRange {
     }
 
     /// The address of page `i` of the range.
+    #[inline(always)]
     pub(crate) const fn page(self, i: usize) -> VirtAddr {
-        VirtAddr(self.start.0 + i as u64 * PAGE_SIZE)
+        VirtAddr(self.start.0.wrapping_add((i as u64) << PAGE_SHIFT))
     }
 
     /// Whether one table of `level` translates the whole range.
+    #[inline(always)]
     pub const fn is_in_one_table(self, level: Level) -> bool {
-        let span = level.table_span();
-        self.start.0 / span == (self.end() - 1) / span
+        (self.start.0 ^ self.end.wrapping_sub(1)) < level.table_span()
     }
 
     /// The beginning of the range, as far as the first entry of `level` reaches.
+    #[inline(always)]
     pub(crate) const fn first_in(self, level: Level) -> Self {
-        let room = level.entry_span() - (self.start.0 & (level.entry_span() - 1));
-        let all = self.pages * PAGE_SIZE;
+        // The end of the entry is the last of its addresses plus one, which may be 2^64:
+        // compared as it stands, as the last address.
+        let last = self.start.0 | (level.entry_span() - 1);
         Self {
             start: self.start,
-            pages: if room < all { room } else { all } / PAGE_SIZE,
+            end: if last < self.end { last + 1 } else { self.end },
+        }
+    }
+
+    /// What is left of the range behind `piece`, with which it begins.
+    #[inline(always)]
+    pub(crate) const fn behind(self, piece: Self) -> Option<Self> {
+        if piece.end < self.end {
+            Some(Self {
+                start: VirtAddr(piece.end),
+                end: self.end,
+            })
+        } else {
+            None
         }
     }
 
@@ -374,7 +413,7 @@ impl PageRange {
         let mut rest = Some(self);
         core::iter::from_fn(move || {
             let piece = rest?.first_in(level);
-            rest = Self::from_bounds(piece.end(), self.end()).ok();
+            rest = self.behind(piece);
             Some(piece)
         })
     }
@@ -477,7 +516,7 @@ mod tests {
         ));
         assert!(matches!(
             PageRange::from_bounds(0x3000, 0x1000),
-            Err(RangeError::LeavesHalf { .. })
+            Err(RangeError::Reversed { .. })
         ));
     }
 

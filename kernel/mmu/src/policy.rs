@@ -51,11 +51,10 @@ impl BarrierPolicy {
         }
     }
 
-    /// What a write of `new` at `level` owes under this policy.
+    /// What a write of `new` at `level` owes under this policy, given that R14
+    /// lists it ([`is_listed`]).
+    #[inline]
     pub(crate) const fn owed(self, level: Level, new: Desc) -> Owed {
-        if !is_listed(level, new) {
-            return Owed::empty();
-        }
         match self {
             Self::Classic => Owed::all(),
             // A table entry under which something executable is about to appear
@@ -79,6 +78,7 @@ impl fmt::Display for BarrierPolicy {
 }
 
 /// R14: whether a write of `new` at `level` needs barriers at all.
+#[inline]
 pub(crate) const fn is_listed(level: Level, new: Desc) -> bool {
     match level {
         // Linux's pte_valid_not_user(): execute-only user pages have AP[1] clear

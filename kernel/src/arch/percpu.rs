@@ -169,17 +169,17 @@ pub fn init_boot_cpu() {
 /// The caller may be moved to another CPU as soon as interrupts are unmasked; what it reads then
 /// belongs to the old one.
 ///
-/// # Panics
-///
-/// Before [`init_boot_cpu`].
+/// Not before [`init_boot_cpu`], which is the first thing that `kernel_main` does.
 #[must_use]
+#[inline(always)]
 pub fn current() -> &'static PerCpu {
     let address = sysreg::tpidr();
-    assert!(
+    debug_assert!(
         address != 0,
         "percpu::init_boot_cpu() comes before any use of the per-CPU block"
     );
     // SAFETY: `set_tpidr`'s contract: the register holds the address of a `PerCpu` that lives for
-    // ever; all of its fields are atomics or constant.
+    // ever; all of its fields are atomics or constant. It was called: `kernel_main` begins with
+    // `init_boot_cpu`, and nothing of this crate runs before.
     unsafe { &*ptr::with_exposed_provenance::<PerCpu>(address as usize) }
 }

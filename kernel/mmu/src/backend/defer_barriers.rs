@@ -23,9 +23,7 @@ impl Strategy for DeferBarriers {
     #[inline]
     fn write_run<K: Kernel>(mmu: &Mmu<K>, run: &[Pte], fill: Fill<'_>, owed: Owed) {
         fill.store(mmu.kernel(), run);
-        if !owed.is_empty() {
-            Self::complete(mmu, owed);
-        }
+        Self::complete(mmu, owed);
     }
 
     #[inline]

@@ -14,9 +14,6 @@ pub(super) struct Eager;
 impl Strategy for Eager {
     #[inline]
     fn write_run<K: Kernel>(mmu: &Mmu<K>, run: &[Pte], fill: Fill<'_>, owed: Owed) {
-        if owed.is_empty() {
-            return fill.store(mmu.kernel(), run);
-        }
         for i in 0..run.len() {
             fill.nth(i).store(mmu.kernel(), &run[i..=i]);
             mmu.pay(owed);

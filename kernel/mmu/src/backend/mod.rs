@@ -108,7 +108,8 @@ impl Fill<'_> {
 
 /// What the write path asks of a strategy.
 trait Strategy {
-    /// Writes a run of leaves of one table, each of which owes `owed`.
+    /// Writes a run of leaves of one table, each of which owes `owed`, which is not
+    /// nothing.
     fn write_run<K: Kernel>(mmu: &Mmu<K>, run: &[Pte], fill: Fill<'_>, owed: Owed);
 
     /// Takes note that one write, already stored, owes `owed`.
@@ -121,10 +122,14 @@ pub(crate) fn write_run<K: Kernel>(mmu: &Mmu<K>, run: &[Pte], fill: Fill<'_>) {
     let sample = fill.sample();
     let counters = mmu.kernel().counters();
     counters.ptes(run.len());
+    let mut owed = Owed::empty();
     if crate::policy::is_listed(Level::L3, sample) {
         counters.requested(run.len());
+        owed = mmu.policy().owed(Level::L3, sample);
     }
-    let owed = mmu.policy().owed(Level::L3, sample);
+    if owed.is_empty() {
+        return fill.store(mmu.kernel(), run);
+    }
     match mmu.backend() {
         Backend::Eager => eager::Eager::write_run(mmu, run, fill, owed),
         Backend::DeferBarriers => defer_barriers::DeferBarriers::write_run(mmu, run, fill, owed),
@@ -134,9 +139,10 @@ pub(crate) fn write_run<K: Kernel>(mmu: &Mmu<K>, run: &[Pte], fill: Fill<'_>) {
 /// Accounts for one write of `desc` at `level` that is stored already.
 #[inline]
 pub(crate) fn complete<K: Kernel>(mmu: &Mmu<K>, level: Level, desc: Desc) {
-    if crate::policy::is_listed(level, desc) {
-        mmu.kernel().counters().requested(1);
+    if !crate::policy::is_listed(level, desc) {
+        return;
     }
+    mmu.kernel().counters().requested(1);
     let owed = mmu.policy().owed(level, desc);
     if owed.is_empty() {
         return;

@@ -3,77 +3,90 @@
 
 use crate::policy::Owed;
 use core::fmt;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Lazy MMU state of one task.
 ///
 /// Belongs to the task, not to a CPU: a context switch changes neither task's
 /// (R11). A new task starts with [`LazyMmuState::new`]: nothing counted, nothing
-/// owed (R1). Only its own task writes it, and only outside interrupts (R3), so the
-/// fields are read and written with plain relaxed accesses; they are atomics so that
-/// another CPU may look.
+/// owed (R1). Only its own task writes it, and only outside interrupts (R3), so a change
+/// is a load and a store; it is an atomic so that another CPU may look.
+///
+/// All of it is one word: the question that each write asks, "active, and owing this
+/// already?", is one load and two compares.
 #[derive(Default)]
-pub struct LazyMmuState {
-    enable_count: AtomicU8,
-    pause_count: AtomicU8,
-    owed: AtomicU8,
-}
+pub struct LazyMmuState(AtomicU32);
+
+const ENABLE: u32 = 0xff;
+const PAUSE_SHIFT: u32 = 8;
+const PAUSE: u32 = 0xff << PAUSE_SHIFT;
+const OWED_SHIFT: u32 = 16;
+const OWED: u32 = 0xff << OWED_SHIFT;
 
 impl LazyMmuState {
     /// The state of a new task: `(0, 0)`, nothing owed.
     pub const fn new() -> Self {
-        Self {
-            enable_count: AtomicU8::new(0),
-            pause_count: AtomicU8::new(0),
-            owed: AtomicU8::new(0),
-        }
+        Self(AtomicU32::new(0))
     }
 
     /// Number of sections entered and not left, 0..=255.
     #[inline(always)]
     pub fn enable_count(&self) -> u8 {
-        self.enable_count.load(Ordering::Relaxed)
+        (self.word() & ENABLE) as u8
     }
 
     /// Number of pauses entered and not left, 0..=255.
     #[inline(always)]
     pub fn pause_count(&self) -> u8 {
-        self.pause_count.load(Ordering::Relaxed)
+        ((self.word() & PAUSE) >> PAUSE_SHIFT) as u8
     }
 
     /// Barriers that the task's earlier writes still need.
     #[inline(always)]
     pub fn owed(&self) -> Owed {
-        Owed::from_bits_truncate(self.owed.load(Ordering::Relaxed))
+        Owed::from_bits_truncate(((self.word() & OWED) >> OWED_SHIFT) as u8)
     }
 
     /// R2 without its first half: whether the *task* is in an unpaused
     /// section. Linux: `__task_lazy_mmu_mode_active()`.
     #[inline(always)]
     pub fn is_active(&self) -> bool {
-        self.enable_count() > 0 && self.pause_count() == 0
+        // One compare for both counters: with a pause the number is 256 or more.
+        let counts = self.word() & (ENABLE | PAUSE);
+        (1..=ENABLE).contains(&counts)
+    }
+
+    #[inline(always)]
+    fn word(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    fn set(&self, mask: u32, bits: u32) {
+        self.0.store(self.word() & !mask | bits, Ordering::Relaxed);
     }
 
     #[inline(always)]
     pub(super) fn set_enable_count(&self, n: u8) {
-        self.enable_count.store(n, Ordering::Relaxed);
+        self.set(ENABLE, u32::from(n));
     }
 
     #[inline(always)]
     pub(super) fn set_pause_count(&self, n: u8) {
-        self.pause_count.store(n, Ordering::Relaxed);
+        self.set(PAUSE, u32::from(n) << PAUSE_SHIFT);
     }
 
     #[inline(always)]
     pub(crate) fn owe(&self, more: Owed) {
-        self.owed
-            .store((self.owed() | more).bits(), Ordering::Relaxed);
+        let bits = u32::from(more.bits()) << OWED_SHIFT;
+        if self.word() & bits != bits {
+            self.set(bits, bits);
+        }
     }
 
     #[inline(always)]
     pub(crate) fn forgive(&self, paid: Owed) {
-        self.owed
-            .store((self.owed() - paid).bits(), Ordering::Relaxed);
+        self.set(u32::from(paid.bits()) << OWED_SHIFT, 0);
     }
 }
 

@@ -94,11 +94,9 @@ impl<'s, 'm, K: Kernel> Cursor<'s, 'm, K> {
     }
 
     /// Goes on behind `piece`, with which the rest begins.
-    #[inline]
+    #[inline(always)]
     fn pass(&mut self, piece: PageRange) {
-        self.rest = self
-            .rest
-            .and_then(|rest| PageRange::from_bounds(piece.end(), rest.end()).ok());
+        self.rest = self.rest.and_then(|rest| rest.behind(piece));
     }
 
     /// Finds the level-2 table for `va`; `Err` with where the walk ended early.
@@ -180,7 +178,7 @@ impl<'s> LeafTable<'s> {
     #[inline]
     pub(super) fn run(&self) -> &'s [Pte] {
         let first = Level::L3.index(self.piece.start());
-        &self.table.entries()[first..first + self.piece.pages() as usize]
+        &self.table.entries()[first..][..self.piece.pages() as usize]
     }
 
     /// Whether no entry of the whole table is in use.
@@ -197,6 +195,29 @@ impl<'s> LeafTable<'s> {
 }
 
 impl<'m, K: Kernel> AddressSpace<'m, K> {
+    /// The last-level table of `range`, which does not cross a table's end, if there is
+    /// one: what the cursor would find, for the most common request.
+    #[inline]
+    pub(super) fn leaf_table(&self, range: PageRange) -> Option<LeafTable<'_>> {
+        let va = range.start();
+        self.mmu.kernel().counters().walks(1);
+        let mut parent = &self.table(self.root).entries()[Level::L0.index(va)];
+        let mut link = self.load(parent);
+        for (level, next) in [(Level::L0, Level::L1), (Level::L1, Level::L2)] {
+            if !link.is_table(level) {
+                return None;
+            }
+            parent = &self.table(link.frame()).entries()[next.index(va)];
+            link = self.load(parent);
+        }
+        link.is_table(Level::L2).then(|| LeafTable {
+            parent,
+            link,
+            piece: range,
+            table: self.table(link.frame()),
+        })
+    }
+
     /// Walks `range`.
     #[inline]
     pub(super) const fn cursor(&self, range: PageRange) -> Cursor<'_, 'm, K> {

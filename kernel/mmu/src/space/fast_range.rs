@@ -143,7 +143,7 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
     ) -> Result<(), SpaceError> {
         self.space.kind.check_prot(prot)?;
         let run = &self.ptes[first..first + pages];
-        if pages > 0 && frame.offset(pages as u64 - 1).is_none() {
+        if !frame.has_room_for(pages as u64) {
             let pages = pages as u64;
             return Err(SpaceError::BackingEnd {
                 first: frame,

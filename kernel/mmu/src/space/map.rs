@@ -2,7 +2,7 @@
 //! Mapping: invalid entries become valid. No TLBI is ever needed (R31).
 
 use super::AddressSpace;
-use super::cursor::{LeafTable, Stop};
+use super::cursor::LeafTable;
 use super::tables::Spare;
 use crate::addr::{Frame, Level, PAGE_SIZE, PageRange};
 use crate::backend::{self, Fill};
@@ -22,7 +22,7 @@ pub enum Backing<'a> {
 impl<'a> Backing<'a> {
     fn check(self, pages: u64) -> Result<(), SpaceError> {
         match self {
-            Self::Contiguous(first) if first.offset(pages - 1).is_none() => {
+            Self::Contiguous(first) if !first.has_room_for(pages) => {
                 Err(SpaceError::BackingEnd { first, pages })
             }
             Self::Scattered(list) if list.len() as u64 != pages => Err(SpaceError::BackingLength {
@@ -68,7 +68,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
         // By far the most requests lie in one table that exists: one walk serves
         // the check and the write.
         if range.is_in_one_table(Level::L3)
-            && let Some(Stop::Table(found)) = self.cursor(range).next()
+            && let Some(found) = self.leaf_table(range)
         {
             self.check_run_unused(&found)?;
             self.invalidate_before_reuse(range);

@@ -195,10 +195,11 @@ impl<K: Kernel> AddressSpace<'_, K> {
     pub(super) fn set_population(&self, parent: &Pte, before: usize, change: isize) {
         let link = self.load(parent);
         // Checked in every build: a wrong number would reach into the address field.
-        let population = before.checked_add_signed(change);
-        let Some(population) = population.filter(|n| *n <= ENTRIES) else {
-            panic!("population {before} {change:+} of {link:?}");
-        };
+        let population = before.wrapping_add_signed(change);
+        assert!(
+            population <= ENTRIES,
+            "a table's population is off: {before} {change:+}"
+        );
         self.mmu
             .kernel()
             .store(parent, link.with_population(population));
@@ -316,7 +317,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
                     unlinked.add(link.frame(), piece);
                 }
             }
-            rest = PageRange::from_bounds(piece.end(), range.end()).ok();
+            rest = range.behind(piece);
         }
         emptied
     }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the suites share: pages to map, counts to compare, and the check that a
 //! test left nothing behind.
+//!
+//! The helpers are kept out of line: a hundred tests use them, and the image has a size limit.
 
 use core::fmt;
 use core::ptr;
@@ -40,6 +42,7 @@ impl fmt::Display for PagesError {
 
 impl Pages {
     /// `count` addresses and as many frames, not mapped.
+    #[inline(never)]
     pub(super) fn unmapped(count: usize) -> Result<Self, PagesError> {
         let frames = FrameList::alloc(count).map_err(PagesError::Frames)?;
         let area = Area::reserve(count as u64).map_err(PagesError::Vmap)?;
@@ -47,6 +50,7 @@ impl Pages {
     }
 
     /// `count` pages mapped read-write.
+    #[inline(never)]
     pub(super) fn mapped(count: usize) -> Result<Self, PagesError> {
         let frames = FrameList::alloc(count).map_err(PagesError::Frames)?;
         let area = vmap::vmap(&frames, Prot::KERNEL).map_err(PagesError::Vmap)?;
@@ -59,6 +63,7 @@ impl Pages {
     }
 
     /// Writes `value` to the start of frame `i`, through the linear map.
+    #[inline(never)]
     pub(super) fn fill(&self, i: usize, value: u64) {
         let place = linear_virt(self.frames[i].as_u64()) as usize;
         // SAFETY: the frame is ours; the linear map shows it there, aligned.
@@ -81,6 +86,7 @@ pub(super) fn store(virt: u64, value: u64) -> Result<(), Fault> {
 }
 
 /// The current task's counts.
+#[inline(never)]
 pub(super) fn counts() -> Counts {
     Arm64.counters().read()
 }
@@ -100,6 +106,7 @@ pub(super) struct With {
 }
 
 impl With {
+    #[inline(never)]
     pub(super) fn backend(backend: Backend) -> Result<Self, LazyMmuError> {
         let before = Self {
             backend: MMU.backend(),
