@@ -7,7 +7,8 @@
 //! configured from EL3 as well when both exist, so a single ERET does.
 //!
 //! Fields of extensions that the kernel does not use (SVE, SME, MTE, pointer authentication, MPAM,
-//! SPE, trace) are left trapping: an accidental use is then reported instead of working by luck.
+//! SPE, trace) are left trapping: an accidental use then [parks](crate::park) the CPU instead of
+//! working by luck.
 
 use crate::{
     el3,
@@ -15,7 +16,7 @@ use crate::{
 };
 use core::arch::naked_asm;
 
-/// Continues at its return address, at EL1 with SP_EL1 and DAIF masked.
+/// Continues at its return address, at EL1; after an ERET with SP_EL1 and DAIF masked.
 ///
 /// In: x20 = the current level. MMU off at that level. Clobbers x0-x3, x16, x17. Leaves at EL1:
 /// SCTLR_EL1 with MMU and caches off. Reusable for secondary CPUs: it needs no stack and writes no

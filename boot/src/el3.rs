@@ -13,6 +13,7 @@
 //! | x1 | GIC architecture version, 2 or 3 |
 //! | x2 | physical address of GICD |
 //! | x3 | physical address of GICC (version 2) or of the first redistributor (version 3) |
+//! | x4 | number of redistributors, at least 1 (version 3) |
 //! | x0 out | 0, or -1 for any other function or version |
 //!
 //! It puts all shared interrupts and the calling CPU's private ones (with version 3: every
@@ -59,9 +60,9 @@ global_asm!(
     // 0x400: synchronous from a lower level in AArch64. x4-x17 are the callee's to clobber (SMCCC
     // 1.0).
     ".balign 0x80",
-    "mrs x4, esr_el3",
-    "lsr x4, x4, #26", // ESR_EL3.EC
-    "cmp x4, #0x17",   // SMC from AArch64
+    "mrs x5, esr_el3",
+    "lsr x5, x5, #26", // ESR_EL3.EC
+    "cmp x5, #0x17",   // SMC from AArch64
     "b.eq {service}",
     "mrs x1, elr_el3",
     "mov w0, #(({EXCEPTION} + 8) & 0xffff)",
@@ -82,13 +83,13 @@ global_asm!(
     service = sym service,
 );
 
-/// Dispatch of an SMC: x0-x3 as the caller gave them.
+/// Dispatch of an SMC: x0-x4 as the caller gave them.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 extern "C" fn service() {
     naked_asm!(
-        "ldr x4, ={GROUP1_CALL}",
-        "cmp x0, x4",
+        "ldr x5, ={GROUP1_CALL}",
+        "cmp x0, x5",
         "b.ne 9f",
         "cmp x1, #2",
         "b.eq {group1_v2}",
@@ -132,6 +133,7 @@ extern "C" fn group1_v2() {
 #[unsafe(link_section = ".text.boot")]
 extern "C" fn group1_v3() {
     naked_asm!(
+        "mov x12, x4",
         // GICD_CTLR: ARE_NS and ARE_S, before anything that depends on them (12.9.4).
         "ldr w4, [x2]",
         "orr w4, w4, #0x30",
@@ -158,7 +160,7 @@ extern "C" fn group1_v3() {
         "and x9, x8, #0xffffff",
         "ubfx x8, x8, #32, #8",
         "orr x8, x9, x8, lsl #24",
-        // Each redistributor until GICR_TYPER.Last; its SGI frame is 64 KiB above.
+        // Each redistributor; its SGI frame is 64 KiB above.
         "4:",
         "add x6, x3, #0x10, lsl #12",
         "str w4, [x6, #0x80]",   // GICR_IGROUPR0
@@ -174,7 +176,8 @@ extern "C" fn group1_v3() {
         "ldr w11, [x3, #0x14]",
         "tbnz w11, #2, 5b", // ChildrenAsleep
         "6:",
-        "tbnz w9, #4, 7f",            // Last
+        "subs x12, x12, #1",
+        "b.eq 7f",
         "add x3, x3, #0x20, lsl #12", // two frames of 64 KiB,
         "tbz w9, #1, 4b",             // four with virtual LPIs (GICv4)
         "add x3, x3, #0x20, lsl #12",

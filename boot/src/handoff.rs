@@ -3,7 +3,7 @@
 //! The first Rust code: looks for the device tree and hands over.
 
 use crate::{BLOCK_SIZE, IMAGE_OFFSET, IMAGE_VIRT, tables::offset, window};
-use core::{arch::asm, cell::UnsafeCell, fmt, ptr};
+use core::{cell::UnsafeCell, fmt, ptr};
 
 /// What the kernel learns from its start. Plain numbers; addresses and sizes in bytes.
 #[repr(C)]
@@ -26,10 +26,6 @@ pub struct Handoff {
     pub entry_el: u64,
     /// Physical address of the early upper-half root.
     pub early_ttbr1: u64,
-    /// Physical address of the identity map's root.
-    pub early_ttbr0: u64,
-    /// MPIDR_EL1 of the boot CPU.
-    pub mpidr: u64,
 }
 
 impl fmt::Display for Handoff {
@@ -74,8 +70,6 @@ static HANDOFF: Cell = Cell(UnsafeCell::new(Handoff {
     x0: 0,
     entry_el: 0,
     early_ttbr1: 0,
-    early_ttbr0: 0,
-    mpidr: 0,
 }));
 
 unsafe extern "C" {
@@ -96,16 +90,11 @@ pub(crate) fn image_phys() -> u64 {
 /// Called by the assembly with the stack and `.bss` ready.
 pub(crate) extern "C" fn first_rust(x0: u64, image_phys: u64, entry_el: u64) -> ! {
     let tables = (&raw const _boot_tables_start) as u64 - IMAGE_VIRT + image_phys;
-    let mpidr: u64;
-    // SAFETY: reads a register.
-    unsafe { asm!("mrs {}, mpidr_el1", out(reg) mpidr, options(nomem, nostack, preserves_flags)) };
     let mut handoff = Handoff {
         image_phys,
         x0,
         entry_el,
         early_ttbr1: tables + offset::KERNEL_L0,
-        early_ttbr0: tables + offset::IDENTITY_L0,
-        mpidr,
         ..Handoff::default()
     };
     // x0 first. It may be anything: QEMU's raspi4b passes 0x100, an ELF file gets 0. The block of

@@ -7,7 +7,8 @@
 //!
 //! - EL1 with SP_EL1, all of DAIF masked, FP/SIMD trapped (the kernel is built soft-float);
 //! - MMU, data cache and instruction cache on, with the values of [`registers`];
-//! - `.bss` zeroed, [`BOOT_STACK_SIZE`] bytes of stack, `x29 = 0` as the end of every backtrace;
+//! - `.bss` zeroed, a stack with an unmapped page below it (linker.ld), `x29 = 0` as the end of
+//!   every backtrace;
 //! - TTBR1 maps the image at its link address and the boot window ([`window`]); TTBR0 still maps
 //!   the first 2 MiB block of the image one to one, until [`drop_identity_map`];
 //! - a [`Handoff`] with what the firmware said.
@@ -68,10 +69,6 @@ pub const IMAGE_VIRT: u64 = 0xffff_ffff_8008_0000;
 /// It equals the `text_offset` of the Image header, and is the same on both sides so that 2 MiB
 /// blocks can map the image.
 pub const IMAGE_OFFSET: u64 = 0x8_0000;
-
-/// Size of the boot stack in bytes; the page below it is its guard (`_boot_stack_guard`), which the
-/// early tables still map and the kernel's own tables leave out.
-pub const BOOT_STACK_SIZE: u64 = 0x1_0000;
 
 /// Size and alignment of the blocks in the early tables, in bytes.
 pub const BLOCK_SIZE: u64 = 0x20_0000;

@@ -11,11 +11,15 @@ use crate::{
 };
 use core::arch::naked_asm;
 
-/// Puts EL1's controls, UNKNOWN at reset, into a known state with the MMU off. Clobbers x0.
+/// Puts EL1's controls, UNKNOWN at reset, into a known state with the MMU off, selects SP_EL1 and
+/// masks DAIF: an ERET has done both, but firmware that enters at EL1 may have left them otherwise.
+/// Clobbers x0.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 pub(crate) extern "C" fn init_el1() {
     naked_asm!(
+        "msr daifset, #0xf",
+        "msr spsel, #1",
         "ldr x0, ={SCTLR_MMU_OFF}",
         "msr sctlr_el1, x0",
         // Until the kernel installs its vectors an exception parks. The physical address is right

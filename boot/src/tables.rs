@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The early tables: 2 MiB blocks, built with the MMU off.
+//! The early tables: 2 MiB blocks but for one, built with the MMU off.
 //!
 //! | half | maps | by |
 //! |---|---|---|
 //! | TTBR0 | the first block of the image, one to one, read-only and executable | one block |
-//! | TTBR1 | the image at its link address, writable and executable | 1 to 512 blocks |
+//! | TTBR1 | the image at its link address, writable and executable | 1 to 512 blocks, of which one in pages |
 //! | TTBR1 | the boot window, empty here | [`window`](crate::window) |
+//!
+//! The block in pages is the one with the boot stack's guard (`_boot_stack_guard`), which is left
+//! out: the deepest calls of the boot come before the kernel has tables of its own, and below the
+//! guard are these.
 //!
 //! # Cache maintenance
 //!
@@ -18,12 +22,15 @@
 //! D7.5.9). QEMU has no caches and cannot show the loss of either.
 
 use crate::registers::block;
-use core::arch::naked_asm;
+use core::arch::{global_asm, naked_asm};
 
-/// Bytes of the region between `_boot_tables_start` and `_boot_tables_end`: the nine tables below.
-///
-/// linker.ld reserves them, in the part of `.bss` that is not cleared.
-pub const TABLES_SIZE: u64 = 9 * 0x1000;
+// Bytes of the region between `_boot_tables_start` and `_boot_tables_end`, for linker.ld, which
+// reserves it in the part of `.bss` that is not cleared.
+global_asm!(
+    ".globl boot_tables_size",
+    ".set boot_tables_size, {END}",
+    END = const offset::END,
+);
 
 /// Offsets of the tables from `_boot_tables_start`, in bytes.
 pub(crate) mod offset {
@@ -41,6 +48,10 @@ pub(crate) mod offset {
     pub(crate) const WINDOW_L2: u64 = 0x7000;
     /// Never filled: what a TTBR points to when its half must translate nothing.
     pub(crate) const EMPTY: u64 = 0x8000;
+    /// The image's block that is mapped by pages, level 3.
+    pub(crate) const IMAGE_L3: u64 = 0x9000;
+    /// End of the last one.
+    pub(crate) const END: u64 = 0xa000;
 }
 
 /// Builds the tables; returns TTBR0 in x0 and TTBR1 in x1.
@@ -56,8 +67,7 @@ pub(crate) extern "C" fn build() {
         // All entries invalid. Whole 16-byte stores on a 4 KiB aligned region: no unaligned Device
         // access.
         "mov x0, x9",
-        "mov x1, #{TABLES_SIZE}",
-        "add x1, x1, x9",
+        "adrp x1, _boot_tables_end",
         "1:",
         "stp xzr, xzr, [x0], #16",
         "cmp x0, x1",
@@ -105,8 +115,33 @@ pub(crate) extern "C" fn build() {
         "add x2, x2, #0x200, lsl #12",         // 2 MiB
         "cmp x2, x7",
         "b.lo 2b",
+        // The block of the guard once more, by pages.
+        "adrp x8, _boot_stack_guard",
+        "and x2, x8, #~0x1fffff",
+        "mov x5, #{IMAGE_L3}",
+        "add x5, x5, x9",
+        "orr x4, x4, #{TABLE}",                // a page has the type bits of a table
+        "add x7, x5, #0x1000",
+        "3:",
+        "orr x3, x4, x2",
+        "cmp x2, x8",
+        "csel x3, xzr, x3, eq",
+        "str x3, [x5], #8",
+        "add x2, x2, #0x1000",
+        "cmp x5, x7",
+        "b.lo 3b",
+        "sub x5, x5, #0x1000",
+        "orr x5, x5, #{TABLE}",
+        "and x2, x21, #~0x1fffff",             // which entry of level 2: blocks above the first
+        "sub x8, x8, x2",
+        "lsr x8, x8, #21",
+        "mov x6, #{IMAGE_L2}",
+        "add x6, x6, x9",
+        "str x5, [x6, x8, lsl #3]",
         // Boot window at 0xffff_ff00_0000_0000: level 0 entry 510, level 1 entry 0; its level 2
         // table stays empty.
+        "mov x5, #{KERNEL_L0}",
+        "add x5, x5, x9",
         "mov x4, #{WINDOW_L1}",
         "add x4, x4, x9",
         "orr x3, x4, #{TABLE}",
@@ -124,13 +159,13 @@ pub(crate) extern "C" fn build() {
         "add x0, x9, #{IDENTITY_L0}",
         "ret x17",
         invalidate = sym invalidate,
-        TABLES_SIZE = const TABLES_SIZE,
         IDENTITY_L0 = const offset::IDENTITY_L0,
         IDENTITY_L1 = const offset::IDENTITY_L1,
         IDENTITY_L2 = const offset::IDENTITY_L2,
         KERNEL_L0 = const offset::KERNEL_L0,
         IMAGE_L1 = const offset::IMAGE_L1,
         IMAGE_L2 = const offset::IMAGE_L2,
+        IMAGE_L3 = const offset::IMAGE_L3,
         WINDOW_L1 = const offset::WINDOW_L1,
         WINDOW_L2 = const offset::WINDOW_L2,
         TABLE = const block::TABLE,
@@ -146,19 +181,17 @@ pub(crate) extern "C" fn build() {
 extern "C" fn invalidate() {
     naked_asm!(
         "mrs x0, ctr_el0",
-        "ubfx x0, x0, #16, #4",    // DminLine: log2 of the smallest data cache line, in words
+        "ubfx x0, x0, #16, #4", // DminLine: log2 of the smallest data cache line, in words
         "mov x1, #4",
-        "lsl x1, x1, x0",          // in bytes
-        "mov x0, x9",              // 4 KiB aligned: no line is shared with a neighbor
-        "mov x2, #{TABLES_SIZE}",
-        "add x2, x2, x9",
+        "lsl x1, x1, x0", // in bytes
+        "mov x0, x9",     // 4 KiB aligned: no line is shared with a neighbor
+        "adrp x2, _boot_tables_end",
         "1:",
         "dc ivac, x0",
         "add x0, x0, x1",
         "cmp x0, x2",
         "b.lo 1b",
-        "dsb sy",                  // completes the maintenance, for all observers
+        "dsb sy", // completes the maintenance, for all observers
         "ret",
-        TABLES_SIZE = const TABLES_SIZE,
     )
 }

@@ -86,7 +86,7 @@ fn map(phys: u64, attributes: u64) -> Option<u64> {
 fn slots() -> &'static [AtomicU64; SLOTS] {
     let tables = &raw const _boot_tables_start;
     let table = tables.cast::<u8>().wrapping_add(offset::WINDOW_L2 as usize);
-    // SAFETY: linker.ld reserves TABLES_SIZE bytes at `_boot_tables_start`, 4 KiB aligned, and the
+    // SAFETY: linker.ld reserves `offset::END` bytes at `_boot_tables_start`, 4 KiB aligned, and the
     // early tables map them; the table is 4 KiB of plain integers and only ever accessed as these
     // atomics.
     unsafe { &*table.cast::<[AtomicU64; SLOTS]>() }

@@ -30,8 +30,7 @@ mod kernel_main {
 
     fn run(handoff: &'static Handoff) -> Result<Status, StartError> {
         let tree = start::device_tree(handoff)?;
-        start::early_console(&tree);
-        let description = tree.describe()?;
+        let description = start::describe(&tree)?;
         start::power(&description);
         let arguments = start::memory(handoff, description)?;
         start::interrupt_controller(handoff)?;

@@ -11,12 +11,12 @@ use core::slice;
 
 use boot::Handoff;
 use log::{info, warn};
-use mmu::{BarrierPolicy, PA_BITS, SpaceError, TlbFeatures};
+use mmu::{BarrierPolicy, PA_BITS, TlbFeatures};
 use spin::Once;
 
 use crate::arch::features::{Ets, Features};
-use crate::arch::timer::CycleCounter;
-use crate::arch::{exceptions, interrupts as irq_mask, percpu};
+use crate::arch::timer::{self, CycleCounter};
+use crate::arch::{exceptions, interrupts as irq_mask, percpu, semihosting};
 use crate::mm::device::DeviceError;
 use crate::mm::image::Image;
 use crate::mm::layout::LINEAR_SIZE;
@@ -76,8 +76,10 @@ pub enum StartError {
     Memory(MemoryMapError),
     /// A boot argument asks for what this CPU cannot do.
     Policy(mmu::NoEts2),
+    /// The generic timer's frequency is not known.
+    NoFrequency,
     /// The kernel's address space could not be built.
-    Space(SpaceError),
+    Init(mm::InitError),
     /// A device's registers could not be mapped.
     Device(DeviceError),
     /// The interrupt controller does not work.
@@ -99,7 +101,7 @@ from! {
     BootArgumentError<'static> => BootArgument,
     MemoryMapError => Memory,
     mmu::NoEts2 => Policy,
-    SpaceError => Space,
+    mm::InitError => Init,
     DeviceError => Device,
     InterruptError => Interrupts,
 }
@@ -109,8 +111,8 @@ impl fmt::Display for StartError {
         match self {
             Self::NoDeviceTree(handoff) if handoff.dtb_phys != 0 => write!(
                 f,
-                "the device tree at {:#x} is larger than {} bytes, the limit of the arm64 boot \
-                 protocol: give a smaller one",
+                "the device tree at {:#x} says that it has no bytes, or more than {}, the limit of \
+                 the arm64 boot protocol: give one that is whole and smaller",
                 handoff.dtb_phys,
                 boot::handoff::DTB_MAX
             ),
@@ -125,7 +127,11 @@ impl fmt::Display for StartError {
             Self::BootArgument(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),
             Self::Policy(error) => error.fmt(f),
-            Self::Space(error) => error.fmt(f),
+            Self::NoFrequency => f.write_str(
+                "the counter's frequency is not known: CNTFRQ_EL0 is 0, and firmware at EL3 has to \
+                 set it to ticks per second before it starts the kernel",
+            ),
+            Self::Init(error) => error.fmt(f),
             Self::Device(error) => error.fmt(f),
             Self::Interrupts(error) => error.fmt(f),
         }
@@ -157,25 +163,37 @@ pub fn device_tree(handoff: &'static Handoff) -> Result<DeviceTree<'static>, Sta
     Ok(DeviceTree::new(blob)?)
 }
 
-/// Takes the console into use through the boot window, so that what is wrong with the
-/// rest of the tree can be told.
-pub fn early_console(tree: &DeviceTree<'_>) {
-    let Ok(Some(found)) = tree.console() else {
-        // Nothing to print on. The full description says why, on whatever there is.
-        return;
+/// Reads the whole tree, and takes its console into use through the boot window, so that
+/// what is wrong with the rest can be told.
+///
+/// # Errors
+/// What is wrong with the tree.
+pub fn describe(tree: &DeviceTree<'_>) -> Result<MachineDescription, StartError> {
+    let described = tree.describe();
+    let console = match &described {
+        // In RAM there is no UART, whatever the tree says; `memory` refuses it.
+        Ok(machine) => machine
+            .console
+            .filter(|found| !machine.memory.iter().any(|b| b.overlaps(found.registers))),
+        Err(_) => tree.console().ok().flatten(),
     };
+    if let Some(found) = console {
+        early_console(found.registers.start());
+    }
+    Ok(described?)
+}
+
+fn early_console(registers: u64) {
     // SAFETY: the boot tables are live, and the tree says that this is a device.
-    let virt = unsafe { boot::map_early_device(found.registers.start()) };
+    let virt = unsafe { boot::map_early_device(registers) };
     use_console(virt);
 }
 
 fn use_console(virt: Option<u64>) {
     let address = virt.and_then(|v| NonNull::new(ptr::with_exposed_provenance_mut(v as usize)));
-    if let Some(registers) = address {
-        // SAFETY: a PL011 by its `compatible`, mapped as Device memory until the next
-        // call or for ever; only the console uses it.
-        unsafe { console::init(registers) };
-    }
+    // SAFETY: a PL011 by its `compatible`, mapped as Device memory until `console::suspend` or for
+    // ever; only the console uses it.
+    unsafe { console::init(address) };
 }
 
 /// Goes over to an address space of the kernel's own, and moves the console there.
@@ -198,7 +216,9 @@ pub fn memory(
         linear_map: LINEAR_SIZE,
     };
     let memory = MemoryMap::new(&description, &boot, limits)?;
-    let kind = if description.compatible.as_str() == "linux,dummy-virt" {
+    // QEMU's own board says so; on another one it is told by answering semihosting, which
+    // cargo xtask always asks for and a board without a debugger never does.
+    let kind = if description.compatible.as_str() == "linux,dummy-virt" || semihosting::has_host() {
         runner::Machine::Emulated
     } else {
         runner::Machine::Hardware
@@ -221,13 +241,15 @@ pub fn memory(
     info!("{}", machine.description.model);
     info!("{features}");
 
+    if timer::frequency() == 0 {
+        return Err(StartError::NoFrequency);
+    }
+
     let settings = settings(&features, &arguments)?;
+    let registers = machine.description.console.map(|found| found.registers);
     // SAFETY: called once, on the only CPU that is up, interrupts masked; the boot window
     // (console, device tree) is not used after it.
-    let built = unsafe { mm::init(handoff, &machine.memory, settings)? };
-    let console = machine.description.console;
-    let registers = console.map(|c| mm::device::map(c.registers)).transpose()?;
-    use_console(registers);
+    let built = unsafe { mm::init(handoff, &machine.memory, settings, registers, use_console)? };
     info!(
         "linear map: {} pages in tables of {} KiB, built with {} DSB and {} ISB; {} saved",
         built.pages,
@@ -281,6 +303,7 @@ pub fn interrupt_controller(handoff: &Handoff) -> Result<(), StartError> {
             Some(virt) => Ok(Registers {
                 phys: range.start(),
                 virt,
+                size: range.size(),
             }),
             None => unreachable!("device mappings are in the upper half"),
         }
@@ -296,10 +319,11 @@ pub fn interrupt_controller(handoff: &Handoff) -> Result<(), StartError> {
         InterruptController::GicV3 {
             distributor,
             redistributors,
-            ..
+            stride,
         } => Controller::V3 {
             distributor: map(*distributor)?,
             redistributors: map(redistributors[0])?,
+            stride: *stride,
         },
     };
     // SAFETY: the tree says that these are the registers of such a GIC; mapped for ever,
@@ -312,7 +336,7 @@ pub fn interrupt_controller(handoff: &Handoff) -> Result<(), StartError> {
 /// Makes the firmware's power interface known, so that the kernel can turn the
 /// machine off.
 pub fn power(description: &MachineDescription) {
-    if let Some(found) = &description.psci {
-        psci::init(found.conduit);
+    if let Some(conduit) = description.psci {
+        psci::init(conduit);
     }
 }

@@ -370,6 +370,12 @@ impl PageRange {
         self.start.0 <= va.0 && va.0 < self.end()
     }
 
+    /// Whether all of `other` is in the range.
+    #[inline(always)]
+    pub const fn covers(self, other: Self) -> bool {
+        self.start.0 <= other.start.0 && other.end <= self.end
+    }
+
     /// The address of page `i` of the range.
     #[inline(always)]
     pub(crate) const fn page(self, i: usize) -> VirtAddr {

@@ -290,6 +290,24 @@ mod tests {
     }
 
     #[test]
+    fn prots_are_spelled_as_d8_3_says() {
+        let low = |prot: Prot| prot.as_u64() & 0xfff;
+        let high = |prot: Prot| prot.as_u64() >> 48;
+        // AF, SH = inner, AP[2:1] and AttrIndx; UXN and PXN.
+        assert_eq!((low(Prot::KERNEL), high(Prot::KERNEL)), (0x701, 0x60));
+        assert_eq!((low(Prot::KERNEL_RO), high(Prot::KERNEL_RO)), (0x781, 0x60));
+        assert_eq!(
+            (low(Prot::KERNEL_ROX), high(Prot::KERNEL_ROX)),
+            (0x781, 0x40)
+        );
+        assert_eq!((low(Prot::DEVICE), high(Prot::DEVICE)), (0x705, 0x60));
+        assert_eq!((low(Prot::USER), high(Prot::USER)), (0xf41, 0x60));
+        assert_eq!((low(Prot::USER_ROX), high(Prot::USER_ROX)), (0xfc1, 0x20));
+        let executable_device = Prot::KERNEL_ROX.with_memory_type(MemoryType::DeviceNGnRnE);
+        assert_eq!(high(executable_device), 0x60);
+    }
+
+    #[test]
     fn population_does_not_touch_what_hardware_reads() {
         let table = Desc::table(Frame::from_u64(0xffff_ffff_f000).unwrap());
         for n in [0, 1, 511, 512] {

@@ -23,6 +23,14 @@ pub enum SpaceError {
         /// What the space translates.
         half: Half,
     },
+    /// The range lies, in part at least, outside of what may be changed through this
+    /// value ([`crate::AddressSpace::restrict`]).
+    OutsideWindow {
+        /// What was asked for.
+        range: PageRange,
+        /// What may be changed.
+        window: PageRange,
+    },
     /// A user attribute in the kernel's space or the reverse.
     WrongPrivilege {
         /// What was asked for.
@@ -102,6 +110,10 @@ impl fmt::Display for SpaceError {
                 "range {range} is not in the {half:?} half ({:#x}..{:#x}) that this address space translates",
                 half.start(),
                 half.end()
+            ),
+            Self::OutsideWindow { range, window } => write!(
+                f,
+                "range {range} is not inside {window}, which is all that may be changed here: reserve addresses there"
             ),
             Self::WrongPrivilege { prot } => write!(
                 f,

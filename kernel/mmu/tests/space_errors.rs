@@ -346,3 +346,28 @@ fn in_an_interrupt_a_refusal_is_a_refusal() {
     assert!(mmu.kernel().lazy().owed().is_empty());
     fake::destroy(space);
 }
+
+#[test]
+fn a_restricted_space_changes_nothing_outside_its_window() {
+    let mmu = new_mmu();
+    let mut space = new_space(&mmu, SpaceKind::Kernel);
+    let window = pages(BASE, 10);
+    space
+        .map(pages(BASE - PAGE_SIZE, 3), contiguous(1), Prot::KERNEL)
+        .unwrap();
+    space.restrict(window);
+    for range in [
+        pages(BASE - PAGE_SIZE, 1),
+        pages(BASE - PAGE_SIZE, 2),
+        pages(BASE + 9 * PAGE_SIZE, 2),
+        pages(BASE + 10 * PAGE_SIZE, 1),
+    ] {
+        let outside = SpaceError::OutsideWindow { range, window };
+        for error in all_requests(&mut space, range) {
+            assert_eq!(error, outside);
+        }
+    }
+    assert!(space.query(fake::va(BASE - PAGE_SIZE)).is_some());
+    space.unmap(pages(BASE, 2)).unwrap();
+    fake::destroy(space);
+}

@@ -57,6 +57,9 @@ pub fn clean_and_invalidate_to_poc(range: Range<u64>) {
 /// Makes instructions that were written to `range` executable, on all PEs; the caller's pipeline
 /// included.
 ///
+/// `range` is where they are going to be fetched: another mapping of the same memory will not do
+/// where the instruction cache is indexed by virtual address (CTR_EL0.L1Ip = VIPT).
+///
 /// Rule: B2.2.5, R35: clean to the point of unification, DSB, invalidate the instruction caches,
 /// DSB, ISB. Other PEs need a context synchronization event of their own.
 /// Witness: none in QEMU, which notices writes to translated code by itself; on hardware the

@@ -6,8 +6,6 @@
 //! computed from the first without hardware, so that CPUs which nobody here owns can be tried in
 //! host tests. Fields are unsigned unless noted; a value above the highest known one means "at
 //! least that" (Arm ARM D24.1.3), hence the `>=`.
-//!
-//! With several CPUs the kernel may use what all of them have: [`Features::common`].
 
 use core::fmt;
 
@@ -45,7 +43,7 @@ pub enum Ets {
 }
 
 /// Hardware update of access flag and dirty state (ID_AA64MMFR1_EL1.HAFDBS).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hafdbs {
     /// None.
     #[default]
@@ -122,26 +120,6 @@ impl Features {
             gic_sysreg: field(id.pfr0, 24) != 0,
             // 0b1111: an implementation defined PMU of another kind.
             pmu_version: if pmu == 0xf { 0 } else { pmu },
-        }
-    }
-
-    /// What two CPUs have in common.
-    #[must_use]
-    pub fn common(&self, other: &Self) -> Self {
-        Self {
-            midr: self.midr,
-            pa_bits: self.pa_bits.min(other.pa_bits),
-            asid_bits: self.asid_bits.min(other.asid_bits),
-            ets: self.ets.min(other.ets),
-            ttl: self.ttl && other.ttl,
-            tlb_range: self.tlb_range && other.tlb_range,
-            repeat_tlbi: self.repeat_tlbi || other.repeat_tlbi,
-            bbm_level: self.bbm_level.min(other.bbm_level),
-            hafdbs: self.hafdbs.min(other.hafdbs),
-            lpa2: self.lpa2 && other.lpa2,
-            lse: self.lse && other.lse,
-            gic_sysreg: self.gic_sysreg && other.gic_sysreg,
-            pmu_version: self.pmu_version.min(other.pmu_version),
         }
     }
 
@@ -336,22 +314,5 @@ mod tests {
             })
             .lpa2
         );
-    }
-
-    #[test]
-    fn common_is_the_weaker_of_each() {
-        let strong = Features::decode(&IdRegisters {
-            mmfr1: 2 << 36,
-            isar0: 2 << 56,
-            ..A72
-        });
-        let weak = Features::decode(&IdRegisters {
-            mmfr0: 0x1100,
-            isar0: 2 << 56,
-            ..A72
-        });
-        let both = strong.common(&weak);
-        assert_eq!((both.ets, both.tlb_range), (Ets::None, true));
-        assert_eq!((both.pa_bits, both.asid_bits), (32, 8));
     }
 }

@@ -7,30 +7,34 @@
 //!
 //! D and F stay as boot left them, masked: the kernel uses no debug exceptions and no FIQ.
 
+use super::percpu;
 use core::{arch::asm, marker::PhantomData};
 
-/// IRQs are masked until this is dropped, which restores what was before.
+/// IRQs are masked until this is dropped; the last one on a CPU restores what was before the first.
 ///
-/// Sections nest. Not `Send`: the mask belongs to a CPU.
+/// They may overlap in any order, as the guards of two locks do. Not `Send`: the mask belongs to a
+/// CPU.
 #[must_use = "interrupts are unmasked again when this is dropped"]
 #[derive(Debug)]
 pub struct Masked {
-    before: u64,
     not_send: PhantomData<*const ()>,
 }
 
 impl Drop for Masked {
     fn drop(&mut self) {
-        restore(self.before);
+        if percpu::current().end_masked() {
+            unmask_irq();
+        }
     }
 }
 
 /// Masks IRQs until the guard is dropped.
 pub fn mask() -> Masked {
-    let before = daif();
+    const I: u64 = 1 << 7;
+    let unmask = daif() & I == 0;
     mask_irq();
+    percpu::current().begin_masked(unmask);
     Masked {
-        before,
         not_send: PhantomData,
     }
 }
@@ -82,9 +86,4 @@ fn daif() -> u64 {
     // SAFETY: reads PSTATE.
     unsafe { asm!("mrs {}, daif", out(reg) value, options(nostack, preserves_flags)) };
     value
-}
-
-fn restore(value: u64) {
-    // SAFETY: `value` was read from DAIF on this CPU by `mask`, whose guard cannot leave it.
-    unsafe { asm!("msr daif, {}", in(reg) value, options(nostack, preserves_flags)) };
 }

@@ -7,16 +7,13 @@
 //! within the bounds named here counts as overflowed, so whoever switches stacks changes the
 //! bounds ([`PerCpu::set_stack`]) with interrupts masked.
 
-use super::{backtrace::Stack, barrier, interrupts, sysreg};
+use super::{backtrace::Stack, barrier, sysreg};
 use core::{
-    cell::UnsafeCell,
+    arch::asm,
     mem::offset_of,
     ptr,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
-
-/// Bytes of a CPU's emergency stack: enough for a report, whose deepest part is formatting.
-pub const EMERGENCY_STACK_SIZE: usize = 0x2000;
 
 /// A CPU's block. The vectors know the layout up to `emergency_top`.
 #[repr(C, align(64))]
@@ -37,6 +34,10 @@ pub struct PerCpu {
     irq_depth: AtomicU32,
     /// How many times this CPU has begun to report its end.
     ending: AtomicU32,
+    /// How many [`Masked`](super::interrupts::Masked) there are, and
+    masked: AtomicU32,
+    /// whether IRQs came through before the first of them.
+    unmask: AtomicBool,
 }
 
 /// Offset of the scratch words, for the vectors.
@@ -57,6 +58,8 @@ impl PerCpu {
             index,
             irq_depth: AtomicU32::new(0),
             ending: AtomicU32::new(0),
+            masked: AtomicU32::new(0),
+            unmask: AtomicBool::new(false),
         }
     }
 
@@ -93,9 +96,54 @@ impl PerCpu {
         );
     }
 
+    /// A masked section begins; IRQs are masked already, and `unmask` says whether they came
+    /// through before. Plain loads and stores will do: nothing on this CPU can come in between.
+    pub(crate) fn begin_masked(&self, unmask: bool) {
+        let depth = self.masked.load(Ordering::Relaxed);
+        if depth == 0 {
+            self.unmask.store(unmask, Ordering::Relaxed);
+        }
+        self.masked.store(depth + 1, Ordering::Relaxed);
+    }
+
+    /// A masked section ends; returns whether IRQs are to come through again.
+    pub(crate) fn end_masked(&self) -> bool {
+        let depth = self.masked.load(Ordering::Relaxed) - 1;
+        self.masked.store(depth, Ordering::Relaxed);
+        depth == 0 && self.unmask.load(Ordering::Relaxed)
+    }
+
     /// Takes note of another attempt to report the end; returns how many there were before.
     pub(crate) fn begin_ending(&self) -> u32 {
         self.ending.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Calls `end` on the emergency stack: from its top, or from where SP is if that is the stack
+    /// in use. What `subject` leads to stays where it is.
+    pub(crate) fn on_emergency_stack<T>(&self, end: extern "C" fn(&T) -> !, subject: &T) -> ! {
+        let stack = self.emergency_stack();
+        let here: u64;
+        // SAFETY: reads SP.
+        unsafe { asm!("mov {}, sp", out(reg) here, options(nomem, nostack, preserves_flags)) };
+        let sp = if (stack.bottom..stack.top).contains(&here) {
+            here
+        } else {
+            stack.top
+        };
+        // SAFETY: `sp` is on a mapped stack of this CPU with nothing in use below it, and nothing
+        // returns to the one that is left: its contents stay, `subject` too. x29 still leads there,
+        // for backtraces.
+        unsafe {
+            asm!(
+                "mov sp, {sp}",
+                "blr {end}",
+                "brk #0", // it does not return
+                sp = in(reg) sp,
+                end = in(reg) end,
+                in("x0") ptr::from_ref(subject),
+                options(noreturn)
+            );
+        }
     }
 
     /// The stack in use.
@@ -107,7 +155,7 @@ impl PerCpu {
         }
     }
 
-    /// The stack for reports when the other one is unusable.
+    /// The stack for reports.
     #[must_use]
     pub fn emergency_stack(&self) -> Stack {
         Stack {
@@ -126,34 +174,25 @@ impl PerCpu {
     }
 }
 
-/// Memory of the boot CPU's emergency stack.
-#[repr(C, align(16))]
-struct EmergencyStack(UnsafeCell<[u8; EMERGENCY_STACK_SIZE]>);
-
-// SAFETY: Rust code never accesses the contents; the vectors of one CPU use it as a stack.
-unsafe impl Sync for EmergencyStack {}
-
-static BOOT_EMERGENCY_STACK: EmergencyStack =
-    EmergencyStack(UnsafeCell::new([0; EMERGENCY_STACK_SIZE]));
-
 static BOOT_CPU: PerCpu = PerCpu::new(0);
 
 unsafe extern "C" {
-    /// Bounds of the boot stack (linker.ld); only their addresses are used.
+    /// Bounds of the boot CPU's stacks (linker.ld); only their addresses are used.
     static _boot_stack_bottom: [u8; 0];
     static _boot_stack_top: [u8; 0];
+    static _emergency_stack_bottom: [u8; 0];
+    static _emergency_stack_top: [u8; 0];
 }
 
-/// Gives the boot CPU its block. The first thing `kernel_main` does.
+/// Gives the boot CPU its block. The first thing `kernel_main` does; everything is still masked.
 pub fn init_boot_cpu() {
-    let masked = interrupts::mask();
-    let emergency = BOOT_EMERGENCY_STACK.0.get() as u64;
-    BOOT_CPU
-        .emergency_bottom
-        .store(emergency, Ordering::Relaxed);
+    BOOT_CPU.emergency_bottom.store(
+        (&raw const _emergency_stack_bottom) as u64,
+        Ordering::Relaxed,
+    );
     BOOT_CPU
         .emergency_top
-        .store(emergency + EMERGENCY_STACK_SIZE as u64, Ordering::Relaxed);
+        .store((&raw const _emergency_stack_top) as u64, Ordering::Relaxed);
     BOOT_CPU.set_stack(Stack {
         bottom: (&raw const _boot_stack_bottom) as u64,
         top: (&raw const _boot_stack_top) as u64,
@@ -161,7 +200,6 @@ pub fn init_boot_cpu() {
     // SAFETY: the block is a static, and this is the only CPU.
     unsafe { sysreg::set_tpidr(&raw const BOOT_CPU as u64) };
     barrier::isb();
-    drop(masked);
 }
 
 /// The calling CPU's block.
@@ -169,17 +207,29 @@ pub fn init_boot_cpu() {
 /// The caller may be moved to another CPU as soon as interrupts are unmasked; what it reads then
 /// belongs to the old one.
 ///
-/// Not before [`init_boot_cpu`], which is the first thing that `kernel_main` does.
+/// # Panics
+///
+/// Before [`init_boot_cpu`], which is the first thing that `kernel_main` does.
 #[must_use]
 #[inline(always)]
 pub fn current() -> &'static PerCpu {
+    match try_current() {
+        Some(cpu) => cpu,
+        None => missing(),
+    }
+}
+
+/// The same, or `None` before [`init_boot_cpu`].
+#[must_use]
+#[inline(always)]
+pub fn try_current() -> Option<&'static PerCpu> {
     let address = sysreg::tpidr();
-    debug_assert!(
-        address != 0,
-        "percpu::init_boot_cpu() comes before any use of the per-CPU block"
-    );
-    // SAFETY: `set_tpidr`'s contract: the register holds the address of a `PerCpu` that lives for
-    // ever; all of its fields are atomics or constant. It was called: `kernel_main` begins with
-    // `init_boot_cpu`, and nothing of this crate runs before.
-    unsafe { &*ptr::with_exposed_provenance::<PerCpu>(address as usize) }
+    // SAFETY: `boot` clears the register, and `set_tpidr`'s contract is that otherwise it holds the
+    // address of a `PerCpu` that lives for ever; all of its fields are atomics or constant.
+    unsafe { ptr::with_exposed_provenance::<PerCpu>(address as usize).as_ref() }
+}
+
+#[cold]
+fn missing() -> ! {
+    panic!("percpu::init_boot_cpu() comes before any use of the per-CPU block")
 }

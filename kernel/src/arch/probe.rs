@@ -16,11 +16,17 @@
 //! Not caught: an SError that a store provokes later (it has no address), and the breakpoint,
 //! watchpoint and SP alignment exceptions.
 
-use super::exceptions::{
-    esr::{Class, Esr},
-    frame::TrapFrame,
+use super::{
+    exceptions::{
+        esr::{Class, Esr},
+        frame::TrapFrame,
+    },
+    interrupts,
 };
-use core::{arch::global_asm, fmt};
+use core::{
+    arch::{asm, global_asm},
+    fmt,
+};
 
 /// What a probe ran into.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -184,13 +190,40 @@ unsafe extern "C" {
     static probe_return: [u8; 0];
 }
 
-/// Reads a byte. Not meant for device registers, of which some change when they are read.
+/// Refuses what may change by being read.
+fn refuse_device(va: u64) {
+    /// PAR_EL1: the translation fails.
+    const F: u64 = 1 << 0;
+    /// PAR_EL1.ATTR: not zero for Normal memory.
+    const NORMAL: u64 = 0xf0 << 56;
+    let par = interrupts::without(|| {
+        let par: u64;
+        // SAFETY: asks what a read would find; PAR_EL1 is used nowhere else, and nothing else runs
+        // before it is read.
+        unsafe {
+            asm!("at s1e1r, {va}", "isb", "mrs {par}, par_el1", va = in(reg) va, par = out(reg) par,
+                 options(nostack, preserves_flags));
+        }
+        par
+    });
+    assert!(
+        par & F != 0 || par & NORMAL != 0,
+        "{va:#x} is Device memory, which is not probed: a register may change by being read"
+    );
+}
+
+/// Reads a byte.
 ///
 /// # Errors
 ///
 /// The fault that the load took.
+///
+/// # Panics
+///
+/// If `va` is mapped as Device memory.
 pub fn try_read_u8(va: u64) -> Result<u8, Fault> {
-    // SAFETY: a fault is caught, and a load that succeeds changes no memory, whoever owns it. The
+    refuse_device(va);
+    // SAFETY: a fault is caught, and a load of Normal memory changes nothing, whoever owns it. The
     // value is bytes without a meaning, read by an instruction that the compiler cannot see.
     unsafe { probe_read_u8(va) }
         .into_result()
@@ -202,7 +235,12 @@ pub fn try_read_u8(va: u64) -> Result<u8, Fault> {
 /// # Errors
 ///
 /// The fault that the load took.
+///
+/// # Panics
+///
+/// If `va` is mapped as Device memory.
 pub fn try_read_u64(va: u64) -> Result<u64, Fault> {
+    refuse_device(va);
     // SAFETY: as in `try_read_u8`.
     unsafe { probe_read_u64(va) }.into_result()
 }
@@ -239,8 +277,13 @@ pub unsafe fn try_exec(va: u64) -> Result<u64, Fault> {
 
 /// Which registers a fault does not bring back: reads `va`, which must fault, with known
 /// values in x2 to x28 and the flags. Bit n stands for xn, bit 0 for the flags.
+///
+/// # Panics
+///
+/// If `va` is mapped as Device memory.
 #[must_use]
 pub fn registers_changed_by_fault(va: u64) -> u64 {
+    refuse_device(va);
     // SAFETY: as in `try_read_u8`; the function saves and restores what the C calling convention
     // asks for.
     unsafe { probe_registers(va) }

@@ -14,6 +14,8 @@ use core::fmt;
 const SYS_WRITE0: u64 = 0x04;
 /// SYS_EXIT.
 const SYS_EXIT: u64 = 0x18;
+/// The error of the last operation: no parameter, no effect.
+const SYS_ERRNO: u64 = 0x13;
 /// Reason of SYS_EXIT: the application ends, with a status in the second word.
 const APPLICATION_EXIT: u64 = 0x2_0026;
 
@@ -43,6 +45,12 @@ fn call(operation: u64, parameter: u64) -> Result<u64, NoHost> {
 pub fn exit(status: u8) -> Result<(), NoHost> {
     let block = [APPLICATION_EXIT, u64::from(status)];
     call(SYS_EXIT, block.as_ptr() as u64).map(|_| ())
+}
+
+/// Whether a host answers: an emulator that was asked for it, or a debugger.
+#[must_use]
+pub fn has_host() -> bool {
+    call(SYS_ERRNO, 0).is_ok()
 }
 
 /// Prints to the host's standard error output, in pieces; used when there is no other console.

@@ -4,24 +4,16 @@
 //!
 //! Time is the virtual counter (CNTVCT_EL0, equal to the physical one, because boot writes
 //! CNTVOFF_EL2 = 0), in ticks of [`frequency`] per second: 62.5 MHz under QEMU, 54 MHz on a
-//! Raspberry Pi 4. Both of EL1's timers can be armed; the device tree says which interrupt each
-//! has.
+//! Raspberry Pi 4. EL1's virtual timer (CNTV) can be [armed](arm); the device tree says which
+//! interrupt it has.
 
 use super::{barrier, features::Features};
 use aarch64_cpu::registers::CNTFRQ_EL0;
 use core::{arch::asm, time::Duration};
 use tock_registers::interfaces::Readable;
 
-/// One of EL1's two timers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Timer {
-    /// CNTV, usually INTID 27.
-    Virtual,
-    /// CNTP, usually INTID 30.
-    Physical,
-}
-
-/// Ticks per second as firmware left it in CNTFRQ_EL0; 0 if it did not.
+/// Ticks per second as firmware left it in CNTFRQ_EL0; 0 if it did not, and then the kernel does
+/// not start.
 #[must_use]
 pub fn frequency() -> u64 {
     CNTFRQ_EL0.get()
@@ -40,7 +32,7 @@ pub fn ticks() -> u64 {
     value
 }
 
-/// Time since the counter started; zero if firmware did not say how fast it runs.
+/// Time since the counter started; zero without a [`frequency`].
 #[must_use]
 pub fn uptime() -> Duration {
     let (ticks, frequency) = (ticks(), frequency());
@@ -51,35 +43,25 @@ pub fn uptime() -> Duration {
     Duration::from_secs(ticks / frequency) + Duration::from_nanos(nanoseconds)
 }
 
-impl Timer {
-    /// Fires once, `ticks` from now (at most 2^31 - 1); replaces what was armed before.
-    pub fn arm(self, ticks: u32) {
-        const ENABLE: u64 = 1;
-        let ticks = u64::from(ticks.min(i32::MAX as u32));
-        self.set(ticks, ENABLE);
-    }
+/// Lets the timer fire once, `ticks` from now (at most 2^31 - 1); replaces what was armed before.
+pub fn arm(ticks: u32) {
+    const ENABLE: u64 = 1;
+    set(u64::from(ticks.min(i32::MAX as u32)), ENABLE);
+}
 
-    /// Stops it; an interrupt that is pending goes away.
-    pub fn disarm(self) {
-        self.set(0, 0);
-    }
+/// Stops the timer; an interrupt that is pending goes away.
+pub fn disarm() {
+    set(0, 0);
+}
 
-    fn set(self, ticks: u64, control: u64) {
-        match self {
-            // SAFETY: a timer interrupt is handled or masked like any other.
-            Self::Virtual => unsafe {
-                asm!("msr cntv_tval_el0, {}", "msr cntv_ctl_el0, {}", in(reg) ticks,
-                     in(reg) control, options(nostack, preserves_flags));
-            },
-            // SAFETY: as above.
-            Self::Physical => unsafe {
-                asm!("msr cntp_tval_el0, {}", "msr cntp_ctl_el0, {}", in(reg) ticks,
-                     in(reg) control, options(nostack, preserves_flags));
-            },
-        }
-        // In effect when this returns, and before an end-of-interrupt that follows.
-        barrier::isb();
+fn set(ticks: u64, control: u64) {
+    // SAFETY: a timer interrupt is handled or masked like any other.
+    unsafe {
+        asm!("msr cntv_tval_el0, {}", "msr cntv_ctl_el0, {}", in(reg) ticks, in(reg) control,
+             options(nostack, preserves_flags));
     }
+    // In effect when this returns, and before an end-of-interrupt that follows.
+    barrier::isb();
 }
 
 /// What the cycle counter of the PMU is good for.

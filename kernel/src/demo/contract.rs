@@ -8,6 +8,7 @@ use mmu::{Backend, Backing, BarrierPolicy, Context, Prot, SpaceError};
 use super::workload::Workload;
 use super::{DemoError, title};
 use crate::arch::Arm64;
+use crate::mm::terms::Terms;
 use crate::mm::vmap::Area;
 use crate::mm::{MMU, kernel_space};
 
@@ -27,14 +28,9 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
     )?;
     let work = Workload::new(PAGES)?;
     let area = Area::reserve(PAGES as u64)?;
-    let (backend, policy) = (MMU.backend(), MMU.policy());
-    MMU.set_backend(Backend::DeferBarriers)?;
-    // The classic policy is always allowed.
-    let _ = MMU.set_policy(BarrierPolicy::Classic);
-    let told = steps(out, &area, &work);
-    MMU.set_backend(backend)?;
-    let _ = MMU.set_policy(policy);
-    told?;
+    let terms = Terms::take(Backend::DeferBarriers, BarrierPolicy::Classic)?;
+    steps(out, &area, &work)?;
+    drop(terms);
     work.read_back(&area)
 }
 

@@ -6,6 +6,9 @@
 //!    figures beside ours;
 //! 3. [`contract`]: nesting, pause and flush, with the counts after each step.
 //!
+//! Each chapter chooses its own strategy and barrier policy; what `lazy=` and `policy=` chose at
+//! boot is in force again afterwards.
+//!
 //! Every figure is read from the counters while the reader watches; nothing printed is
 //! written down beforehand but Linux's figures, which were measured elsewhere.
 
@@ -19,6 +22,7 @@ use core::fmt;
 use mmu::{LazyMmuError, SpaceError};
 
 use crate::mm::frames::OutOfFrames;
+use crate::mm::terms::TermsError;
 use crate::mm::vmap::VmapError;
 use crate::platform::console::Console;
 use crate::platform::exit::Status;
@@ -35,6 +39,8 @@ pub enum DemoError {
     Space(SpaceError),
     /// Lazy MMU mode refused.
     Lazy(LazyMmuError),
+    /// The strategy or policy of a chapter cannot be had.
+    Terms(TermsError),
     /// A page shows other contents than its frame has.
     ReadBack {
         /// The address read.
@@ -63,6 +69,7 @@ from! {
     VmapError => Vmap,
     SpaceError => Space,
     LazyMmuError => Lazy,
+    TermsError => Terms,
     fmt::Error => Console,
 }
 
@@ -73,6 +80,7 @@ impl fmt::Display for DemoError {
             Self::Vmap(error) => error.fmt(f),
             Self::Space(error) => error.fmt(f),
             Self::Lazy(error) => error.fmt(f),
+            Self::Terms(error) => error.fmt(f),
             Self::ReadBack {
                 virt,
                 expected,

@@ -3,13 +3,14 @@
 
 use core::fmt;
 
-use mmu::{Backend, Backing, Context, Prot, VirtAddr};
+use mmu::{Backend, Backing, BarrierPolicy, Context, Prot, VirtAddr};
 
 use super::workload::Workload;
 use super::{DemoError, title};
 use crate::arch::Arm64;
+use crate::mm::kernel_space;
+use crate::mm::terms::Terms;
 use crate::mm::vmap::Area;
-use crate::mm::{MMU, kernel_space};
 
 pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
     title(out, 1, "What one page-table entry owes")?;
@@ -22,12 +23,11 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
     )?;
     let work = Workload::new(1)?;
     let area = Area::reserve(1)?;
-    let chosen = MMU.backend();
-    MMU.set_backend(Backend::Eager)?;
+    let terms = Terms::take(Backend::Eager, BarrierPolicy::Classic)?;
     let before = Arm64.counters().read();
     let mapped = area.map(Backing::Scattered(work.frames()), Prot::KERNEL);
     let counts = Arm64.counters().read() - before;
-    MMU.set_backend(chosen)?;
+    drop(terms);
     mapped?;
     writeln!(
         out,

@@ -4,7 +4,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use mmu::{Backing, Frame, PAGE_SIZE, PageRange, Prot, SpaceError};
+use mmu::{AddressSpace, Backing, Frame, Kernel, PAGE_SIZE, PageRange, Prot, SpaceError};
 
 use super::kernel_space;
 use super::layout::{DEVICE, DEVICE_SIZE};
@@ -40,21 +40,30 @@ impl core::error::Error for DeviceError {}
 /// Returns the address of the first byte of `range`.
 ///
 /// # Errors
-/// [`DeviceError`]; nothing is mapped.
+/// [`DeviceError`]; nothing is mapped and no address is taken.
 pub fn map(range: PhysRange) -> Result<u64, DeviceError> {
+    map_in(&mut kernel_space::lock(), range)
+}
+
+/// The same in `space`, which is the kernel's address space or is about to be it.
+pub(super) fn map_in<K: Kernel>(
+    space: &mut AddressSpace<'_, K>,
+    range: PhysRange,
+) -> Result<u64, DeviceError> {
     let pages = range.grown_to_pages();
     let first = Frame::from_u64(pages.start()).ok_or(DeviceError::NoRoom(range))?;
     let count = pages.size() / PAGE_SIZE;
     let span = pages.size() + PAGE_SIZE;
-    let start = NEXT
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
-            next.checked_add(span)
-                .filter(|end| *end <= DEVICE + DEVICE_SIZE)
-        })
-        .map_err(|_| DeviceError::NoRoom(range))?;
+    // There is one such space, and it is borrowed for writing: nobody else gets here.
+    let start = NEXT.load(Ordering::Relaxed);
+    let next = start
+        .checked_add(span)
+        .filter(|end| *end <= DEVICE + DEVICE_SIZE)
+        .ok_or(DeviceError::NoRoom(range))?;
     let virt = PageRange::new(start, count).map_err(|e| DeviceError::Space(e.into()))?;
-    kernel_space::lock()
+    space
         .map(virt, Backing::Contiguous(first), Prot::DEVICE)
         .map_err(DeviceError::Space)?;
+    NEXT.store(next, Ordering::Relaxed);
     Ok(start + range.start() % PAGE_SIZE)
 }

@@ -5,8 +5,8 @@ use core::fmt;
 
 use mmu::VirtAddr;
 
-use super::kernel_space;
 use super::layout::{DEVICE, DEVICE_SIZE, LINEAR, LINEAR_SIZE, VMAP, VMAP_SIZE};
+use super::{image, kernel_space};
 
 /// Writes which region `virt` is in and each descriptor that a walk of it reads. Waits
 /// for nobody: if the tables are being changed, it says so.
@@ -46,11 +46,16 @@ pub fn explain(virt: u64, out: &mut dyn fmt::Write) -> fmt::Result {
 }
 
 fn region(virt: u64) -> &'static str {
+    let [boot_guard, emergency_guard] = image::stack_guards();
     match virt {
         0..0x1000 => "in the first page: a null pointer",
         LINEAR.. if virt - LINEAR < LINEAR_SIZE => "in the linear map",
         VMAP.. if virt - VMAP < VMAP_SIZE => "in the vmap area",
         DEVICE.. if virt - DEVICE < DEVICE_SIZE => "in the device mappings",
+        _ if boot_guard.contains(&virt) => {
+            "in the guard page below the boot stack: the stack overflowed"
+        }
+        _ if emergency_guard.contains(&virt) => "in the guard page below the emergency stack",
         boot::IMAGE_VIRT.. => "in the kernel image",
         LINEAR.. => "in a hole of the kernel's half",
         _ => "in the lower half",

@@ -172,6 +172,11 @@ pub fn set_budget(budget: Option<usize>) {
     FRAMES.lock().budget = budget;
 }
 
+/// How many single frames [`set_budget`] still lets be handed out.
+pub fn budget() -> Option<usize> {
+    FRAMES.lock().budget
+}
+
 /// Single frames, given back on drop. Whoever maps them unmaps and invalidates
 /// them before that (R25).
 #[derive(Debug)]
@@ -183,7 +188,11 @@ impl FrameList {
     /// # Errors
     /// [`OutOfFrames`]; what was taken is given back.
     pub fn alloc(count: usize) -> Result<Self, OutOfFrames> {
-        let mut list = Self(Vec::with_capacity(count));
+        let mut list = Self(Vec::new());
+        // The list itself takes memory, too.
+        if list.0.try_reserve_exact(count).is_err() {
+            return Err(FRAMES.lock().exhausted(count));
+        }
         while list.0.len() < count {
             list.0.push(alloc()?);
         }

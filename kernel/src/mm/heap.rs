@@ -16,6 +16,9 @@ use crate::sync::IrqLock;
 /// The largest allocation is 2^(ORDER - 1) bytes, 1 GiB.
 const ORDER: usize = 31;
 
+/// Larger requests are refused without taking frames for them.
+const LARGEST: usize = 1 << (ORDER - 1);
+
 /// The heap grows by at least this many frames (1 MiB).
 const GROWTH: usize = 256;
 
@@ -49,6 +52,9 @@ impl KernelHeap {
         }
         // Lock order: heap, then frames. The frame allocator never uses the heap.
         let bytes = layout.size().max(layout.align());
+        if bytes > LARGEST {
+            return None;
+        }
         let count = bytes
             .div_ceil(PAGE_SIZE as usize)
             .max(GROWTH)

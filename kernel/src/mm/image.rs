@@ -2,6 +2,7 @@
 //! The kernel image in memory: its parts and their permissions.
 
 use core::fmt;
+use core::ops::Range;
 
 use boot::{Handoff, IMAGE_VIRT};
 use mmu::{AddressSpace, Backing, Frame, Kernel, PAGE_SIZE, PageRange, Prot, SpaceError};
@@ -28,11 +29,23 @@ linker_symbols!(
     _boot_stack_guard,
     _boot_stack_bottom,
     _boot_stack_top,
+    _emergency_stack_guard,
+    _emergency_stack_bottom,
+    _emergency_stack_top,
 );
 
 /// Address of a linker symbol.
 fn address(symbol: &'static [u8; 0]) -> u64 {
     symbol.as_ptr().expose_provenance() as u64
+}
+
+/// The pages that must fault when a stack overflows, in bytes: the boot stack's, the emergency
+/// stack's.
+pub(super) fn stack_guards() -> [Range<u64>; 2] {
+    [&_boot_stack_guard, &_emergency_stack_guard].map(|guard| {
+        let start = address(guard);
+        start..start + PAGE_SIZE
+    })
 }
 
 /// Where the image was loaded.
@@ -86,10 +99,10 @@ impl Image {
         (offset < address(&_image_end) - IMAGE_VIRT).then_some(IMAGE_VIRT + offset)
     }
 
-    /// The parts in ascending order. The page below the boot stack is in none of
-    /// them: it is the stack's guard.
+    /// The parts in ascending order. The pages below the stacks are in none of
+    /// them: they are the stacks' guards.
     #[must_use]
-    pub fn parts(&self) -> [Part; 4] {
+    pub fn parts(&self) -> [Part; 5] {
         let part = |name, start, end, prot| Part {
             name,
             pages: pages(start, end),
@@ -116,6 +129,12 @@ impl Image {
                 Prot::KERNEL,
             ),
             part("stack", stack, address(&_boot_stack_top), Prot::KERNEL),
+            part(
+                "emergency stack",
+                address(&_emergency_stack_bottom),
+                address(&_emergency_stack_top),
+                Prot::KERNEL,
+            ),
         ]
     }
 
@@ -125,10 +144,10 @@ impl Image {
         pages(address(&_text_start), address(&_rodata_end))
     }
 
-    /// The page that must fault when the boot stack overflows, as a byte address.
+    /// The pages that must fault when a stack overflows, by their first bytes' addresses.
     #[must_use]
-    pub fn stack_guard(&self) -> u64 {
-        address(&_boot_stack_guard)
+    pub fn stack_guards(&self) -> [u64; 2] {
+        stack_guards().map(|guard| guard.start)
     }
 
     /// The frames behind pages of the image.

@@ -3,11 +3,12 @@
 
 use core::ptr::{self, NonNull};
 
-use mmu::{AddressSpace, Frame, Mmu, SpaceKind, Table, TableFrames};
+use mmu::{AddressSpace, Frame, Mmu, PageRange, SpaceKind, Table, TableFrames};
 use spin::Once;
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
-use super::{frames, layout::linear_virt};
+use super::frames;
+use super::layout::{DEVICE, DEVICE_SIZE, VMAP, linear_virt};
 use crate::arch::hardware::Arm64;
 
 /// The `mmu` crate bound to this kernel.
@@ -38,19 +39,32 @@ unsafe impl TableFrames for Arm64 {
     }
 }
 
-/// Makes `root` the kernel's address space for [`lock`].
+/// Takes over the live upper-half `root`, without limits to what may be changed.
 ///
 /// # Safety
 /// `root` is the live upper-half root, its tables are shown by the linear map, and
 /// nobody else writes them from now on.
-pub unsafe fn install(root: Frame) {
-    KERNEL_SPACE.call_once(|| {
-        // SAFETY: this function's contract.
-        SpinMutex::new(unsafe { AddressSpace::from_root(&MMU, SpaceKind::Kernel, root) })
-    });
+pub unsafe fn take_over(root: Frame) -> Space {
+    // SAFETY: this function's contract.
+    unsafe { AddressSpace::from_root(&MMU, SpaceKind::Kernel, root) }
 }
 
-/// Takes the kernel's address space. Interrupt handlers do not: they map through
+/// Makes `space` the kernel's address space for [`lock`]. From now on only the vmap area and
+/// the device mappings can be changed: unmapping the image, the heap or the linear map
+/// would pull memory from under code that never agreed to it.
+pub fn install(mut space: Space) {
+    space.restrict(CHANGEABLE);
+    KERNEL_SPACE.call_once(|| SpinMutex::new(space));
+}
+
+/// The vmap area and the device mappings, with nothing in between but unused addresses.
+const CHANGEABLE: PageRange = match PageRange::from_bounds(VMAP, DEVICE + DEVICE_SIZE) {
+    Ok(range) => range,
+    Err(_) => panic!("layout.rs orders its regions"),
+};
+
+/// Takes the kernel's address space, of which the vmap area and the device mappings can be
+/// changed. Interrupt handlers do not: they map through
 /// slots whose tables exist already.
 ///
 /// # Panics

@@ -6,7 +6,7 @@
 //! are given out first-fit from a sorted list; the pages below an area are always
 //! the guard of the one before.
 
-use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::fmt;
 
 use mmu::{Backing, Frame, PAGE_SIZE, PageRange, Prot, SpaceError, VirtAddr};
@@ -15,8 +15,8 @@ use super::kernel_space;
 use super::layout::{VMAP, VMAP_SIZE};
 use crate::sync::IrqLock;
 
-/// Start and pages (guard included) of every area in use.
-static AREAS: IrqLock<BTreeMap<u64, u64>> = IrqLock::new(BTreeMap::new());
+/// Start and pages (guard included) of every area in use, in ascending order.
+static AREAS: IrqLock<Vec<(u64, u64)>> = IrqLock::new(Vec::new());
 
 /// Why an area could not be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub enum VmapError {
         /// Pages asked for.
         pages: u64,
     },
+    /// The heap has no memory for the list of areas.
+    OutOfMemory,
     /// The mapping was refused.
     Space(SpaceError),
 }
@@ -42,6 +44,9 @@ impl fmt::Display for VmapError {
             Self::NoRoom { pages } => write!(
                 f,
                 "no gap of {pages} pages and a guard page is left in the vmap area: unmap something or map less"
+            ),
+            Self::OutOfMemory => f.write_str(
+                "no memory for the list of areas: give the machine more memory or unmap something",
             ),
             Self::Space(error) => error.fmt(f),
         }
@@ -69,9 +74,11 @@ impl Area {
             .filter(|span| *span <= VMAP_SIZE / PAGE_SIZE)
             .ok_or(VmapError::NoRoom { pages })?;
         let mut areas = AREAS.lock();
-        let mut start = VMAP;
-        for (&used, &used_span) in areas.iter() {
+        areas.try_reserve(1).map_err(|_| VmapError::OutOfMemory)?;
+        let (mut start, mut place) = (VMAP, areas.len());
+        for (i, &(used, used_span)) in areas.iter().enumerate() {
             if used - start >= span * PAGE_SIZE {
+                place = i;
                 break;
             }
             start = used + used_span * PAGE_SIZE;
@@ -80,7 +87,7 @@ impl Area {
             return Err(VmapError::NoRoom { pages });
         }
         let range = PageRange::new(start, pages).map_err(SpaceError::from)?;
-        areas.insert(start, span);
+        areas.insert(place, (start, span));
         Ok(Self { pages: range })
     }
 
@@ -127,14 +134,17 @@ impl Area {
 
 impl Drop for Area {
     fn drop(&mut self) {
-        unmap_what_is_mapped(self.pages);
-        AREAS.lock().remove(&self.start());
+        // Addresses that could not be unmapped are not given out again.
+        match unmap_what_is_mapped(self.pages) {
+            Ok(()) => AREAS.lock().retain(|&(start, _)| start != self.start()),
+            Err(error) => log::error!("vmap area {} stays in use: {error}", self.pages),
+        }
     }
 }
 
 /// Unmaps the mapped stretches of `range`, each at once, and frees the tables that
 /// this leaves empty.
-fn unmap_what_is_mapped(range: PageRange) {
+fn unmap_what_is_mapped(range: PageRange) -> Result<(), SpaceError> {
     let mut space = kernel_space::lock();
     let mut at = range.start().as_u64();
     while at < range.end() {
@@ -143,19 +153,14 @@ fn unmap_what_is_mapped(range: PageRange) {
         while at < range.end() && mapped(at) {
             at += PAGE_SIZE;
         }
-        if at > start
-            && let Ok(stretch) = PageRange::from_bounds(start, at)
-            && let Err(error) = space.unmap(stretch)
-        {
-            log::error!("vmap area {range} keeps {stretch}: {error}");
-        }
-        if at == start {
+        if at > start {
+            space.unmap(PageRange::from_bounds(start, at)?)?;
+        } else {
             at += PAGE_SIZE;
         }
     }
-    if let Err(error) = space.free_empty_tables(range) {
-        log::error!("vmap area {range} keeps its tables: {error}");
-    }
+    space.free_empty_tables(range)?;
+    Ok(())
 }
 
 /// Maps `frames` at consecutive addresses. Linux: `vmap()`.

@@ -13,7 +13,7 @@
 //! exit=auto|semihosting|psci|halt   how the run ends           (auto)
 //! ```
 //!
-//! The other modes, `panic`, `exception`, `stack-overflow` and `hang`, end badly on purpose
+//! The other modes, from `panic` to `hang`, end badly on purpose
 //! ([`Provocation`]).
 //!
 //! A word that is anything else is an error, not a warning: a mistyped argument
@@ -75,8 +75,12 @@ pub enum Provocation {
     Panic,
     /// An exception that nobody expects.
     Exception,
+    /// A jump to where nothing is mapped.
+    Jump,
     /// A recursion that runs into the stack's guard page.
     StackOverflow,
+    /// An interrupt handler that asks for the kernel's address space.
+    LockInInterrupt,
     /// An endless loop without output.
     Hang,
 }
@@ -97,8 +101,7 @@ pub enum PolicyChoice {
 pub enum ExitMethod {
     /// PSCI if the device tree has it, else stop the CPU.
     Auto,
-    /// Semihosting, with an exit status. Hangs where no debugger or emulator
-    /// listens.
+    /// Semihosting, with an exit status; where nobody listens, the same as `Auto`.
     Semihosting,
     /// PSCI SYSTEM_OFF.
     Psci,
@@ -108,7 +111,10 @@ pub enum ExitMethod {
 
 /// Names and what each may be, in the order of the module's table.
 const ARGUMENTS: [(&str, &str); 6] = [
-    ("mode", "demo|selftest|panic|exception|stack-overflow|hang"),
+    (
+        "mode",
+        "demo|selftest|panic|exception|jump|stack-overflow|lock-in-interrupt|hang",
+    ),
     ("filter", "GLOB"),
     ("lazy", "eager|defer-barriers"),
     ("policy", "auto|classic|ets2"),
@@ -145,6 +151,10 @@ impl<'a> BootArguments<'a> {
             ("mode", "selftest") => self.mode = Mode::Selftest,
             ("mode", "panic") => self.mode = Mode::Provoke(Provocation::Panic),
             ("mode", "exception") => self.mode = Mode::Provoke(Provocation::Exception),
+            ("mode", "jump") => self.mode = Mode::Provoke(Provocation::Jump),
+            ("mode", "lock-in-interrupt") => {
+                self.mode = Mode::Provoke(Provocation::LockInInterrupt);
+            }
             ("mode", "stack-overflow") => self.mode = Mode::Provoke(Provocation::StackOverflow),
             ("mode", "hang") => self.mode = Mode::Provoke(Provocation::Hang),
             ("filter", _) => {
@@ -298,11 +308,11 @@ mod tests {
         let cases = [
             (
                 "mode=fast",
-                "boot argument mode='fast' is not allowed: use mode=demo|selftest|panic|exception|stack-overflow|hang",
+                "boot argument mode='fast' is not allowed: use mode=demo|selftest|panic|exception|jump|stack-overflow|lock-in-interrupt|hang",
             ),
             (
                 "mode=",
-                "boot argument mode='' is not allowed: use mode=demo|selftest|panic|exception|stack-overflow|hang",
+                "boot argument mode='' is not allowed: use mode=demo|selftest|panic|exception|jump|stack-overflow|lock-in-interrupt|hang",
             ),
             (
                 "Mode=demo",

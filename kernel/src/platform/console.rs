@@ -5,19 +5,27 @@
 //! Three ways to print:
 //!
 //! - [`print!`](crate::print) and [`println!`](crate::println): what the kernel has to say (the
-//!   demonstration, KTAP). One call is one piece: it takes a lock, with interrupts masked;
+//!   demonstration, KTAP). Interrupts are masked for the whole of one call, so a handler's text
+//!   never lands inside it. The lock is held for each fragment only: a `Display` that logs prints
+//!   in the middle of the line that it is part of, and waits for nobody;
 //! - the macros of crate `log`, at or above the level given to [`set_level`], one line each, with
 //!   the time since the counter started;
 //! - [`Emergency`], for panics and exception reports: no lock, no allocation, no interrupt.
 //!
-//! # Before there is a console
+//! # Where it goes
+//!
+//! | state | since | output |
+//! |---|---|---|
+//! | closed | the start, [`suspend`] | is kept, the first [`EARLY_BYTES`] bytes of it |
+//! | open, with a UART | [`init`] | goes to the UART, after what was kept |
+//! | open, without | [`init`] without a UART, or a UART that does not work | goes to the host |
 //!
 //! Where the UART is stands in the device tree, and the kernel's text is reached through its final
-//! mapping only. So what is printed before [`init`] is kept (the first [`EARLY_BYTES`] bytes of it)
-//! and printed by `init`. If the kernel ends before that, what was kept goes to the host by
-//! semihosting, if there is one: on a machine without a usable device tree that is the only way
-//! out that needs no address, and where no host listens it is harmless
-//! ([`semihosting`]). No address is ever guessed.
+//! mapping only, hence the first state. No address is ever guessed: the host is asked by
+//! [`semihosting`], which needs none and is harmless where nobody listens. If the kernel ends
+//! while the console is closed, [`Emergency`] hands over what was kept.
+//!
+//! A UART is not waited for without end: one whose flags never change is [given up](give_up_uart).
 //!
 //! The UART's line settings are left as firmware made them: it has printed with them already, and
 //! the clock that a divisor would need is not known in general. (QEMU ignores them.)
@@ -28,102 +36,161 @@ use arrayvec::ArrayVec;
 use core::{
     fmt::{self, Write},
     ptr::{self, NonNull},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicPtr, Ordering},
 };
 use log::{LevelFilter, Log, Metadata, Record};
 use spin::Mutex;
 
-/// How much output before [`init`] is kept, in bytes.
+/// How much output is kept while the console is closed, in bytes.
 pub const EARLY_BYTES: usize = 4096;
 
-/// Where output goes.
-#[expect(clippy::large_enum_variant, reason = "there is one, in static memory")]
-enum Sink {
-    /// Nowhere yet: the beginning is kept, and how many bytes were dropped.
-    Early {
-        kept: ArrayVec<u8, EARLY_BYTES>,
-        dropped: usize,
-    },
-    /// The UART.
-    Uart(Uart<'static>),
+/// What stands between the printing functions and [`deliver`].
+struct Sink {
+    /// Whether output is delivered at once.
+    open: bool,
+    /// The beginning of what was printed while it was not,
+    kept: ArrayVec<u8, EARLY_BYTES>,
+    /// and how many bytes did not fit.
+    dropped: usize,
 }
 
-static SINK: Mutex<Sink> = Mutex::new(Sink::Early {
+static SINK: Mutex<Sink> = Mutex::new(Sink {
+    open: false,
     kept: ArrayVec::new_const(),
     dropped: 0,
 });
 
-/// Address of the UART for [`Emergency`], 0 before [`init`].
-static EMERGENCY_UART: AtomicUsize = AtomicUsize::new(0);
+/// The UART's registers; null without one.
+static UART: AtomicPtr<PL011Registers> = AtomicPtr::new(ptr::null_mut());
 
-impl Write for Sink {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        match self {
-            Self::Early { kept, dropped } => {
-                let fits = text.len().min(kept.remaining_capacity());
-                kept.extend(text.bytes().take(fits));
-                *dropped += text.len() - fits;
-            }
-            Self::Uart(uart) => {
-                for byte in text.bytes() {
-                    if byte == b'\n' {
-                        put(uart, b'\r');
-                    }
-                    put(uart, byte);
-                }
-            }
+/// Whether the last byte delivered did not end a line.
+static LINE_IS_OPEN: AtomicBool = AtomicBool::new(false);
+
+impl Sink {
+    fn write(&mut self, text: &[u8]) {
+        if self.open {
+            deliver(text);
+        } else {
+            let fits = text.len().min(self.kept.remaining_capacity());
+            self.kept.extend(text[..fits].iter().copied());
+            self.dropped += text.len() - fits;
         }
-        Ok(())
+    }
+
+    /// Delivers what was kept, once.
+    fn release(&mut self) {
+        deliver(&self.kept);
+        self.kept.clear();
+        let dropped = core::mem::take(&mut self.dropped);
+        if dropped > 0 {
+            end_line();
+            // This writer never fails.
+            let _ = writeln!(
+                Emergency(()),
+                "[{dropped} bytes of early output did not fit]"
+            );
+        }
     }
 }
 
-/// Sends a byte as soon as the transmit FIFO has room.
-fn put(uart: &mut Uart<'_>, byte: u8) {
-    while uart.is_tx_fifo_full() {
+/// Sends `text` to the UART or, without one, to the semihosting host.
+fn deliver(text: &[u8]) {
+    let Some(last) = text.last() else {
+        return;
+    };
+    let mut rest = text;
+    while let (Some(mut uart), Some((byte, after))) = (uart(), rest.split_first()) {
+        match send(&mut uart, *byte) {
+            Ok(()) => rest = after,
+            Err(Stuck) => give_up_uart(),
+        }
+    }
+    // Without a host there is nobody left to tell.
+    let _ = semihosting::print(rest);
+    LINE_IS_OPEN.store(*last != b'\n', Ordering::Relaxed);
+}
+
+/// Starts a new line if the last one has not ended.
+fn end_line() {
+    if LINE_IS_OPEN.load(Ordering::Relaxed) {
+        deliver(b"\n");
+    }
+}
+
+fn uart() -> Option<Uart<'static>> {
+    let registers = NonNull::new(UART.load(Ordering::Relaxed))?;
+    // SAFETY: `init`'s caller vouches for the registers. They have one user at a time: the holder
+    // of `SINK`, or `Emergency`, when the kernel is about to end and nobody else goes on.
+    Some(Uart::new(unsafe { UniqueMmioPointer::new(registers) }))
+}
+
+/// How often a flag is looked at before giving up on it: some ten milliseconds at least, where a
+/// byte at 9600 baud takes one.
+const PATIENCE: u32 = 1_000_000;
+
+/// A flag of the UART does not change.
+struct Stuck;
+
+/// Sends a byte, and a carriage return before a newline, as soon as the transmit FIFO has room.
+fn send(uart: &mut Uart<'_>, byte: u8) -> Result<(), Stuck> {
+    if byte == b'\n' {
+        wait_until(|| !uart.is_tx_fifo_full())?;
+        uart.write_word(b'\r');
+    }
+    wait_until(|| !uart.is_tx_fifo_full())?;
+    uart.write_word(byte);
+    Ok(())
+}
+
+fn wait_until(ready: impl Fn() -> bool) -> Result<(), Stuck> {
+    for _ in 0..PATIENCE {
+        if ready() {
+            return Ok(());
+        }
         core::hint::spin_loop();
     }
-    uart.write_word(byte);
+    Err(Stuck)
 }
 
-/// Takes the UART into use and prints what was kept. A later call replaces the address, which is
-/// how the console moves from the boot window to the kernel's own mapping.
+/// Prints on `uart` from now on, or on the semihosting host if there is none; what was kept comes
+/// first. A later call replaces the UART.
 ///
 /// # Safety
 ///
-/// `mmio` is the address of a PL011's registers, mapped as Device memory for as long as the kernel
-/// runs or until the next call, and nobody else uses them.
-pub unsafe fn init(mmio: NonNull<PL011Registers>) {
-    // SAFETY: the caller vouches for the mapping and for being the only user; `Emergency` writes
-    // the data register only when the kernel is about to end.
-    let registers = unsafe { UniqueMmioPointer::new(mmio) };
+/// `uart` is the address of a PL011's registers, mapped as Device memory until the next call of
+/// `init` or [`suspend`], or for ever, and nobody else uses them.
+pub unsafe fn init(uart: Option<NonNull<PL011Registers>>) {
+    let registers = uart.map_or(ptr::null_mut(), NonNull::as_ptr);
     interrupts::without(|| {
         let mut sink = SINK.lock();
-        let before = core::mem::replace(&mut *sink, Sink::Uart(Uart::new(registers)));
-        EMERGENCY_UART.store(mmio.addr().get(), Ordering::Relaxed);
-        if let Sink::Early { kept, dropped } = before {
-            // A sink never fails.
-            let _ = write_kept(&kept, dropped, &mut *sink);
-        }
+        UART.store(registers, Ordering::Relaxed);
+        sink.release();
+        sink.open = true;
     });
 }
 
-/// Writes what was kept before there was a console.
-fn write_kept(kept: &[u8], dropped: usize, out: &mut dyn Write) -> fmt::Result {
-    for chunk in kept.utf8_chunks() {
-        out.write_str(chunk.valid())?;
-    }
-    if dropped > 0 {
-        writeln!(out, "\n[{dropped} bytes of early output did not fit]")?;
-    }
-    Ok(())
+/// Keeps output until the next [`init`]: the UART's mapping is about to go, and whatever goes
+/// wrong meanwhile must find a way to be told that does not need it.
+pub fn suspend() {
+    interrupts::without(|| {
+        let mut sink = SINK.lock();
+        UART.store(ptr::null_mut(), Ordering::Relaxed);
+        sink.open = false;
+    });
+}
+
+/// Uses the UART no more: it does not work. The rest goes to the host.
+fn give_up_uart() {
+    UART.store(ptr::null_mut(), Ordering::Relaxed);
+    LINE_IS_OPEN.store(false, Ordering::Relaxed);
 }
 
 /// Prints; see [`println!`](crate::println).
 #[doc(hidden)]
 pub fn print(arguments: fmt::Arguments<'_>) {
     interrupts::without(|| {
-        // A sink never fails; a value's own `Display` may, then its part is missing.
-        let _ = SINK.lock().write_fmt(arguments);
+        // The console never fails; a value's own `Display` may, then its part is missing.
+        let _ = Console.write_fmt(arguments);
     });
 }
 
@@ -133,7 +200,7 @@ pub struct Console;
 
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        print(format_args!("{text}"));
+        interrupts::without(|| SINK.lock().write(text.as_bytes()));
         Ok(())
     }
 }
@@ -209,39 +276,37 @@ pub fn set_level(level: LevelFilter) {
 
 /// Writes past every lock, for the last words of the kernel.
 ///
-/// It may be used at any time, in any state, by one CPU. Its output may land in the middle of a
-/// line that somebody was printing. Without a UART it writes to the semihosting host, after what
-/// was kept of the earlier output, which it takes only if nobody holds the lock.
+/// It may be used at any time, in any state, by one CPU. It begins on a line of its own, after what
+/// was kept while the console was closed, which it takes only if nobody holds the lock.
 #[derive(Debug)]
 pub struct Emergency(());
-
-/// Offsets of PL011 registers (DDI 0183, 3.2), in bytes.
-const UARTDR: usize = 0x00;
-const UARTFR: usize = 0x18;
-/// UARTFR: transmit FIFO full.
-const TXFF: u32 = 1 << 5;
-/// UARTFR: transmitting.
-const BUSY: u32 = 1 << 3;
-
-/// How often a flag is looked at before giving up on it: a UART that never becomes ready must not
-/// turn a report into a hang.
-const PATIENCE: u32 = 1_000_000;
 
 impl Emergency {
     /// Ready at once.
     #[must_use]
     pub fn new() -> Self {
-        if EMERGENCY_UART.load(Ordering::Relaxed) == 0 {
-            print_kept_to_host();
+        if let Some(mut sink) = SINK.try_lock() {
+            sink.release();
         }
+        end_line();
         Self(())
+    }
+
+    /// For a report after `failed` others that did not come to their end. From the second on the
+    /// UART is taken for the reason, and the host gets the rest.
+    #[must_use]
+    pub fn after(failed: u32) -> Self {
+        if failed >= 2 {
+            give_up_uart();
+        }
+        Self::new()
     }
 
     /// Waits until everything has left the UART, within reason.
     pub fn drain(&mut self) {
-        let uart = EMERGENCY_UART.load(Ordering::Relaxed);
-        if uart != 0 {
-            wait_while(uart, BUSY);
+        if let Some(uart) = uart() {
+            // The kernel ends either way.
+            let _ = wait_until(|| !uart.is_busy());
         }
     }
 }
@@ -254,50 +319,7 @@ impl Default for Emergency {
 
 impl Write for Emergency {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let uart = EMERGENCY_UART.load(Ordering::Relaxed);
-        if uart == 0 {
-            // Without a host there is nobody left to tell.
-            let _ = semihosting::print(text.as_bytes());
-            return Ok(());
-        }
-        for byte in text.bytes() {
-            if byte == b'\n' {
-                put_raw(uart, b'\r');
-            }
-            put_raw(uart, byte);
-        }
+        deliver(text.as_bytes());
         Ok(())
-    }
-}
-
-/// Hands what was kept to the semihosting host, once.
-fn print_kept_to_host() {
-    let Some(mut sink) = SINK.try_lock() else {
-        return;
-    };
-    if let Sink::Early { kept, dropped } = &mut *sink {
-        // Without a host it stays unseen.
-        let _ = semihosting::print(kept);
-        kept.clear();
-        *dropped = 0;
-    }
-}
-
-fn put_raw(uart: usize, byte: u8) {
-    wait_while(uart, TXFF);
-    let register = ptr::with_exposed_provenance_mut::<u32>(uart + UARTDR);
-    // SAFETY: `init`'s caller vouches for the registers; writing the data register sends a byte.
-    unsafe { register.write_volatile(u32::from(byte)) };
-}
-
-fn wait_while(uart: usize, flag: u32) {
-    let register = ptr::with_exposed_provenance::<u32>(uart + UARTFR);
-    for _ in 0..PATIENCE {
-        // SAFETY: as in `put_raw`; reading the flag register has no side effect.
-        let flags = unsafe { register.read_volatile() };
-        if flags & flag == 0 {
-            return;
-        }
-        core::hint::spin_loop();
     }
 }

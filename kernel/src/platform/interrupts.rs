@@ -19,7 +19,7 @@ use crate::arch::{barrier, interrupts, percpu, sysreg};
 use arm_gic::{
     InterruptGroup, UniqueMmioPointer,
     gicv2::{self, GicV2},
-    gicv3::{self, GicCpuInterface, GicError, GicRedistributorIterator, GicV3},
+    gicv3::{self, GicCpuInterface, GicError, GicRedistributor, GicRedistributorIterator, GicV3},
 };
 use arrayvec::ArrayVec;
 use core::{fmt, ptr::NonNull};
@@ -40,6 +40,8 @@ pub struct Registers {
     pub phys: u64,
     /// Where they are mapped as Device memory.
     pub virt: NonNull<u8>,
+    /// How many bytes of them are mapped.
+    pub size: u64,
 }
 
 /// A controller's registers, mapped.
@@ -56,8 +58,11 @@ pub enum Controller {
     V3 {
         /// GICD, 64 KiB.
         distributor: Registers,
-        /// The region of redistributors that has the boot CPU's, up to the one marked as last.
+        /// The region of redistributors that has the boot CPU's, up to the one marked as last or
+        /// the end of the region.
         redistributors: Registers,
+        /// Bytes from one to the next, if the device tree says so.
+        stride: Option<u64>,
     },
 }
 
@@ -74,6 +79,13 @@ pub enum InterruptError {
     NoRedistributor {
         /// MPIDR_EL1.
         mpidr: u64,
+    },
+    /// The redistributors are not as far apart as the architecture puts them.
+    Stride {
+        /// Bytes from one to the next in the device tree.
+        stride: u64,
+        /// Bytes of a redistributor of this version.
+        size: u64,
     },
     /// EL3 did not move the interrupts to Group 1.
     Group1Refused,
@@ -98,6 +110,11 @@ impl fmt::Display for InterruptError {
                 f,
                 "no GICv3 redistributor for MPIDR {mpidr:#x}: is its region first in the device \
                  tree's reg?"
+            ),
+            Self::Stride { stride, size } => write!(
+                f,
+                "redistributor-stride {stride:#x} is not supported: the redistributors must follow \
+                 each other, {size:#x} bytes each"
             ),
             Self::Group1Refused => {
                 f.write_str("the EL3 stub did not move the interrupts to Group 1")
@@ -140,14 +157,14 @@ static HANDLERS: Mutex<ArrayVec<(IntId, Handler), MAX_HANDLERS>> =
 /// The registers are those of the machine's GIC, of the version given, mapped as Device memory for
 /// ever, and nobody else uses them.
 pub unsafe fn init(controller: Controller, entry_el: u64) -> Result<(), InterruptError> {
-    if entry_el == 3 {
-        move_to_group_1(controller)?;
-    }
     let gic = match controller {
         Controller::V2 {
             distributor,
             cpu_interface,
         } => {
+            if entry_el == 3 {
+                move_to_group_1([2, distributor.phys, cpu_interface.phys, 0])?;
+            }
             // SAFETY: the caller vouches for both blocks.
             let mut gic = unsafe {
                 GicV2::new(
@@ -166,13 +183,21 @@ pub unsafe fn init(controller: Controller, entry_el: u64) -> Result<(), Interrup
         Controller::V3 {
             distributor,
             redistributors,
+            stride,
         } => {
+            let (index, count) = find_redistributor(redistributors, stride)?;
+            if entry_el == 3 {
+                move_to_group_1([3, distributor.phys, redistributors.phys, count as u64])?;
+            }
             // SAFETY: the caller vouches for the block.
             let registers = unsafe { UniqueMmioPointer::new(distributor.virt.cast()) };
             let base = redistributors.virt.cast();
-            let (index, count) = find_redistributor(base)?;
             // SAFETY: as above; `count` redistributors were found there.
             let mut gic = unsafe { GicV3::new(registers, base, count) }?;
+            // `init_cpu` writes ICC_SRE_EL1.SRE and, without an ISB, ICC_CTLR_EL1, which is UNDEFINED
+            // until that has taken effect: so let it take effect first.
+            GicCpuInterface::enable_system_register_el1();
+            barrier::isb();
             gic.init_cpu(index);
             gic.redistributor(index)?.configure_default_settings();
             gic.distributor().enable_all_interrupts(false);
@@ -189,15 +214,35 @@ pub unsafe fn init(controller: Controller, entry_el: u64) -> Result<(), Interrup
 
 /// Index of this CPU's redistributor, and how many there are.
 fn find_redistributor(
-    base: NonNull<gicv3::registers::GicrSgi>,
+    region: Registers,
+    stride: Option<u64>,
 ) -> Result<(usize, usize), InterruptError> {
     let mpidr = sysreg::mpidr();
     /// Affinity fields of MPIDR_EL1.
     const AFFINITY: u64 = 0xff_00ff_ffff;
-    // SAFETY: `init`'s caller vouches for the region, and no other reference to it exists yet.
+    /// Two frames of 64 KiB, and
+    const SIZE: u64 = 0x2_0000;
+    /// two more with virtual LPIs.
+    const SIZE_VIRTUAL: u64 = 0x4_0000;
+    if region.size < SIZE {
+        return Err(InterruptError::NoRedistributor { mpidr });
+    }
+    let base: NonNull<gicv3::registers::GicrSgi> = region.virt.cast();
+    // SAFETY: `init`'s caller vouches for the region, which has room for one, and no other
+    // reference to it exists yet.
+    let first = GicRedistributor::new(unsafe { UniqueMmioPointer::new(base) });
+    let size = if first.typer().virtual_lpis_supported() {
+        SIZE_VIRTUAL
+    } else {
+        SIZE
+    };
+    if let Some(stride) = stride.filter(|stride| *stride != size) {
+        return Err(InterruptError::Stride { stride, size });
+    }
+    // SAFETY: as above, `first` is not used any more; no more are asked for than fit.
     let redistributors = unsafe { GicRedistributorIterator::new(base) }?;
     let (mut index, mut count) = (None, 0);
-    for redistributor in redistributors {
+    for redistributor in redistributors.take((region.size / size) as usize) {
         if redistributor.typer().core_mpidr() == mpidr & AFFINITY {
             index = Some(count);
         }
@@ -208,21 +253,11 @@ fn find_redistributor(
         .ok_or(InterruptError::NoRedistributor { mpidr })
 }
 
-/// Has EL3 put all interrupts into Group 1.
-fn move_to_group_1(controller: Controller) -> Result<(), InterruptError> {
-    let (version, distributor, second) = match controller {
-        Controller::V2 {
-            distributor,
-            cpu_interface,
-        } => (2, distributor, cpu_interface),
-        Controller::V3 {
-            distributor,
-            redistributors,
-        } => (3, distributor, redistributors),
-    };
-    let mut arguments = [0; 17];
-    arguments[..3].copy_from_slice(&[version, distributor.phys, second.phys]);
-    match smccc::smc64(boot::el3::GROUP1_CALL as u32, arguments)[0] {
+/// Has EL3 put all interrupts into Group 1; [`boot::el3`] says what `arguments` are.
+fn move_to_group_1(arguments: [u64; 4]) -> Result<(), InterruptError> {
+    let mut registers = [0; 17];
+    registers[..4].copy_from_slice(&arguments);
+    match smccc::smc64(boot::el3::GROUP1_CALL as u32, registers)[0] {
         0 => Ok(()),
         _ => Err(InterruptError::Group1Refused),
     }

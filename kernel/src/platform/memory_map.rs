@@ -25,7 +25,8 @@ use arrayvec::ArrayVec;
 use mmu::{Frame, PA_BITS, PAGE_SIZE};
 
 use super::devicetree::{
-    EnableMethod, MAX_BANKS, MAX_CPUS, MAX_RESERVATIONS, MachineDescription, Mapping,
+    EnableMethod, InterruptController, MAX_BANKS, MAX_CPUS, MAX_REDISTRIBUTOR_REGIONS,
+    MAX_RESERVATIONS, MachineDescription, Mapping,
 };
 use super::phys_range::PhysRange;
 
@@ -38,7 +39,7 @@ pub const MINIMUM_MEMORY: u64 = 64 << 20;
 /// than banks and holes together.
 const MAX_RANGES: usize = MAX_BANKS + MAX_RESERVATIONS + MAX_CPUS + BOOT_HOLES;
 /// Image, early pool, blob.
-const BOOT_HOLES: usize = 3;
+const BOOT_HOLES: usize = 4;
 
 /// Frames that follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +133,7 @@ impl MemoryMap {
         boot: &BootMemory,
         limits: AddressLimits,
     ) -> Result<Self, MemoryMapError> {
+        refuse_devices_in_memory(machine)?;
         let mut unreachable = ArrayVec::new();
         let mut ram = Ranges::new();
         for bank in &machine.memory {
@@ -156,6 +158,11 @@ impl MemoryMap {
         }
         for entry in &machine.reservations {
             remove(&mut ram, entry.range);
+        }
+        // Never handed out: frame 0 holds the spin table of a Raspberry Pi's firmware, and an
+        // address of 0 is too easily taken for none.
+        if let Some(first) = PhysRange::new(0, PAGE_SIZE) {
+            remove(&mut ram, first);
         }
         remove(&mut ram, boot.image);
         remove(&mut ram, boot.early_pool);
@@ -207,6 +214,44 @@ impl MemoryMap {
     }
 }
 
+/// Refuses registers that would be mapped as Device memory over RAM that is mapped as
+/// Normal: two memory types for one address (Arm ARM B2.8).
+fn refuse_devices_in_memory(machine: &MachineDescription) -> Result<(), MemoryMapError> {
+    let console = machine.console.as_ref().map(|found| found.registers);
+    let gic: ArrayVec<PhysRange, { 2 + MAX_REDISTRIBUTOR_REGIONS }> =
+        match &machine.interrupt_controller {
+            InterruptController::GicV2 {
+                distributor,
+                cpu_interface,
+            } => [*distributor, *cpu_interface].into_iter().collect(),
+            InterruptController::GicV3 {
+                distributor,
+                redistributors,
+                ..
+            } => [*distributor]
+                .into_iter()
+                .chain(redistributors.iter().copied())
+                .collect(),
+        };
+    let devices = console
+        .into_iter()
+        .map(|registers| ("console", registers))
+        .chain(
+            gic.into_iter()
+                .map(|registers| ("interrupt controller", registers)),
+        );
+    for (device, registers) in devices {
+        if let Some(bank) = machine.memory.iter().find(|bank| bank.overlaps(registers)) {
+            return Err(MemoryMapError::DeviceInMemory {
+                device,
+                registers,
+                bank: *bank,
+            });
+        }
+    }
+    Ok(())
+}
+
 type Ranges = ArrayVec<PhysRange, MAX_RANGES>;
 
 /// Takes every page that `hole` touches out of the sorted, disjoint,
@@ -247,6 +292,15 @@ pub enum MemoryMapError {
         /// Bytes that are.
         usable: u64,
     },
+    /// Registers lie in RAM.
+    DeviceInMemory {
+        /// Whose registers.
+        device: &'static str,
+        /// Where the tree says they are.
+        registers: PhysRange,
+        /// The RAM there.
+        bank: PhysRange,
+    },
     /// The image is not (entirely) in RAM that may be mapped.
     ImageOutsideMemory {
         /// Where the image is.
@@ -263,6 +317,15 @@ impl fmt::Display for MemoryMapError {
                  example `cargo xtask run --memory 128M`, or reserve less in the device tree",
                 usable >> 10,
                 MINIMUM_MEMORY >> 10
+            ),
+            Self::DeviceInMemory {
+                device,
+                registers,
+                bank,
+            } => write!(
+                f,
+                "the device tree puts the registers of the {device}, {registers}, into memory, \
+                 {bank}: one of the two is wrong; correct its `reg`"
             ),
             Self::ImageOutsideMemory { image } => write!(
                 f,

@@ -2,32 +2,39 @@
 
 //! The panic handler: message, place, backtrace, status 2.
 //!
-//! It uses the emergency writer and counts its attempts per CPU together with exception reports, so
-//! that a panic inside a report (or a report inside a panic) is told in one line, and a third one
-//! not at all: it ends.
+//! It uses the emergency stack and writer and counts its attempts per CPU together with exception
+//! reports, so that a panic inside a report (or a report inside a panic) is told in one line, twice
+//! at most; then it ends.
 
 use super::{
     console::Emergency,
     exit::{Status, exit},
 };
-use crate::arch::{backtrace, interrupts, percpu, sysreg};
+use crate::arch::{
+    backtrace, interrupts,
+    percpu::{self, PerCpu},
+};
 use core::{fmt::Write, panic::PanicInfo};
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     interrupts::mask_all();
-    // Before the per-CPU block there are no vectors either: nothing can recurse but this handler.
-    let before = if sysreg::tpidr() == 0 {
-        0
-    } else {
-        percpu::current().begin_ending()
-    };
-    let mut out = Emergency::new();
+    match percpu::try_current() {
+        Some(cpu) => cpu.on_emergency_stack(report, info),
+        None => report(info),
+    }
+}
+
+extern "C" fn report(info: &PanicInfo<'_>) -> ! {
+    // Before the per-CPU block there are no vectors either: nothing can recurse but the handler.
+    let failed = percpu::try_current().map_or(0, PerCpu::begin_ending);
+    let mut out = Emergency::after(failed);
     // The emergency writer never fails; a value's own `Display` may, then the rest is missing.
-    let _ = match before {
+    let _ = match failed {
         0 => write_report(info, &mut out),
-        1 => writeln!(out, "\npanic: {}, while reporting", info.message()),
-        _ => Ok(()),
+        1 | 2 => writeln!(out, "panic: {}, while reporting", info.message()),
+        // Ending is what fails.
+        _ => interrupts::halt(),
     };
     exit(Status::Panic)
 }
@@ -37,10 +44,9 @@ fn write_report(info: &PanicInfo<'_>, out: &mut Emergency) -> core::fmt::Result 
     if let Some(location) = info.location() {
         writeln!(out, "  at {location}")?;
     }
-    if sysreg::tpidr() == 0 {
+    let Some(cpu) = percpu::try_current() else {
         return Ok(());
-    }
-    let cpu = percpu::current();
+    };
     writeln!(
         out,
         "  CPU {}, {} interrupts deep",

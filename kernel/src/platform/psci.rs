@@ -17,16 +17,6 @@ pub fn init(conduit: Conduit) {
     CONDUIT.call_once(|| conduit);
 }
 
-/// The version of PSCI that answers; `None` if there is none, or if it answers nonsense.
-#[must_use]
-pub fn version() -> Option<psci::Version> {
-    match CONDUIT.get()? {
-        Conduit::Hvc => psci::version::<Hvc>(),
-        Conduit::Smc => psci::version::<Smc>(),
-    }
-    .ok()
-}
-
 /// Turns the machine off. Returns if there is no PSCI, or if it refuses.
 pub fn system_off() {
     // The result could only be an error, and the caller has its next method for that.

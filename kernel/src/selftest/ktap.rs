@@ -26,7 +26,7 @@
 //! * no name contains `#` (`registry`);
 //! * indentation is not read: a line of free text that starts like a result, a
 //!   plan or a version line is taken for one. Lines written here start with
-//!   `#` instead; a kernel log line starts with its level.
+//!   `#` instead; a kernel log line starts with its time in brackets.
 //!
 //! `pass`, `fail` and `skip` count tests, not groups.
 

@@ -3,7 +3,8 @@
 //!
 //! Around every test stands a leak check: what the [`LeakCheck`] counts must be
 //! the same before and after. A test that leaves something behind fails, even
-//! if all its expectations held, and the log says what.
+//! if all its expectations held, and the log says what. What can be put back is put
+//! back, so that one failure does not become those of all later tests.
 //!
 //! Nothing is written before the selection is known to hold a test, so that an
 //! error of the filter stands alone.
@@ -16,7 +17,8 @@ use super::ktap::{Ktap, Tally, Verdict};
 use super::registry::{Body, Registry, Test, Witness};
 use crate::text::Text;
 
-/// What must be balanced over every test: free frames, counters, lazy state.
+/// What must be balanced over every test: frames, lazy state, interrupt mask, and what else a
+/// test can change for those after it.
 pub trait LeakCheck {
     /// The state at one moment.
     type Snapshot;
@@ -35,6 +37,13 @@ pub trait LeakCheck {
         after: &Self::Snapshot,
         report: &mut dyn Write,
     ) -> fmt::Result;
+
+    /// Puts back what differs from `before` and can be put back, and writes what that
+    /// was, one line for each thing.
+    ///
+    /// # Errors
+    /// Only those of `report`.
+    fn restore(&mut self, before: &Self::Snapshot, report: &mut dyn Write) -> fmt::Result;
 }
 
 /// What the kernel runs on.
@@ -170,13 +179,20 @@ impl<L: LeakCheck> Run<'_, L> {
             self.log
                 .diagnostic(depth, subject, format_args!("{failure}"))?;
         }
-        if !leak.as_str().is_empty() {
+        let leaked = !leak.as_str().is_empty();
+        if leaked {
             self.log
                 .diagnostic(depth, subject, format_args!("LEAK\n{leak}"))?;
+            leak = Text::new();
+            self.leaks.restore(&before, &mut leak)?;
+            if !leak.as_str().is_empty() {
+                self.log
+                    .diagnostic(depth, subject, format_args!("RESTORED\n{leak}"))?;
+            }
         }
         let mut tally = Tally::default();
         let verdict = match &outcome {
-            _ if !leak.as_str().is_empty() => Verdict::Fail,
+            _ if leaked => Verdict::Fail,
             Ok(()) => Verdict::Pass,
             Err(Outcome::Failure(_)) => Verdict::Fail,
             Err(Outcome::Skip(reason)) => Verdict::Skip(reason.as_str()),
@@ -191,7 +207,7 @@ impl<L: LeakCheck> Run<'_, L> {
     }
 }
 
-/// Bytes kept of a leak's description.
+/// Bytes kept of a leak's description, and of what was restored.
 const MAX_LEAK: usize = 512;
 
 /// Why no tests ran, or not all.

@@ -22,7 +22,7 @@ struct Entry {
 }
 
 #[rustfmt::skip]
-const MATRIX: [Entry; 17] = [
+const MATRIX: [Entry; 18] = [
     Entry { cpu: "cortex-a72", gic: V2, el: El1, mebibytes: 1024, smp: 1, bootargs: "" },
     Entry { cpu: "cortex-a72", gic: V2, el: El2, mebibytes: 1024, smp: 1, bootargs: "" },
     Entry { cpu: "cortex-a72", gic: V2, el: El3, mebibytes: 1024, smp: 1, bootargs: "" },
@@ -35,6 +35,8 @@ const MATRIX: [Entry; 17] = [
     Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "" },
     Entry { cpu: "max",        gic: V3, el: El2, mebibytes: 1024, smp: 1, bootargs: "" },
     Entry { cpu: "max",        gic: V3, el: El3, mebibytes: 1024, smp: 1, bootargs: "" },
+    // A CPU that repeats TLB invalidations (R34).
+    Entry { cpu: "neoverse-n1", gic: V3, el: El2, mebibytes: 1024, smp: 1, bootargs: "" },
     // Little and much memory.
     Entry { cpu: "cortex-a72", gic: V2, el: El1, mebibytes:  128, smp: 1, bootargs: "" },
     Entry { cpu: "cortex-a72", gic: V3, el: El2, mebibytes: 8192, smp: 1, bootargs: "" },

@@ -103,6 +103,8 @@ pub struct AddressSpace<'m, K: Kernel> {
     mmu: &'m Mmu<K>,
     root: Frame,
     kind: SpaceKind,
+    /// What may be changed; `None` for the whole half.
+    window: Option<PageRange>,
     unflushed: Unflushed,
 }
 
@@ -129,6 +131,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             mmu,
             root,
             kind,
+            window: None,
             unflushed: Unflushed::new(),
         })
     }
@@ -145,8 +148,18 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             mmu,
             root,
             kind,
+            window: None,
             unflushed: Unflushed::new(),
         }
+    }
+
+    /// Refuses from now on to change anything outside of `window`, with
+    /// [`SpaceError::OutsideWindow`]. Queries and walks stay free.
+    ///
+    /// For a space that is live: which addresses may safely be unmapped, the library
+    /// cannot know; whoever installs the root can.
+    pub const fn restrict(&mut self, window: PageRange) {
+        self.window = Some(window);
     }
 
     /// The root table's frame, the address for TTBR0_EL1 or TTBR1_EL1.
@@ -269,7 +282,12 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         if range.half() != half {
             return Err(SpaceError::WrongHalf { range, half });
         }
-        Ok(())
+        match self.window {
+            Some(window) if !window.covers(range) => {
+                Err(SpaceError::OutsideWindow { range, window })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_request(&self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {

@@ -36,7 +36,7 @@ impl<'m, K: Kernel> Spare<'m, K> {
                     available: spare.len,
                 });
             };
-            spare.chain(frame, spare.first.map_or(0, Frame::as_u64));
+            spare.chain(frame, spare.first);
             spare.first = Some(frame);
             spare.len += 1;
         }
@@ -48,20 +48,36 @@ impl<'m, K: Kernel> Spare<'m, K> {
         let frame = self.first?;
         // SAFETY: the frame is reserved, hence allocated, and in nobody else's hands.
         let table = unsafe { self.mmu.kernel().table_ptr(frame).as_ref() };
-        let next = self.mmu.kernel().load(&table.entries()[0]);
-        self.first = Frame::from_u64(next.as_u64()).filter(|f| f.as_u64() != 0);
+        self.first = chained(self.mmu.kernel().load(&table.entries()[0]));
         self.len -= 1;
-        self.chain(frame, 0);
+        self.chain(frame, None);
         Some(frame)
     }
 
-    fn chain(&self, frame: Frame, next: u64) {
+    fn chain(&self, frame: Frame, next: Option<Frame>) {
         // SAFETY: as in `take`.
         let table = unsafe { self.mmu.kernel().table_ptr(frame).as_ref() };
         self.mmu
             .kernel()
-            .store(&table.entries()[0], Desc::from_u64(next));
+            .store(&table.entries()[0], chain_link(next));
     }
+}
+
+/// Set in a link of a chain of tables, so that frame 0 is not taken for its end. Bit
+/// 0 stays clear: to a walker that still gets there, a link is an invalid entry.
+const CHAINED: u64 = 1 << 1;
+
+/// What the first entry of a chained table holds.
+const fn chain_link(next: Option<Frame>) -> Desc {
+    match next {
+        Some(frame) => Desc::from_u64(frame.as_u64() | CHAINED),
+        None => Desc::INVALID,
+    }
+}
+
+/// The table that a chained table's first entry leads to.
+fn chained(link: Desc) -> Option<Frame> {
+    (link.as_u64() & CHAINED != 0).then(|| link.frame())
 }
 
 impl<K: Kernel> Drop for Spare<'_, K> {
@@ -306,14 +322,11 @@ impl<K: Kernel> AddressSpace<'_, K> {
                 if self.load(entry).population() == Some(0) {
                     self.write_link(level, entry, Desc::INVALID);
                     emptied += 1;
-                    // The chain goes through the dead table itself. It is empty, and
-                    // the one value that a walker can still read there is no valid entry:
-                    // frames are page aligned, so bit 0 is clear.
-                    let next = unlinked.first.map_or(0, Frame::as_u64);
+                    // The chain goes through the dead table itself.
                     let dead = self.table(link.frame());
                     self.mmu
                         .kernel()
-                        .store(&dead.entries()[0], Desc::from_u64(next));
+                        .store(&dead.entries()[0], chain_link(unlinked.first));
                     unlinked.add(link.frame(), piece);
                 }
             }

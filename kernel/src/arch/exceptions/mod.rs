@@ -9,8 +9,8 @@
 //! | every other one | reported |
 //!
 //! A report ends the kernel with status 3. It is written so that it gets out of a broken kernel:
-//! on the emergency stack if SP is outside of the current one, through a writer without locks, and
-//! a fault inside of it makes a shorter one.
+//! on the emergency stack, through a writer without locks, and a fault inside of it makes a shorter
+//! one.
 //!
 //! [`esr`] is portable, the rest is not.
 //!

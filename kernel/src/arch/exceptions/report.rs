@@ -48,13 +48,19 @@ pub fn set_walk_reporter(reporter: WalkReporter) {
 /// Reports and ends. Does not return.
 pub(super) fn unexpected(frame: &TrapFrame) -> ! {
     interrupts::mask_all();
-    let cpu = percpu::current();
-    let mut out = Emergency::new();
+    // There may be room for the frame on the stack in use, and for nothing else.
+    percpu::current().on_emergency_stack(report, frame)
+}
+
+extern "C" fn report(frame: &TrapFrame) -> ! {
+    let failed = percpu::current().begin_ending();
+    let mut out = Emergency::after(failed);
     // A writer without errors.
-    let _ = match cpu.begin_ending() {
+    let _ = match failed {
         0 => write_report(frame, &mut out),
-        1 => write_short(frame, &mut out),
-        _ => Ok(()),
+        1 | 2 => write_short(frame, &mut out),
+        // Ending is what fails.
+        _ => interrupts::halt(),
     };
     exit(Status::Exception)
 }
@@ -70,7 +76,6 @@ fn write_title(frame: &TrapFrame, out: &mut Emergency) -> fmt::Result {
 }
 
 fn write_short(frame: &TrapFrame, out: &mut Emergency) -> fmt::Result {
-    writeln!(out)?;
     write_title(frame, out)?;
     writeln!(out, ", at {:#018x}, while reporting", frame.far)?;
     writeln!(out, "  elr {:#018x}  sp {:#018x}", frame.elr, frame.sp)

@@ -37,7 +37,8 @@ unsafe extern "C" {
 ///
 /// If the CPU has no per-CPU block yet ([`percpu::init_boot_cpu`]): the vectors need it.
 pub fn init() {
-    let _needed = percpu::current();
+    // The check itself is what is needed.
+    let _ = percpu::current();
     // SAFETY: the table is part of the text, aligned by the assembler, and never unmapped.
     unsafe { sysreg::set_vbar(&raw const exception_vectors as u64) };
     barrier::isb();

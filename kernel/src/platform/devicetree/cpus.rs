@@ -4,7 +4,7 @@
 use arrayvec::ArrayVec;
 
 use super::Notes;
-use super::description::{Conduit, Cpu, EnableMethod, MAX_CPUS, Note, Psci, PsciVersion};
+use super::description::{Conduit, Cpu, EnableMethod, MAX_CPUS, Note};
 use super::error::{DeviceTreeError, Quoted};
 use super::place::{Place, Sizes};
 use super::tree::Tree;
@@ -112,18 +112,14 @@ fn release_address(node: &Place<'_>) -> Result<u64, DeviceTreeError> {
 }
 
 /// The firmware's power interface.
-pub fn psci(tree: Tree<'_>, notes: &mut Notes) -> Result<Option<Psci>, DeviceTreeError> {
+pub fn psci(tree: Tree<'_>, notes: &mut Notes) -> Result<Option<Conduit>, DeviceTreeError> {
     let Some(node) = tree.find_compatible(&["arm,psci-1.0", "arm,psci-0.2", "arm,psci"]) else {
         return Ok(None);
     };
-    let version = if node.is_compatible(&["arm,psci-1.0"]) {
-        PsciVersion::V1_0
-    } else if node.is_compatible(&["arm,psci-0.2"]) {
-        PsciVersion::V0_2
-    } else {
+    if !node.is_compatible(&["arm,psci-1.0", "arm,psci-0.2"]) {
         notes.add(Note::OldPsci);
         return Ok(None);
-    };
+    }
     let conduit = match node.checked_text("method")? {
         Some("hvc") => Conduit::Hvc,
         Some("smc") => Conduit::Smc,
@@ -142,5 +138,5 @@ pub fn psci(tree: Tree<'_>, notes: &mut Notes) -> Result<Option<Psci>, DeviceTre
             });
         }
     };
-    Ok(Some(Psci { conduit, version }))
+    Ok(Some(conduit))
 }

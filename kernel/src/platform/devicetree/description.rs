@@ -45,8 +45,9 @@ pub struct MachineDescription {
     pub timer: TimerInterrupts,
     /// CPUs in the order of the tree; may be empty.
     pub cpus: ArrayVec<Cpu, MAX_CPUS>,
-    /// The firmware's power interface, if there is one.
-    pub psci: Option<Psci>,
+    /// The instruction that calls the firmware's power interface (PSCI 0.2 or later), if there is
+    /// one.
+    pub psci: Option<Conduit>,
     /// `/chosen/bootargs`, empty if there is none.
     pub boot_arguments: Text<MAX_BOOT_ARGUMENTS>,
     /// What is odd, but not wrong enough to refuse the tree.
@@ -105,8 +106,7 @@ pub enum InterruptController {
         distributor: PhysRange,
         /// GICR, one or more regions with one redistributor per CPU.
         redistributors: ArrayVec<PhysRange, MAX_REDISTRIBUTOR_REGIONS>,
-        /// Bytes from one redistributor to the next if it is not the
-        /// architecture's.
+        /// Bytes from one redistributor to the next, if the tree says so.
         stride: Option<u64>,
     },
 }
@@ -114,8 +114,6 @@ pub enum InterruptController {
 /// Private interrupts of the generic timer, as INTIDs (16..32).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TimerInterrupts {
-    /// Of the EL1 physical timer, `CNTP`, non-secure.
-    pub physical: Option<u32>,
     /// Of the EL1 virtual timer, `CNTV`.
     pub virtual_timer: Option<u32>,
 }
@@ -144,15 +142,6 @@ pub enum EnableMethod {
     Unknown,
 }
 
-/// The firmware's power interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Psci {
-    /// The instruction that calls it.
-    pub conduit: Conduit,
-    /// The version the tree promises; PSCI_VERSION has the exact one.
-    pub version: PsciVersion,
-}
-
 /// The instruction that calls firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conduit {
@@ -160,15 +149,6 @@ pub enum Conduit {
     Hvc,
     /// `smc #0`.
     Smc,
-}
-
-/// Versions of PSCI with standard function numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PsciVersion {
-    /// `arm,psci-0.2`.
-    V0_2,
-    /// `arm,psci-1.0` or later.
-    V1_0,
 }
 
 /// Something odd in the tree that the kernel can live with.

@@ -177,7 +177,6 @@ pub fn timer(
     // Order without names: secure physical, non-secure physical, virtual,
     // hypervisor.
     Ok(TimerInterrupts {
-        physical: intid("phys", 1)?,
         virtual_timer: intid("virt", 2)?,
     })
 }

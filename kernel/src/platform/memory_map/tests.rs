@@ -4,7 +4,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::platform::devicetree::{Cpu, InterruptController, Reservation, TimerInterrupts};
+use crate::platform::devicetree::{
+    Console, ConsoleSource, Cpu, InterruptController, Reservation, TimerInterrupts,
+};
 use crate::text::Text;
 
 const LIMITS: AddressLimits = AddressLimits {
@@ -148,6 +150,54 @@ fn the_page_of_a_release_word_stays_as_it_is() {
 }
 
 #[test]
+fn frame_0_is_mapped_and_never_handed_out() {
+    let low = range(0, 64 << 20);
+    let machine = machine(&[low, range(RAM, RAM_END)], &[]);
+    let map = MemoryMap::new(&machine, &boot(), LIMITS).unwrap();
+    assert_eq!(bounds(map.linear())[0], (0, 64 << 20));
+    assert_eq!(bounds(map.usable())[0], (PAGE_SIZE, 64 << 20));
+}
+
+#[test]
+fn registers_in_memory_are_refused_and_named() {
+    let inside = range(RAM + 0x10_0000, RAM + 0x10_1000);
+    let outside = range(0x900_0000, 0x900_1000);
+    let with = |registers, controller| {
+        let mut machine = machine(&[range(RAM, RAM_END)], &[]);
+        machine.console = Some(Console {
+            registers,
+            source: ConsoleSource::StdoutPath,
+        });
+        machine.interrupt_controller = controller;
+        MemoryMap::new(&machine, &boot(), LIMITS).map(|_| ())
+    };
+    let v2 = |distributor, cpu_interface| InterruptController::GicV2 {
+        distributor,
+        cpu_interface,
+    };
+    let v3 = |redistributor| InterruptController::GicV3 {
+        distributor: outside,
+        redistributors: [redistributor].into_iter().collect(),
+        stride: None,
+    };
+    let refused = |device| {
+        Err(MemoryMapError::DeviceInMemory {
+            device,
+            registers: inside,
+            bank: range(RAM, RAM_END),
+        })
+    };
+    assert_eq!(with(outside, v2(outside, outside)), Ok(()));
+    assert_eq!(with(inside, v2(outside, outside)), refused("console"));
+    let gic = "interrupt controller";
+    assert_eq!(with(outside, v2(inside, outside)), refused(gic));
+    assert_eq!(with(outside, v2(outside, inside)), refused(gic));
+    assert_eq!(with(outside, v3(inside)), refused(gic));
+    let message = with(inside, v3(outside)).unwrap_err().to_string();
+    assert!(message.contains("correct its `reg`"), "{message}");
+}
+
+#[test]
 fn too_little_memory_is_an_error_with_both_numbers() {
     let image = 0xa_3000;
     let blob = 0x2000;
@@ -253,6 +303,7 @@ fn expected(page: PhysRange, machine: &MachineDescription, boot: &BootMemory) ->
     let taken = machine.reservations.iter().any(|entry| hit(&entry))
         || boot.image.overlaps(page)
         || boot.early_pool.overlaps(page)
+        || page.start() == 0
         || boot.device_tree.is_some_and(|blob| blob.overlaps(page));
     (linear, linear && !taken)
 }

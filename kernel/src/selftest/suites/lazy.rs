@@ -6,7 +6,7 @@
 
 use mmu::{Backend, LazyMmuError, LazyMmuState, Owed};
 
-use super::fixture::{With, counted};
+use super::fixture::{counted, with};
 use crate::mm::MMU;
 use crate::selftest::prelude::*;
 
@@ -201,7 +201,7 @@ fn guards_nest_and_pause() -> TestResult {
 }
 
 fn the_backend_stays_inside_a_section() -> TestResult {
-    let _with = expect_ok!(With::backend(Backend::DeferBarriers));
+    let _with = expect_ok!(with(Backend::DeferBarriers));
     let _section = expect_ok!(MMU.lazy().section());
     expect_eq!(
         MMU.set_backend(Backend::Eager),

@@ -6,7 +6,8 @@
 
 use mmu::{Backend, Backing, BarrierPolicy, Counts, Owed, Prot, SpaceError};
 
-use super::fixture::{Pages, With, counted};
+use super::fixture::{Pages, counted, dsb_ish_of_a_flush, with};
+use crate::mm::terms::{Terms, TermsError};
 use crate::mm::{MMU, kernel_space};
 use crate::selftest::prelude::*;
 
@@ -46,7 +47,7 @@ fn map_each(pages: &Pages, from: usize, to: usize) -> Result<(), SpaceError> {
 }
 
 fn r16_one_pair_per_section(count: usize) -> TestResult {
-    let _with = expect_ok!(With::backend(Backend::DeferBarriers));
+    let _with = expect_ok!(with(Backend::DeferBarriers));
     let pages = expect_ok!(Pages::unmapped(count));
     let (result, spent) = counted(|| -> Result<(), SpaceError> {
         let _section = MMU.lazy().section()?;
@@ -60,7 +61,7 @@ fn r16_one_pair_per_section(count: usize) -> TestResult {
 }
 
 fn eager_pays_for_each_entry(count: usize) -> TestResult {
-    let _with = expect_ok!(With::backend(Backend::Eager));
+    let _with = expect_ok!(with(Backend::Eager));
     let pages = expect_ok!(Pages::unmapped(count));
     let (result, spent) = counted(|| -> Result<(), SpaceError> {
         let _section = MMU.lazy().section()?;
@@ -75,7 +76,7 @@ fn eager_pays_for_each_entry(count: usize) -> TestResult {
 }
 
 fn r15_outside_a_section_one_pair_per_run() -> TestResult {
-    let _with = expect_ok!(With::backend(Backend::DeferBarriers));
+    let _with = expect_ok!(with(Backend::DeferBarriers));
     let pages = expect_ok!(Pages::unmapped(40));
     // The first call builds the tables.
     expect_ok!(map_each(&pages, 0, 1));
@@ -92,7 +93,7 @@ fn r15_outside_a_section_one_pair_per_run() -> TestResult {
 }
 
 fn r15_paused_pays_at_once() -> TestResult {
-    let _with = expect_ok!(With::backend(Backend::DeferBarriers));
+    let _with = expect_ok!(with(Backend::DeferBarriers));
     let pages = expect_ok!(Pages::unmapped(6));
     expect_ok!(map_each(&pages, 0, 1));
     let _section = expect_ok!(MMU.lazy().section());
@@ -127,7 +128,7 @@ fn r16_nothing_owed_nothing_executed() -> TestResult {
 }
 
 fn r5_a_nested_end_pays() -> TestResult {
-    let _with = expect_ok!(With::backend(Backend::DeferBarriers));
+    let _with = expect_ok!(with(Backend::DeferBarriers));
     let pages = expect_ok!(Pages::unmapped(3));
     let lazy = MMU.lazy();
     let outer = expect_ok!(lazy.section());
@@ -144,7 +145,7 @@ fn r5_a_nested_end_pays() -> TestResult {
 }
 
 fn r16_flush_pays_once() -> TestResult {
-    let _with = expect_ok!(With::backend(Backend::DeferBarriers));
+    let _with = expect_ok!(with(Backend::DeferBarriers));
     let pages = expect_ok!(Pages::unmapped(2));
     let section = expect_ok!(MMU.lazy().section());
     expect_ok!(map_each(&pages, 0, 2));
@@ -158,7 +159,7 @@ fn r16_flush_pays_once() -> TestResult {
 }
 
 fn r14_clearing_owes_nothing() -> TestResult {
-    let _with = expect_ok!(With::backend(Backend::DeferBarriers));
+    let _with = expect_ok!(with(Backend::DeferBarriers));
     let pages = expect_ok!(Pages::mapped(100));
     let section = expect_ok!(MMU.lazy().section());
     let (flush, spent) = counted(|| kernel_space::lock().unmap_no_flush(pages.area.pages()));
@@ -166,15 +167,19 @@ fn r14_clearing_owes_nothing() -> TestResult {
     expect_eq!((spent.ptes, spent.requested), (100, 0));
     expect_eq!(MMU.lazy().state().owed(), Owed::empty());
     drop(section);
-    // The invalidation brings its own: one DSB before, one behind, one ISB.
+    // The invalidation brings its own: one DSB before, as many behind as the CPU needs, one ISB.
     let ((), spent) = counted(|| kernel_space::lock().flush(flush));
-    expect_eq!((spent.dsb_ishst, spent.dsb_ish, spent.isb), (1, 1, 1));
+    let completion = dsb_ish_of_a_flush();
+    expect_eq!(
+        (spent.dsb_ishst, spent.dsb_ish, spent.isb),
+        (1, completion, 1)
+    );
     expect_eq!(spent.tlbi_requested, 100);
     Ok(())
 }
 
 fn invalidation_pays_what_is_owed() -> TestResult {
-    let _with = expect_ok!(With::backend(Backend::DeferBarriers));
+    let _with = expect_ok!(with(Backend::DeferBarriers));
     let pages = expect_ok!(Pages::unmapped(2));
     let section = expect_ok!(MMU.lazy().section());
     expect_ok!(map_each(&pages, 0, 2));
@@ -187,41 +192,31 @@ fn invalidation_pays_what_is_owed() -> TestResult {
 }
 
 fn protect_costs_the_same_for_any_size() -> TestResult {
-    let _with = expect_ok!(With::backend(Backend::DeferBarriers));
+    let _with = expect_ok!(with(Backend::DeferBarriers));
     for count in [1, 16, 500] {
         let pages = expect_ok!(Pages::mapped(count));
         let (result, spent) =
             counted(|| kernel_space::lock().protect(pages.area.pages(), Prot::KERNEL_RO));
         expect_ok!(result);
-        expect_eq!((spent.dsb_ishst, spent.dsb_ish, spent.isb), (1, 1, 1));
+        let completion = dsb_ish_of_a_flush();
+        expect_eq!(
+            (spent.dsb_ishst, spent.dsb_ish, spent.isb),
+            (1, completion, 1)
+        );
     }
     Ok(())
 }
 
-/// Sets the policy until dropped.
-struct Ets2(BarrierPolicy);
-
-impl Ets2 {
-    fn chosen() -> Option<Self> {
-        let before = MMU.policy();
-        MMU.set_policy(BarrierPolicy::Ets2)
-            .ok()
-            .map(|()| Self(before))
-    }
-}
-
-impl Drop for Ets2 {
-    fn drop(&mut self) {
-        // Was in force before, so it is allowed.
-        let _ = MMU.set_policy(self.0);
+/// Defers barriers as CPUs with FEAT_ETS2 may, until dropped; skips the test on others.
+fn with_ets2() -> Result<Terms, Outcome> {
+    match Terms::take(Backend::DeferBarriers, BarrierPolicy::Ets2) {
+        Err(TermsError::Policy(_)) => skip!("this CPU has no FEAT_ETS2: run with --cpu max"),
+        terms => Ok(expect_ok!(terms)),
     }
 }
 
 fn r36_ets2_owes_nothing_for_data() -> TestResult {
-    let _with = expect_ok!(With::backend(Backend::DeferBarriers));
-    let Some(_policy) = Ets2::chosen() else {
-        skip!("this CPU has no FEAT_ETS2: run with --cpu max");
-    };
+    let _terms = with_ets2()?;
     let pages = expect_ok!(Pages::unmapped(1000));
     let (result, spent) = counted(|| map_each(&pages, 0, 1000));
     expect_ok!(result);
@@ -235,10 +230,7 @@ fn r36_ets2_owes_nothing_for_data() -> TestResult {
 }
 
 fn r35_ets2_pays_for_text() -> TestResult {
-    let _with = expect_ok!(With::backend(Backend::DeferBarriers));
-    let Some(_policy) = Ets2::chosen() else {
-        skip!("this CPU has no FEAT_ETS2: run with --cpu max");
-    };
+    let _terms = with_ets2()?;
     let pages = expect_ok!(Pages::unmapped(16));
     let (result, spent) = counted(|| {
         kernel_space::lock().map(
@@ -253,7 +245,7 @@ fn r35_ets2_pays_for_text() -> TestResult {
 }
 
 fn requested_and_saved_add_up() -> TestResult {
-    let _with = expect_ok!(With::backend(Backend::DeferBarriers));
+    let _with = expect_ok!(with(Backend::DeferBarriers));
     let pages = expect_ok!(Pages::unmapped(300));
     let (result, spent) = counted(|| -> Result<(), SpaceError> {
         let _section = MMU.lazy().section()?;

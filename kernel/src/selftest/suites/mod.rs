@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The kernel's own suites, one file each, from simple to involved.
 
+mod allocator;
+mod arguments;
 mod bbm;
 mod exceptions;
 mod fixture;
 mod interrupts;
-
 mod lazy;
 mod lazy_counts;
+mod leaks;
 mod memory;
+mod registers;
 mod tables;
 mod wx;
 
-pub use fixture::KernelState;
+pub use leaks::KernelState;

@@ -6,7 +6,7 @@ use mmu::{
     SpaceError, SpaceKind, VirtAddr, bits,
 };
 
-use super::fixture::{Pages, counts, store};
+use super::fixture::{Pages, counted, counts, dsb_ish_of_a_flush, store};
 use crate::arch::exceptions::esr::Status;
 use crate::arch::probe::try_read_u64;
 use crate::mm::frames::{self, FrameList};
@@ -33,6 +33,7 @@ suite! {
         case!(QemuVisible, apply_stops_at_the_callback_error),
         case!(QemuVisible, fast_pte_range_in_any_order),
         case!(QemuVisible, a_lower_half_space_of_its_own),
+        case!(TraceOnly, r18_each_new_table_is_ordered_before_its_link),
         case!(QemuVisible, r32_empty_tables_are_freed),
         group!("refuses", [
             case!(QemuVisible, bad_ranges),
@@ -142,13 +143,13 @@ fn r31_mapping_needs_no_invalidation() -> TestResult {
     for i in 0..8 {
         expect_err!(try_read_u64(pages.virt(i)));
     }
-    let before = counts();
-    expect_ok!(
+    let (mapped, spent) = counted(|| {
         pages
             .area
             .map(Backing::Scattered(&pages.frames), Prot::KERNEL)
-    );
-    expect_eq!((counts() - before).tlbi, 0);
+    });
+    expect_ok!(mapped);
+    expect_eq!(spent.tlbi, 0);
     reads_back(&pages)
 }
 
@@ -253,6 +254,18 @@ fn a_lower_half_space_of_its_own() -> TestResult {
     Ok(())
 }
 
+fn r18_each_new_table_is_ordered_before_its_link() -> TestResult {
+    // More than one table's worth, so two of the last level at least; nothing else of the
+    // vmap area is mapped, so one of each level above.
+    let area = expect_ok!(Area::reserve(513));
+    let frame = expect_ok!(FrameList::alloc(1));
+    let repeated = alloc::vec![frame[0]; 513];
+    let (mapped, spent) = counted(|| area.map(Backing::Scattered(&repeated), Prot::KERNEL));
+    expect_ok!(mapped);
+    expect_eq!((spent.links, spent.dmb_ishst), (4, 4));
+    Ok(())
+}
+
 fn r32_empty_tables_are_freed() -> TestResult {
     let before = frames::usage().used;
     let pages = expect_ok!(Pages::unmapped(1));
@@ -264,9 +277,15 @@ fn r32_empty_tables_are_freed() -> TestResult {
     let used = frames::usage().used;
     expect!(used > before + 1);
     expect_ok!(pages.area.unmap());
-    let freed = expect_ok!(kernel_space::lock().free_empty_tables(pages.area.pages()));
+    let (freed, spent) = counted(|| kernel_space::lock().free_empty_tables(pages.area.pages()));
+    let freed = expect_ok!(freed);
     expect!(freed > 0);
     expect_eq!(frames::usage().used, used - freed);
+    // Unlinked, and invalidated in full before the frames come back.
+    expect_eq!((spent.links, spent.dmb_ishst), (freed as u64, 0));
+    expect!(spent.tlbi > 0);
+    expect!(spent.dsb_ishst > 0);
+    expect_eq!(spent.dsb_ish, dsb_ish_of_a_flush());
     expect_err!(try_read_u64(pages.virt(0)));
     Ok(())
 }

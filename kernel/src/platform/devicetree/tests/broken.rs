@@ -390,9 +390,9 @@ fn timer_interrupts_that_are_not_private() {
     refused_after(
         |root| {
             root.at("timer")
-                .set("interrupts", cells(&[1, 13, 4, 0, 14, 4, 1, 11, 4]))
+                .set("interrupts", cells(&[1, 13, 4, 1, 14, 4, 0, 11, 4]))
         },
-        &["/timer: interrupts is <0 14>", "<1 0> to <1 15>"],
+        &["/timer: interrupts is <0 11>", "<1 0> to <1 15>"],
     );
     refused_after(
         |root| {

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The leak check: what a test can leave behind for those after it, found and, where
+//! that is possible, put back. And its own suite, which leaves things behind on purpose.
+
+use core::fmt;
+
+use aarch64_cpu::registers::DAIF;
+use mmu::{Backend, Backing, BarrierPolicy, Owed, Prot};
+use tock_registers::interfaces::Readable;
+
+use super::fixture::{self, Pages, counts};
+use crate::arch::interrupts;
+use crate::mm::vmap::Area;
+use crate::mm::{MMU, frames, heap, kernel_space};
+use crate::sched;
+use crate::selftest::prelude::*;
+use crate::selftest::runner::LeakCheck;
+use crate::text::Text;
+
+suite! {
+    name: "leaks",
+    order: 2,
+    tests: [
+        case!(QemuVisible, frames_are_counted),
+        cases!(QemuVisible, found_and_put_back, {
+            sections: open_sections,
+            a_pause: pause_in_a_section,
+            debts: owe,
+            backend: change_backend,
+            policy: change_policy,
+            budget: limit_frames,
+            interrupt_mask: mask_interrupts,
+        }),
+    ],
+}
+
+/// The leak check: frames, heap, lazy state, terms and the interrupt mask are after a test what
+/// they were before.
+#[derive(Debug)]
+pub struct KernelState(());
+
+impl KernelState {
+    /// Ready to compare. Makes and drops an area first: what the vmap area allocates
+    /// once and keeps is not the first test's leak.
+    pub fn after_warm_up() -> Self {
+        drop(Area::reserve(1));
+        Self(())
+    }
+}
+
+/// DAIF: IRQs are masked.
+const IRQS: u64 = 1 << 7;
+
+/// What a test could change for those after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Frames in use by others than the heap.
+    frames: usize,
+    /// Bytes in use on the heap.
+    heap: usize,
+    /// The task's `(enable_count, pause_count)`.
+    sections: (u8, u8),
+    owed: Owed,
+    backend: Backend,
+    policy: BarrierPolicy,
+    /// How many frames the allocator still hands out, if that is limited.
+    budget: Option<usize>,
+    /// PSTATE.DAIF, as DAIF shows it.
+    daif: u64,
+    /// Calls of the enter hook less those of the leave hook.
+    unbalanced: u64,
+}
+
+/// One thing that differs: its name, and both values.
+fn differs<T: fmt::Debug + PartialEq>(
+    report: &mut dyn fmt::Write,
+    name: &str,
+    before: &T,
+    after: &T,
+) -> fmt::Result {
+    if before == after {
+        return Ok(());
+    }
+    line(report, name, before, after)
+}
+
+#[inline(never)]
+fn line(
+    report: &mut dyn fmt::Write,
+    name: &str,
+    before: &dyn fmt::Debug,
+    after: &dyn fmt::Debug,
+) -> fmt::Result {
+    writeln!(report, "{name}: {before:?} before, {after:?} after")
+}
+
+impl LeakCheck for KernelState {
+    type Snapshot = Snapshot;
+
+    fn snapshot(&mut self) -> Snapshot {
+        let lazy = sched::current().lazy();
+        let counts = counts();
+        Snapshot {
+            frames: frames::usage().used - heap::frames_held(),
+            heap: heap::bytes_used(),
+            sections: (lazy.enable_count(), lazy.pause_count()),
+            owed: lazy.owed(),
+            backend: MMU.backend(),
+            policy: MMU.policy(),
+            budget: frames::budget(),
+            daif: DAIF.get(),
+            unbalanced: counts.enter.wrapping_sub(counts.leave),
+        }
+    }
+
+    fn difference(
+        &mut self,
+        before: &Snapshot,
+        after: &Snapshot,
+        report: &mut dyn fmt::Write,
+    ) -> fmt::Result {
+        differs(report, "frames in use", &before.frames, &after.frames)?;
+        differs(report, "bytes of heap in use", &before.heap, &after.heap)?;
+        differs(
+            report,
+            "(enable, pause) of the task",
+            &before.sections,
+            &after.sections,
+        )?;
+        differs(report, "owed by the task", &before.owed, &after.owed)?;
+        differs(report, "backend", &before.backend, &after.backend)?;
+        differs(report, "barrier policy", &before.policy, &after.policy)?;
+        differs(report, "frame budget", &before.budget, &after.budget)?;
+        differs(report, "DAIF", &before.daif, &after.daif)?;
+        differs(
+            report,
+            "calls of the enter hook less those of leave",
+            &before.unbalanced,
+            &after.unbalanced,
+        )
+    }
+
+    /// Frames and heap stay lost: nobody knows who has them. All else comes back, and in this
+    /// order: `disable` is ignored during a pause, and the backend stays during a section.
+    fn restore(&mut self, before: &Snapshot, report: &mut dyn fmt::Write) -> fmt::Result {
+        let now = self.snapshot();
+        if now.daif != before.daif {
+            // IRQs are all that kernel code masks and unmasks.
+            match before.daif & IRQS {
+                0 => interrupts::unmask_irq(),
+                _ => interrupts::mask_irq(),
+            }
+            writeln!(report, "interrupts are masked as before")?;
+        }
+        if now.sections != before.sections || now.owed != before.owed {
+            let lazy = MMU.lazy();
+            for _ in 0..now.sections.1 {
+                let _ = lazy.resume();
+            }
+            for _ in 0..now.sections.0 {
+                let _ = lazy.disable();
+            }
+            lazy.flush();
+            writeln!(
+                report,
+                "all sections and pauses are closed, and what they owed is paid"
+            )?;
+        }
+        if now.backend != before.backend || now.policy != before.policy {
+            let backend = MMU.set_backend(before.backend).is_ok();
+            let policy = MMU.set_policy(before.policy).is_ok();
+            if backend && policy {
+                writeln!(report, "backend and policy are those from before")?;
+            }
+        }
+        if now.budget != before.budget {
+            frames::set_budget(before.budget);
+            writeln!(report, "the frame budget is the one from before")?;
+        }
+        Ok(())
+    }
+}
+
+/// What a case leaves behind on purpose; returns what the check must say of it.
+type Mess = fn(&Pages) -> Result<&'static str, Outcome>;
+
+/// Makes a mess, and looks whether the check finds it and puts back what was.
+fn found_and_put_back(make: Mess) -> TestResult {
+    let _terms = expect_ok!(fixture::with(Backend::DeferBarriers));
+    let pages = expect_ok!(Pages::mapped(2));
+    expect_ok!(kernel_space::lock().unmap(expect_ok!(pages.area.part(1, 1))));
+    let mut check = KernelState(());
+    let before = check.snapshot();
+    let mess = make(&pages)?;
+    let after = check.snapshot();
+    let (mut found, mut restored) = (Text::<512>::new(), Text::<512>::new());
+    let written = check
+        .difference(&before, &after, &mut found)
+        .and_then(|()| check.restore(&before, &mut restored));
+    expect_ok!(written);
+    expect!(found.as_str().contains(mess), "only found: {found}");
+    expect!(!restored.as_str().is_empty());
+    // The mapping that `owe` makes is the test's to undo; it took no table.
+    expect_eq!(check.snapshot(), before);
+    Ok(())
+}
+
+fn open_sections(_: &Pages) -> Result<&'static str, Outcome> {
+    expect_ok!(MMU.lazy().enable());
+    expect_ok!(MMU.lazy().enable());
+    Ok("(enable, pause) of the task: (0, 0) before, (2, 0) after")
+}
+
+fn pause_in_a_section(_: &Pages) -> Result<&'static str, Outcome> {
+    expect_ok!(MMU.lazy().enable());
+    expect_ok!(MMU.lazy().pause());
+    Ok("(0, 0) before, (1, 1) after")
+}
+
+fn owe(pages: &Pages) -> Result<&'static str, Outcome> {
+    expect_ok!(MMU.lazy().enable());
+    let second = expect_ok!(pages.area.part(1, 1));
+    let backing = Backing::Contiguous(pages.frames[1]);
+    expect_ok!(kernel_space::lock().map(second, backing, Prot::KERNEL));
+    Ok("owed by the task")
+}
+
+fn change_backend(_: &Pages) -> Result<&'static str, Outcome> {
+    expect_ok!(MMU.set_backend(Backend::Eager));
+    Ok("backend: DeferBarriers before, Eager after")
+}
+
+fn change_policy(_: &Pages) -> Result<&'static str, Outcome> {
+    if MMU.set_policy(BarrierPolicy::Ets2).is_err() {
+        skip!("this CPU has no FEAT_ETS2: run with --cpu max");
+    }
+    Ok("barrier policy: Classic before, Ets2 after")
+}
+
+fn limit_frames(_: &Pages) -> Result<&'static str, Outcome> {
+    frames::set_budget(Some(5));
+    Ok("frame budget: None before, Some(5) after")
+}
+
+fn mask_interrupts(_: &Pages) -> Result<&'static str, Outcome> {
+    interrupts::mask_irq();
+    Ok("DAIF")
+}
+
+fn frames_are_counted() -> TestResult {
+    let mut check = KernelState(());
+    let before = check.snapshot();
+    let frame = expect_ok!(frames::alloc());
+    let after = check.snapshot();
+    // SAFETY: taken above and used by nobody.
+    unsafe { frames::free(frame) };
+    expect_eq!(after.frames, before.frames + 1);
+    let mut found = Text::<512>::new();
+    expect_ok!(check.difference(&before, &after, &mut found));
+    expect!(
+        found.as_str().starts_with("frames in use"),
+        "only found: {found}"
+    );
+    expect_eq!(check.snapshot(), before);
+    Ok(())
+}
