@@ -17,8 +17,11 @@
 //! - *order*: the host tests of the `mmu` crate (`kernel/mmu/tests/`) record every effect and check
 //!   kind and order of each. They see the calls that the library makes, not this file: that the
 //!   instruction here is the one its name says is checked by reading;
+//! - *model*: the same library on a machine model that computes what Arm's rules allow each
+//!   access to see, and finds a barrier that is left out (`kernel/mmu/tests/model_*.rs`);
 //! - *verdict*: the outcome that Arm's model gives to the litmus test named (published in herd7's
-//!   catalogue). It says why the barrier is needed; nothing here executes it.
+//!   catalogue). It says why the barrier is needed; the model is checked against these verdicts
+//!   (`model_verdicts.rs`), herd7 itself is not run here.
 
 use core::arch::asm;
 
@@ -40,7 +43,7 @@ barrier! {
     /// Rule: R_SPVBD: an entry's store is guaranteed observable by walks only after a DSB by the
     /// same PE. Stores suffice: verdict M5 (`DSB ST; ISB; access` is forbidden to fault), U2
     /// before a TLBI.
-    /// Witness: count; order (`r15_*`, `r16_*`, `r27_*`); verdicts `I2V-W-DSB.ST-ISB-R`,
+    /// Witness: count; order; model (`r15_*`, `r16_*`, `r27_*`); verdicts `I2V-W-DSB.ST-ISB-R`,
     /// `V2I-W-DSB.ST-TLBI-DSB.ISH-ISB-R`.
     dsb_ishst, "dsb ishst"
 }
@@ -50,7 +53,7 @@ barrier! {
     ///
     /// Rule: R_YNJCP: a TLBI is complete only after a DSB, for loads and stores, by the PE that
     /// issued it; verdict U4: the store-only form is not enough.
-    /// Witness: count; order (`r25_*`, `r27_*`, `r32_*`); verdict
+    /// Witness: count; order; model (`r25_*`, `r27_*`, `r32_*`); verdict
     /// `V2I-W-DSB.ISH-TLBI-DSB.ST-ISB-R` (the weak form is allowed to fail).
     dsb_ish, "dsb ish"
 }
@@ -69,7 +72,7 @@ barrier! {
     ///
     /// Rule: R18: a child table's entries are observed before the parent's entry that leads to
     /// them; verdicts T1 (without: a walker may read the old child), T2 (with: forbidden).
-    /// Witness: count; order (`r18_*`); verdict `ROT.inv+dmbst`.
+    /// Witness: count; order; model (`r18_*`); verdict `ROT.inv+dmbst`.
     dmb_ishst, "dmb ishst"
 }
 
@@ -78,6 +81,6 @@ barrier! {
     ///
     /// Rule: verdicts M3 (`DSB` alone: the access may still fault without FEAT_ETS2), M5 (with
     /// ISB: forbidden); R_BLDZX after a TLBI; register writes take effect.
-    /// Witness: count; order (`r15_*`, `r27_*`); verdict `D15347-load-DSB-ISB`.
+    /// Witness: count; order; model (`r15_*`, `r27_*`); verdict `D15347-load-DSB-ISB`.
     isb, "isb"
 }

@@ -39,14 +39,14 @@ tlbi! {
     /// All entries of EL1&0, every ASID, on all PEs of the inner shareable domain.
     ///
     /// Rule: R27: valid to invalid needs a TLBI that covers address, ASID, domain and level.
-    /// Witness: count; order; QEMU (stale entry).
+    /// Witness: count; order; model; QEMU (stale entry).
     vmalle1is, "tlbi vmalle1is"
 }
 
 tlbi! {
     /// All non-global entries of one ASID; operand: ASID in bits 63:48.
     ///
-    /// Rule: R33; Witness: count; order; QEMU.
+    /// Rule: R33; Witness: count; order; model; QEMU.
     aside1is, "tlbi aside1is, {}", operand
 }
 
@@ -54,7 +54,7 @@ tlbi! {
     /// One page of one ASID, leaf and the tables on the way.
     ///
     /// Rule: R32: before a table page is freed, its non-leaf entries must go.
-    /// Witness: count; order (the leaf form leaves the walk cache); QEMU keeps no walk cache and
+    /// Witness: count; order; model (the leaf form leaves the walk cache); QEMU keeps no walk cache and
     /// does not show it.
     vae1is, "tlbi vae1is, {}", operand
 }
@@ -62,21 +62,21 @@ tlbi! {
 tlbi! {
     /// One page of one ASID, last level only.
     ///
-    /// Rule: R27; Witness: count; order; QEMU.
+    /// Rule: R27; Witness: count; order; model; QEMU.
     vale1is, "tlbi vale1is, {}", operand
 }
 
 tlbi! {
     /// One page of all ASIDs and global, leaf and the tables on the way.
     ///
-    /// Rule: R32, R33; Witness: count; order.
+    /// Rule: R32, R33; Witness: count; order; model.
     vaae1is, "tlbi vaae1is, {}", operand
 }
 
 tlbi! {
     /// One page of all ASIDs and global, last level only: the form for kernel mappings.
     ///
-    /// Rule: R27, R33; Witness: count; order; QEMU (stale entry).
+    /// Rule: R27, R33; Witness: count; order; model; QEMU (stale entry).
     vaale1is, "tlbi vaale1is, {}", operand
 }
 
@@ -88,27 +88,27 @@ tlbi! {
     /// `TLBI RVAE1IS`: a range of one ASID, all levels.
     ///
     /// Rule: R33: (NUM + 1) * 2^(5 * SCALE + 1) pages must cover the range.
-    /// Witness: count; order; QEMU with `-cpu max`.
+    /// Witness: count; order; model; QEMU with `-cpu max`.
     rvae1is, "sys #0, c8, c2, #1, {}", operand
 }
 
 tlbi! {
     /// `TLBI RVAAE1IS`: a range of all ASIDs and global, all levels.
     ///
-    /// Rule: R32, R33; Witness: count; order.
+    /// Rule: R32, R33; Witness: count; order; model.
     rvaae1is, "sys #0, c8, c2, #3, {}", operand
 }
 
 tlbi! {
     /// `TLBI RVALE1IS`: a range of one ASID, last level only.
     ///
-    /// Rule: R27, R33; Witness: count; order; QEMU with `-cpu max`.
+    /// Rule: R27, R33; Witness: count; order; model; QEMU with `-cpu max`.
     rvale1is, "sys #0, c8, c2, #5, {}", operand
 }
 
 tlbi! {
     /// `TLBI RVAALE1IS`: a range of all ASIDs and global, last level only.
     ///
-    /// Rule: R27, R33; Witness: count; order; QEMU with `-cpu max`.
+    /// Rule: R27, R33; Witness: count; order; model; QEMU with `-cpu max`.
     rvaale1is, "sys #0, c8, c2, #7, {}", operand
 }

@@ -10,30 +10,52 @@ use anyhow::{Context, Result};
 use std::process::{Command, Output};
 use std::time::Instant;
 
-/// The tests of one crate.
+/// The tests of one crate, or some of them.
 #[derive(Debug)]
 pub struct Set {
+    /// Name in the summary.
+    pub name: &'static str,
     /// The crate.
-    pub package: &'static str,
-    /// Which of its tests run on the host.
+    package: &'static str,
+    /// Which of its tests run on the host, and how they are built.
     targets: &'static [&'static str],
+    /// Random programs of the `mmu` crate's property tests (kernel/mmu/tests/model_properties.rs).
+    programs: u32,
 }
 
+/// Random programs that a debug build runs on the way.
+const FEW_PROGRAMS: u32 = 500;
+/// Random programs that count as evidence.
+const MANY_PROGRAMS: u32 = 100_000;
+
 /// All crates with host tests.
-pub const SETS: [Set; 3] = [
+pub const SETS: [Set; 4] = [
     // Library, integration and documentation tests.
     Set {
+        name: "mmu",
         package: "mmu",
         targets: &[],
+        programs: FEW_PROGRAMS,
+    },
+    // The library under random programs on the machine model, twenty times as fast optimized.
+    Set {
+        name: "mmu, random programs",
+        package: "mmu",
+        targets: &["--release", "--test=model_properties"],
+        programs: MANY_PROGRAMS,
     },
     // The binary is for the target only.
     Set {
+        name: "kernel",
         package: "kernel",
         targets: &["--lib"],
+        programs: FEW_PROGRAMS,
     },
     Set {
+        name: "xtask",
         package: "xtask",
         targets: &["--bins"],
+        programs: FEW_PROGRAMS,
     },
 ];
 
@@ -70,7 +92,8 @@ fn cargo_test(workspace: &Workspace, set: &Set) -> Command {
     let mut command = process::cargo(workspace);
     command
         .args(["test", "--no-fail-fast", "--package", set.package])
-        .args(set.targets);
+        .args(set.targets)
+        .env("LAZYMMU_PROGRAMS", set.programs.to_string());
     command
 }
 
@@ -89,7 +112,7 @@ fn selects(filter: &str, package: &str, name: &str) -> bool {
 
 /// Counts results in the output of `cargo test`.
 fn count(set: &Set, output: &Output) -> Row {
-    let mut row = Row::new(&format!("host: {}", set.package));
+    let mut row = Row::new(&format!("host: {}", set.name));
     let stdout = String::from_utf8_lossy(&output.stdout);
     let mut details: Vec<Failed> = Vec::new();
     let mut in_detail = false;

@@ -68,7 +68,7 @@ impl Test {
     fn on_the_host(&self, workspace: &Workspace, summary: &mut Summary) -> Result<()> {
         let progress = progress(host::SETS.len());
         for set in &host::SETS {
-            progress.set_message(format!("host tests of {}", set.package));
+            progress.set_message(format!("host tests of {}", set.name));
             if let Some(row) = host::run(workspace, set, self.filter.as_deref())? {
                 summary.add(row, &progress);
             }

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One CPU: what its barriers have ordered, completed and synchronized.
+//!
+//! Five views, each for one thing that a later access can be ordered after:
+//!
+//! | view      | holds                                    | grows by                  | orders                        |
+//! |-----------|------------------------------------------|---------------------------|-------------------------------|
+//! | `seen`    | what loads of this CPU have observed     | reading a flag            | faults, with ETS2 (R_NNFPF)   |
+//! | `acquired`| the same, before later explicit accesses | acquire, DMB LD/ISH, DSB  | later stores; row X5          |
+//! | `locked`  | observed by the loop that took a lock    | taking a lock             | any DSB, any CSE (see below)  |
+//! | `done`    | complete                                 | DSB, by type              | later TLBIs (rows U2, U3)     |
+//! | `synced`  | what was `done` at the last CSE          | ISB, exception entry, ERET| every later walk and fetch    |
+//!
+//! Own stores enter `done` with a DSB of type stores or full (R_SPVBD, rows M5 and M6), own
+//! TLBIs with a full one only (R_YNJCP, row U4). A walk may have happened at any time since the
+//! last context synchronization, which is why `done` alone forbids nothing (row M3).
+//!
+//! A lock is more than an acquire. Its atomic also *writes*, behind the releasing store in
+//! coherence order, so a DSB of stores that completes it completes what came before the release; and
+//! the loop around it is a control dependency, so a CSE behind it comes after what it observed
+//! (`MP.RTf.inv+dmb+ctrl-isb`).
+
+use super::view::View;
+
+/// Type of a DMB or DSB of the inner shareable domain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Barrier {
+    /// `ISHST`: stores only.
+    St,
+    /// `ISHLD`: loads, before everything later.
+    Ld,
+    /// `ISH`: everything.
+    Full,
+}
+
+impl Barrier {
+    const fn stores(self) -> bool {
+        matches!(self, Self::St | Self::Full)
+    }
+
+    const fn loads(self) -> bool {
+        matches!(self, Self::Ld | Self::Full)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu {
+    id: usize,
+    /// Stores so far.
+    stores: u32,
+    /// TLBIs so far.
+    tlbis: u32,
+    /// Own stores that are ordered before later own stores.
+    ordered: u32,
+    pub seen: View,
+    pub acquired: View,
+    locked: View,
+    pub done: View,
+    pub synced: View,
+    /// TLBIs that were complete when the last broadcast one was issued.
+    before_last: u32,
+    /// TLBIs that are complete and followed by another, complete as well (R34).
+    repeated: u32,
+}
+
+impl Cpu {
+    pub const fn new(id: usize) -> Self {
+        Self {
+            id,
+            stores: 0,
+            tlbis: 0,
+            ordered: 0,
+            seen: View::EMPTY,
+            acquired: View::EMPTY,
+            locked: View::EMPTY,
+            done: View::EMPTY,
+            synced: View::EMPTY,
+            before_last: 0,
+            repeated: 0,
+        }
+    }
+
+    /// Numbers a store.
+    pub const fn store(&mut self) -> u32 {
+        self.stores += 1;
+        self.stores
+    }
+
+    /// Numbers a TLBI.
+    pub const fn tlbi(&mut self, broadcast: bool) -> u32 {
+        if broadcast {
+            self.before_last = self.done.tlbis[self.id];
+        }
+        self.tlbis += 1;
+        self.tlbis
+    }
+
+    pub fn dmb(&mut self, kind: Barrier) {
+        if kind.stores() {
+            self.ordered = self.stores;
+        }
+        if kind.loads() {
+            self.acquired = self.seen;
+        }
+    }
+
+    pub fn dsb(&mut self, kind: Barrier) {
+        self.dmb(kind);
+        if kind.stores() {
+            self.done.stores[self.id] = self.stores;
+            self.done.join(&self.locked);
+        }
+        if kind.loads() {
+            self.done.join(&self.seen);
+        }
+        if kind == Barrier::Full {
+            self.done.tlbis[self.id] = self.tlbis;
+            self.repeated = self.before_last;
+        }
+    }
+
+    /// A context synchronization event: ISB, exception entry or exception return.
+    pub fn cse(&mut self) {
+        self.synced = self.done.joined(&self.locked);
+    }
+
+    /// What a plain store makes its reader see: own stores behind a DMB or DSB of stores,
+    /// observations behind one of loads, own TLBIs that are complete.
+    pub fn published(&self) -> View {
+        let mut view = self.acquired;
+        view.stores[self.id] = view.stores[self.id].max(self.ordered);
+        view.tlbis[self.id] = self.done.tlbis[self.id];
+        view
+    }
+
+    /// What a store-release makes its reader see: everything before it.
+    pub fn released(&self) -> View {
+        let mut view = self.everything();
+        view.tlbis[self.id] = self.done.tlbis[self.id];
+        view
+    }
+
+    /// All own stores, and all that was observed (program order alone; for ETS2).
+    pub fn everything(&self) -> View {
+        let mut view = self.seen;
+        view.stores[self.id] = self.stores;
+        view
+    }
+
+    /// A load observes a store that carries `view`.
+    pub fn observe(&mut self, view: &View) {
+        self.seen.join(view);
+    }
+
+    /// The same with acquire semantics.
+    pub fn acquire(&mut self, view: &View) {
+        self.seen.join(view);
+        self.acquired.join(view);
+    }
+
+    /// A lock is taken that was released with `view`.
+    pub fn lock(&mut self, view: &View) {
+        self.acquire(view);
+        self.locked.join(view);
+    }
+
+    /// Whether TLBI `number` of CPU `issuer` is ordered before the accesses of this CPU that
+    /// succeed through a cached entry. On the issuer ETS2 makes the final CSE superfluous for data
+    /// (R_BLDZX, row U5); elsewhere a CSE is needed (rows U8, P4, B3).
+    pub const fn follows(&self, issuer: usize, number: u32, ets2_data: bool) -> bool {
+        let by_dsb = ets2_data && issuer == self.id;
+        let view = if by_dsb { &self.done } else { &self.synced };
+        number <= view.tlbis[issuer]
+    }
+
+    /// Whether own TLBI `number` is complete: no other CPU uses what it invalidated (row U7).
+    /// With `repeat`, only if another TLBI and DSB followed (R34).
+    pub const fn completed(&self, number: u32, repeat: bool) -> bool {
+        if repeat {
+            number <= self.repeated
+        } else {
+            number <= self.done.tlbis[self.id]
+        }
+    }
+
+    /// Everything that any CPU did so far is visible here.
+    pub const fn settle(&mut self, all: View) {
+        self.seen = all;
+        self.acquired = all;
+        self.done = all;
+        self.synced = all;
+        self.ordered = self.stores;
+        self.repeated = self.tlbis;
+        self.before_last = self.tlbis;
+    }
+
+    pub const fn id(&self) -> usize {
+        self.id
+    }
+
+    /// Numbers of the last store and the last TLBI.
+    pub const fn issued(&self) -> (u32, u32) {
+        (self.stores, self.tlbis)
+    }
+}

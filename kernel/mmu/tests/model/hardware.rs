@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the library asks of a kernel, answered by a [`Sim`].
+//!
+//! Every store goes to real memory, where the library reads it, and to the model; every barrier
+//! and TLBI is counted and goes to the model as the current CPU's.
+
+use super::cpu::Barrier;
+use super::sim::{POOL, Sim};
+use mmu::{
+    Context, Counters, Desc, Frame, Hardware, LazyMmuError, LazyMmuState, PAGE_SIZE, Pte, Table,
+    TableFrames, TlbiOp,
+};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+fn cell(pte: &Pte) -> &AtomicU64 {
+    // SAFETY: a `Pte` is a live, aligned, atomically accessed 64-bit cell.
+    unsafe { AtomicU64::from_ptr(pte.as_ptr()) }
+}
+
+impl Hardware for Sim {
+    fn load(&self, pte: &Pte) -> Desc {
+        Desc::from_u64(cell(pte).load(Ordering::Relaxed))
+    }
+
+    fn store(&self, pte: &Pte, desc: Desc) {
+        self.swap(pte, desc);
+    }
+
+    fn swap(&self, pte: &Pte, desc: Desc) -> Desc {
+        let old = cell(pte).swap(desc.as_u64(), Ordering::Relaxed);
+        let at = self.location(pte);
+        let cpu = self.cpu();
+        self.machine.borrow_mut().store(cpu, at, desc.as_u64());
+        Desc::from_u64(old)
+    }
+
+    fn dmb_ishst(&self) {
+        self.count(|e| e.dmb_ishst += 1);
+        self.machine.borrow_mut().dmb(self.cpu(), Barrier::St);
+    }
+
+    fn dsb_ishst(&self) {
+        self.count(|e| e.dsb_ishst += 1);
+        self.machine.borrow_mut().dsb(self.cpu(), Barrier::St);
+    }
+
+    fn dsb_ish(&self) {
+        self.count(|e| e.dsb_ish += 1);
+        self.machine.borrow_mut().dsb(self.cpu(), Barrier::Full);
+    }
+
+    fn isb(&self) {
+        self.count(|e| e.isb += 1);
+        self.machine.borrow_mut().cse(self.cpu());
+    }
+
+    fn tlbi(&self, op: TlbiOp, operand: u64) {
+        self.count(|e| e.tlbi += 1);
+        let cpu = self.cpu();
+        self.machine.borrow_mut().tlbi(cpu, op, operand, true);
+    }
+}
+
+// SAFETY: each frame number names one table of the pool from `alloc_table` to `free_table`, and
+// the pool lives and stays where it is as long as the `Sim`.
+unsafe impl TableFrames for Sim {
+    fn alloc_table(&self) -> Option<Frame> {
+        let left = self.budget.get().checked_sub(1)?;
+        let slot = self.free.borrow_mut().pop()?;
+        self.budget.set(left);
+        for pte in self.tables[slot].entries() {
+            cell(pte).store(0, Ordering::Relaxed);
+        }
+        let id = self.machine.borrow_mut().alloc(self.cpu(), slot);
+        self.ids.borrow_mut()[slot] = Some(id);
+        Frame::from_u64(POOL + slot as u64 * PAGE_SIZE)
+    }
+
+    unsafe fn free_table(&self, frame: Frame) {
+        let slot = self.slot(frame);
+        let Some(id) = self.ids.borrow_mut()[slot].take() else {
+            panic!("table {frame:?} is freed twice, or was never a table");
+        };
+        let hazard = self.machine.borrow_mut().free(id, frame.as_u64());
+        self.hazards.borrow_mut().extend(hazard);
+        self.free.borrow_mut().push(slot);
+    }
+
+    fn table_ptr(&self, frame: Frame) -> NonNull<Table> {
+        NonNull::from(&self.tables[self.slot(frame)])
+    }
+}
+
+impl Context for Sim {
+    fn lazy(&self) -> &LazyMmuState {
+        &self.tasks[self.running(self.cpu())].lazy
+    }
+
+    fn in_interrupt(&self) -> bool {
+        self.interrupt.get()
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn report(&self, error: LazyMmuError) {
+        self.reports.borrow_mut().push(error);
+    }
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Random programs on the machine model: all backends, both policies.
+//!
+//! `LAZYMMU_PROGRAMS` sets how many programs run in all, `LAZYMMU_SEED` where the random
+//! numbers begin (a number; the same seed gives the same programs). A program that fails is
+//! shrunk, and printed one step per line.
+
+mod model;
+mod programs;
+
+use mmu::{Backend, TlbFeatures};
+use model::world::Setup;
+use model::{Plan, Sabotage, Switch};
+use programs::{Program, program, run::run};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use std::time::Instant;
+
+/// Programs without `LAZYMMU_PROGRAMS`: about 20 s in a debug build.
+const PROGRAMS: u32 = 4000;
+/// Steps of a program, at most.
+const STEPS: usize = 28;
+
+fn variable(name: &str, default: u32) -> u32 {
+    std::env::var(name).map_or(default, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is not a number"))
+    })
+}
+
+/// Runs `cases` programs; the first that fails comes back shrunk, with its failure.
+fn first_failure(setup: Setup, plan: Plan, cases: u32, salt: u32) -> Option<(Program, String)> {
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 4000,
+        ..Config::default()
+    };
+    let mut seed = [0; 32];
+    seed[..4].copy_from_slice(&variable("LAZYMMU_SEED", 1).to_le_bytes());
+    seed[4..8].copy_from_slice(&salt.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+    let result = TestRunner::new_with_rng(config, rng).run(&program(STEPS), |program| {
+        run(setup, plan, &program).map_err(TestCaseError::fail)
+    });
+    match result {
+        Ok(()) => None,
+        Err(TestError::Fail(reason, program)) => Some((program, reason.to_string())),
+        Err(TestError::Abort(reason)) => panic!("no programs: {reason}"),
+    }
+}
+
+/// What the CPUs offer for TLB maintenance: TTL, ranges, the erratum.
+const FEATURES: [(bool, bool, bool); 4] = [
+    (false, false, false),
+    (true, true, false),
+    (true, false, true),
+    (false, true, true),
+];
+
+fn all_backends(setup: fn(Backend) -> Setup, salt: u32) {
+    let machines = Backend::ALL.len() * FEATURES.len();
+    let share = variable("LAZYMMU_PROGRAMS", PROGRAMS).div_ceil(2 * machines as u32);
+    let start = Instant::now();
+    let mut salt = salt;
+    for backend in Backend::ALL {
+        for (ttl, range, repeat) in FEATURES {
+            let mut setup = setup(backend);
+            setup.tlb = TlbFeatures { ttl, range, repeat };
+            setup.model.repeat_tlbi = repeat;
+            if let Some((program, reason)) = first_failure(setup, Plan::Nothing, share, salt) {
+                panic!("{reason}\n{setup:?}{program:?}");
+            }
+            salt += 1;
+        }
+    }
+    let n = share * machines as u32;
+    let seconds = start.elapsed().as_secs_f64();
+    println!("{n} programs, {:.0} per second", f64::from(n) / seconds);
+}
+
+#[test]
+fn random_programs_keep_the_contract_on_classic_cpus() {
+    all_backends(Setup::classic, 0);
+}
+
+#[test]
+fn random_programs_keep_the_contract_with_ets2() {
+    all_backends(Setup::ets2, 1000);
+}
+
+/// Every kind of instruction, left out everywhere, is noticed within a few programs.
+#[test]
+fn random_programs_notice_what_is_left_out() {
+    for what in Sabotage::ALL {
+        let setup = Setup::classic(Backend::DeferBarriers);
+        let failure = first_failure(setup, Plan::Every(what), 2000, 2000);
+        let Some((program, reason)) = failure else {
+            panic!("{what:?} goes unnoticed");
+        };
+        println!("{what:?}: {reason}{program:?}");
+    }
+}
+
+/// A context switch without its barrier, too (R17).
+#[test]
+fn random_programs_notice_a_bare_context_switch() {
+    let mut setup = Setup::classic(Backend::DeferBarriers);
+    setup.switch = Switch::Bare;
+    let failure = first_failure(setup, Plan::Nothing, 20_000, 3000);
+    let Some((program, reason)) = failure else {
+        panic!("the switch's barrier is not missed");
+    };
+    println!("{reason}{program:?}");
+}

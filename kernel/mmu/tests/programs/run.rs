@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Execution of a program on the machine model.
+//!
+//! After each step comes [`Run::check`]. At the end every section is left, every flush done and
+//! every space destroyed, and no table is lost.
+//!
+//! Around the library the kernel behaves as R43 asks: a space is locked during a call, and pages that
+//! a task has deferred or not flushed yet are left alone by the others.
+
+use super::calls::Caller;
+use super::contract::{Contract, State, Value};
+use super::{Frames, Op, Program, Range, SPACES, Step, TASKS, WINDOWS};
+use crate::model::world::Setup;
+use crate::model::{CPUS, Plan, RootId, Saboteur, Sim, Switch, Token};
+use mmu::{
+    AddressSpace, Asid, Backend, MemoryType, Mmu, PAGE_SIZE, PageRange, PendingFlush, Prot,
+    SpaceKind,
+};
+use std::collections::VecDeque;
+
+/// A program of this machine failed: the step, and what is wrong.
+pub type Failure = String;
+
+const KERNEL_PROTS: [Prot; 4] = [
+    Prot::KERNEL,
+    Prot::KERNEL_RO,
+    Prot::KERNEL_ROX,
+    Prot::DEVICE,
+];
+const USER_PROTS: [Prot; 4] = [
+    Prot::USER,
+    Prot::USER_RO,
+    Prot::USER_ROX,
+    Prot::USER.with_memory_type(MemoryType::NormalNonCacheable),
+];
+
+/// Emptied pages whose invalidation is still to come.
+pub struct Pending<'m> {
+    pub task: usize,
+    pub space: usize,
+    pub token: u32,
+    /// Each page with its frame.
+    pub frames: Vec<(u64, u64)>,
+    pub flush: PendingFlush<'m, Saboteur>,
+}
+
+/// A program at work.
+pub struct Run<'m> {
+    pub mmu: &'m Mmu<Saboteur>,
+    pub spaces: [AddressSpace<'m, Saboteur>; SPACES],
+    pub roots: [RootId; SPACES],
+    locks: [Token; SPACES],
+    pub pending: VecDeque<Pending<'m>>,
+    pub contract: Contract,
+    pub next_frame: u64,
+    pub next_token: u32,
+    pub no_memory: bool,
+    switch: Switch,
+    /// Barriers before links, and tables alive, when every page was last looked at.
+    pub tables: (u64, usize),
+}
+
+pub fn prot(space: usize, index: u8) -> Prot {
+    let prots = if space == 0 { KERNEL_PROTS } else { USER_PROTS };
+    prots[index as usize % prots.len()]
+}
+
+const fn first_page(window: usize) -> usize {
+    let mut first = 0;
+    let mut i = 0;
+    while i < window {
+        first += WINDOWS[i].1 as usize;
+        i += 1;
+    }
+    first
+}
+
+pub fn va(space: usize, page: usize) -> u64 {
+    let half = if space == 0 {
+        mmu::Half::Upper
+    } else {
+        mmu::Half::Lower
+    };
+    let window = (0..WINDOWS.len())
+        .rev()
+        .find(|w| first_page(*w) <= page)
+        .unwrap_or(0);
+    let within = (page - first_page(window)) as u64;
+    half.start() + WINDOWS[window].0 + within * PAGE_SIZE
+}
+
+impl Range {
+    pub fn pages(self) -> impl DoubleEndedIterator<Item = usize> + Clone {
+        let first = first_page(self.window as usize) + self.first as usize;
+        first..first + self.pages as usize
+    }
+
+    pub fn of(self, space: usize) -> PageRange {
+        let first = self.pages().next().unwrap_or(0);
+        PageRange::new(va(space, first), u64::from(self.pages)).expect("inside a window")
+    }
+}
+
+/// Whether a task may lose its CPU inside a section (R38): not where the batch is the CPU's.
+fn is_preemptible(backend: Backend) -> bool {
+    !matches!(backend.name(), "defer-stores" | "batch-invalidations")
+}
+
+/// Runs a program; the error says at which step which demand fails.
+pub fn run(setup: Setup, plan: Plan, program: &Program) -> Result<(), Failure> {
+    let mmu = setup.build_for(TASKS, plan);
+    let mut run = Run::new(&mmu, setup.switch);
+    mmu.kernel().arm();
+    for (i, step) in program.0.iter().enumerate() {
+        let at = |what| format!("step {i}: {what}");
+        run.step(*step).map_err(at)?;
+        run.check().map_err(at)?;
+    }
+    run.finish()
+}
+
+impl<'m> Run<'m> {
+    fn new(mmu: &'m Mmu<Saboteur>, switch: Switch) -> Self {
+        let sim = &mmu.kernel().sim;
+        let kinds = [
+            SpaceKind::Kernel,
+            SpaceKind::User(Asid(1)),
+            SpaceKind::User(Asid(2)),
+        ];
+        let spaces = kinds.map(|kind| AddressSpace::new(mmu, kind).expect("the pool is full"));
+        let roots = std::array::from_fn(|i| sim.add_root(spaces[i].root(), kinds[i]));
+        for task in 0..TASKS {
+            sim.set_root(task, roots[Self::user_space(task)]);
+        }
+        Self {
+            mmu,
+            spaces,
+            roots,
+            locks: [Token::EMPTY; SPACES],
+            pending: VecDeque::new(),
+            contract: Contract::new(TASKS, mmu.policy() == mmu::BarrierPolicy::Ets2),
+            next_frame: 0x100,
+            next_token: 0,
+            no_memory: false,
+            switch,
+            tables: (0, 0),
+        }
+    }
+
+    /// The user space of a task.
+    pub const fn user_space(task: usize) -> usize {
+        1 + task % (SPACES - 1)
+    }
+
+    pub fn sim(&self) -> &'m Sim {
+        &self.mmu.kernel().sim
+    }
+
+    pub fn is_active(&self) -> bool {
+        self.mmu.lazy().is_lazy_mmu_mode_active()
+    }
+
+    /// Whether the task at hand may touch the pages: what another has deferred or not
+    /// flushed is that task's.
+    fn is_free(&self, space: usize, range: Range, task: usize) -> bool {
+        range
+            .pages()
+            .all(|page| match self.contract.page(space, page).state {
+                State::Settled => true,
+                State::Pending(owner) => owner == task,
+                State::Stale(owner, _) => {
+                    owner == task || self.sim().lazy_of(owner).enable_count() == 0
+                }
+            })
+    }
+
+    pub fn value(&self, space: usize, page: usize) -> Value {
+        self.contract.page(space, page).value
+    }
+
+    fn step(&mut self, step: Step) -> Result<(), Failure> {
+        let cpu = step.cpu as usize % CPUS;
+        let sim = self.sim();
+        sim.on(cpu);
+        let task = sim.running(cpu);
+        let by = Caller { task, cpu };
+        match step.op {
+            Op::NoMemory(tables) => {
+                sim.set_budget(tables as usize);
+                self.no_memory = true;
+                return Ok(());
+            }
+            Op::Enable | Op::Disable | Op::Pause | Op::Resume | Op::Flush => {
+                self.move_lazy(step.op, task, cpu);
+            }
+            Op::Switch(next) => self.switch(cpu, next as usize),
+            Op::Preempt(next) => self.preempt(cpu, next as usize),
+            Op::Tell(to) => self.tell(cpu, to as usize % CPUS),
+            Op::Publish(to) => {
+                let to = to as usize % CPUS;
+                sim.acquire(to, &sim.release(cpu));
+                self.contract.acquired(cpu, to);
+            }
+            Op::FlushPending => self.flush_pending(Caller { task, cpu }),
+            Op::InterruptMap(range) | Op::InterruptBoth(range) => {
+                // No task's pending or unflushed page is an interrupt's to change.
+                if self.is_free(0, range, TASKS) {
+                    sim.enter_interrupt();
+                    self.contract.synchronized(cpu);
+                    let result = self.interrupt(step.op, range, by);
+                    sim.leave_interrupt();
+                    self.contract.synchronized(cpu);
+                    result?;
+                }
+            }
+            Op::Map(s, range, ..)
+            | Op::Unmap(s, range)
+            | Op::UnmapFrames(s, range)
+            | Op::UnmapNoFlush(s, range)
+            | Op::FlushRange(s, range)
+            | Op::Protect(s, range, _)
+            | Op::Remap(s, range, _)
+            | Op::Apply(s, range, _)
+            | Op::Fast(s, range, _)
+            | Op::FreeEmptyTables(s, range) => {
+                let space = s as usize % SPACES;
+                if self.is_free(space, range, task) {
+                    self.locked(space, cpu, |run| run.call(step.op, space, by))?;
+                }
+            }
+        }
+        if self.no_memory {
+            sim.set_budget(usize::MAX);
+            self.no_memory = false;
+        }
+        self.contract.tick();
+        Ok(())
+    }
+
+    /// What the handler does takes effect at once (R3), whatever the task defers.
+    fn interrupt(&mut self, op: Op, range: Range, by: Caller) -> Result<(), Failure> {
+        let how = (0, Frames::Aligned);
+        self.locked(0, by.cpu, |run| run.map(0, range, how, by))?;
+        self.check()?;
+        if matches!(op, Op::InterruptBoth(_)) {
+            self.locked(0, by.cpu, |run| run.unmap(0, range, by))?;
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// A call with the space's lock held. An ISB that the library executes synchronizes.
+    pub fn locked<T>(&mut self, space: usize, cpu: usize, call: impl FnOnce(&mut Self) -> T) -> T {
+        let sim = self.sim();
+        sim.lock(cpu, &self.locks[space]);
+        self.contract.locked(space, cpu);
+        let isb = sim.executed().isb;
+        let value = call(self);
+        if sim.executed().isb != isb {
+            self.contract.synchronized(cpu);
+        }
+        self.locks[space] = sim.release(cpu);
+        self.contract.unlocked(space, cpu);
+        value
+    }
+
+    fn move_lazy(&mut self, op: Op, task: usize, cpu: usize) {
+        let lazy = self.mmu.lazy();
+        let isb = self.sim().executed().isb;
+        let paused = lazy.state().pause_count() > 0;
+        // An unbalanced call is refused (R8), and changes nothing.
+        let paid = match op {
+            Op::Enable => {
+                lazy.enable().ok();
+                false
+            }
+            Op::Resume => {
+                lazy.resume().ok();
+                false
+            }
+            Op::Disable => lazy.disable().is_ok() && !paused,
+            Op::Pause => lazy.pause().is_ok(),
+            _ => {
+                lazy.flush();
+                true
+            }
+        };
+        if paid {
+            self.contract.section_paid(task, cpu);
+        }
+        if self.sim().executed().isb != isb {
+            self.contract.synchronized(cpu);
+        }
+    }
+
+    fn synchronize(&mut self, cpu: usize) {
+        self.sim().synchronize(cpu);
+        self.contract.synchronized(cpu);
+    }
+
+    fn switch(&mut self, cpu: usize, next: usize) {
+        let sim = self.sim();
+        let prev = sim.running(cpu);
+        let next = next % TASKS;
+        let stays = sim.lazy_of(prev).is_active() && !is_preemptible(self.mmu.backend());
+        if sim.cpu_of(next).is_none() && !stays {
+            sim.switch(cpu, next, self.switch);
+            self.contract.switched(cpu, prev, next);
+        }
+    }
+
+    /// An interrupt, a switch, and the return from it in the other task.
+    fn preempt(&mut self, cpu: usize, next: usize) {
+        self.synchronize(cpu);
+        self.switch(cpu, next);
+        self.synchronize(cpu);
+    }
+
+    fn tell(&mut self, from: usize, to: usize) {
+        self.sim().synchronize_with(from, to);
+        self.contract.acquired(from, to);
+        self.contract.completed(to);
+        self.contract.synchronized(to);
+    }
+
+    /// Everything is closed, flushed and given back.
+    fn finish(mut self) -> Result<(), Failure> {
+        let sim = self.sim();
+        for task in 0..TASKS {
+            if sim.cpu_of(task).is_none() {
+                let leaver = sim.running(0);
+                self.leave(leaver, 0);
+                self.preempt(0, task);
+            }
+            let cpu = sim.cpu_of(task).unwrap_or(0);
+            self.leave(task, cpu);
+        }
+        self.check().map_err(|what| format!("at the end: {what}"))?;
+        // What a teardown needs is not what the steps are about.
+        self.mmu.kernel().disarm();
+        sim.on(0);
+        for space in 0..SPACES {
+            self.tell(1, 0);
+            self.tell(2, 0);
+            sim.retire_root(self.roots[space]);
+        }
+        for space in self.spaces {
+            // SAFETY: the root was taken out of use, and no table is shared.
+            unsafe { space.destroy() };
+        }
+        match sim.take_hazards().first() {
+            Some(hazard) => Err(format!("in the end: {hazard}")),
+            None if sim.live_tables() != 0 => Err(format!("{} tables are lost", sim.live_tables())),
+            None => Ok(()),
+        }
+    }
+
+    /// `task` leaves every section and flushes what it owes to others.
+    fn leave(&mut self, task: usize, cpu: usize) {
+        self.sim().on(cpu);
+        while self.mmu.lazy().state().pause_count() > 0 {
+            self.move_lazy(Op::Resume, task, cpu);
+        }
+        while self.mmu.lazy().state().enable_count() > 0 {
+            self.move_lazy(Op::Disable, task, cpu);
+        }
+        while self.pending.iter().any(|p| p.task == task) {
+            self.flush_pending(Caller { task, cpu });
+        }
+    }
+}
