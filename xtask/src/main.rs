@@ -14,6 +14,7 @@ mod gdb;
 mod glob;
 mod guest;
 mod ktap;
+mod miri;
 mod process;
 mod qemu;
 mod run;
@@ -39,6 +40,7 @@ enum Command {
     Run(run::Run),
     Test(test::Test),
     Check(check::Check),
+    Miri(miri::Miri),
     Gdb(gdb::Gdb),
 }
 
@@ -60,6 +62,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Run(command) => command.execute(),
         Command::Test(command) => command.execute(),
         Command::Check(command) => command.execute(),
+        Command::Miri(command) => command.execute(),
         Command::Gdb(command) => command.execute(),
     }
 }

@@ -44,7 +44,19 @@ fn leaks(variable: &str) -> bool {
 
 /// A cargo command in the workspace's root with a cleaned environment.
 pub fn cargo(workspace: &Workspace) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cleaned(cargo, workspace)
+}
+
+/// The same with the cargo of another toolchain.
+pub fn cargo_of(toolchain: &str, workspace: &Workspace) -> Command {
+    // Not `cargo +toolchain`: what the outer cargo puts into PATH may be no rustup proxy.
+    let mut rustup = Command::new("rustup");
+    rustup.args(["run", toolchain, "cargo"]);
+    cleaned(rustup, workspace)
+}
+
+fn cleaned(mut command: Command, workspace: &Workspace) -> Command {
     command
         .current_dir(workspace.root())
         .env("CARGO_TARGET_DIR", workspace.target());

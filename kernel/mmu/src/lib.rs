@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! arm64 page tables and lazy MMU mode.
+#![doc = include_str!("../README.md")]
 //!
-//! Translation tables of the 4 KiB granule with 48-bit addresses, and *lazy MMU
-//! mode*: sections in which the barriers that page-table writes need are deferred and
-//! paid once. No assembly and no kernel types: the machine is reached through
-//! [`Hardware`], memory through [`TableFrames`], the running task through [`Context`],
-//! and what the host tests prove is the code that runs.
+//! # Where to start
 //!
-//! Start with [`Mmu`], [`AddressSpace`] and the [`lazy`] module's contract.
+//! The traits [`Hardware`], [`TableFrames`] and [`Context`]; then [`Mmu`],
+//! [`AddressSpace`] with [`Backing`] and [`Prot`], and the [`lazy`] module's contract. For reports:
+//! [`Counts`], [`AddressSpace::walk`], [`AddressSpace::for_each_leaf`]. For kernels that write entries of
+//! their own tables: [`Desc`], [`bbm::check`] and [`tlbi::plan`] stand alone.
 
 #![cfg_attr(not(test), no_std)]
 

@@ -284,7 +284,12 @@ fn r32_a_table_with_an_entry_in_use_stays() {
 fn r33_operands_name_exactly_the_pages_asid_and_level() {
     for kind in KINDS {
         for (ttl, range) in [(false, false), (true, false), (false, true), (true, true)] {
-            for n in [1, 2, 3, 16, 33, 64, 65, 511] {
+            // Not 511 pages under Miri: the fake looks at each of them for each TLBI.
+            let most = if cfg!(miri) { 33 } else { 511 };
+            for n in [1, 2, 3, 16, 33, 64, 65, 511]
+                .into_iter()
+                .filter(|n| *n <= most)
+            {
                 let mmu = new_mmu();
                 mmu.set_features(features(ttl, range, false));
                 let (mut space, asked) = mapped(&mmu, kind, n);

@@ -153,6 +153,8 @@ impl Oracle {
 
 /// Every sequence of `length` calls. Each prefix is checked on the way.
 fn truth_table(backend: Backend, length: u32) {
+    // 343 sequences instead of 823 543: Miri looks at the accesses, not at the contract.
+    let length = if cfg!(miri) { 3 } else { length };
     let mmu = new_mmu();
     mmu.set_backend(backend).unwrap();
     let kernel = mmu.kernel();

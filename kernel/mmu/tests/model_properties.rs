@@ -15,8 +15,9 @@ use programs::{Program, program, run::run};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use std::time::Instant;
 
-/// Programs without `LAZYMMU_PROGRAMS`: about 20 s in a debug build.
-const PROGRAMS: u32 = 4000;
+/// Programs without `LAZYMMU_PROGRAMS`: about 20 s in a debug build. Miri takes milliseconds for a
+/// store, and a few programs show it every path.
+const PROGRAMS: u32 = if cfg!(miri) { 16 } else { 4000 };
 /// Steps of a program, at most.
 const STEPS: usize = 28;
 
@@ -90,6 +91,10 @@ fn random_programs_keep_the_contract_with_ets2() {
 
 /// Every kind of instruction, left out everywhere, is noticed within a few programs.
 #[test]
+#[cfg_attr(
+    miri,
+    ignore = "thousands of programs, to test the model and not the library"
+)]
 fn random_programs_notice_what_is_left_out() {
     for what in Sabotage::ALL {
         let setup = Setup::classic(Backend::DeferBarriers);
@@ -103,6 +108,10 @@ fn random_programs_notice_what_is_left_out() {
 
 /// A context switch without its barrier, too (R17).
 #[test]
+#[cfg_attr(
+    miri,
+    ignore = "thousands of programs, to test the model and not the library"
+)]
 fn random_programs_notice_a_bare_context_switch() {
     let mut setup = Setup::classic(Backend::DeferBarriers);
     setup.switch = Switch::Bare;

@@ -23,7 +23,9 @@ fn memory_that_ends_at_the_nth_table_leaves_nothing_behind() {
         (BASE + (2 << 39) - PAGE_SIZE, 2, 6),
         (BASE + (2 << 39) - PAGE_SIZE, 2 + 512, 7),
     ];
-    for (start, n, needed) in cases {
+    // The cases of two tables at most under Miri: each refusal compares every bit of all tables.
+    let most = if cfg!(miri) { 2 } else { usize::MAX };
+    for (start, n, needed) in cases.into_iter().filter(|case| case.2 <= most) {
         let mmu = new_mmu();
         let kernel = mmu.kernel();
         let mut space = new_space(&mmu, SpaceKind::Kernel);

@@ -401,6 +401,7 @@ impl<'m> Run<'m> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "queries every page after each request, for minutes")]
 fn random_requests_agree_with_the_oracle() {
     for (seed, kind, backend) in [
         (
@@ -419,6 +420,7 @@ fn random_requests_agree_with_the_oracle() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "queries every page after each request, for minutes")]
 fn random_requests_agree_with_the_oracle_whatever_the_cpu_offers() {
     for bits in 0..8 {
         let mmu = new_mmu();

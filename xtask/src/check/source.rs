@@ -16,7 +16,7 @@ const SUFFIXES: [&str; 9] = [
     ".rs", ".toml", ".ld", ".s", ".S", ".sh", ".yml", ".gdbinit", ".md",
 ];
 const NAMES: [&str; 1] = [".ci/run"];
-/// Directories that hold nothing of ours.
+/// Directories that hold nothing of ours, wherever they are.
 const SKIPPED: [&str; 2] = ["target", ".git"];
 
 /// One line of a file.
@@ -77,8 +77,10 @@ impl Source {
                     .unwrap_or(&path)
                     .to_string_lossy()
                     .into_owned();
-                if path.is_dir() && !SKIPPED.contains(&shown.as_str()) {
-                    directories.push(path);
+                if path.is_dir() {
+                    if !SKIPPED.iter().any(|name| path.ends_with(name)) {
+                        directories.push(path);
+                    }
                 } else if SUFFIXES.iter().any(|suffix| shown.ends_with(suffix))
                     || NAMES.contains(&shown.as_str())
                 {

@@ -70,7 +70,7 @@ pub fn run(workspace: &Workspace, set: &Set, filter: Option<&str>) -> Result<Opt
     if let Some(filter) = filter {
         let listed = output(cargo_test(workspace, set).args(["--", "--list", "--format=terse"]))?;
         if !listed.status.success() {
-            return Ok(Some(count(set, &listed)));
+            return Ok(Some(count(set.name, set.package, &listed)));
         }
         let names = String::from_utf8_lossy(&listed.stdout);
         let selected: Vec<&str> = names
@@ -83,7 +83,7 @@ pub fn run(workspace: &Workspace, set: &Set, filter: Option<&str>) -> Result<Opt
         }
         command.args(["--", "--exact"]).args(selected);
     }
-    let mut row = count(set, &output(&mut command)?);
+    let mut row = count(set.name, set.package, &output(&mut command)?);
     row.seconds = started.elapsed().as_secs_f64();
     Ok(Some(row))
 }
@@ -110,9 +110,9 @@ fn selects(filter: &str, package: &str, name: &str) -> bool {
         .any(|start| glob::matches(filter, &name[start..]))
 }
 
-/// Counts results in the output of `cargo test`.
-fn count(set: &Set, output: &Output) -> Row {
-    let mut row = Row::new(&format!("host: {}", set.name));
+/// Counts results in the output of `cargo test` for `package`; `name` stands in the summary.
+pub fn count(name: &str, package: &str, output: &Output) -> Row {
+    let mut row = Row::new(&format!("host: {name}"));
     let stdout = String::from_utf8_lossy(&output.stdout);
     let mut details: Vec<Failed> = Vec::new();
     let mut in_detail = false;
@@ -145,7 +145,7 @@ fn count(set: &Set, output: &Output) -> Row {
                 Some(at) => details.swap_remove(at),
                 None => Failed::new(name, Vec::new()),
             };
-            let filter = format!("{}.{}", set.package, name.replace("::", "."));
+            let filter = format!("{package}.{}", name.replace("::", "."));
             failed.again = format!("again: cargo xtask test --host --filter '{filter}'");
             row.fail(failed);
         }
@@ -207,7 +207,7 @@ test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out
             stdout: stdout.as_bytes().to_vec(),
             stderr: b"error[E0425]: cannot find value".to_vec(),
         };
-        count(&SETS[0], &output)
+        count(SETS[0].name, SETS[0].package, &output)
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 mod boots;
 mod endings;
-mod host;
+pub mod host;
 mod matrix;
 mod summary;
 

@@ -85,6 +85,12 @@ pub fn tables_below(kernel: &Fake, frame: u64, level: u8) -> usize {
     tables
 }
 
+/// Repetitions of a random test: `n`, or under Miri, which is some hundred times slower and
+/// looks for what one repetition shows as well as a thousand, a two-hundredth.
+pub const fn reduced(n: usize) -> usize {
+    if cfg!(miri) { n.div_ceil(200) } else { n }
+}
+
 pub fn pages(start: u64, pages: u64) -> PageRange {
     PageRange::new(start, pages).expect("the test names a good range")
 }
