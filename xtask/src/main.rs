@@ -15,6 +15,7 @@ mod glob;
 mod guest;
 mod ktap;
 mod miri;
+mod mutants;
 mod process;
 mod qemu;
 mod run;
@@ -41,6 +42,7 @@ enum Command {
     Test(test::Test),
     Check(check::Check),
     Miri(miri::Miri),
+    Mutants(mutants::Mutants),
     Gdb(gdb::Gdb),
 }
 
@@ -63,6 +65,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Test(command) => command.execute(),
         Command::Check(command) => command.execute(),
         Command::Miri(command) => command.execute(),
+        Command::Mutants(command) => command.execute(),
         Command::Gdb(command) => command.execute(),
     }
 }
