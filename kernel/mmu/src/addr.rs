@@ -376,6 +376,19 @@ impl PageRange {
         self.start.0 <= other.start.0 && other.end <= self.end
     }
 
+    /// Both ranges as one, if one begins where the other ends.
+    pub(crate) fn joined(self, other: Self) -> Option<Self> {
+        let (low, high) = if self.start <= other.start {
+            (self, other)
+        } else {
+            (other, self)
+        };
+        (low.end == high.start.0).then_some(Self {
+            start: low.start,
+            end: high.end,
+        })
+    }
+
     /// The address of page `i` of the range.
     #[inline(always)]
     pub(crate) const fn page(self, i: usize) -> VirtAddr {

@@ -36,6 +36,8 @@ pub use hardware::{Context, Hardware, Kernel, TableFrames, TlbiOp};
 pub use lazy::{Lazy, LazyMmuError, LazyMmuState, LazyPause, LazySection};
 pub use mmu::{Features, Mmu, NoEts2};
 pub use policy::{BarrierPolicy, Owed};
-pub use space::{AddressSpace, Backing, FastPteRange, Mapping, PendingFlush, PteRef, SpaceKind};
+pub use space::{
+    AddressSpace, Backing, FastPteRange, Mapping, MmuGather, PendingFlush, PteRef, SpaceKind,
+};
 pub use table::{Pte, Table};
 pub use tlbi::TlbFeatures;

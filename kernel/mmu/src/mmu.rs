@@ -222,15 +222,34 @@ impl<K: Kernel> Mmu<K> {
     /// (R34). The barriers complete what the current task owes, so nothing of that is
     /// left for the section's end.
     pub fn flush_tlb_range(&self, range: PageRange, scope: Scope, reach: Reach) {
+        self.flush_tlb_ranges(core::iter::once(range), scope, reach);
+    }
+
+    /// The same for several ranges, with one set of barriers. From Linux's limits on,
+    /// taken over all of them, everything is invalidated instead.
+    pub(crate) fn flush_tlb_ranges(
+        &self,
+        ranges: impl Iterator<Item = PageRange> + Clone,
+        scope: Scope,
+        reach: Reach,
+    ) {
         let kernel = &self.kernel;
         let features = self.features().tlb;
+        let pages: u64 = ranges.clone().map(PageRange::pages).sum();
         self.dsb_ishst();
         let mut operations = 0;
-        for (op, operand) in tlbi::plan(range, scope, reach, features) {
+        let mut issue = |(op, operand)| {
             kernel.tlbi(op, operand);
             operations += 1;
+        };
+        if tlbi::is_everything(pages, features) {
+            issue(tlbi::everything(scope));
+        } else {
+            for range in ranges {
+                tlbi::plan(range, scope, reach, features).for_each(&mut issue);
+            }
         }
-        kernel.counters().tlbi_requested(range.pages() as usize);
+        kernel.counters().tlbi_requested(pages as usize);
         kernel.counters().tlbi(operations);
         self.finish_tlbi(scope);
     }

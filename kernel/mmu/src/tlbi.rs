@@ -98,6 +98,15 @@ pub const fn everything(scope: Scope) -> (TlbiOp, u64) {
     }
 }
 
+/// Whether so many pages are invalidated as everything.
+pub(crate) const fn is_everything(pages: u64, features: TlbFeatures) -> bool {
+    if features.range {
+        pages > MAX_RANGE_PAGES
+    } else {
+        pages >= MAX_DVM_OPS
+    }
+}
+
 /// Yields the operations that invalidate `range`, in ascending order.
 pub fn plan(
     range: PageRange,
@@ -106,11 +115,7 @@ pub fn plan(
     features: TlbFeatures,
 ) -> impl Iterator<Item = (TlbiOp, u64)> {
     let by_all_asids = matches!(scope, Scope::AllAsids);
-    let all = if features.range {
-        range.pages() > MAX_RANGE_PAGES
-    } else {
-        range.pages() >= MAX_DVM_OPS
-    };
+    let all = is_everything(range.pages(), features);
     let single = match (by_all_asids, reach) {
         (true, Reach::Leaf) => TlbiOp::Vaale1is,
         (true, Reach::Walk) => TlbiOp::Vaae1is,

@@ -40,6 +40,7 @@
 mod apply;
 mod cursor;
 mod fast_range;
+mod gather;
 mod map;
 mod protect;
 mod tables;
@@ -48,6 +49,7 @@ mod unmap;
 
 pub use apply::PteRef;
 pub use fast_range::FastPteRange;
+pub use gather::MmuGather;
 pub use map::Backing;
 pub use unmap::PendingFlush;
 

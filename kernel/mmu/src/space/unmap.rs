@@ -3,9 +3,8 @@
 
 use super::AddressSpace;
 use super::cursor::LeafTable;
-use crate::addr::{Frame, PageRange, VirtAddr};
+use crate::addr::PageRange;
 use crate::backend::{self, Fill};
-use crate::desc::{Desc, bits};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;
@@ -103,44 +102,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         })
     }
 
-    /// Unmaps `range`, invalidates it, and then hands each frame to `give_back`, in
-    /// ascending order of address.
-    ///
-    /// The frames are remembered in the entries themselves, made invalid with
-    /// their addresses kept: no list is needed, and no frame can be handed out before
-    /// the invalidation completed (R25).
-    ///
-    /// # Errors
-    /// As [`AddressSpace::unmap`].
-    pub fn unmap_frames(
-        &mut self,
-        range: PageRange,
-        mut give_back: impl FnMut(VirtAddr, Frame),
-    ) -> Result<(), SpaceError> {
-        self.check_half(range)?;
-        self.check_mapped(range)?;
-        let section = self.mmu.lazy().section_unless_active()?;
-        let invalidate = Fill::Update {
-            keep: !bits::VALID,
-            set: 0,
-            sample: Desc::INVALID,
-        };
-        for found in self.leaf_tables(range) {
-            backend::write_run(self.mmu, found.run(), invalidate);
-        }
-        self.invalidate(range);
-        drop(section);
-        for found in self.leaf_tables(range) {
-            for (i, pte) in found.run().iter().enumerate() {
-                give_back(found.piece.page(i), self.load(pte).frame());
-            }
-            self.empty_run(&found);
-        }
-        Ok(())
-    }
-
     #[inline]
-    fn empty_run(&self, found: &LeafTable<'_>) {
+    pub(super) fn empty_run(&self, found: &LeafTable<'_>) {
         backend::write_run(self.mmu, found.run(), Fill::Zero);
         self.add_population(found.parent, -(found.piece.pages() as isize));
     }

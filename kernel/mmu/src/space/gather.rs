@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Unmapping many ranges with one invalidation, and giving frames back after it. Linux:
+//! `struct mmu_gather`.
+//!
+//! R25 is an order: entry cleared, invalidated, invalidation complete, *then* the frame may be
+//! used again. A [`MmuGather`] keeps it by construction. [`MmuGather::unmap`] makes entries invalid
+//! and leaves their addresses in them, so the frames are remembered where they were and no
+//! list can run out of memory; [`MmuGather::finish`] invalidates once for all ranges and
+//! only then hands the frames out and empties the entries.
+//!
+//! Ranges that touch are joined. Beyond [`RANGES`] of them that do not, what was gathered so far
+//! is finished early, as Linux does when its batch is full.
+
+use super::AddressSpace;
+use crate::addr::{Frame, PageRange, VirtAddr};
+use crate::backend::{self, Fill};
+use crate::desc::{Desc, bits};
+use crate::error::SpaceError;
+use crate::hardware::Kernel;
+use crate::tlbi::Reach;
+use core::fmt;
+
+/// Ranges, not touching each other, that share one invalidation.
+pub const RANGES: usize = 16;
+
+/// See the module text. Finishes on drop at the latest.
+#[must_use = "frames are given back when the gather is finished or dropped"]
+pub struct MmuGather<'s, 'm, K: Kernel, F: FnMut(VirtAddr, Frame)> {
+    space: &'s mut AddressSpace<'m, K>,
+    give_back: F,
+    ranges: [Option<PageRange>; RANGES],
+}
+
+impl<'m, K: Kernel> AddressSpace<'m, K> {
+    /// Begins to gather. Each frame goes to `give_back` with the address that it was mapped at,
+    /// after the invalidation of that address is complete on every CPU (R25).
+    pub fn gather<F: FnMut(VirtAddr, Frame)>(&mut self, give_back: F) -> MmuGather<'_, 'm, K, F> {
+        MmuGather {
+            space: self,
+            give_back,
+            ranges: [None; RANGES],
+        }
+    }
+
+    /// Unmaps `range`, invalidates it, and then hands each frame to `give_back`, in
+    /// ascending order of address: a gather of one range.
+    ///
+    /// # Errors
+    /// As [`AddressSpace::unmap`].
+    pub fn unmap_frames(
+        &mut self,
+        range: PageRange,
+        give_back: impl FnMut(VirtAddr, Frame),
+    ) -> Result<(), SpaceError> {
+        let mut gather = self.gather(give_back);
+        gather.unmap(range)?;
+        gather.finish();
+        Ok(())
+    }
+}
+
+impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
+    /// Makes the pages of `range` invalid. Until the gather is finished a TLB may still
+    /// translate them, and their addresses and frames stay in use.
+    ///
+    /// # Errors
+    /// As [`AddressSpace::unmap`], in particular for a page that was gathered before. On an error
+    /// nothing was changed.
+    pub fn unmap(&mut self, range: PageRange) -> Result<(), SpaceError> {
+        self.space.check_half(range)?;
+        self.space.check_mapped(range)?;
+        if !self.remember(range) {
+            self.flush();
+            self.ranges[0] = Some(range);
+        }
+        let invalid = Fill::Update {
+            keep: !bits::VALID,
+            set: 0,
+            sample: Desc::INVALID,
+        };
+        for found in self.space.leaf_tables(range) {
+            backend::write_run(self.space.mmu, found.run(), invalid);
+        }
+        Ok(())
+    }
+
+    /// Invalidates once for everything gathered, and then gives the frames back.
+    pub fn finish(self) {
+        drop(self);
+    }
+
+    /// The same, and frees the tables that this leaves empty (R32). Returns how many.
+    pub fn finish_and_free_tables(mut self) -> usize {
+        let ranges = self.ranges;
+        self.flush();
+        let freed = |range| match self.space.free_empty_tables(range) {
+            Ok(tables) => tables,
+            Err(error) => unreachable!("the range was unmapped: {error}"),
+        };
+        ranges.into_iter().flatten().map(freed).sum()
+    }
+
+    /// Adds `range` to the list, joined with a neighbor if there is one. `false` if the
+    /// list is full.
+    fn remember(&mut self, range: PageRange) -> bool {
+        for slot in &mut self.ranges {
+            match slot {
+                None => {
+                    *slot = Some(range);
+                    return true;
+                }
+                Some(known) => {
+                    if let Some(joined) = known.joined(range) {
+                        *slot = Some(joined);
+                        return true;
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    fn flush(&mut self) {
+        let ranges = core::mem::replace(&mut self.ranges, [None; RANGES]);
+        if ranges[0].is_none() {
+            return;
+        }
+        let space = &*self.space;
+        let gathered = || ranges.iter().flatten().copied();
+        space
+            .mmu
+            .flush_tlb_ranges(gathered(), space.kind.scope(), Reach::Leaf);
+        for range in gathered() {
+            space.unflushed.flushed(range);
+            for found in space.leaf_tables(range) {
+                for (i, pte) in found.run().iter().enumerate() {
+                    (self.give_back)(found.piece.page(i), space.load(pte).frame());
+                }
+                space.empty_run(&found);
+            }
+        }
+    }
+}
+
+impl<K: Kernel, F: FnMut(VirtAddr, Frame)> Drop for MmuGather<'_, '_, K, F> {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+impl<K: Kernel, F: FnMut(VirtAddr, Frame)> fmt::Debug for MmuGather<'_, '_, K, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MmuGather ")?;
+        f.debug_list()
+            .entries(self.ranges.iter().flatten())
+            .finish()
+    }
+}
