@@ -106,6 +106,9 @@ mod tests {
         assert!(is_listed(Level::L3, page(Prot::KERNEL_ROX)));
         assert!(!is_listed(Level::L3, page(Prot::USER)));
         assert!(!is_listed(Level::L3, page(Prot::USER_ROX)));
+        // Execute-only for EL0: AP[1] is clear, and UXN tells it from a kernel page.
+        let execute_only = page(Prot::KERNEL_RO).as_u64() & !bits::UXN;
+        assert!(!is_listed(Level::L3, Desc::from_u64(execute_only)));
         assert!(!is_listed(Level::L3, Desc::INVALID));
         assert!(is_listed(Level::L2, table));
         assert!(is_listed(Level::L1, table));

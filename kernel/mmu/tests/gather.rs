@@ -50,6 +50,7 @@ fn r25_one_invalidation_and_then_the_frames() {
         let frames: Vec<u64> = notes.iter().map(|(_, frame)| *frame).collect();
         assert_eq!(frames, [41, 42, 43, 11, 12, 13, 71, 72, 73]);
         assert_eq!(mmu.kernel().counts().tlbi_requested, 9);
+        assert!(mmu.kernel().all_invalidated());
         assert!(space.query(fake::va(start + 40 * PAGE_SIZE)).is_none());
         fake::destroy(space);
     }

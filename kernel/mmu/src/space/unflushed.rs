@@ -84,6 +84,9 @@ mod tests {
         set.widen(range(0x5000, 2));
         set.widen_by_page(VirtAddr::new(0x9000).unwrap());
         assert_eq!(set.hull(), Some(range(0x5000, 5)));
+        // A later range does not replace an earlier one.
+        set.widen(range(0x7000, 1));
+        assert_eq!(set.hull(), Some(range(0x5000, 5)));
         assert!(set.meets(range(0x6000, 1)) && !set.meets(range(0xa000, 1)));
         assert!(!set.meets(range(0x4000, 1)) && set.meets(range(0x4000, 2)));
         assert!(set.contains(VirtAddr::new(0x8000).unwrap()));
