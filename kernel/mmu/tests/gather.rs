@@ -96,6 +96,40 @@ fn r25_what_was_gathered_is_in_use_until_the_end() {
 }
 
 #[test]
+fn r25_a_whole_table_is_not_gathered_twice() {
+    let mmu = new_mmu();
+    let (mut space, start) = mapped(&mmu, SpaceKind::Kernel, 512);
+    let mut given = 0;
+    let mut gather = space.gather(|_, _| given += 1);
+    gather.unmap(part(start, 0, 512)).unwrap();
+    let again = gather.unmap(part(start, 0, 512));
+    assert!(matches!(again, Err(SpaceError::NotMapped { va }) if va.as_u64() == start));
+    gather.finish();
+    assert_eq!(given, 512);
+    fake::destroy(space);
+}
+
+#[test]
+fn r29_a_forgotten_gather_is_made_up_for() {
+    let mmu = new_mmu();
+    let (mut space, start) = mapped(&mmu, SpaceKind::Kernel, 512);
+    let mut gather = space.gather(|_, _| unreachable!());
+    gather.unmap(part(start, 0, 512)).unwrap();
+    core::mem::forget(gather);
+    // The frames are lost; the addresses come back after their invalidation.
+    assert!(!mmu.kernel().all_invalidated());
+    space
+        .map(
+            part(start, 0, 512),
+            contiguous(9000),
+            data(SpaceKind::Kernel),
+        )
+        .unwrap();
+    assert!(mmu.kernel().all_invalidated());
+    fake::destroy(space);
+}
+
+#[test]
 fn r32_tables_go_after_the_frames() {
     let mmu = new_mmu();
     let (mut space, start) = mapped(&mmu, SpaceKind::Kernel, 1024);

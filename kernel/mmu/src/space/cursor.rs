@@ -247,8 +247,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
                     });
                 }
             };
-            // The population counts entries in use, which may be invalid only inside
-            // one operation (`unmap_frames`, `remap`).
+            // What is counted is valid, but for a moment inside `remap`.
             if found.is_full() {
                 continue;
             }

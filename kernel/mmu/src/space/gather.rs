@@ -80,7 +80,12 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         };
         for found in self.space.leaf_tables(range) {
             backend::write_run(self.space.mmu, found.run(), invalid);
+            // No longer counted, so that a table gathered as a whole does not pass for mapped.
+            self.space
+                .add_population(found.parent, -(found.piece.pages() as isize));
         }
+        // Should the gather be forgotten, mapping there invalidates first.
+        self.space.unflushed.widen(range);
         Ok(())
     }
 
@@ -136,7 +141,7 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
                 for (i, pte) in found.run().iter().enumerate() {
                     (self.give_back)(found.piece.page(i), space.load(pte).frame());
                 }
-                space.empty_run(&found);
+                backend::write_run(space.mmu, found.run(), Fill::Zero);
             }
         }
     }

@@ -103,7 +103,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     }
 
     #[inline]
-    pub(super) fn empty_run(&self, found: &LeafTable<'_>) {
+    fn empty_run(&self, found: &LeafTable<'_>) {
         backend::write_run(self.mmu, found.run(), Fill::Zero);
         self.add_population(found.parent, -(found.piece.pages() as isize));
     }
