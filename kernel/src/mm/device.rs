@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use mmu::{AddressSpace, Backing, Frame, Kernel, PAGE_SIZE, PageRange, Prot, SpaceError};
 
-use super::kernel_space;
+use super::kernel_space::{self, MMU};
 use super::layout::{DEVICE, DEVICE_SIZE};
 use crate::platform::phys_range::PhysRange;
 
@@ -42,7 +42,10 @@ impl core::error::Error for DeviceError {}
 /// # Errors
 /// [`DeviceError`]; nothing is mapped and no address is taken.
 pub fn map(range: PhysRange) -> Result<u64, DeviceError> {
-    map_in(&mut kernel_space::lock(), range)
+    let virt = map_in(&mut kernel_space::lock(), range)?;
+    // R41: the caller accesses the registers at once, in a section as well.
+    MMU.lazy().flush();
+    Ok(virt)
 }
 
 /// The same in `space`, which is the kernel's address space or is about to be it.

@@ -11,7 +11,7 @@ use core::fmt;
 
 use mmu::{Backing, Frame, PAGE_SIZE, PageRange, Prot, SpaceError, VirtAddr};
 
-use super::kernel_space;
+use super::kernel_space::{self, MMU};
 use super::layout::{VMAP, VMAP_SIZE};
 use crate::sync::IrqLock;
 
@@ -115,7 +115,7 @@ impl Area {
         Ok(range)
     }
 
-    /// Maps the whole area.
+    /// Maps the whole area; in a section of the caller's it takes effect with that section.
     ///
     /// # Errors
     /// Those of [`mmu::AddressSpace::map`].
@@ -163,12 +163,14 @@ fn unmap_what_is_mapped(range: PageRange) -> Result<(), SpaceError> {
     Ok(())
 }
 
-/// Maps `frames` at consecutive addresses. Linux: `vmap()`.
+/// Maps `frames` at consecutive addresses, usable on return. Linux: `vmap()`.
 ///
 /// # Errors
 /// [`VmapError`]; nothing is mapped and no address is taken.
 pub fn vmap(frames: &[Frame], prot: Prot) -> Result<Area, VmapError> {
     let area = Area::reserve(frames.len() as u64)?;
     area.map(Backing::Scattered(frames), prot)?;
+    // R41: whoever gets the area may use it at once, in a section as well.
+    MMU.lazy().flush();
     Ok(area)
 }

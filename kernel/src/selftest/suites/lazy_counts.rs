@@ -22,6 +22,7 @@ suite! {
         case!(TraceOnly, r16_nothing_owed_nothing_executed),
         case!(TraceOnly, r5_a_nested_end_pays),
         case!(TraceOnly, r16_flush_pays_once),
+        case!(TraceOnly, r41_vmap_is_usable_on_return_in_a_section),
         case!(TraceOnly, r14_clearing_owes_nothing),
         case!(TraceOnly, invalidation_pays_what_is_owed),
         case!(TraceOnly, protect_costs_the_same_for_any_size),
@@ -155,6 +156,16 @@ fn r16_flush_pays_once() -> TestResult {
     expect_eq!(paid(&spent), (0, 0));
     let ((), spent) = counted(|| drop(section));
     expect_eq!((paid(&spent), spent.leave), ((0, 0), 1));
+    Ok(())
+}
+
+fn r41_vmap_is_usable_on_return_in_a_section() -> TestResult {
+    let _terms = expect_ok!(Terms::take(Backend::DeferBarriers, BarrierPolicy::Classic));
+    let _section = expect_ok!(MMU.lazy().section());
+    let (pages, spent) = counted(|| Pages::mapped(3));
+    let _pages = expect_ok!(pages);
+    expect_eq!(MMU.lazy().state().owed(), Owed::empty());
+    expect_eq!(paid(&spent), (1, 1));
     Ok(())
 }
 
