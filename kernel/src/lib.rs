@@ -4,7 +4,8 @@
 //!
 //! The rooms: [`arch`] holds the assembly, [`platform`] the machine around the CPU, `mm` memory
 //! management on top of the [`mmu`] crate, `sched` who is running, [`selftest`] the tests, `demo`
-//! the story that `cargo xtask run` shows. `start` is the way through them at boot.
+//! the story that `cargo xtask run` shows, `bench` what `cargo xtask counts` measures. `start` is
+//! the way through them at boot.
 //!
 //! What needs no hardware compiles on the host, too, and is tested there.
 
@@ -14,6 +15,8 @@
 extern crate alloc;
 
 pub mod arch;
+#[cfg(target_os = "none")]
+pub mod bench;
 #[cfg(target_os = "none")]
 pub mod demo;
 #[cfg(target_os = "none")]

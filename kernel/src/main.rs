@@ -13,7 +13,7 @@ mod kernel_main {
     use kernel::platform::bootargs::Mode;
     use kernel::platform::exit::{Status, exit};
     use kernel::start::{self, StartError};
-    use kernel::{demo, println, selftest};
+    use kernel::{bench, demo, println, selftest};
 
     /// Where `boot` hands over: EL1, MMU on, upper half.
     #[unsafe(no_mangle)]
@@ -37,6 +37,7 @@ mod kernel_main {
         Ok(match arguments.mode {
             Mode::Demo => demo::main(),
             Mode::Selftest => selftest::main(arguments.filter),
+            Mode::Counts => bench::main(),
             Mode::Provoke(end) => selftest::provoke::run(end),
         })
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! One supervised QEMU process: started, read, timed, and never left behind.
+//! One supervised QEMU process: started, read, timed, and never left behind. A round of
+//! `--soak` is supervised in the same way.
 //!
 //! A guest dies with xtask, whatever ends xtask: dropping [`Guest`] kills it, so
 //! do the signal handler and the panic hook (panics abort, nothing is dropped),

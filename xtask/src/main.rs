@@ -9,6 +9,7 @@
 mod build;
 mod check;
 mod console;
+mod counts;
 mod failure;
 mod gdb;
 mod glob;
@@ -43,6 +44,7 @@ enum Command {
     Check(check::Check),
     Miri(miri::Miri),
     Mutants(mutants::Mutants),
+    Counts(counts::Counts),
     Gdb(gdb::Gdb),
 }
 
@@ -66,6 +68,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Check(command) => command.execute(),
         Command::Miri(command) => command.execute(),
         Command::Mutants(command) => command.execute(),
+        Command::Counts(command) => command.execute(),
         Command::Gdb(command) => command.execute(),
     }
 }

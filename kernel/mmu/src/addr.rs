@@ -48,6 +48,16 @@ impl PhysAddr {
     pub const fn frame(self) -> Frame {
         Frame(self.0 & !(PAGE_SIZE - 1))
     }
+
+    /// Taken as the address of a table entry: its index in the table, 0..512.
+    pub const fn index_in_table(self) -> usize {
+        (self.0 as usize & (PAGE_SIZE as usize - 1)) / size_of::<u64>()
+    }
+
+    /// Taken as the address of a table: the address of its entry `index`.
+    pub(crate) const fn entry(self, index: usize) -> Self {
+        Self(self.0 + (index * size_of::<u64>()) as u64)
+    }
 }
 
 impl fmt::Debug for PhysAddr {
@@ -200,6 +210,19 @@ impl VirtAddr {
         self.0.is_multiple_of(PAGE_SIZE)
     }
 
+    /// Address 0.
+    pub(crate) const ZERO: Self = Self(0);
+
+    /// The pages of contiguous group `group` of the last-level table that translates this address.
+    pub(crate) const fn group(self, group: usize) -> PageRange {
+        const BYTES: u64 = crate::contiguous::GROUP as u64 * PAGE_SIZE;
+        let start = (self.0 & !(Level::L3.table_span() - 1)) + group as u64 * BYTES;
+        PageRange {
+            start: Self(start),
+            end: start + BYTES,
+        }
+    }
+
     /// The address `bytes` above, or `None` if that leaves the half.
     pub const fn offset(self, bytes: u64) -> Option<Self> {
         match self.0.checked_add(bytes) {
@@ -302,6 +325,13 @@ pub struct PageRange {
 }
 
 impl PageRange {
+    /// No range at all, for lists that are not filled yet: all zeroes, so that they need no room in
+    /// an image.
+    pub(crate) const NONE: Self = Self {
+        start: VirtAddr(0),
+        end: 0,
+    };
+
     /// The `pages` pages from `start`, a page-aligned byte address.
     ///
     /// # Errors
@@ -387,6 +417,36 @@ impl PageRange {
             start: low.start,
             end: high.end,
         })
+    }
+
+    /// All pages of the last-level table that translates `va`.
+    pub(crate) const fn of_table(va: VirtAddr) -> Self {
+        let start = va.0 & !(Level::L3.table_span() - 1);
+        Self {
+            start: VirtAddr(start),
+            end: start.wrapping_add(Level::L3.table_span()),
+        }
+    }
+
+    /// First address that the last-level table of the range's first page translates.
+    pub(crate) const fn table_start(self) -> VirtAddr {
+        Self::of_table(self.start).start
+    }
+
+    /// Whether the two ranges share a page.
+    #[inline(always)]
+    pub(crate) const fn meets(self, other: Self) -> bool {
+        self.start.0 < other.end && other.start.0 < self.end
+    }
+
+    /// The `pages` pages from page `first` on, which are in the range.
+    #[inline(always)]
+    pub(crate) const fn part(self, first: usize, pages: usize) -> Self {
+        let start = self.page(first);
+        Self {
+            start,
+            end: start.0.wrapping_add((pages as u64) << PAGE_SHIFT),
+        }
     }
 
     /// The address of page `i` of the range.

@@ -62,8 +62,15 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Leaf entries written: set, changed or emptied.
+    /// Leaf entries that were asked to be set, changed or emptied.
     ptes,
+    /// Those of them whose store did not happen at once.
+    deferred,
+    /// Stores to leaf entries that happened later: those that were deferred and not overtaken, the
+    /// breaks before them, and the folding and dropping of contiguous groups.
+    late_stores,
+    /// Times that waiting stores, calls or invalidations were executed.
+    drains,
     /// Table entries written: a table linked or unlinked.
     links,
     /// Descents from the root.

@@ -44,6 +44,9 @@ pub mod bits {
     pub const PXN: u64 = 1 << 53;
     /// EL0 may not execute.
     pub const UXN: u64 = 1 << 54;
+    /// Bit 55, free for software: the page was written, and the entry has no other way to say so. Linux:
+    /// `PTE_DIRTY`.
+    pub const SOFTWARE_DIRTY: u64 = 1 << 55;
     /// Bits `[58:55]`, free for software in leaf descriptors.
     pub const SOFTWARE: u64 = 0b1111 << 55;
     /// Bits `[11:2]` of a *table* descriptor, ignored by hardware (D8.3.1.1;

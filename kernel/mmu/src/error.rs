@@ -85,6 +85,13 @@ pub enum SpaceError {
         /// What would change.
         violation: Violation,
     },
+    /// A range was announced for a table that does not translate it.
+    WrongTable {
+        /// First page of the range.
+        va: VirtAddr,
+        /// The table that was named.
+        table: Frame,
+    },
     /// The section around the operation could not be opened.
     Lazy(LazyMmuError),
 }
@@ -146,6 +153,11 @@ impl fmt::Display for SpaceError {
             Self::BreakBeforeMake { va, violation } => write!(
                 f,
                 "{va}: {violation}, which needs break-before-make (R29): use remap, or unmap and map again"
+            ),
+            Self::WrongTable { va, table } => write!(
+                f,
+                "{va} is not translated by the last-level table at {:#x}: ask AddressSpace::last_level_table",
+                table.as_u64()
             ),
             Self::Lazy(error) => error.fmt(f),
         }

@@ -12,6 +12,7 @@
 //! called, and who would notice its absence, stands at the call.
 
 use crate::addr::Frame;
+use crate::backend::{Batch, Hypervisor};
 use crate::counters::Counters;
 use crate::desc::Desc;
 use crate::lazy::{LazyMmuError, LazyMmuState};
@@ -69,6 +70,15 @@ pub trait Hardware {
     #[inline(always)]
     fn swap(&self, pte: &Pte, desc: Desc) -> Desc {
         pte.swap(desc)
+    }
+
+    /// Writes `new` to an entry if it holds `old`, in one atomic step.
+    ///
+    /// # Errors
+    /// What it holds instead; nothing is written.
+    #[inline(always)]
+    fn compare_exchange(&self, pte: &Pte, old: Desc, new: Desc) -> Result<Desc, Desc> {
+        pte.compare_exchange(old, new)
     }
 
     /// Writes `first`, `first + step`, `first + 2 * step`, ... to the entries of
@@ -159,12 +169,24 @@ pub trait Context {
 
     /// Whether the caller runs in an interrupt, or in a section that counts as
     /// one (Linux's `in_interrupt()`: hard or soft interrupt, NMI, or bottom
-    /// halves disabled).
+    /// halves disabled). The answer does not change during a call of the library, nor
+    /// during the callbacks of one.
     fn in_interrupt(&self) -> bool;
 
     /// Where the caller's events are counted. One instance is written by one
     /// party at a time: a task, or the interrupts of one CPU.
     fn counters(&self) -> &Counters;
+
+    /// Room for what this CPU defers, for [`crate::Backend`]s that defer more than barriers; without
+    /// one they cannot be chosen ([`crate::Mmu::set_backend`]).
+    fn batch(&self) -> Option<&Batch> {
+        None
+    }
+
+    /// Who executes the calls of [`crate::Backend::Multicall`]; without one the library does.
+    fn hypervisor(&self) -> Option<&dyn Hypervisor> {
+        None
+    }
 
     /// Takes note of a broken rule that has no caller to return it to: a guard
     /// was dropped where its section cannot be closed (R8, R39).

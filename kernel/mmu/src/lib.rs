@@ -13,6 +13,7 @@
 mod addr;
 mod backend;
 pub mod bbm;
+mod contiguous;
 mod counters;
 mod desc;
 mod error;
@@ -28,12 +29,12 @@ pub use addr::{
     Asid, ENTRIES, Frame, Half, Level, PA_BITS, PAGE_SHIFT, PAGE_SIZE, PageRange, PhysAddr,
     RangeError, VA_BITS, VirtAddr,
 };
-pub use backend::Backend;
+pub use backend::{BATCHED_RANGES, Backend, Batch, Call, DEFERRED_TABLES, Hypervisor, MULTICALLS};
 pub use counters::{Counters, Counts};
 pub use desc::{Desc, MemoryType, Prot, bits};
 pub use error::SpaceError;
 pub use hardware::{Context, Hardware, Kernel, TableFrames, TlbiOp};
-pub use lazy::{Lazy, LazyMmuError, LazyMmuState, LazyPause, LazySection};
+pub use lazy::{Lazy, LazyMmuError, LazyMmuState, LazyPause, LazySection, LazySuspended};
 pub use mmu::{Features, Mmu, NoEts2};
 pub use policy::{BarrierPolicy, Owed};
 pub use space::{

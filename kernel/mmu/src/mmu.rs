@@ -3,7 +3,7 @@
 //! instructions: every barrier and TLBI of this crate is executed here.
 
 use crate::addr::PageRange;
-use crate::backend::Backend;
+use crate::backend::{self, Backend, Batch};
 use crate::hardware::Kernel;
 use crate::lazy::{Lazy, LazyMmuError};
 use crate::policy::{BarrierPolicy, Owed};
@@ -130,10 +130,15 @@ impl<K: Kernel> Mmu<K> {
     /// Chooses the strategy.
     ///
     /// # Errors
-    /// [`LazyMmuError::InSection`] if the current task is in a section.
+    /// [`LazyMmuError::InSection`] if the current task is in a section, and
+    /// [`LazyMmuError::NoBatch`] if the kernel has no room for what the strategy defers
+    /// ([`crate::Context::batch`]). The strategy stays.
     pub fn set_backend(&self, backend: Backend) -> Result<(), LazyMmuError> {
         if self.kernel.lazy().enable_count() > 0 {
             return Err(LazyMmuError::InSection);
+        }
+        if backend.needs_batch() && self.kernel.batch().is_none() {
+            return Err(LazyMmuError::NoBatch);
         }
         self.backend.store(backend as u8, Ordering::Relaxed);
         Ok(())
@@ -150,16 +155,49 @@ impl<K: Kernel> Mmu<K> {
         self.kernel.counters().enter(1);
     }
 
+    /// What waits on this CPU.
+    ///
+    /// # Panics
+    /// If the kernel withdrew it: a backend that needs it was chosen while there was one.
+    #[inline]
+    pub(crate) fn batch(&self) -> &Batch {
+        self.kernel
+            .batch()
+            .expect("Context::batch() had one when the backend was chosen")
+    }
+
     #[inline]
     pub(crate) fn hook_flush(&self) {
         self.kernel.counters().flush(1);
+        backend::drain(self);
         self.pay_all();
     }
 
     #[inline]
     pub(crate) fn hook_leave(&self) {
         self.kernel.counters().leave(1);
+        backend::drain(self);
         self.pay_all();
+    }
+
+    /// R17: completes the current task's stores on the CPU that it is about to leave.
+    #[inline]
+    pub(crate) fn complete_stores(&self) {
+        self.dsb_ish();
+        self.kernel.lazy().stores_completed();
+    }
+
+    /// Takes note of what a stored write owes, or pays it now if nothing is deferred.
+    #[inline(always)]
+    pub(crate) fn owe_or_pay(&self, owed: Owed) {
+        if owed.is_empty() {
+            return;
+        }
+        if self.lazy().is_lazy_mmu_mode_active() {
+            self.kernel.lazy().owe(owed);
+        } else {
+            self.pay(owed);
+        }
     }
 
     /// R16: pays what the current task owes, exactly once.
@@ -221,13 +259,26 @@ impl<K: Kernel> Mmu<K> {
     /// mappings `ISB` (row U5). With the repeat erratum a second TLBI and DSB follow
     /// (R34). The barriers complete what the current task owes, so nothing of that is
     /// left for the section's end.
+    ///
+    /// What waits on this CPU is executed before (R26).
     pub fn flush_tlb_range(&self, range: PageRange, scope: Scope, reach: Reach) {
         self.flush_tlb_ranges(core::iter::once(range), scope, reach);
     }
 
-    /// The same for several ranges, with one set of barriers. From Linux's limits on,
-    /// taken over all of them, everything is invalidated instead.
+    /// The same for several ranges.
     pub(crate) fn flush_tlb_ranges(
+        &self,
+        ranges: impl Iterator<Item = PageRange> + Clone,
+        scope: Scope,
+        reach: Reach,
+    ) {
+        backend::drain(self);
+        self.invalidate(ranges, scope, reach);
+    }
+
+    /// Several ranges with one set of barriers, whatever waits. From Linux's limits on,
+    /// taken over all of them, everything is invalidated instead.
+    pub(crate) fn invalidate(
         &self,
         ranges: impl Iterator<Item = PageRange> + Clone,
         scope: Scope,
@@ -258,6 +309,7 @@ impl<K: Kernel> Mmu<K> {
     /// [`Mmu::flush_tlb_range`] does. No page is counted as asked for. Linux:
     /// `flush_tlb_all()`, `flush_tlb_mm()`.
     pub fn flush_tlb_all(&self, scope: Scope) {
+        backend::drain(self);
         self.dsb_ishst();
         let (op, operand) = tlbi::everything(scope);
         self.kernel.tlbi(op, operand);

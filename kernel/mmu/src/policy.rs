@@ -17,6 +17,8 @@
 
 use crate::addr::Level;
 use crate::desc::{Desc, bits};
+use crate::hardware::Kernel;
+use crate::mmu::Mmu;
 use bitflags::bitflags;
 use core::fmt;
 
@@ -74,6 +76,27 @@ impl fmt::Display for BarrierPolicy {
             Self::Classic => "classic",
             Self::Ets2 => "ets2",
         })
+    }
+}
+
+/// What a write of `new` at `level` owes.
+#[inline]
+pub(crate) const fn owed_by(policy: BarrierPolicy, level: Level, new: Desc) -> Owed {
+    if is_listed(level, new) {
+        policy.owed(level, new)
+    } else {
+        Owed::empty()
+    }
+}
+
+/// Accounts for a run of `pages` leaves like `sample`, stored already: what they owe is owed or paid.
+#[inline]
+pub(crate) fn account<K: Kernel>(mmu: &Mmu<K>, pages: usize, sample: Desc) {
+    let counters = mmu.kernel().counters();
+    counters.ptes(pages);
+    if pages > 0 && is_listed(Level::L3, sample) {
+        counters.requested(pages);
+        mmu.owe_or_pay(mmu.policy().owed(Level::L3, sample));
     }
 }
 

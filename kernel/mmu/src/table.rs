@@ -45,6 +45,19 @@ impl Pte {
     }
 
     #[inline]
+    pub(crate) fn compare_exchange(&self, old: Desc, new: Desc) -> Result<Desc, Desc> {
+        self.0
+            .compare_exchange(
+                old.as_u64(),
+                new.as_u64(),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            )
+            .map(Desc::from_u64)
+            .map_err(Desc::from_u64)
+    }
+
+    #[inline]
     pub(crate) fn swap(&self, desc: Desc) -> Desc {
         Desc::from_u64(self.0.swap(desc.as_u64(), Ordering::Relaxed))
     }

@@ -30,6 +30,8 @@ pub mod sysreg;
 pub mod timer;
 #[cfg(target_os = "none")]
 pub mod tlbi;
+#[cfg(target_os = "none")]
+pub mod window;
 
 #[cfg(target_os = "none")]
 pub use hardware::Arm64;

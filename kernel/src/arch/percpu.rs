@@ -14,6 +14,7 @@ use core::{
     ptr,
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
+use mmu::Batch;
 
 /// A CPU's block. The vectors know the layout up to `emergency_top`.
 #[repr(C, align(64))]
@@ -38,6 +39,8 @@ pub struct PerCpu {
     masked: AtomicU32,
     /// whether IRQs came through before the first of them.
     unmask: AtomicBool,
+    /// What lazy MMU mode defers on this CPU.
+    batch: Batch,
 }
 
 /// Offset of the scratch words, for the vectors.
@@ -60,6 +63,9 @@ impl PerCpu {
             ending: AtomicU32::new(0),
             masked: AtomicU32::new(0),
             unmask: AtomicBool::new(false),
+            // SAFETY: `batch` is called by the CPU of this block, whose current task is alone
+            // with it: the library does not use it in interrupts.
+            batch: unsafe { Batch::new() },
         }
     }
 
@@ -73,6 +79,12 @@ impl PerCpu {
     #[must_use]
     pub fn irq_depth(&self) -> u32 {
         self.irq_depth.load(Ordering::Relaxed)
+    }
+
+    /// What lazy MMU mode defers on this CPU, for the current task.
+    #[must_use]
+    pub const fn batch(&self) -> &Batch {
+        &self.batch
     }
 
     /// Whether this CPU runs an interrupt handler (Linux's `in_hardirq()`).

@@ -97,7 +97,19 @@ pub unsafe fn init(
 ) -> Result<linear::Built, InitError> {
     let image = Image::new(handoff);
     let early = Mmu::new(EarlyKernel::new(image));
-    configure(&early, settings);
+    // Nothing of what is built here can wait: whole tables are filled, and nothing is changed. So the
+    // early tables need no batch, and the code of the backends that do is in the image once.
+    let backend = match settings.backend {
+        Backend::Eager => Backend::Eager,
+        _ => Backend::DeferBarriers,
+    };
+    configure(
+        &early,
+        Settings {
+            backend,
+            ..settings
+        },
+    );
     configure(&MMU, settings);
 
     // SAFETY: boot built this root; all its tables are in the image; nobody else

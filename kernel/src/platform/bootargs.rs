@@ -5,15 +5,15 @@
 //! order:
 //!
 //! ```text
-//! mode=demo|selftest|...            what to do                 (demo)
+//! mode=demo|selftest|counts|...     what to do                 (demo)
 //! filter=GLOB                       which self-tests           (*)
-//! lazy=eager|defer-barriers         lazy MMU backend           (defer-barriers)
+//! lazy=eager|defer-barriers|...     lazy MMU backend           (defer-barriers)
 //! policy=auto|classic|ets2          barrier policy             (auto)
 //! log=error|warn|info|debug|trace   least important log line   (info)
 //! exit=auto|semihosting|psci|halt   how the run ends           (auto)
 //! ```
 //!
-//! The other modes, from `panic` to `hang`, end badly on purpose
+//! The backends are those of [`mmu::Backend`]. The other modes, from `panic` to `hang`, end badly on purpose
 //! ([`Provocation`]).
 //!
 //! A word that is anything else is an error, not a warning: a mistyped argument
@@ -63,6 +63,8 @@ pub enum Mode {
     Demo,
     /// Run the self-tests.
     Selftest,
+    /// Count the instructions of the library's operations.
+    Counts,
     /// End badly.
     Provoke(Provocation),
 }
@@ -113,10 +115,13 @@ pub enum ExitMethod {
 const ARGUMENTS: [(&str, &str); 6] = [
     (
         "mode",
-        "demo|selftest|panic|exception|jump|stack-overflow|lock-in-interrupt|hang",
+        "demo|selftest|counts|panic|exception|jump|stack-overflow|lock-in-interrupt|hang",
     ),
     ("filter", "GLOB"),
-    ("lazy", "eager|defer-barriers"),
+    (
+        "lazy",
+        "eager|defer-barriers|defer-stores|batch-invalidations|multicall",
+    ),
     ("policy", "auto|classic|ets2"),
     ("log", "error|warn|info|debug|trace"),
     ("exit", "auto|semihosting|psci|halt"),
@@ -149,6 +154,7 @@ impl<'a> BootArguments<'a> {
         match (name, value) {
             ("mode", "demo") => self.mode = Mode::Demo,
             ("mode", "selftest") => self.mode = Mode::Selftest,
+            ("mode", "counts") => self.mode = Mode::Counts,
             ("mode", "panic") => self.mode = Mode::Provoke(Provocation::Panic),
             ("mode", "exception") => self.mode = Mode::Provoke(Provocation::Exception),
             ("mode", "jump") => self.mode = Mode::Provoke(Provocation::Jump),
@@ -163,6 +169,9 @@ impl<'a> BootArguments<'a> {
             }
             ("lazy", "eager") => self.lazy = Backend::Eager,
             ("lazy", "defer-barriers") => self.lazy = Backend::DeferBarriers,
+            ("lazy", "defer-stores") => self.lazy = Backend::DeferStores,
+            ("lazy", "batch-invalidations") => self.lazy = Backend::BatchInvalidations,
+            ("lazy", "multicall") => self.lazy = Backend::Multicall,
             ("policy", "auto") => self.policy = PolicyChoice::Auto,
             ("policy", "classic") => self.policy = PolicyChoice::Classic,
             ("policy", "ets2") => self.policy = PolicyChoice::Ets2,
@@ -308,11 +317,11 @@ mod tests {
         let cases = [
             (
                 "mode=fast",
-                "boot argument mode='fast' is not allowed: use mode=demo|selftest|panic|exception|jump|stack-overflow|lock-in-interrupt|hang",
+                "boot argument mode='fast' is not allowed: use mode=demo|selftest|counts|panic|exception|jump|stack-overflow|lock-in-interrupt|hang",
             ),
             (
                 "mode=",
-                "boot argument mode='' is not allowed: use mode=demo|selftest|panic|exception|jump|stack-overflow|lock-in-interrupt|hang",
+                "boot argument mode='' is not allowed: use mode=demo|selftest|counts|panic|exception|jump|stack-overflow|lock-in-interrupt|hang",
             ),
             (
                 "Mode=demo",
@@ -326,7 +335,7 @@ mod tests {
             ("log=info log=info", "boot argument 'log' is given twice"),
             (
                 "lazy=eager=x",
-                "boot argument lazy='eager=x' is not allowed: use lazy=eager|defer-barriers",
+                "boot argument lazy='eager=x' is not allowed: use lazy=eager|defer-barriers|defer-stores|batch-invalidations|multicall",
             ),
             ("filter=a..b", "boot argument filter='a..b': "),
         ];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tasks: what runs, with the lazy MMU state that belongs to it.
 
-use mmu::{Context, Counters, Counts, LazyMmuError, LazyMmuState};
+use mmu::{Batch, Context, Counters, Counts, LazyMmuError, LazyMmuState};
 
 use crate::arch::{Arm64, percpu};
 
@@ -79,6 +79,10 @@ impl Context for Arm64 {
         } else {
             &current().counters
         }
+    }
+
+    fn batch(&self) -> Option<&Batch> {
+        Some(percpu::current().batch())
     }
 
     fn report(&self, error: LazyMmuError) {

@@ -17,7 +17,7 @@
 //! (The flat image by `-device loader` enters at EL3 too, but then QEMU refuses
 //! `-append`.) With more than one CPU, all of them start at the entry point.
 
-use super::machine::{Board, ExceptionLevel, Gic, Machine};
+use super::machine::{Board, Clock, ExceptionLevel, Gic, Machine};
 use crate::build::Artifacts;
 use std::ffi::OsString;
 use std::path::Path;
@@ -72,6 +72,9 @@ pub fn boot(
     add("-cpu", machine.cpu.clone().into());
     add("-smp", machine.smp.to_string().into());
     add("-m", machine.memory.to_string().into());
+    if machine.clock == Clock::Instructions {
+        add("-icount", "shift=0,sleep=off".into());
+    }
     // The default network card needs a ROM file that Debian packs separately.
     add("-nic", "none".into());
     add("-display", "none".into());
@@ -147,6 +150,7 @@ mod tests {
             memory: Memory::mebibytes(8192),
             gic: Gic::V3,
             el: ExceptionLevel::El2,
+            clock: Clock::Instructions,
             ..Machine::default()
         };
         let sockets = Sockets {
@@ -156,7 +160,7 @@ mod tests {
         assert_eq!(
             shown(&machine, &sockets),
             "-machine virt,gic-version=3,virtualization=on -cpu max -smp 4 -m 8G \
-             -nic none -display none -monitor none -serial stdio \
+             -icount shift=0,sleep=off -nic none -display none -monitor none -serial stdio \
              -semihosting-config enable=on,target=native \
              -kernel kernel8.img -append mode=demo exit=semihosting \
              -qmp unix:/tmp/x/control,server=on,wait=off"

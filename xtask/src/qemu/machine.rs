@@ -40,6 +40,11 @@ pub struct MachineOptions {
     #[arg(long, value_enum)]
     pub el: Option<ExceptionLevel>,
 
+    /// Let a nanosecond of the guest's time pass with each instruction, instead of with the host's
+    /// time; with --cpu max its timer then counts instructions
+    #[arg(long)]
+    pub icount: bool,
+
     /// Seconds that a boot may take; one that prints nothing for half of that counts as hung
     /// already [default: 60 for run, 120 for each boot of test]
     #[arg(long, value_name = "SECONDS")]
@@ -88,6 +93,16 @@ pub enum ExceptionLevel {
     /// EL3, as the first code after reset
     #[value(name = "3")]
     El3,
+}
+
+/// What makes the guest's time pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// The host's time.
+    #[default]
+    Host,
+    /// Each instruction takes a nanosecond, and a CPU that waits skips the wait.
+    Instructions,
 }
 
 /// An amount of memory.
@@ -179,6 +194,8 @@ pub struct Machine {
     pub gic: Gic,
     /// Entry level.
     pub el: ExceptionLevel,
+    /// Clock.
+    pub clock: Clock,
 }
 
 impl Default for Machine {
@@ -203,6 +220,9 @@ impl Machine {
         add("memory", self.memory != default.memory, &self.memory);
         add("gic", self.gic != default.gic, &self.gic);
         add("el", self.el != default.el, &self.el);
+        if self.clock == Clock::Instructions {
+            options.push_str(" --icount");
+        }
         options
     }
 }
@@ -216,10 +236,14 @@ impl fmt::Display for Machine {
             memory,
             gic,
             el,
+            clock,
         } = self;
         write!(f, "{board} {cpu} gic{gic} el{el} {memory}")?;
         if smp.get() > 1 {
             write!(f, " smp{smp}")?;
+        }
+        if *clock == Clock::Instructions {
+            f.write_str(" icount")?;
         }
         Ok(())
     }
@@ -235,6 +259,11 @@ impl MachineOptions {
             memory: self.memory.unwrap_or_default(),
             gic: self.gic.unwrap_or_default(),
             el: self.el.unwrap_or_default(),
+            clock: if self.icount {
+                Clock::Instructions
+            } else {
+                Clock::Host
+            },
         }
     }
 
@@ -246,6 +275,7 @@ impl MachineOptions {
             || self.memory.is_some()
             || self.gic.is_some()
             || self.el.is_some()
+            || self.icount
     }
 
     /// Tells whether `machine` has everything that was asked for.
@@ -256,6 +286,7 @@ impl MachineOptions {
             && self.memory.is_none_or(|memory| memory == machine.memory)
             && self.gic.is_none_or(|gic| gic == machine.gic)
             && self.el.is_none_or(|el| el == machine.el)
+            && (!self.icount || machine.clock == Clock::Instructions)
     }
 
     /// The time a boot may take, `default` seconds unless one was given.
@@ -293,9 +324,13 @@ mod tests {
             cpu: "max".to_owned(),
             el: ExceptionLevel::El3,
             memory: Memory::mebibytes(128),
+            clock: Clock::Instructions,
             ..Machine::default()
         };
-        assert_eq!(machine.options(), " --cpu max --memory 128M --el 3");
-        assert_eq!(machine.to_string(), "virt max gic2 el3 128M");
+        assert_eq!(
+            machine.options(),
+            " --cpu max --memory 128M --el 3 --icount"
+        );
+        assert_eq!(machine.to_string(), "virt max gic2 el3 128M icount");
     }
 }

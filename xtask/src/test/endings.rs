@@ -53,7 +53,7 @@ struct Ending {
 const GIB: u32 = 1024;
 
 #[rustfmt::skip]
-const ENDINGS: [Ending; 16] = [
+const ENDINGS: [Ending; 17] = [
     Ending { name: "demo", mebibytes: GIB, tree: Tree::Usual, bootargs: "", status: 0,
         says: &["== 1.", "== 2.", "65536  lazy, range known", "== 3.", "lazymmu: exit 0"] },
     Ending { name: "demo_in_little_memory", mebibytes: 128, tree: Tree::Usual, bootargs: "", status: 0,
@@ -89,6 +89,8 @@ const ENDINGS: [Ending; 16] = [
         says: &["error: barrier policy ets2 needs FEAT_ETS2"] },
     Ending { name: "filter_without_tests", mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=selftest filter=no.such", status: 1,
         says: &["error: no self-test matches filter=no.such"] },
+    Ending { name: "counts_without_a_counter", mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=counts", status: 1,
+        says: &["error: 20000 instructions took ", "use cargo xtask counts"] },
     Ending { name: "too_little_memory", mebibytes: 32, tree: Tree::Usual, bootargs: "", status: 1,
         says: &["KiB of memory are usable, the kernel needs", "--memory 128M"] },
     Ending { name: "no_device_tree", mebibytes: GIB, tree: Tree::Missing, bootargs: "", status: 1,

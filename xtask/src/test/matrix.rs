@@ -7,7 +7,7 @@
 
 use crate::qemu::machine::ExceptionLevel::{self, El1, El2, El3};
 use crate::qemu::machine::Gic::{self, V2, V3};
-use crate::qemu::machine::{Board, Memory};
+use crate::qemu::machine::{Board, Clock, Memory};
 use crate::qemu::{Machine, MachineOptions};
 use std::num::NonZeroU32;
 
@@ -77,6 +77,7 @@ pub fn select(options: &MachineOptions) -> Vec<Planned> {
                 memory: Memory::mebibytes(entry.mebibytes),
                 gic: entry.gic,
                 el: entry.el,
+                clock: Clock::Host,
             },
             bootargs: entry.bootargs,
         })

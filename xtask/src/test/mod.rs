@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! `cargo xtask test`: host tests, then the in-kernel suite on a matrix of machines.
+//! `cargo xtask test`: host tests, then the in-kernel suite on a matrix of machines, and with
+//! `--soak` random tests for as long as one likes.
 
 mod boots;
+mod counts;
 mod endings;
 pub mod host;
 mod matrix;
+mod soak;
 mod summary;
 
 use crate::failure::{self, Failure};
@@ -34,12 +37,15 @@ pub struct Test {
     filter: Option<String>,
 
     /// Run only the host tests
-    #[arg(long, conflicts_with_all = ["machine", "cpu", "smp", "memory", "gic", "el", "gdb"])]
+    #[arg(long, conflicts_with_all = ["machine", "cpu", "smp", "memory", "gic", "el", "icount", "gdb"])]
     host: bool,
 
     /// Boots at a time [default: number of host CPUs, at most 4]
     #[arg(long, value_name = "COUNT")]
     jobs: Option<NonZeroUsize>,
+
+    #[command(flatten)]
+    soak: soak::Options,
 
     #[command(flatten)]
     options: MachineOptions,
@@ -55,6 +61,9 @@ impl Test {
         }
         if !self.host {
             self.in_the_kernel(&workspace, &mut summary)?;
+        }
+        if let Some(plan) = self.soak.plan() {
+            soak_what_passed(&plan, &workspace, &mut summary)?;
         }
         summary.print();
         if summary.is_success() {
@@ -115,6 +124,9 @@ impl Test {
         let mut rows = bench.run(boots, self.jobs())?;
         if !self.options.any_machine() && !self.options.gdb && self.options.bootargs.is_empty() {
             rows.extend(endings::run(&bench)?);
+            if !guest::interrupted() {
+                rows.extend(counts::run(&bench)?);
+            }
         }
         progress.finish_and_clear();
         Ok(rows)
@@ -124,6 +136,19 @@ impl Test {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         self.jobs.map_or(cores.min(4), NonZeroUsize::get)
     }
+}
+
+/// The soak, or a row that says why not: with a failure at hand, hours of random tests show nothing new.
+fn soak_what_passed(plan: &soak::Plan, workspace: &Workspace, summary: &mut Summary) -> Result<()> {
+    let progress = progress(plan.seconds());
+    let row = if summary.is_success() {
+        plan.run(workspace, &progress)?
+    } else {
+        plan.not_started()
+    };
+    summary.add(row, &progress);
+    progress.finish_and_clear();
+    Ok(())
 }
 
 fn stop_if_interrupted() -> Result<()> {

@@ -10,28 +10,25 @@
 //! later on the new one could do (R_SPVBD: the DSB must be executed by the PE
 //! that wrote).
 
-use super::{Fill, Strategy};
+use super::{Duty, Fill, Run, Strategy, Was};
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;
 use crate::policy::Owed;
-use crate::table::Pte;
 
 #[derive(Debug)]
 pub(super) struct DeferBarriers;
 
 impl Strategy for DeferBarriers {
-    #[inline]
-    fn write_run<K: Kernel>(mmu: &Mmu<K>, run: &[Pte], fill: Fill<'_>, owed: Owed) {
-        fill.store(mmu.kernel(), run);
-        Self::complete(mmu, owed);
-    }
-
-    #[inline]
-    fn complete<K: Kernel>(mmu: &Mmu<K>, owed: Owed) {
-        if mmu.lazy().is_lazy_mmu_mode_active() {
-            mmu.kernel().lazy().owe(owed);
-        } else {
-            mmu.pay(owed);
-        }
+    #[inline(always)]
+    fn write_run<K: Kernel>(
+        mmu: &Mmu<K>,
+        run: Run<'_>,
+        fill: Fill<'_>,
+        _: Was,
+        owed: Owed,
+    ) -> Duty {
+        fill.store(mmu.kernel(), run.ptes);
+        mmu.owe_or_pay(owed);
+        Duty::Caller
     }
 }

@@ -2,26 +2,31 @@
 //! The state before lazy MMU mode: Linux up to 6.15 followed each valid kernel
 //! entry with its own `DSB ISHST; ISB`, in a loop as well as alone.
 
-use super::{Fill, Strategy};
+use super::{Duty, Fill, Run, Strategy, Was};
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;
 use crate::policy::Owed;
-use crate::table::Pte;
 
 #[derive(Debug)]
 pub(super) struct Eager;
 
 impl Strategy for Eager {
     #[inline]
-    fn write_run<K: Kernel>(mmu: &Mmu<K>, run: &[Pte], fill: Fill<'_>, owed: Owed) {
-        for i in 0..run.len() {
-            fill.nth(i).store(mmu.kernel(), &run[i..=i]);
+    fn write_run<K: Kernel>(
+        mmu: &Mmu<K>,
+        run: Run<'_>,
+        fill: Fill<'_>,
+        _: Was,
+        owed: Owed,
+    ) -> Duty {
+        if owed.is_empty() {
+            fill.store(mmu.kernel(), run.ptes);
+            return Duty::Caller;
+        }
+        for i in 0..run.ptes.len() {
+            fill.nth(i).store(mmu.kernel(), &run.ptes[i..=i]);
             mmu.pay(owed);
         }
-    }
-
-    #[inline]
-    fn complete<K: Kernel>(mmu: &Mmu<K>, owed: Owed) {
-        mmu.pay(owed);
+        Duty::Caller
     }
 }

@@ -3,19 +3,58 @@
 //!
 //! A backend sees *runs*, consecutive entries of one table, never single
 //! entries of a larger request: it is chosen once per run, and what it does per
-//! entry is a tight loop. The two strategies here are arm64's: the
-//! state before lazy MMU mode as a yardstick, and deferred barriers.
+//! entry is a tight loop. Five strategies are what five architectures do, and one is the
+//! yardstick that they are measured against:
+//!
+//! | backend | after | defers | until |
+//! |---|---|---|---|
+//! | [`Backend::Eager`] | before lazy MMU mode | nothing | |
+//! | [`Backend::DeferBarriers`] | arm64 | the barriers of makes | section's end at any depth, pause, flush |
+//! | [`Backend::DeferStores`] | s390 | makes and changes in announced ranges, with their invalidations; barriers | the same |
+//! | [`Backend::BatchInvalidations`] | powerpc, sparc64 | invalidations, 192 ranges; barriers | the same; full; another space; frames to be given back |
+//! | [`Backend::Multicall`] | Xen PV | stores and invalidations in one queue, 32 calls; barriers | the same; full; frames to be given back; context switch |
+//!
+//! Links of tables are never deferred: a walk by software finds every table where it is.
+//!
+//! # Whose invalidation
+//!
+//! An entry that was live and changed must be invalidated (R27). [`Eager`] and
+//! [`DeferBarriers`] leave that to the operation, which knows the whole range and its frames. The
+//! others take it over themselves, because they know when memory has the new value:
+//! [`Duty`] says which it was.
+//!
+//! [`Eager`]: Backend::Eager
+//! [`DeferBarriers`]: Backend::DeferBarriers
 
+mod batch;
+mod batch_invalidations;
+mod bitmap;
 mod defer_barriers;
+mod defer_stores;
 mod eager;
+mod fill;
+mod multicall;
+mod preserve;
 
-use crate::addr::Frame;
-use crate::addr::Level;
+pub use batch::Batch;
+pub use batch_invalidations::BATCHED_RANGES;
+pub use defer_stores::DEFERRED_TABLES;
+pub(crate) use fill::{Fill, Run, Was};
+pub use multicall::{Call, Hypervisor, MULTICALLS};
+
+use self::batch_invalidations::BatchInvalidations;
+use self::defer_barriers::DeferBarriers;
+use self::defer_stores::DeferStores;
+use self::eager::Eager;
+use self::multicall::Multicall;
+
+use crate::addr::{Frame, Level, PageRange};
 use crate::desc::Desc;
-use crate::hardware::{Hardware, Kernel};
+use crate::hardware::Kernel;
 use crate::mmu::Mmu;
 use crate::policy::Owed;
 use crate::table::Pte;
+use crate::tlbi::Scope;
 use core::fmt;
 
 /// The strategy in use.
@@ -28,23 +67,60 @@ pub enum Backend {
     /// arm64's lazy MMU mode: stores happen at once, their barriers when the
     /// section is left, paused or flushed (R13-R17).
     DeferBarriers = 1,
+    /// s390's: in announced ranges, stores and their invalidations wait (R20-R24).
+    DeferStores = 2,
+    /// powerpc's and sparc64's: stores happen at once, invalidations together.
+    BatchInvalidations = 3,
+    /// Xen PV's: stores and invalidations wait in one queue.
+    Multicall = 4,
 }
 
 impl Backend {
     /// Every strategy, in the order of the documentation.
-    pub const ALL: [Backend; 2] = [Backend::Eager, Backend::DeferBarriers];
+    pub const ALL: [Backend; 5] = [
+        Backend::Eager,
+        Backend::DeferBarriers,
+        Backend::DeferStores,
+        Backend::BatchInvalidations,
+        Backend::Multicall,
+    ];
 
     /// The name used on the command line and in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Eager => "eager",
             Self::DeferBarriers => "defer-barriers",
+            Self::DeferStores => "defer-stores",
+            Self::BatchInvalidations => "batch-invalidations",
+            Self::Multicall => "multicall",
         }
+    }
+
+    /// Whether a task may lose its CPU inside an active section (R38). Where it may not, what waits
+    /// is the CPU's: the kernel neither preempts nor lets such a task sleep.
+    pub const fn is_preemptible(self) -> bool {
+        !matches!(self, Self::DeferStores | Self::BatchInvalidations)
+    }
+
+    /// Whether the strategy invalidates by itself what it writes over.
+    pub const fn invalidates(self) -> bool {
+        matches!(
+            self,
+            Self::DeferStores | Self::BatchInvalidations | Self::Multicall
+        )
+    }
+
+    /// Whether the strategy needs a [`Batch`].
+    pub(crate) const fn needs_batch(self) -> bool {
+        self.invalidates()
     }
 
     pub(crate) const fn from_u8(raw: u8) -> Self {
         match raw {
             0 => Self::Eager,
+            2 => Self::DeferStores,
+            3 => Self::BatchInvalidations,
+            4 => Self::Multicall,
             _ => Self::DeferBarriers,
         }
     }
@@ -56,87 +132,159 @@ impl fmt::Display for Backend {
     }
 }
 
-/// The values for a run of leaf entries.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Fill<'a> {
-    /// Consecutive frames: `first`, then one page further each.
-    Contiguous { first: Desc },
-    /// `frames[i]` with the attributes of `template`.
-    Scattered { frames: &'a [Frame], template: Desc },
-    /// Each entry `e` becomes `e & keep | set`; `sample` stands for the results.
-    Update { keep: u64, set: u64, sample: Desc },
-    /// Every entry empty.
-    Zero,
+/// Whose it is to invalidate what a run was before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Duty {
+    /// The backend's: it is done, or will be with the section.
+    Backend,
+    /// The operation's, or its caller's.
+    Caller,
 }
 
-impl Fill<'_> {
-    /// A value that owes what each value of the run owes.
-    fn sample(self) -> Desc {
-        match self {
-            Fill::Contiguous { first } => first,
-            Fill::Scattered { template, .. } => template,
-            Fill::Update { sample, .. } => sample,
-            Fill::Zero => Desc::INVALID,
-        }
-    }
-
-    /// Stores the run, in one loop.
+impl Duty {
+    /// Of several runs: somebody's duty remains if it does for one.
     #[inline]
-    fn store<H: Hardware>(self, hw: &H, run: &[Pte]) {
-        match self {
-            Fill::Contiguous { first } => hw.store_linear(run, first, crate::addr::PAGE_SIZE),
-            Fill::Scattered { frames, template } => hw.store_frames(run, frames, template),
-            Fill::Update { keep, set, .. } => hw.update_run(run, keep, set),
-            Fill::Zero => hw.store_zero(run),
-        }
-    }
-
-    /// The part of the fill that belongs to entry `i`.
-    fn nth(self, i: usize) -> Self {
-        match self {
-            Fill::Contiguous { first } => Fill::Contiguous {
-                first: Desc::from_u64(first.as_u64() + i as u64 * crate::addr::PAGE_SIZE),
-            },
-            Fill::Scattered { frames, template } => Fill::Scattered {
-                frames: &frames[i..=i],
-                template,
-            },
-            other => other,
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Backend, Self::Backend) => Self::Backend,
+            _ => Self::Caller,
         }
     }
 }
 
 /// What the write path asks of a strategy.
 trait Strategy {
-    /// Writes a run of leaves of one table, each of which owes `owed`, which is not
-    /// nothing.
-    fn write_run<K: Kernel>(mmu: &Mmu<K>, run: &[Pte], fill: Fill<'_>, owed: Owed);
-
-    /// Takes note that one write, already stored, owes `owed`.
-    fn complete<K: Kernel>(mmu: &Mmu<K>, owed: Owed);
+    /// Writes a run, each entry of which owes `owed` as soon as it is stored.
+    fn write_run<K: Kernel>(
+        mmu: &Mmu<K>,
+        run: Run<'_>,
+        fill: Fill<'_>,
+        was: Was,
+        owed: Owed,
+    ) -> Duty;
 }
 
-/// Writes a run of leaves of one table through the strategy in use.
+/// Writes a run of leaves of one table through the strategy in use: the one way to write a leaf.
 #[inline]
-pub(crate) fn write_run<K: Kernel>(mmu: &Mmu<K>, run: &[Pte], fill: Fill<'_>) {
+pub(crate) fn write_run<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>, fill: Fill<'_>, was: Was) -> Duty {
     let sample = fill.sample();
     let counters = mmu.kernel().counters();
-    counters.ptes(run.len());
+    counters.ptes(run.ptes.len());
     let mut owed = Owed::empty();
     if crate::policy::is_listed(Level::L3, sample) {
-        counters.requested(run.len());
+        counters.requested(run.ptes.len());
         owed = mmu.policy().owed(Level::L3, sample);
     }
-    if owed.is_empty() {
-        return fill.store(mmu.kernel(), run);
-    }
     match mmu.backend() {
-        Backend::Eager => eager::Eager::write_run(mmu, run, fill, owed),
-        Backend::DeferBarriers => defer_barriers::DeferBarriers::write_run(mmu, run, fill, owed),
+        Backend::DeferBarriers => DeferBarriers::write_run(mmu, run, fill, was, owed),
+        other => write_run_by(other, mmu, run, fill, was, owed),
     }
 }
 
-/// Accounts for one write of `desc` at `level` that is stored already.
+#[inline(never)]
+fn write_run_by<K: Kernel>(
+    backend: Backend,
+    mmu: &Mmu<K>,
+    run: Run<'_>,
+    fill: Fill<'_>,
+    was: Was,
+    owed: Owed,
+) -> Duty {
+    match backend {
+        Backend::Eager => Eager::write_run(mmu, run, fill, was, owed),
+        Backend::DeferBarriers => DeferBarriers::write_run(mmu, run, fill, was, owed),
+        Backend::DeferStores => DeferStores::write_run(mmu, run, fill, was, owed),
+        Backend::BatchInvalidations => BatchInvalidations::write_run(mmu, run, fill, was, owed),
+        Backend::Multicall => Multicall::write_run(mmu, run, fill, was, owed),
+    }
+}
+
+/// Empties the entry of a run of one, and returns what it held. Never deferred: the value has the final
+/// access and dirty bits.
+#[inline]
+pub(crate) fn take<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>) -> (Desc, Duty) {
+    mmu.kernel().counters().ptes(1);
+    match mmu.backend() {
+        Backend::Eager | Backend::DeferBarriers => {
+            (mmu.kernel().swap(&run.ptes[0], Desc::INVALID), Duty::Caller)
+        }
+        other => take_by(other, mmu, run),
+    }
+}
+
+#[inline(never)]
+fn take_by<K: Kernel>(backend: Backend, mmu: &Mmu<K>, run: Run<'_>) -> (Desc, Duty) {
+    if backend == Backend::DeferStores {
+        return match DeferStores::slot(mmu, &run) {
+            Some(slot) => (DeferStores::take(mmu, slot, run), Duty::Backend),
+            None => (mmu.kernel().swap(&run.ptes[0], Desc::INVALID), Duty::Caller),
+        };
+    }
+    if backend == Backend::Multicall && mmu.lazy().is_lazy_mmu_mode_active() {
+        Multicall::before_emptying(mmu);
+    }
+    let old = mmu.kernel().swap(&run.ptes[0], Desc::INVALID);
+    if old.is_valid() {
+        match backend {
+            Backend::Multicall => Multicall::invalidate(mmu, run.scope, run.pages),
+            _ => BatchInvalidations::invalidate(mmu, run.scope, run.pages),
+        }
+    }
+    (old, Duty::Backend)
+}
+
+/// The value of an entry, which is number `index` of `table`: what was written last, wherever it
+/// is (R13, R20).
+#[inline(always)]
+pub(crate) fn read<K: Kernel>(mmu: &Mmu<K>, table: Frame, index: usize, pte: &Pte) -> Desc {
+    match mmu.backend() {
+        Backend::DeferStores | Backend::Multicall => read_behind(mmu, table, index, pte),
+        _ => mmu.kernel().load(pte),
+    }
+}
+
+/// Whether memory holds every value, so that a loop may read it.
+#[inline(always)]
+pub(crate) fn is_memory_current<K: Kernel>(mmu: &Mmu<K>) -> bool {
+    match mmu.backend() {
+        Backend::DeferStores | Backend::Multicall => waiting(mmu).is_none(),
+        _ => true,
+    }
+}
+
+/// What waits on this CPU. R12: an interrupt leaves the batch alone, and reads memory.
+fn waiting<K: Kernel>(mmu: &Mmu<K>) -> Option<&Batch> {
+    if mmu.kernel().in_interrupt() {
+        return None;
+    }
+    Some(mmu.batch()).filter(|batch| !batch.is_empty())
+}
+
+#[inline(never)]
+fn read_behind<K: Kernel>(mmu: &Mmu<K>, table: Frame, index: usize, pte: &Pte) -> Desc {
+    let found = waiting(mmu).and_then(|batch| {
+        let slot = batch.slots.of_table(table);
+        slot.and_then(|slot| slot.waiting(index))
+            .or_else(|| batch.fifo.waiting(table, index))
+    });
+    found.unwrap_or_else(|| mmu.kernel().load(pte))
+}
+
+/// Whether what is written to the run waits for the drain, which then also settles contiguous groups.
+#[inline]
+pub(crate) fn waits<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) -> bool {
+    mmu.backend() == Backend::DeferStores && DeferStores::slot(mmu, run).is_some()
+}
+
+/// R27, R29: `range` is empty and about to be mapped. What waits to be invalidated there goes first.
+#[inline(always)]
+pub(crate) fn before_make<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
+    if mmu.backend() == Backend::BatchInvalidations {
+        BatchInvalidations::before_make(mmu, scope, range);
+    }
+}
+
+/// Accounts for one write of `desc` at `level` that is stored already: links of tables.
 #[inline]
 pub(crate) fn complete<K: Kernel>(mmu: &Mmu<K>, level: Level, desc: Desc) {
     if !crate::policy::is_listed(level, desc) {
@@ -144,11 +292,40 @@ pub(crate) fn complete<K: Kernel>(mmu: &Mmu<K>, level: Level, desc: Desc) {
     }
     mmu.kernel().counters().requested(1);
     let owed = mmu.policy().owed(level, desc);
-    if owed.is_empty() {
+    match mmu.backend() {
+        Backend::Eager => mmu.pay(owed),
+        _ => mmu.owe_or_pay(owed),
+    }
+}
+
+/// Lets memory and TLBs catch up with everything that waits on this CPU (R23). What the stores owe is
+/// owed by the task then. In an interrupt nothing happens: what waits is the interrupted task's (R12).
+#[inline]
+pub(crate) fn drain<K: Kernel>(mmu: &Mmu<K>) {
+    match mmu.backend() {
+        Backend::Eager | Backend::DeferBarriers => {}
+        other => drain_by(other, mmu),
+    }
+}
+
+#[inline(never)]
+fn drain_by<K: Kernel>(backend: Backend, mmu: &Mmu<K>) {
+    if mmu.kernel().in_interrupt() {
         return;
     }
-    match mmu.backend() {
-        Backend::Eager => eager::Eager::complete(mmu, owed),
-        Backend::DeferBarriers => defer_barriers::DeferBarriers::complete(mmu, owed),
+    match backend {
+        Backend::Eager | Backend::DeferBarriers => {}
+        Backend::DeferStores => DeferStores::drain(mmu),
+        Backend::BatchInvalidations => BatchInvalidations::drain(mmu),
+        Backend::Multicall => Multicall::drain(mmu),
+    }
+}
+
+/// What waits in a queue that its task may leave behind (the CPU changes hands), on behalf of the
+/// task, in an interrupt or not.
+#[inline]
+pub(crate) fn switch_out<K: Kernel>(mmu: &Mmu<K>) {
+    if mmu.backend() == Backend::Multicall {
+        Multicall::drain(mmu);
     }
 }

@@ -50,6 +50,11 @@ impl<'m, K: Kernel> LazySection<'m, K> {
         })
     }
 
+    /// Whether opening the section moved the counter.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.opened == Opened::Counted
+    }
+
     /// Makes what was written so far take effect and stays in the section.
     pub fn flush(&self) {
         self.lazy.flush();

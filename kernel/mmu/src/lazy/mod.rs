@@ -34,13 +34,22 @@
 //! on [`Lazy`] are for patterns that are not lexical, and for tests.
 
 mod guard;
+mod hints;
 mod state;
+mod suspend;
 
 pub use guard::{LazyPause, LazySection};
+pub(crate) use hints::Hint;
 pub use state::LazyMmuState;
+pub use suspend::LazySuspended;
 
+use crate::addr::{Frame, PageRange, VirtAddr};
+use crate::backend::{self, Backend};
+use crate::contiguous;
+use crate::error::SpaceError;
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;
+use crate::space::AddressSpace;
 use core::fmt;
 
 /// A broken rule of the contract. The counters are as before the call.
@@ -59,6 +68,10 @@ pub enum LazyMmuError {
     Asymmetric,
     /// The backend or policy was to be changed inside a section.
     InSection,
+    /// The backend defers more than barriers, and the kernel gives its CPUs no [`crate::Batch`].
+    NoBatch,
+    /// The task would lose its CPU in an active section, and the backend does not allow it (R38).
+    NotPreemptible,
 }
 
 impl fmt::Display for LazyMmuError {
@@ -81,6 +94,12 @@ impl fmt::Display for LazyMmuError {
             }
             Self::InSection => {
                 "the lazy MMU backend cannot change inside a section: leave all sections first"
+            }
+            Self::NoBatch => {
+                "this lazy MMU backend needs a Batch per CPU: return one from Context::batch(), or choose eager or defer-barriers"
+            }
+            Self::NotPreemptible => {
+                "this lazy MMU backend keeps its batch on the CPU, so a task must not sleep or be preempted in a section (R38): leave all sections first, as suspend_all() does"
             }
         })
     }
@@ -168,11 +187,119 @@ impl<'m, K: Kernel> Lazy<'m, K> {
         };
         // R10: the mode is inactive already when the last hook runs.
         state.set_enable_count(shallower);
+        if state.hints().len() > 0 {
+            self.end_ranges(shallower);
+        }
         if shallower == 0 {
             self.mmu.hook_leave();
         } else {
             self.mmu.hook_flush();
         }
+        Ok(())
+    }
+
+    /// Forgets the ranges of sections deeper than `depth`, and folds the contiguous groups in them: once,
+    /// at the end, whatever happened to their members in between. (Where stores wait, the
+    /// drain has done that.)
+    #[cold]
+    fn end_ranges(self, depth: u8) {
+        backend::drain(self.mmu);
+        let hints = self.state().hints();
+        let kept = hints.up_to(depth);
+        if self.mmu.backend() != Backend::DeferStores {
+            for hint in hints.from(kept) {
+                if contiguous::is_foldable(hint.scope) {
+                    contiguous::fold(self.mmu, hint.table, hint.pages, hint.scope);
+                }
+            }
+        }
+        hints.truncate(kept);
+    }
+
+    /// Enters a section and announces that the entries of `addr..end` of `mm` are what it is about. All of
+    /// them are in `table`. Inside the range entries may then be written fast:
+    ///
+    /// * calls for pages of the range find the table without a walk;
+    /// * [`Backend::DeferStores`] lets stores and their invalidations wait;
+    /// * contiguous groups of 16 entries are folded when the section ends (user mappings).
+    ///
+    /// Outside of the range everything is as after [`Lazy::enable`], and the order in which entries are
+    /// written, or whether all are, does not matter. Like `enable` it has no effect while paused and in
+    /// interrupt context, and is paired with [`Lazy::disable`]. Several ranges may be in force at once,
+    /// source and destination of a move for example; each lasts until its section is left, across
+    /// pauses and nested sections. Linux (proposed): `lazy_mmu_mode_enable_fast_pte_range()`, which
+    /// ignores a range when the mode is enabled already and forgets it at a pause; a caller
+    /// cannot tell (R22).
+    ///
+    /// [`AddressSpace::fast_pte_range`] is the same as a value that closes itself, and needs no promise.
+    ///
+    /// # Safety
+    /// Until the section is left, the tables above the range stay as they are: no
+    /// [`AddressSpace::free_empty_tables`] or [`AddressSpace::destroy`] frees them.
+    ///
+    /// # Errors
+    /// [`SpaceError::Range`] if `addr..end` is no range of whole pages or crosses a table's end
+    /// (2 MiB), [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`], [`SpaceError::WrongTable`], and
+    /// [`LazyMmuError::EnableOverflow`]. Nothing changes.
+    pub unsafe fn enable_fast_pte_range(
+        self,
+        mm: &AddressSpace<'_, K>,
+        addr: VirtAddr,
+        end: u64,
+        table: Frame,
+    ) -> Result<(), SpaceError> {
+        let hint = mm.hint(PageRange::from_bounds(addr.as_u64(), end)?, table)?;
+        let depth = self.state().enable_count();
+        self.enable()?;
+        if self.state().enable_count() > depth {
+            self.announce(hint);
+        }
+        Ok(())
+    }
+
+    /// Adds a range to the section that was just entered.
+    pub(crate) fn announce(self, hint: Hint) {
+        let depth = self.state().enable_count();
+        self.state().hints().push(Hint { depth, ..hint });
+    }
+
+    /// Lets memory and TLBs catch up with what waits on this CPU; barriers stay deferred. For whoever
+    /// releases the lock of the tables inside a section (R40, R43): the next holder reads memory.
+    /// Nothing happens in interrupt context (R12), nor with a backend that only defers barriers.
+    #[inline]
+    pub fn drain(self) {
+        backend::drain(self.mmu);
+    }
+
+    /// Whether the task may sleep now (R38). Linux: `might_sleep()`, as far as it is about lazy MMU mode.
+    ///
+    /// # Errors
+    /// [`LazyMmuError::NotPreemptible`] in an active section if the backend keeps its batch on the CPU.
+    #[inline]
+    pub fn might_sleep(self) -> Result<(), LazyMmuError> {
+        if self.state().is_active() && !self.mmu.backend().is_preemptible() {
+            return Err(LazyMmuError::NotPreemptible);
+        }
+        Ok(())
+    }
+
+    /// What the context switch does for the current task, on the CPU that it leaves, before it can run
+    /// anywhere else: executes what waits in [`Backend::Multicall`]'s queue, and completes the
+    /// task's stores with `DSB ISH` (R17). Of the pair that it owes only the `ISB` is left. Its
+    /// counters are not touched (R11). Interrupts are masked meanwhile, and it may be called
+    /// at the end of an interrupt, on behalf of the task that was interrupted.
+    ///
+    /// `DSB ISH` and not `ISHST`: it also completes TLB maintenance that the task has begun. Witness:
+    /// `random_programs_notice_a_bare_context_switch`.
+    ///
+    /// # Errors
+    /// [`LazyMmuError::NotPreemptible`] as [`Lazy::might_sleep`]; nothing is done, and the task keeps
+    /// its CPU.
+    #[inline]
+    pub fn switch_out(self) -> Result<(), LazyMmuError> {
+        self.might_sleep()?;
+        backend::switch_out(self.mmu);
+        self.mmu.complete_stores();
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a task carries: two counters and what is owed.
 
+use super::hints::Hints;
 use crate::policy::Owed;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -12,10 +13,13 @@ use core::sync::atomic::{AtomicU32, Ordering};
 /// owed (R1). Only its own task writes it, and only outside interrupts (R3), so a change
 /// is a load and a store; it is an atomic so that another CPU may look.
 ///
-/// All of it is one word: the question that each write asks, "active, and owing this
+/// All but the announced ranges is one word: the question that each write asks, "active, and owing this
 /// already?", is one load and two compares.
 #[derive(Default)]
-pub struct LazyMmuState(AtomicU32);
+pub struct LazyMmuState {
+    word: AtomicU32,
+    hints: Hints,
+}
 
 const ENABLE: u32 = 0xff;
 const PAUSE_SHIFT: u32 = 8;
@@ -26,7 +30,10 @@ const OWED: u32 = 0xff << OWED_SHIFT;
 impl LazyMmuState {
     /// The state of a new task: `(0, 0)`, nothing owed.
     pub const fn new() -> Self {
-        Self(AtomicU32::new(0))
+        Self {
+            word: AtomicU32::new(0),
+            hints: Hints::new(),
+        }
     }
 
     /// Number of sections entered and not left, 0..=255.
@@ -47,6 +54,14 @@ impl LazyMmuState {
         Owed::from_bits_truncate(((self.word() & OWED) >> OWED_SHIFT) as u8)
     }
 
+    /// The word of a task that is where this one is, and owes everything: what a write finds that has
+    /// nothing to add. `None` outside of an unpaused section.
+    #[inline]
+    pub(crate) fn word_owing_all(&self) -> Option<u32> {
+        let all = u32::from(Owed::all().bits()) << OWED_SHIFT;
+        self.is_active().then(|| self.word() | all)
+    }
+
     /// R2 without its first half: whether the *task* is in an unpaused
     /// section. Linux: `__task_lazy_mmu_mode_active()`.
     #[inline(always)]
@@ -56,14 +71,34 @@ impl LazyMmuState {
         (1..=ENABLE).contains(&counts)
     }
 
+    /// How many ranges are announced (see [`crate::Lazy::enable_fast_pte_range`]).
     #[inline(always)]
-    fn word(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+    pub fn fast_pte_ranges(&self) -> usize {
+        self.hints.len()
+    }
+
+    /// Takes note that a `DSB ISH` on the CPU that the task leaves has completed its stores (R17): of
+    /// the pair that it owes, only the `ISB` is left. For the context switch; see
+    /// [`crate::Lazy::switch_out`], which does it.
+    #[inline(always)]
+    pub fn stores_completed(&self) {
+        self.forgive(Owed::STORES);
+    }
+
+    #[inline(always)]
+    pub(crate) const fn hints(&self) -> &Hints {
+        &self.hints
+    }
+
+    #[inline(always)]
+    pub(crate) fn word(&self) -> u32 {
+        self.word.load(Ordering::Relaxed)
     }
 
     #[inline(always)]
     fn set(&self, mask: u32, bits: u32) {
-        self.0.store(self.word() & !mask | bits, Ordering::Relaxed);
+        self.word
+            .store(self.word() & !mask | bits, Ordering::Relaxed);
     }
 
     #[inline(always)]

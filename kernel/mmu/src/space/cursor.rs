@@ -7,10 +7,13 @@
 
 use super::tables::Spare;
 use super::{AddressSpace, SpaceError};
-use crate::addr::{ENTRIES, Level, PageRange, VirtAddr};
+use crate::addr::{ENTRIES, Frame, Level, PageRange, VirtAddr};
+use crate::backend::{self, Run};
 use crate::desc::Desc;
 use crate::hardware::Kernel;
+use crate::lazy::Hint;
 use crate::table::{Pte, Table};
+use crate::tlbi::Scope;
 
 /// A last-level table, and the part of a range that it translates.
 #[derive(Clone, Copy)]
@@ -51,6 +54,7 @@ pub(super) struct Cursor<'s, 'm, K: Kernel> {
 /// A level-2 table on the way.
 #[derive(Clone, Copy)]
 struct Near<'s> {
+    frame: Frame,
     table: &'s Table,
     /// The entry that links it.
     parent: &'s Pte,
@@ -134,6 +138,7 @@ impl<'s, 'm, K: Kernel> Cursor<'s, 'm, K> {
     #[inline]
     fn remember(&mut self, parent: &'s Pte, link: Desc, serves: VirtAddr) -> Near<'s> {
         let near = Near {
+            frame: link.frame(),
             table: self.space.table(link.frame()),
             parent,
             serves,
@@ -176,9 +181,40 @@ impl<'s, K: Kernel> Iterator for Cursor<'s, '_, K> {
 impl<'s> LeafTable<'s> {
     /// The entries of the piece.
     #[inline]
-    pub(super) fn run(&self) -> &'s [Pte] {
+    pub(super) fn ptes(&self) -> &'s [Pte] {
         let first = Level::L3.index(self.piece.start());
         &self.table.entries()[first..][..self.piece.pages() as usize]
+    }
+
+    /// The same table, and entry `i` of the piece alone.
+    #[inline(always)]
+    pub(super) fn nth(&self, i: usize) -> LeafTable<'s> {
+        self.part(i, 1)
+    }
+
+    /// The same table, and the `pages` entries from `first` on alone.
+    #[inline(always)]
+    pub(super) fn part(&self, first: usize, pages: usize) -> LeafTable<'s> {
+        LeafTable {
+            piece: self.piece.part(first, pages),
+            ..*self
+        }
+    }
+
+    /// The same table, whose link holds `link` now.
+    pub(super) const fn with_link(self, link: Desc) -> Self {
+        Self { link, ..self }
+    }
+
+    /// The piece as what is written to.
+    #[inline(always)]
+    pub(super) fn run(&self, scope: Scope) -> Run<'s> {
+        Run {
+            ptes: self.ptes(),
+            table: self.link.frame(),
+            pages: self.piece,
+            scope,
+        }
     }
 
     /// Whether no entry of the whole table is in use.
@@ -200,6 +236,9 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     #[inline]
     pub(super) fn leaf_table(&self, range: PageRange) -> Option<LeafTable<'_>> {
         let va = range.start();
+        if let Some(found) = self.announced_table(range) {
+            return Some(found);
+        }
         self.mmu.kernel().counters().walks(1);
         let mut parent = &self.table(self.root).entries()[Level::L0.index(va)];
         let mut link = self.load(parent);
@@ -218,6 +257,45 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         })
     }
 
+    /// The table of a range that was announced: no walk.
+    #[inline]
+    fn announced_table(&self, range: PageRange) -> Option<LeafTable<'_>> {
+        let kernel = self.mmu.kernel();
+        // The hints are the task's; an interrupt has none.
+        let upper = kernel.lazy().hints().upper_table(self.root, range)?;
+        if kernel.in_interrupt() {
+            return None;
+        }
+        let parent = &self.table(upper).entries()[Level::L2.index(range.start())];
+        let link = self.load(parent);
+        link.is_table(Level::L2).then(|| LeafTable {
+            parent,
+            link,
+            piece: range,
+            table: self.table(link.frame()),
+        })
+    }
+
+    /// What [`crate::Lazy::enable_fast_pte_range`] keeps of a range of this space in `table`.
+    pub(crate) fn hint(&self, pages: PageRange, table: Frame) -> Result<Hint, SpaceError> {
+        self.check_half(pages)?;
+        self.check_one_table(pages)?;
+        let va = pages.start();
+        let near = self.cursor(pages).level_2(va).ok();
+        let upper = near.map(|near| (near.frame, &near.table.entries()[Level::L2.index(va)]));
+        match upper.map(|(upper, parent)| (upper, self.load(parent))) {
+            Some((upper, link)) if link.is_table(Level::L2) && link.frame() == table => Ok(Hint {
+                root: self.root,
+                upper,
+                table,
+                pages,
+                scope: self.kind.scope(),
+                depth: 0,
+            }),
+            _ => Err(SpaceError::WrongTable { va, table }),
+        }
+    }
+
     /// Walks `range`.
     #[inline]
     pub(super) const fn cursor(&self, range: PageRange) -> Cursor<'_, 'm, K> {
@@ -231,6 +309,28 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             Stop::Table(found) => Some(found),
             Stop::Hole(_) => None,
         })
+    }
+
+    /// The first entry of the piece whose value is as asked.
+    #[inline]
+    pub(super) fn position(
+        &self,
+        found: &LeafTable<'_>,
+        is_it: impl Fn(Desc) -> bool,
+    ) -> Option<usize> {
+        if backend::is_memory_current(self.mmu) {
+            found.ptes().iter().position(|pte| is_it(self.load(pte)))
+        } else {
+            (0..found.ptes().len()).find(|i| is_it(self.read(found, *i)))
+        }
+    }
+
+    /// The value of entry `i` of the piece, wherever it is (R13, R20).
+    #[inline(always)]
+    pub(super) fn read(&self, found: &LeafTable<'_>, i: usize) -> Desc {
+        let index = Level::L3.index(found.piece.start()) + i;
+        let pte = &found.table.entries()[index];
+        backend::read(self.mmu, found.link.frame(), index, pte)
     }
 
     /// Checks that every page of `range` is mapped by a page of its own.
@@ -251,8 +351,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             if found.is_full() {
                 continue;
             }
-            let invalid = |pte: &&Pte| !self.load(pte).is_valid();
-            if let Some(i) = found.run().iter().position(|pte| invalid(&pte)) {
+            if let Some(i) = self.position(&found, |entry| !entry.is_valid()) {
                 return Err(SpaceError::NotMapped {
                     va: found.piece.page(i),
                 });

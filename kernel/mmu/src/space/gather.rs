@@ -13,7 +13,7 @@
 
 use super::AddressSpace;
 use crate::addr::{Frame, PageRange, VirtAddr};
-use crate::backend::{self, Fill};
+use crate::backend::{self, Duty, Fill, Was};
 use crate::desc::{Desc, bits};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
@@ -29,6 +29,8 @@ pub struct MmuGather<'s, 'm, K: Kernel, F: FnMut(VirtAddr, Frame)> {
     space: &'s mut AddressSpace<'m, K>,
     give_back: F,
     ranges: [Option<PageRange>; RANGES],
+    /// Whose invalidation it is; see [`crate::Backend::invalidates`].
+    duty: Duty,
 }
 
 impl<'m, K: Kernel> AddressSpace<'m, K> {
@@ -39,6 +41,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             space: self,
             give_back,
             ranges: [None; RANGES],
+            duty: Duty::Backend,
         }
     }
 
@@ -79,13 +82,13 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
             sample: Desc::INVALID,
         };
         for found in self.space.leaf_tables(range) {
-            backend::write_run(self.space.mmu, found.run(), invalid);
+            self.duty = self.duty.and(self.space.write(&found, invalid, Was::Live));
             // No longer counted, so that a table gathered as a whole does not pass for mapped.
             self.space
                 .add_population(found.parent, -(found.piece.pages() as isize));
         }
         // Should the gather be forgotten, mapping there invalidates first.
-        self.space.unflushed.widen(range);
+        self.space.owe_invalidation(self.duty, range);
         Ok(())
     }
 
@@ -132,16 +135,21 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         }
         let space = &*self.space;
         let gathered = || ranges.iter().flatten().copied();
-        space
-            .mmu
-            .flush_tlb_ranges(gathered(), space.kind.scope(), Reach::Leaf);
+        // R25: frames are given back behind the invalidation, so a batch does not wait for more.
+        match core::mem::replace(&mut self.duty, Duty::Backend) {
+            Duty::Caller => {
+                let scope = space.kind.scope();
+                space.mmu.flush_tlb_ranges(gathered(), scope, Reach::Leaf);
+            }
+            Duty::Backend => backend::drain(space.mmu),
+        }
         for range in gathered() {
             space.unflushed.flushed(range);
             for found in space.leaf_tables(range) {
-                for (i, pte) in found.run().iter().enumerate() {
+                for (i, pte) in found.ptes().iter().enumerate() {
                     (self.give_back)(found.piece.page(i), space.load(pte).frame());
                 }
-                backend::write_run(space.mmu, found.run(), Fill::Zero);
+                space.write(&found, Fill::Zero, Was::Gone);
             }
         }
     }

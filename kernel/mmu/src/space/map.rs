@@ -5,7 +5,7 @@ use super::AddressSpace;
 use super::cursor::LeafTable;
 use super::tables::Spare;
 use crate::addr::{Frame, Level, PAGE_SIZE, PageRange};
-use crate::backend::{self, Fill};
+use crate::backend::{Fill, Was};
 use crate::desc::{Desc, Prot};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
@@ -92,21 +92,19 @@ impl<K: Kernel> AddressSpace<'_, K> {
 
     #[inline]
     fn map_run(&self, found: &LeafTable<'_>, fill: Fill<'_>) {
-        backend::write_run(self.mmu, found.run(), fill);
+        self.write(found, fill, Was::Gone);
         self.add_population(found.parent, found.piece.pages() as isize);
     }
 
-    fn check_run_unused(&self, found: &LeafTable<'_>) -> Result<(), SpaceError> {
+    pub(super) fn check_run_unused(&self, found: &LeafTable<'_>) -> Result<(), SpaceError> {
         if found.is_empty() {
             return Ok(());
         }
-        let run = found.run();
-        let used = run.iter().position(|pte| self.load(pte).is_in_use());
-        match used {
+        match self.position(found, Desc::is_in_use) {
             None => Ok(()),
             Some(i) => Err(SpaceError::AlreadyMapped {
                 va: found.piece.page(i),
-                entry: self.load(&run[i]),
+                entry: self.read(found, i),
                 level: Level::L3,
             }),
         }

@@ -41,8 +41,10 @@ mod apply;
 mod cursor;
 mod fast_range;
 mod gather;
+mod leaf;
 mod map;
 mod protect;
+mod quick;
 mod tables;
 mod unflushed;
 mod unmap;
@@ -55,7 +57,8 @@ pub use unmap::PendingFlush;
 
 use self::unflushed::Unflushed;
 
-use crate::addr::{Asid, Frame, Half, Level, PageRange, VirtAddr};
+use crate::addr::{Asid, ENTRIES, Frame, Half, Level, PageRange, RangeError, VirtAddr};
+use crate::backend::{self, Duty};
 use crate::desc::{Desc, Prot};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
@@ -196,14 +199,14 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         if va.half() != self.kind.half() {
             return;
         }
-        let mut table = self.table(self.root);
+        let mut table = self.root;
         for level in Level::ALL {
-            let entry = self.load(&table.entries()[level.index(va)]);
+            let entry = self.entry(level, table, level.index(va));
             visit(level, entry);
             if !entry.is_table(level) {
                 return;
             }
-            table = self.table(entry.frame());
+            table = entry.frame();
         }
     }
 
@@ -220,8 +223,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         start: u64,
         visit: &mut impl FnMut(u64, Level, Desc),
     ) {
-        for (i, pte) in self.table(table).entries().iter().enumerate() {
-            let entry = self.load(pte);
+        for i in 0..ENTRIES {
+            let entry = self.entry(level, table, i);
             let at = start + i as u64 * level.entry_span();
             match level.next() {
                 Some(next) if entry.is_table(level) => {
@@ -233,7 +236,31 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         }
     }
 
-    /// Invalidates the last-level TLB entries of `range` on all CPUs, and waits.
+    /// The value of entry `index` of `table`, which is of `level`.
+    fn entry(&self, level: Level, table: Frame, index: usize) -> Desc {
+        let pte = &self.table(table).entries()[index];
+        match level {
+            Level::L3 => backend::read(self.mmu, table, index, pte),
+            // Links never wait.
+            _ => self.load(pte),
+        }
+    }
+
+    /// The last-level table that translates `va`, if there is one: what
+    /// [`crate::Lazy::enable_fast_pte_range`] is told. Linux: `pte_offset_map()`.
+    pub fn last_level_table(&self, va: VirtAddr) -> Option<Frame> {
+        let mut found = None;
+        self.walk(va, |level, entry| {
+            if level == Level::L2 && entry.is_table(level) {
+                found = Some(entry.frame());
+            }
+        });
+        found
+    }
+
+    /// Invalidates the last-level TLB entries of `range` on all CPUs, and waits. What
+    /// waits on this CPU is executed before (R26); a backend that invalidates what it writes
+    /// over by itself is then done.
     ///
     /// # Errors
     /// [`SpaceError::WrongHalf`].
@@ -241,6 +268,14 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         self.check_half(range)?;
         self.invalidate(range);
         Ok(())
+    }
+
+    /// The operation's part of the invalidation of `range`.
+    fn settle(&self, duty: Duty, range: PageRange) {
+        match duty {
+            Duty::Caller => self.invalidate(range),
+            Duty::Backend => backend::drain(self.mmu),
+        }
     }
 
     /// Invalidates the leaves of `range`, and takes note of it.
@@ -257,6 +292,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         if self.unflushed.meets(range) {
             self.invalidate_unflushed();
         }
+        backend::before_make(self.mmu, self.kind.scope(), range);
     }
 
     #[cold]
@@ -290,6 +326,16 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             }
             _ => Ok(()),
         }
+    }
+
+    fn check_one_table(&self, range: PageRange) -> Result<(), SpaceError> {
+        if range.is_in_one_table(Level::L3) {
+            return Ok(());
+        }
+        Err(SpaceError::Range(RangeError::CrossesTable {
+            start: range.start().as_u64(),
+            pages: range.pages(),
+        }))
     }
 
     fn check_request(&self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {

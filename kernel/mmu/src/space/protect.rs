@@ -4,7 +4,7 @@
 
 use super::AddressSpace;
 use crate::addr::{Level, PageRange};
-use crate::backend::{self, Fill};
+use crate::backend::{Duty, Fill, Was};
 use crate::bbm;
 use crate::desc::{Desc, Prot, bits};
 use crate::error::SpaceError;
@@ -16,7 +16,8 @@ const ATTRIBUTES: u64 = Prot::PERMISSIONS | bits::ATTR_INDX | bits::SH | bits::N
 impl<K: Kernel> AddressSpace<'_, K> {
     /// Changes the permissions of `range` to those of `prot`; frames stay. The
     /// mapping is usable throughout: at each moment an access sees the old or
-    /// the new permissions, and the new ones when this returns. Making written code
+    /// the new permissions, and the new ones when this returns, or, in a section of the caller's with a
+    /// backend that invalidates by itself ([`crate::Backend::invalidates`]), with that section. Making written code
     /// executable also takes instruction-cache maintenance, which is the caller's (R35). Linux: `set_memory_ro()`
     /// and its siblings, `change_protection()`.
     ///
@@ -29,17 +30,16 @@ impl<K: Kernel> AddressSpace<'_, K> {
         self.check_mapped(range)?;
         self.check_in_place(range, prot)?;
         let section = self.mmu.lazy().section_unless_active()?;
-        self.update(
-            range,
-            Fill::Update {
-                keep: !Prot::PERMISSIONS,
-                set: prot.as_u64() & Prot::PERMISSIONS,
-                sample: Desc::page(crate::addr::Frame::ZERO, prot),
-            },
-        );
+        let change = Fill::Update {
+            keep: !Prot::PERMISSIONS,
+            set: prot.as_u64() & Prot::PERMISSIONS,
+            sample: Desc::page(crate::addr::Frame::ZERO, prot),
+        };
         // R30: restricting is not done before the TLBI, and relaxing without one would
         // leave spurious permission faults to somebody.
-        self.invalidate(range);
+        if self.update(range, change, Was::Live) == Duty::Caller {
+            self.invalidate(range);
+        }
         drop(section);
         Ok(())
     }
@@ -55,44 +55,42 @@ impl<K: Kernel> AddressSpace<'_, K> {
         self.check_request(range, prot)?;
         self.check_mapped(range)?;
         let section = self.mmu.lazy().section_unless_active()?;
-        self.update(
-            range,
-            Fill::Update {
-                keep: !bits::VALID,
-                set: 0,
-                sample: Desc::INVALID,
-            },
-        );
-        // R27, R29: the break is complete on every CPU before the make. Never deferred.
-        self.invalidate(range);
-        self.update(
-            range,
-            Fill::Update {
-                keep: !ATTRIBUTES,
-                set: prot.as_u64() & ATTRIBUTES | bits::VALID,
-                sample: Desc::page(crate::addr::Frame::ZERO, prot),
-            },
-        );
+        let invalid = Fill::Update {
+            keep: !bits::VALID,
+            set: 0,
+            sample: Desc::INVALID,
+        };
+        // R27, R29: the break is complete on every CPU before the make.
+        let duty = self.update(range, invalid, Was::Live);
+        self.settle(duty, range);
+        let valid = Fill::Update {
+            keep: !ATTRIBUTES,
+            set: prot.as_u64() & ATTRIBUTES | bits::VALID,
+            sample: Desc::page(crate::addr::Frame::ZERO, prot),
+        };
+        self.update(range, valid, Was::Gone);
         drop(section);
         Ok(())
     }
 
-    fn update(&self, range: PageRange, fill: Fill<'_>) {
-        for found in self.leaf_tables(range) {
-            backend::write_run(self.mmu, found.run(), fill);
-        }
+    fn update(&self, range: PageRange, fill: Fill<'_>, was: Was) -> Duty {
+        self.leaf_tables(range).fold(Duty::Backend, |duty, found| {
+            duty.and(self.write(&found, fill, was))
+        })
     }
 
     /// R29: `prot` may replace what is there without break-before-make.
     fn check_in_place(&self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {
         for found in self.leaf_tables(range) {
-            for (i, pte) in found.run().iter().enumerate() {
-                let old = self.load(pte);
+            let check = |old: Desc| {
                 let new = old.with_attributes(prot, ATTRIBUTES);
-                if let Err(violation) = bbm::check(Level::L3, old, new) {
-                    let va = found.piece.page(i);
-                    return Err(SpaceError::BreakBeforeMake { va, violation });
-                }
+                bbm::check(Level::L3, old, new)
+            };
+            if let Some(i) = self.position(&found, |old| check(old).is_err())
+                && let Err(violation) = check(self.read(&found, i))
+            {
+                let va = found.piece.page(i);
+                return Err(SpaceError::BreakBeforeMake { va, violation });
             }
         }
         Ok(())

@@ -269,6 +269,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
     /// [`SpaceError::WrongHalf`].
     pub fn free_empty_tables(&mut self, range: PageRange) -> Result<usize, SpaceError> {
         self.check_half(range)?;
+        // Nothing that waits may find its table gone.
+        backend::drain(self.mmu);
         let mut unlinked = Unlinked::default();
         self.unlink_empty(Level::L0, self.table(self.root), range, &mut unlinked);
         let Some(hull) = unlinked.hull else {
@@ -339,7 +341,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
     /// Leaves are dropped; their frames stay with whoever mapped them.
     ///
     /// # Safety
-    /// No CPU uses the root in a TTBR, and no table is shared.
+    /// No CPU uses the root in a TTBR, no table is shared, and no section of another task in which the
+    /// space was written is still open.
     pub unsafe fn destroy(self) {
         // R25: frames return only after the invalidation completed; with the root out of
         // use no new entry can be cached meanwhile.

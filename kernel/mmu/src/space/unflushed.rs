@@ -9,7 +9,7 @@
 
 use core::cell::Cell;
 
-use crate::addr::{PAGE_SIZE, PageRange, VirtAddr};
+use crate::addr::PageRange;
 
 /// The hull `start..end` of the addresses, in bytes; empty while `start >= end`.
 #[derive(Debug)]
@@ -30,26 +30,11 @@ impl Unflushed {
             .set((start.min(range.start().as_u64()), end.max(range.end())));
     }
 
-    /// Takes note that the entry of the page `va` was emptied.
-    #[inline]
-    pub(super) fn widen_by_page(&self, va: VirtAddr) {
-        let (start, end) = self.0.get();
-        self.0
-            .set((start.min(va.as_u64()), end.max(va.as_u64() + PAGE_SIZE)));
-    }
-
     /// Whether an address of `range` may be among them.
     #[inline]
     pub(super) fn meets(&self, range: PageRange) -> bool {
         let (start, end) = self.0.get();
         start < range.end() && range.start().as_u64() < end
-    }
-
-    /// Whether the page `va` may be among them.
-    #[inline]
-    pub(super) fn contains(&self, va: VirtAddr) -> bool {
-        let (start, end) = self.0.get();
-        start <= va.as_u64() && va.as_u64() < end
     }
 
     /// The hull, if there is one.
@@ -82,14 +67,13 @@ mod tests {
         assert_eq!(set.hull(), None);
         assert!(!set.meets(range(0, 1)));
         set.widen(range(0x5000, 2));
-        set.widen_by_page(VirtAddr::new(0x9000).unwrap());
+        set.widen(range(0x9000, 1));
         assert_eq!(set.hull(), Some(range(0x5000, 5)));
         // A later range does not replace an earlier one.
         set.widen(range(0x7000, 1));
         assert_eq!(set.hull(), Some(range(0x5000, 5)));
         assert!(set.meets(range(0x6000, 1)) && !set.meets(range(0xa000, 1)));
         assert!(!set.meets(range(0x4000, 1)) && set.meets(range(0x4000, 2)));
-        assert!(set.contains(VirtAddr::new(0x8000).unwrap()));
         set.flushed(range(0x5000, 4));
         assert!(set.hull().is_some());
         set.flushed(range(0x4000, 6));

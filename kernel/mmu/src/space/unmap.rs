@@ -4,7 +4,7 @@
 use super::AddressSpace;
 use super::cursor::LeafTable;
 use crate::addr::PageRange;
-use crate::backend::{self, Fill};
+use crate::backend::{self, Duty, Fill, Was};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;
@@ -21,6 +21,8 @@ pub struct PendingFlush<'m, K: Kernel> {
     mmu: &'m Mmu<K>,
     range: PageRange,
     scope: Scope,
+    /// Whose invalidation it is: where it is the backend's, a drain is all that is left to do.
+    duty: Duty,
     /// Not `Send`: the `DSB` in front of the TLBI must be executed by the CPU that
     /// cleared the entries, or after a context switch of this task (R27, R_SPVBD).
     _task: PhantomData<*mut ()>,
@@ -39,6 +41,7 @@ impl<K: Kernel> PendingFlush<'_, K> {
         match joined {
             Ok(range) if touching => {
                 self.range = range;
+                self.duty = self.duty.and(other.duty);
                 core::mem::forget(other);
                 Ok(())
             }
@@ -49,8 +52,12 @@ impl<K: Kernel> PendingFlush<'_, K> {
 
 impl<K: Kernel> Drop for PendingFlush<'_, K> {
     fn drop(&mut self) {
-        self.mmu
-            .flush_tlb_range(self.range, self.scope, Reach::Leaf);
+        match self.duty {
+            Duty::Caller => self
+                .mmu
+                .flush_tlb_range(self.range, self.scope, Reach::Leaf),
+            Duty::Backend => backend::drain(self.mmu),
+        }
     }
 }
 
@@ -90,11 +97,13 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         self.check_half(range)?;
         self.check_mapped(range)?;
         let _section = self.mmu.lazy().section_unless_active()?;
+        let mut duty = Duty::Backend;
         for found in self.leaf_tables(range) {
-            self.empty_run(&found);
+            duty = duty.and(self.empty_run(&found));
         }
-        self.unflushed.widen(range);
+        self.owe_invalidation(duty, range);
         Ok(PendingFlush {
+            duty,
             mmu: self.mmu,
             range,
             scope: self.kind.scope(),
@@ -103,8 +112,9 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     }
 
     #[inline]
-    fn empty_run(&self, found: &LeafTable<'_>) {
-        backend::write_run(self.mmu, found.run(), Fill::Zero);
+    fn empty_run(&self, found: &LeafTable<'_>) -> Duty {
+        let duty = self.write(found, Fill::Zero, Was::Live);
         self.add_population(found.parent, -(found.piece.pages() as isize));
+        duty
     }
 }

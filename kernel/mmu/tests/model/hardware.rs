@@ -7,8 +7,8 @@
 use super::cpu::Barrier;
 use super::sim::{POOL, Sim};
 use mmu::{
-    Context, Counters, Desc, Frame, Hardware, LazyMmuError, LazyMmuState, PAGE_SIZE, Pte, Table,
-    TableFrames, TlbiOp,
+    Batch, Context, Counters, Desc, Frame, Hardware, LazyMmuError, LazyMmuState, PAGE_SIZE, Pte,
+    Table, TableFrames, TlbiOp,
 };
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +33,13 @@ impl Hardware for Sim {
         let cpu = self.cpu();
         self.machine.borrow_mut().store(cpu, at, desc.as_u64());
         Desc::from_u64(old)
+    }
+
+    fn compare_exchange(&self, pte: &Pte, old: Desc, new: Desc) -> Result<Desc, Desc> {
+        match self.load(pte) {
+            held if held == old => Ok(self.swap(pte, new)),
+            held => Err(held),
+        }
     }
 
     fn dmb_ishst(&self) {
@@ -103,6 +110,10 @@ impl Context for Sim {
 
     fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    fn batch(&self) -> Option<&Batch> {
+        Some(&self.batches[self.cpu()])
     }
 
     fn report(&self, error: LazyMmuError) {

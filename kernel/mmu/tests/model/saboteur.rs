@@ -6,8 +6,8 @@
 
 use super::sim::{Executed, Sim};
 use mmu::{
-    Context, Counters, Desc, Frame, Hardware, LazyMmuError, LazyMmuState, Pte, Table, TableFrames,
-    TlbiOp,
+    Batch, Context, Counters, Desc, Frame, Hardware, LazyMmuError, LazyMmuState, Pte, Table,
+    TableFrames, TlbiOp,
 };
 use std::cell::Cell;
 use std::ptr::NonNull;
@@ -126,6 +126,10 @@ impl Hardware for Saboteur {
         self.sim.swap(pte, desc)
     }
 
+    fn compare_exchange(&self, pte: &Pte, old: Desc, new: Desc) -> Result<Desc, Desc> {
+        self.sim.compare_exchange(pte, old, new)
+    }
+
     fn dmb_ishst(&self) {
         if !self.strikes(Sabotage::SkipDmb) {
             self.sim.dmb_ishst();
@@ -188,6 +192,10 @@ impl Context for Saboteur {
 
     fn counters(&self) -> &Counters {
         self.sim.counters()
+    }
+
+    fn batch(&self) -> Option<&Batch> {
+        self.sim.batch()
     }
 
     fn report(&self, error: LazyMmuError) {

@@ -16,7 +16,8 @@ use super::outcome::{Kind, Outcomes};
 use super::reuse::Hazard;
 use super::view::CPUS;
 use mmu::{
-    Counters, Frame, Half, LazyMmuError, LazyMmuState, PAGE_SIZE, Pte, SpaceKind, Table, TlbiOp,
+    Batch, Counters, Frame, Half, LazyMmuError, LazyMmuState, PAGE_SIZE, Pte, SpaceKind, Table,
+    TlbiOp,
 };
 use std::cell::{Cell, RefCell};
 
@@ -79,6 +80,7 @@ pub struct Sim {
     pub(super) interrupt: Cell<bool>,
     kernel_root: Cell<Option<RootId>>,
     pub(super) counters: Counters,
+    pub(super) batches: [Batch; CPUS],
     executed: Cell<Executed>,
     pub(super) hazards: RefCell<Vec<Hazard>>,
     pub(super) reports: RefCell<Vec<LazyMmuError>>,
@@ -101,6 +103,8 @@ impl Sim {
             interrupt: Cell::new(false),
             kernel_root: Cell::new(None),
             counters: Counters::new(),
+            // SAFETY: each is handed out to the CPU of its number, and one CPU at a time is at work.
+            batches: std::array::from_fn(|_| unsafe { Batch::new() }),
             executed: Cell::default(),
             hazards: RefCell::default(),
             reports: RefCell::default(),

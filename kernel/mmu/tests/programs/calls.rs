@@ -34,6 +34,7 @@ impl Run<'_> {
             Op::Map(_, range, prot, frames) => self.map(space, range, (prot, frames), by),
             Op::Unmap(_, range) => self.unmap(space, range, by),
             Op::UnmapFrames(_, range) => self.unmap_frames(space, range, by),
+            Op::Gather(_, first, second) => self.gather(space, [first, second], by),
             Op::UnmapNoFlush(_, range) => self.unmap_no_flush(space, range, by),
             Op::FlushRange(_, range) => {
                 let result = self.spaces[space].flush_tlb_range(range.of(space));
@@ -156,6 +157,38 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Two ranges with one invalidation. The second may be refused, and the first is gone all the same.
+    fn gather(&mut self, space: usize, ranges: [Range; 2], by: Caller) -> Result<(), Failure> {
+        let (sim, root) = (self.sim(), self.roots[space]);
+        let possible: Vec<bool> = ranges
+            .iter()
+            .enumerate()
+            .map(|(i, range)| {
+                let again = |page| i == 1 && ranges[0].pages().any(|other| other == page);
+                let first = self.all_mapped(space, ranges[0]);
+                self.all_mapped(space, *range)
+                    && self.is_free(space, *range, by.task)
+                    && !(first && range.pages().any(again))
+            })
+            .collect();
+        let mut gather = self.spaces[space].gather(|va: VirtAddr, frame: Frame| {
+            sim.reuse(root, va.as_u64(), frame.as_u64());
+        });
+        let mut gone = Vec::new();
+        for (range, possible) in ranges.into_iter().zip(possible) {
+            // What another task has at hand is not to be touched, whether it is mapped or not.
+            if possible {
+                expect(gather.unmap(range.of(space)), true)?;
+                gone.push(range);
+            }
+        }
+        gather.finish();
+        for range in gone {
+            self.gone(space, range, by);
+        }
+        Ok(())
+    }
+
     fn unmap_no_flush(&mut self, space: usize, range: Range, by: Caller) -> Result<(), Failure> {
         let result = self.spaces[space].unmap_no_flush(range.of(space));
         expect(
@@ -213,6 +246,9 @@ impl Run<'_> {
             let value = self.value(space, page);
             value.is_some_and(|(_, old)| memory(prot(space, old)) == memory(new))
         });
+        // Where the invalidation waits for the section, so does what it is for.
+        let batches = self.mmu.backend().invalidates();
+        let deferred_by = self.deferred_by(by).filter(|_| batches);
         let result = self.spaces[space].protect(range.of(space), new);
         expect(result, in_place)?;
         if result.is_ok() {
@@ -220,7 +256,7 @@ impl Run<'_> {
                 let value = self.value(space, page).map(|(frame, _)| (frame, index));
                 let made = Made::Invalidated;
                 self.contract
-                    .changed((space, page), value, by.cpu, made, None);
+                    .changed((space, page), value, by.cpu, made, deferred_by);
             }
         }
         Ok(())

@@ -6,6 +6,7 @@
 //!
 //! * **pending**: written in a section of a task that has not ended, paused or flushed since (R5,
 //!   R19); nobody may touch the page;
+//! * **changing**: the same where something was mapped, and the backend invalidates with the section;
 //! * **stale**: emptied, and the caller has not invalidated yet; nobody may rely on anything;
 //! * **settled** by a CPU at some event.
 //!
@@ -18,6 +19,7 @@
 
 use super::{PAGES, SPACES};
 use crate::model::CPUS;
+use mmu::{Backend, BarrierPolicy};
 
 /// A mapped page: number of the frame, index of the protection.
 pub type Value = Option<(u64, u8)>;
@@ -27,6 +29,8 @@ pub enum State {
     Settled,
     /// Written in an unfinished section of this task.
     Pending(usize),
+    /// The same, and what was there before is invalidated when that section ends.
+    Changing(usize),
     /// Emptied by this task; the token that settles it, if there is one.
     Stale(usize, Option<u32>),
 }
@@ -92,6 +96,8 @@ pub struct Contract {
     tasks: Vec<Horizon>,
     now: u32,
     ets2: bool,
+    /// The backend invalidates by itself, with the section.
+    batches: bool,
 }
 
 fn join(into: &mut Horizon, other: &Horizon) {
@@ -101,8 +107,8 @@ fn join(into: &mut Horizon, other: &Horizon) {
 }
 
 impl Contract {
-    /// Nothing is mapped. `ets2`: the policy in force.
-    pub fn new(tasks: usize, ets2: bool) -> Self {
+    /// Nothing is mapped.
+    pub fn new(tasks: usize, policy: BarrierPolicy, backend: Backend) -> Self {
         let start = Event { cpu: 0, at: 0 };
         let page = Page {
             value: None,
@@ -117,7 +123,8 @@ impl Contract {
             locks: [[0; CPUS]; SPACES],
             tasks: vec![[0; CPUS]; tasks],
             now: 1,
-            ets2,
+            ets2: policy == BarrierPolicy::Ets2,
+            batches: backend.invalidates(),
         }
     }
 
@@ -148,7 +155,11 @@ impl Contract {
             };
             page.invalidated[cpu] = self.now;
         }
-        page.state = deferred_by.map_or(State::Settled, State::Pending);
+        page.state = match deferred_by {
+            None => State::Settled,
+            Some(task) if made == Made::Fresh || !self.batches => State::Pending(task),
+            Some(task) => State::Changing(task),
+        };
     }
 
     /// A page was emptied, and its invalidation is the caller's.
@@ -162,10 +173,13 @@ impl Contract {
     pub fn section_paid(&mut self, task: usize, cpu: usize) {
         let made = Event { cpu, at: self.now };
         for page in self.pages.iter_mut().flatten() {
-            if page.state == State::Pending(task) {
-                page.state = State::Settled;
-                page.made = made;
+            if page.state == State::Changing(task) {
+                page.invalidated[cpu] = self.now;
+            } else if page.state != State::Pending(task) {
+                continue;
             }
+            page.state = State::Settled;
+            page.made = made;
         }
     }
 

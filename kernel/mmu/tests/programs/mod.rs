@@ -95,7 +95,15 @@ pub enum Op {
     Apply(u8, Range, Each),
     Fast(u8, Range, Each),
     FreeEmptyTables(u8, Range),
+    /// Both ranges in one gather.
+    Gather(u8, Range, Range),
     Enable,
+    /// A section that announces a range.
+    EnableFast(u8, Range),
+    /// What waits is executed, barriers stay owed.
+    Drain,
+    /// Every level left and entered again.
+    Suspend,
     Disable,
     Pause,
     Resume,
@@ -191,7 +199,11 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (space(), range(), each()).prop_map(|(s, r, e)| Op::Apply(s, r, e)),
         3 => (space(), range(), each()).prop_map(|(s, r, e)| Op::Fast(s, r, e)),
         2 => (space(), range()).prop_map(|(s, r)| Op::FreeEmptyTables(s, r)),
+        1 => (space(), range(), range()).prop_map(|(s, r, q)| Op::Gather(s, r, q)),
         4 => Just(Op::Enable),
+        3 => (space(), range()).prop_map(|(s, r)| Op::EnableFast(s, r)),
+        1 => Just(Op::Drain),
+        1 => Just(Op::Suspend),
         3 => Just(Op::Disable),
         1 => Just(Op::Pause),
         1 => Just(Op::Resume),

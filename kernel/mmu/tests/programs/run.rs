@@ -13,7 +13,7 @@ use super::{Frames, Op, Program, Range, SPACES, Step, TASKS, WINDOWS};
 use crate::model::world::Setup;
 use crate::model::{CPUS, Plan, RootId, Saboteur, Sim, Switch, Token};
 use mmu::{
-    AddressSpace, Asid, Backend, MemoryType, Mmu, PAGE_SIZE, PageRange, PendingFlush, Prot,
+    AddressSpace, Asid, LazyMmuState, MemoryType, Mmu, PAGE_SIZE, PageRange, PendingFlush, Prot,
     SpaceKind,
 };
 use std::collections::VecDeque;
@@ -101,9 +101,9 @@ impl Range {
     }
 }
 
-/// Whether a task may lose its CPU inside a section (R38): not where the batch is the CPU's.
-fn is_preemptible(backend: Backend) -> bool {
-    !matches!(backend.name(), "defer-stores" | "batch-invalidations")
+/// The two counters in the `Debug` form of a state, without what is owed.
+fn counts_of(state: &str) -> Option<&str> {
+    state.split(", owed").next()
 }
 
 /// Runs a program; the error says at which step which demand fails.
@@ -138,7 +138,7 @@ impl<'m> Run<'m> {
             roots,
             locks: [Token::EMPTY; SPACES],
             pending: VecDeque::new(),
-            contract: Contract::new(TASKS, mmu.policy() == mmu::BarrierPolicy::Ets2),
+            contract: Contract::new(TASKS, mmu.policy(), mmu.backend()),
             next_frame: 0x100,
             next_token: 0,
             no_memory: false,
@@ -162,12 +162,12 @@ impl<'m> Run<'m> {
 
     /// Whether the task at hand may touch the pages: what another has deferred or not
     /// flushed is that task's.
-    fn is_free(&self, space: usize, range: Range, task: usize) -> bool {
+    pub fn is_free(&self, space: usize, range: Range, task: usize) -> bool {
         range
             .pages()
             .all(|page| match self.contract.page(space, page).state {
                 State::Settled => true,
-                State::Pending(owner) => owner == task,
+                State::Pending(owner) | State::Changing(owner) => owner == task,
                 State::Stale(owner, _) => {
                     owner == task || self.sim().lazy_of(owner).enable_count() == 0
                 }
@@ -190,7 +190,17 @@ impl<'m> Run<'m> {
                 self.no_memory = true;
                 return Ok(());
             }
-            Op::Enable | Op::Disable | Op::Pause | Op::Resume | Op::Flush => {
+            Op::EnableFast(space, range) => {
+                let space = space as usize % SPACES;
+                self.enable_fast(space, range);
+            }
+            Op::Enable
+            | Op::Disable
+            | Op::Pause
+            | Op::Resume
+            | Op::Flush
+            | Op::Drain
+            | Op::Suspend => {
                 self.move_lazy(step.op, task, cpu);
             }
             Op::Switch(next) => self.switch(cpu, next as usize),
@@ -222,9 +232,11 @@ impl<'m> Run<'m> {
             | Op::Remap(s, range, _)
             | Op::Apply(s, range, _)
             | Op::Fast(s, range, _)
+            | Op::Gather(s, range, _)
             | Op::FreeEmptyTables(s, range) => {
                 let space = s as usize % SPACES;
-                if self.is_free(space, range, task) {
+                let frees = matches!(step.op, Op::FreeEmptyTables(..));
+                if self.is_free(space, range, task) && !(frees && self.is_announced()) {
                     self.locked(space, cpu, |run| run.call(step.op, space, by))?;
                 }
             }
@@ -280,6 +292,22 @@ impl<'m> Run<'m> {
             }
             Op::Disable => lazy.disable().is_ok() && !paused,
             Op::Pause => lazy.pause().is_ok(),
+            Op::Drain => {
+                lazy.drain();
+                false
+            }
+            Op::Suspend => {
+                let before = format!("{:?}", lazy.state());
+                let suspended = lazy.suspend_all();
+                assert_eq!(
+                    format!("{:?}", lazy.state()),
+                    format!("{:?}", LazyMmuState::new())
+                );
+                drop(suspended);
+                let after = format!("{:?}", lazy.state());
+                assert_eq!(counts_of(&before), counts_of(&after), "S12");
+                true
+            }
             _ => {
                 lazy.flush();
                 true
@@ -293,17 +321,48 @@ impl<'m> Run<'m> {
         }
     }
 
+    /// Enters a section that announces a range, where there is a table to announce.
+    fn enable_fast(&mut self, space: usize, range: Range) {
+        let pages = range.of(space);
+        let mm = &self.spaces[space];
+        let table = mm.last_level_table(pages.start());
+        let Some(table) = table.filter(|_| pages.is_in_one_table(mmu::Level::L3)) else {
+            return;
+        };
+        // SAFETY: no table is freed while a range is in force (see `FreeEmptyTables`).
+        let result = unsafe {
+            let lazy = self.mmu.lazy();
+            lazy.enable_fast_pte_range(mm, pages.start(), pages.end(), table)
+        };
+        result.expect("the range is in the table");
+    }
+
+    /// Whether some task has announced a range, whose tables must stay.
+    fn is_announced(&self) -> bool {
+        (0..TASKS).any(|task| self.sim().lazy_of(task).fast_pte_ranges() > 0)
+    }
+
     fn synchronize(&mut self, cpu: usize) {
         self.sim().synchronize(cpu);
         self.contract.synchronized(cpu);
     }
 
+    /// Another task runs, unless the one that runs may not leave (R38).
     fn switch(&mut self, cpu: usize, next: usize) {
         let sim = self.sim();
         let prev = sim.running(cpu);
         let next = next % TASKS;
-        let stays = sim.lazy_of(prev).is_active() && !is_preemptible(self.mmu.backend());
-        if sim.cpu_of(next).is_none() && !stays {
+        if sim.cpu_of(next).is_some() {
+            return;
+        }
+        let lazy = self.mmu.lazy();
+        let left = match self.switch {
+            Switch::DsbIsh => lazy.switch_out(),
+            Switch::Bare => lazy.might_sleep(),
+        };
+        let stays = lazy.state().is_active() && !self.mmu.backend().is_preemptible();
+        assert_eq!(left.is_err(), stays, "R38");
+        if left.is_ok() {
             sim.switch(cpu, next, self.switch);
             self.contract.switched(cpu, prev, next);
         }
@@ -355,17 +414,21 @@ impl<'m> Run<'m> {
         }
     }
 
-    /// `task` leaves every section and flushes what it owes to others.
+    /// `task` leaves every section and flushes what it owes to others. Each is an event of its own:
+    /// what one of them unlocks does not tell of the next.
     fn leave(&mut self, task: usize, cpu: usize) {
         self.sim().on(cpu);
         while self.mmu.lazy().state().pause_count() > 0 {
             self.move_lazy(Op::Resume, task, cpu);
+            self.contract.tick();
         }
         while self.mmu.lazy().state().enable_count() > 0 {
             self.move_lazy(Op::Disable, task, cpu);
+            self.contract.tick();
         }
         while self.pending.iter().any(|p| p.task == task) {
             self.flush_pending(Caller { task, cpu });
+            self.contract.tick();
         }
     }
 }

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What waits on a CPU: the queues of the backends that defer more than barriers.
+//!
+//! A barrier that is owed is one bit, and the task carries it. Stores and invalidations that
+//! are owed need room, and as on the architectures that they come from that room is the CPU's. A
+//! kernel that wants these backends gives each CPU a [`Batch`]; one that does not need not.
+//!
+//! Nothing waits here unless the CPU's current task is in an active section, so a batch
+//! is empty whenever another task could see it: [`crate::Backend::DeferStores`] and
+//! [`crate::Backend::BatchInvalidations`] are not preempted in a section, and
+//! [`crate::Backend::Multicall`] drains when the CPU changes hands ([`crate::Lazy::switch_out`]).
+
+use super::batch_invalidations::Invalidations;
+use super::defer_stores::Slots;
+use super::multicall::Fifo;
+use core::fmt;
+
+/// Room for what one CPU defers. Size: about 13 KiB.
+pub struct Batch {
+    pub(super) slots: Slots,
+    pub(super) invalidations: Invalidations,
+    pub(super) fifo: Fifo,
+}
+
+impl Batch {
+    /// An empty batch.
+    ///
+    /// # Safety
+    /// It is handed out by [`crate::Context::batch`] of one kernel only, and there to one CPU
+    /// only: two flows of control never use it at the same time. (Interrupt handlers may run in
+    /// between; the library leaves the batch alone while [`crate::Context::in_interrupt`].)
+    pub const unsafe fn new() -> Self {
+        Self {
+            slots: Slots::new(),
+            invalidations: Invalidations::new(),
+            fifo: Fifo::new(),
+        }
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.invalidations.is_empty() && self.fifo.is_empty()
+    }
+}
+
+// SAFETY: `new` asks that one flow of control uses it at a time.
+unsafe impl Sync for Batch {}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch")
+            .field("stores", &self.slots)
+            .field("invalidations", &self.invalidations)
+            .field("calls", &self.fifo)
+            .finish()
+    }
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One bit per entry of a table.
+
+use crate::addr::ENTRIES;
+use core::cell::Cell;
+
+const WORD: usize = u64::BITS as usize;
+
+/// A set of entries of one table.
+pub(super) struct Bitmap([Cell<u64>; ENTRIES / WORD]);
+
+impl Bitmap {
+    pub(super) const fn new() -> Self {
+        Self([const { Cell::new(0) }; ENTRIES / WORD])
+    }
+
+    pub(super) fn has(&self, i: usize) -> bool {
+        self.0[i / WORD].get() >> (i % WORD) & 1 != 0
+    }
+
+    pub(super) fn set(&self, i: usize) {
+        let word = &self.0[i / WORD];
+        word.set(word.get() | 1 << (i % WORD));
+    }
+
+    pub(super) fn clear(&self, i: usize) {
+        let word = &self.0[i / WORD];
+        word.set(word.get() & !(1 << (i % WORD)));
+    }
+
+    pub(super) fn clear_all(&self) {
+        for word in &self.0 {
+            word.set(0);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| word.get() == 0)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0
+            .iter()
+            .map(|word| word.get().count_ones() as usize)
+            .sum()
+    }
+
+    /// Members in ascending order. Members that come or go meanwhile may be missed.
+    pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().enumerate().flat_map(|(at, word)| {
+            let mut rest = word.get();
+            core::iter::from_fn(move || {
+                let bit = rest.trailing_zeros() as usize;
+                rest &= rest.wrapping_sub(1);
+                (bit < WORD).then_some(at * WORD + bit)
+            })
+        })
+    }
+
+    /// Stretches of members, as first and length, in ascending order.
+    pub(super) fn runs(&self) -> impl Iterator<Item = (usize, usize)> + Clone {
+        let mut at = 0;
+        core::iter::from_fn(move || {
+            let first = (at..ENTRIES).find(|i| self.has(*i))?;
+            let end = (first..ENTRIES).find(|i| !self.has(*i)).unwrap_or(ENTRIES);
+            at = end;
+            Some((first, end - first))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_and_their_stretches() {
+        let set = Bitmap::new();
+        assert!(set.is_empty() && set.runs().next().is_none());
+        for i in [0, 62, 63, 64, 65, 200, 511] {
+            set.set(i);
+        }
+        set.set(201);
+        set.clear(200);
+        let members: Vec<_> = set.iter().collect();
+        assert_eq!(members, [0, 62, 63, 64, 65, 201, 511]);
+        let runs: Vec<_> = set.runs().collect();
+        assert_eq!(runs, [(0, 1), (62, 4), (201, 1), (511, 1)]);
+        assert_eq!(set.len(), 7);
+        set.clear_all();
+        assert!(set.is_empty());
+    }
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Access and dirty bits that hardware sets while a store waits (R24).
+//!
+//! Where TCR_EL1.{HA,HD} let the walker write entries (the library's own operations ask for
+//! 0, but a queue must not be what forbids them), the entry in memory may gain two facts between the
+//! moment at which somebody computes a new value and the moment at which it is stored:
+//! *accessed* (AF is set) and *dirty* (`AP[2]` is cleared where DBM allows it). A store that is
+//! made later takes both over if they are news to whoever computed the value. A bit that the
+//! writer had seen and took away on purpose stays away.
+
+use crate::desc::{Desc, bits};
+use crate::hardware::Hardware;
+use crate::table::Pte;
+
+/// Whether the entry says that its page was written: writable, with hardware's leave to say so.
+const fn is_hw_dirty(entry: Desc) -> bool {
+    entry.as_u64() & (bits::VALID | bits::DBM | bits::AP_READ_ONLY) == bits::VALID | bits::DBM
+}
+
+/// What was learned about the page between `seen` and `now`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct News {
+    accessed: bool,
+    dirtied: bool,
+}
+
+impl News {
+    pub(super) const fn between(seen: Desc, now: Desc) -> Self {
+        if !now.is_valid() || seen.as_u64() & bits::ADDRESS != now.as_u64() & bits::ADDRESS {
+            return Self {
+                accessed: false,
+                dirtied: false,
+            };
+        }
+        Self {
+            accessed: now.as_u64() & !seen.as_u64() & bits::AF != 0,
+            dirtied: is_hw_dirty(now) && !is_hw_dirty(seen),
+        }
+    }
+
+    /// Of all members of a contiguous group, one speaks for all.
+    pub(super) const fn and(self, other: Self) -> Self {
+        Self {
+            accessed: self.accessed || other.accessed,
+            dirtied: self.dirtied || other.dirtied,
+        }
+    }
+
+    /// `new`, a value for the same page, with what was learned. Dirt that `new` has no way to say
+    /// in hardware's bits goes to software's.
+    pub(super) const fn told_to(self, new: Desc) -> Desc {
+        let mut raw = new.as_u64();
+        if !new.is_valid() {
+            return new;
+        }
+        if self.accessed {
+            raw |= bits::AF;
+        }
+        if self.dirtied {
+            if raw & bits::DBM != 0 {
+                raw &= !bits::AP_READ_ONLY;
+            } else {
+                raw |= bits::SOFTWARE_DIRTY;
+            }
+        }
+        Desc::from_u64(raw)
+    }
+}
+
+/// Stores `new` over a live entry of the same page, computed when the entry was `seen`, and loses
+/// nothing that hardware sets at that very moment. Returns what is in the entry now.
+pub(super) fn replace<H: Hardware>(hw: &H, pte: &Pte, seen: Desc, new: Desc) -> Desc {
+    let mut now = hw.load(pte);
+    loop {
+        let merged = News::between(seen, now).told_to(new);
+        match hw.compare_exchange(pte, now, merged) {
+            Ok(_) => return merged,
+            Err(moved) => now = moved,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Frame;
+    use crate::desc::Prot;
+
+    fn page(prot: Prot) -> Desc {
+        Desc::page(Frame::from_u64(0x8000_0000).unwrap(), prot)
+    }
+
+    fn with(entry: Desc, mask: u64) -> Desc {
+        Desc::from_u64(entry.as_u64() | mask)
+    }
+
+    fn without(entry: Desc, mask: u64) -> Desc {
+        Desc::from_u64(entry.as_u64() & !mask)
+    }
+
+    #[test]
+    fn r24_the_access_flag_is_kept_and_a_cleared_one_stays_cleared() {
+        let (young, old) = (page(Prot::USER), without(page(Prot::USER), bits::AF));
+        let read_only = without(page(Prot::USER_RO), bits::AF);
+        // Hardware set it after the writer had looked.
+        assert_eq!(
+            News::between(old, young).told_to(read_only),
+            with(read_only, bits::AF)
+        );
+        // The writer had seen it, and cleared it.
+        assert_eq!(News::between(young, young).told_to(old), old);
+    }
+
+    #[test]
+    fn r24_dirt_is_kept_in_hardware_s_bits_or_else_in_software_s() {
+        let clean = with(page(Prot::USER_RO), bits::DBM);
+        let dirty = without(clean, bits::AP_READ_ONLY);
+        let news = News::between(clean, dirty);
+        assert_eq!(news.told_to(clean), dirty);
+        let protected = page(Prot::USER_RO);
+        assert_eq!(
+            news.told_to(protected),
+            with(protected, bits::SOFTWARE_DIRTY)
+        );
+        assert_eq!(News::between(dirty, dirty).told_to(clean), clean);
+    }
+
+    #[test]
+    fn r24_another_page_s_bits_are_nobody_s_news() {
+        let (young, old) = (page(Prot::USER), without(page(Prot::USER), bits::AF));
+        let elsewhere = Desc::page(Frame::from_u64(0x1000).unwrap(), Prot::USER);
+        assert_eq!(News::between(old, elsewhere), News::default());
+        assert_eq!(News::between(old, Desc::INVALID), News::default());
+        assert_eq!(
+            News::between(old, young).told_to(Desc::INVALID),
+            Desc::INVALID
+        );
+    }
+}

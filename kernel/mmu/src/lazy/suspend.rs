@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Leaving every level for a while: for loops that must sleep.
+//!
+//! A loop over entries that has to reschedule leaves lazy MMU mode, drops its lock, sleeps and starts
+//! again (Linux: `madvise_cold_or_pageout_pte_range()`, scenario S12). One `disable` is not enough if a
+//! caller further up has a section, too: the mode is still active then. And a pause would be
+//! one that nobody may enable the mode in. [`Lazy::suspend_all`] leaves all levels, whatever they are, and
+//! comes back to them.
+
+use super::{Hint, Lazy, LazyMmuError};
+use crate::hardware::Kernel;
+use core::marker::PhantomData;
+
+/// All levels of lazy MMU mode left; entered again on drop, at the same depth, with the same
+/// pauses and announced ranges. Meanwhile the task is as one without any section: it may sleep, and
+/// enter sections of its own. Not `Send`.
+#[must_use = "a suspension that is dropped at once suspends nothing"]
+pub struct LazySuspended<'m, K: Kernel> {
+    lazy: Lazy<'m, K>,
+    /// `None` if there was nothing to leave, or in an interrupt.
+    left: Option<Left>,
+    _task: PhantomData<*mut ()>,
+}
+
+/// What is restored.
+#[derive(Debug)]
+struct Left {
+    enable_count: u8,
+    pause_count: u8,
+    hints: [Option<Hint>; super::hints::Hints::ROOM],
+}
+
+impl<'m, K: Kernel> Lazy<'m, K> {
+    /// Leaves every level: all earlier writes have taken effect when it returns, and the task may
+    /// sleep, with any backend. In interrupt context it does nothing (R3).
+    #[inline]
+    pub fn suspend_all(self) -> LazySuspended<'m, K> {
+        LazySuspended {
+            lazy: self,
+            left: (!self.in_interrupt()).then(|| self.leave_all()),
+            _task: PhantomData,
+        }
+    }
+
+    fn leave_all(self) -> Left {
+        let state = self.state();
+        let was_active = state.is_active();
+        let mut hints = [None; super::hints::Hints::ROOM];
+        for (kept, hint) in hints.iter_mut().zip(state.hints().from(0)) {
+            *kept = Some(hint);
+        }
+        let left = Left {
+            enable_count: state.enable_count(),
+            pause_count: state.pause_count(),
+            hints,
+        };
+        state.set_enable_count(0);
+        state.set_pause_count(0);
+        state.hints().truncate(0);
+        if was_active {
+            self.mmu.hook_leave();
+        }
+        left
+    }
+
+    fn enter_all(self, left: &Left) {
+        let state = self.state();
+        if state.enable_count() > 0 || state.pause_count() > 0 {
+            // A section of the meantime was not closed. Its writes take effect, its level is lost.
+            self.report(LazyMmuError::Asymmetric);
+            self.leave_all();
+        }
+        state.set_enable_count(left.enable_count);
+        state.set_pause_count(left.pause_count);
+        for hint in left.hints.iter().flatten() {
+            state.hints().push(*hint);
+        }
+        if state.is_active() {
+            self.mmu.hook_enter();
+        }
+    }
+}
+
+impl<K: Kernel> Drop for LazySuspended<'_, K> {
+    #[inline]
+    fn drop(&mut self) {
+        match &self.left {
+            Some(left) if !self.lazy.in_interrupt() => self.lazy.enter_all(left),
+            None if self.lazy.in_interrupt() => {}
+            _ => self.lazy.report(LazyMmuError::Asymmetric),
+        }
+    }
+}
+
+impl<K: Kernel> core::fmt::Debug for LazySuspended<'_, K> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "LazySuspended({:?})", self.left)
+    }
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Leaves: the one place of an address space where they are written.
+//!
+//! A run goes to the backend as it is. What stands before that is said here: attributes of the right
+//! privilege, break-before-make (R29), and contiguous groups, which are dropped before a part
+//! of them changes.
+
+use super::AddressSpace;
+use super::cursor::LeafTable;
+use crate::addr::{Frame, Level, PageRange};
+use crate::backend::{self, Duty, Fill, Was};
+use crate::bbm;
+use crate::contiguous::{self, GROUP};
+use crate::desc::{Desc, Prot};
+use crate::error::SpaceError;
+use crate::hardware::Kernel;
+
+/// What a write did to the number of entries in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// One more is in use.
+    Taken,
+    /// The same are.
+    Kept,
+}
+
+impl Change {
+    pub(super) const fn count(self) -> isize {
+        match self {
+            Self::Taken => 1,
+            Self::Kept => 0,
+        }
+    }
+}
+
+impl<K: Kernel> AddressSpace<'_, K> {
+    /// Writes the piece of a table.
+    #[inline]
+    pub(super) fn write(&self, found: &LeafTable<'_>, fill: Fill<'_>, was: Was) -> Duty {
+        let run = found.run(self.kind.scope());
+        if was == Was::Live && contiguous::is_foldable(run.scope) {
+            self.drop_groups(found);
+        }
+        backend::write_run(self.mmu, run, fill, was)
+    }
+
+    /// R29: splits the contiguous groups that the piece is only a part of. Whole groups change as
+    /// one, and where stores wait, the drain looks at what has become of the groups.
+    #[inline(never)]
+    fn drop_groups(&self, found: &LeafTable<'_>) {
+        let run = found.run(self.kind.scope());
+        if backend::waits(self.mmu, &run) {
+            return;
+        }
+        let last = run.ptes.len() - 1;
+        for (i, whole) in [
+            (0, run.first().is_multiple_of(GROUP)),
+            (last, (run.first() + last + 1).is_multiple_of(GROUP)),
+        ] {
+            let is_split = !whole || run.ptes.len() < GROUP;
+            if is_split && contiguous::is_member(self.load(&run.ptes[i])) {
+                contiguous::unfold(self.mmu, run.table, run.pages.page(i), run.scope);
+            }
+        }
+    }
+
+    /// Sets the one entry of `found`, by every rule. Linux: `set_pte_at()`.
+    pub(super) fn set_leaf(
+        &self,
+        found: &LeafTable<'_>,
+        frame: Frame,
+        prot: Prot,
+    ) -> Result<Change, SpaceError> {
+        self.kind.check_prot(prot)?;
+        let new = Desc::page(frame, prot);
+        let mut old = self.read(found, 0);
+        if contiguous::is_member(old) {
+            self.drop_groups(found);
+            old = contiguous::alone(self.read(found, 0));
+        }
+        let va = found.piece.start();
+        bbm::check(Level::L3, old, new)
+            .map_err(|violation| SpaceError::BreakBeforeMake { va, violation })?;
+        let fill = Fill::Contiguous { first: new };
+        if old.is_valid() {
+            self.write(found, fill, Was::Live);
+            return Ok(Change::Kept);
+        }
+        self.invalidate_before_reuse(found.piece);
+        self.write(found, fill, Was::Gone);
+        if old.is_in_use() {
+            Ok(Change::Kept)
+        } else {
+            Ok(Change::Taken)
+        }
+    }
+
+    /// Empties the one entry of `found`, and returns what it held. Linux: `ptep_get_and_clear()`.
+    pub(super) fn take_leaf(&self, found: &LeafTable<'_>) -> Desc {
+        let run = found.run(self.kind.scope());
+        if contiguous::is_foldable(run.scope) {
+            self.drop_groups(found);
+        }
+        let (old, duty) = backend::take(self.mmu, run);
+        if old.is_in_use() && duty == Duty::Caller {
+            self.unflushed.widen(found.piece);
+        }
+        old
+    }
+
+    /// The operation's part of invalidating runs of `range`, not executed yet: what was emptied
+    /// is remembered (R27).
+    pub(super) fn owe_invalidation(&self, duty: Duty, range: PageRange) {
+        if duty == Duty::Caller {
+            self.unflushed.widen(range);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The measured windows: how many instructions and barriers the library's hot paths execute,
+//! as compiled into this kernel. What `mode=counts` does; `cargo xtask counts` reads it.
+//!
+//! Instructions are ticks of the generic timer, which is true in one place only: under QEMU
+//! with `-cpu max` (a counter of 1 GHz) and `-icount shift=0,sleep=off` (an instruction takes a
+//! nanosecond). Anywhere else the kernel says so and refuses. Barriers and
+//! TLBIs are the library's own counts.
+//!
+//! Each window is executed [`REPETITIONS`] times with IRQs masked, and the cheapest is taken; an
+//! empty window, which is subtracted, is what the measuring itself costs. One line for each
+//! size and operation comes out:
+//!
+//! ```text
+//! counts backend=defer-barriers policy=classic
+//! count op=8 pages=512 instructions=1234 spread=0 ptes=512 dsb=1 isb=1 tlbi=0
+//! ```
+//!
+//! `spread` is by how much the dearest repetition was dearer.
+
+mod ground;
+mod windows;
+
+use core::fmt;
+use core::hint::black_box;
+
+use mmu::{Context, Counts, SpaceError};
+
+use self::ground::Ground;
+use self::windows::{Body, EMPTY, STEPS, Step};
+use crate::arch::window::{self, ROUND, WindowId};
+use crate::arch::{Arm64, interrupts, timer};
+use crate::mm::MMU;
+use crate::mm::frames::OutOfFrames;
+use crate::mm::vmap::VmapError;
+use crate::platform::exit::Status;
+use crate::println;
+
+/// Pages of a window. The marginal cost is taken between the last two.
+const SIZES: [usize; 4] = [1, 16, 512, 4096];
+
+/// Times that each window is executed.
+const REPETITIONS: usize = 3;
+
+/// Why nothing was measured.
+#[derive(Debug)]
+pub enum BenchError {
+    /// The timer does not tick once per instruction.
+    Clock {
+        /// Instructions executed.
+        executed: u64,
+        /// Ticks meanwhile.
+        ticks: u64,
+    },
+    /// Physical memory is exhausted.
+    Frames(OutOfFrames),
+    /// The vmap area refused.
+    Vmap(VmapError),
+    /// The address space refused.
+    Space(SpaceError),
+}
+
+impl From<OutOfFrames> for BenchError {
+    fn from(error: OutOfFrames) -> Self {
+        Self::Frames(error)
+    }
+}
+
+impl From<VmapError> for BenchError {
+    fn from(error: VmapError) -> Self {
+        Self::Vmap(error)
+    }
+}
+
+impl From<SpaceError> for BenchError {
+    fn from(error: SpaceError) -> Self {
+        Self::Space(error)
+    }
+}
+
+impl fmt::Display for BenchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Clock { executed, ticks } => write!(
+                f,
+                "{executed} instructions took {ticks} ticks of the timer, which counts instructions \
+                 only under QEMU with -cpu max -icount shift=0,sleep=off: use cargo xtask counts"
+            ),
+            Self::Frames(error) => error.fmt(f),
+            Self::Vmap(error) => error.fmt(f),
+            Self::Space(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for BenchError {}
+
+/// Measures everything and prints it.
+#[must_use]
+pub fn main() -> Status {
+    match run() {
+        Ok(()) => Status::Success,
+        Err(error) => {
+            println!("error: {error}");
+            Status::Failure
+        }
+    }
+}
+
+fn run() -> Result<(), BenchError> {
+    check_clock()?;
+    println!("counts backend={} policy={}", MMU.backend(), MMU.policy());
+    let mut ground = Ground::new(SIZES[SIZES.len() - 1])?;
+    for pages in SIZES {
+        ground.use_pages(pages)?;
+        let mut empty = Best::NONE;
+        let mut best = [Best::NONE; STEPS.len()];
+        for _ in 0..REPETITIONS {
+            empty.improve(measure(&mut ground, 0, EMPTY)?);
+            for (step, best) in STEPS.iter().zip(&mut best) {
+                match *step {
+                    Step::Prepare(body) => body(&mut ground)?,
+                    Step::Window(op, body) => best.improve(measure(&mut ground, op, body)?),
+                }
+            }
+        }
+        for (step, best) in STEPS.iter().zip(&best) {
+            if let Step::Window(op, _) = step {
+                best.print(*op, pages, empty.ticks);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Compares two loops of known length: what surrounds them cancels out.
+fn check_clock() -> Result<(), BenchError> {
+    const ROUNDS: u64 = 10_000;
+    let _masked = interrupts::mask();
+    let ticks = [ROUNDS, 2 * ROUNDS].map(|rounds| {
+        let start = timer::ticks();
+        window::spend(black_box(rounds));
+        timer::ticks().wrapping_sub(start)
+    });
+    let (executed, ticks) = (ROUNDS * ROUND, ticks[1].wrapping_sub(ticks[0]));
+    if executed == ticks {
+        Ok(())
+    } else {
+        Err(BenchError::Clock { executed, ticks })
+    }
+}
+
+/// Never inlined, so that the same code surrounds each window, the empty one included.
+#[inline(never)]
+fn measure(ground: &mut Ground, op: u8, body: Body) -> Result<(u64, Counts), SpaceError> {
+    let id = WindowId::new(op, ground.pages);
+    let body = black_box(body);
+    let _masked = interrupts::mask();
+    let before = Arm64.counters().read();
+    window::begin(id);
+    let start = timer::ticks();
+    let result = body(ground);
+    let ticks = timer::ticks().wrapping_sub(start);
+    window::end(id);
+    result.map(|()| (ticks, Arm64.counters().read() - before))
+}
+
+/// The cheapest repetition of a window.
+#[derive(Clone, Copy)]
+struct Best {
+    ticks: u64,
+    dearest: u64,
+    counts: Option<Counts>,
+}
+
+impl Best {
+    const NONE: Self = Self {
+        ticks: u64::MAX,
+        dearest: 0,
+        counts: None,
+    };
+
+    fn improve(&mut self, (ticks, counts): (u64, Counts)) {
+        self.dearest = self.dearest.max(ticks);
+        if ticks < self.ticks {
+            self.ticks = ticks;
+            self.counts = Some(counts);
+        }
+    }
+
+    fn print(&self, op: u8, pages: usize, empty: u64) {
+        let counts = self.counts.unwrap_or_default();
+        println!(
+            "count op={op} pages={pages} instructions={} spread={} ptes={} dsb={} isb={} tlbi={}",
+            self.ticks.saturating_sub(empty),
+            self.dearest - self.ticks,
+            counts.ptes,
+            counts.dsb(),
+            counts.isb,
+            counts.tlbi
+        );
+    }
+}

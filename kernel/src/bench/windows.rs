@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is measured, in an order in which each window finds what the one before has left.
+//!
+//! Numbers below 128 are those of the windows that Linux was measured with; above are our own.
+//! Nothing of a body is inlined into the measuring, everything of the library into the body
+//! that the compiler likes to inline.
+
+use mmu::{Backing, ENTRIES, PAGE_SIZE, PageRange, Prot, SpaceError};
+
+use super::ground::Ground;
+use crate::mm::MMU;
+
+/// Something done on the ground.
+pub(super) type Body = fn(&mut Ground) -> Result<(), SpaceError>;
+
+pub(super) enum Step {
+    /// Not measured.
+    Prepare(Body),
+    /// Measured under this number.
+    Window(u8, Body),
+}
+
+/// The window of nothing.
+pub(super) const EMPTY: Body = |_| Ok(());
+
+/// One repetition. Begins and ends with nothing mapped.
+pub(super) const STEPS: [Step; 22] = [
+    Step::Prepare(free_tables),
+    Step::Window(1, map_scattered),
+    Step::Window(9, unmap),
+    Step::Prepare(settle),
+    // From here on the tables exist.
+    Step::Window(8, map_scattered),
+    Step::Window(13, protect_read_only),
+    Step::Window(14, protect_read_write),
+    Step::Prepare(unmap_and_settle),
+    Step::Window(129, map_contiguous),
+    Step::Prepare(unmap_and_settle),
+    Step::Window(11, apply_set),
+    Step::Window(12, apply_clear),
+    Step::Prepare(flush),
+    Step::Window(18, set_slots),
+    Step::Window(19, clear_slots),
+    Step::Prepare(flush),
+    Step::Window(128, map_each_in_a_section),
+    Step::Window(16, unmap_each),
+    Step::Window(15, map_each),
+    Step::Prepare(unmap_settle_and_free_tables),
+    Step::Window(4, map_contiguous),
+    Step::Prepare(unmap_and_settle),
+];
+
+/// Linux: `vmap_pages_range()`.
+#[inline(never)]
+fn map_scattered(ground: &mut Ground) -> Result<(), SpaceError> {
+    let backing = Backing::Scattered(&ground.scattered[..ground.pages]);
+    ground.space.map(ground.range, backing, Prot::KERNEL)
+}
+
+/// Linux: `vmap_page_range()`.
+#[inline(never)]
+fn map_contiguous(ground: &mut Ground) -> Result<(), SpaceError> {
+    let backing = Backing::Contiguous(ground.first());
+    ground.space.map(ground.range, backing, Prot::KERNEL)
+}
+
+/// Linux: `vunmap_range_noflush()`. The invalidation is left to [`settle`].
+#[inline(never)]
+fn unmap(ground: &mut Ground) -> Result<(), SpaceError> {
+    ground.owed = Some(ground.space.unmap_no_flush(ground.range)?);
+    Ok(())
+}
+
+/// Linux: `set_memory_ro()`.
+#[inline(never)]
+fn protect_read_only(ground: &mut Ground) -> Result<(), SpaceError> {
+    ground.space.protect(ground.range, Prot::KERNEL_RO)
+}
+
+/// Linux: `set_memory_rw()`.
+#[inline(never)]
+fn protect_read_write(ground: &mut Ground) -> Result<(), SpaceError> {
+    ground.space.protect(ground.range, Prot::KERNEL)
+}
+
+/// Linux: `apply_to_page_range()` with a callback that calls `set_pte_at()`.
+#[inline(never)]
+fn apply_set(ground: &mut Ground) -> Result<(), SpaceError> {
+    let mut frames = ground.scattered.iter();
+    ground.space.apply_to_page_range(ground.range, |pte| {
+        frames
+            .next()
+            .map_or(Ok(()), |frame| pte.set(*frame, Prot::KERNEL))
+    })
+}
+
+/// Linux: the same with `pte_clear()`.
+#[inline(never)]
+fn apply_clear(ground: &mut Ground) -> Result<(), SpaceError> {
+    ground.space.apply_to_page_range(ground.range, |pte| {
+        pte.get_and_clear();
+        Ok(())
+    })
+}
+
+/// Linux: `__set_pte()` on slots that are known.
+#[inline(never)]
+fn set_slots(ground: &mut Ground) -> Result<(), SpaceError> {
+    let Ground {
+        space,
+        range,
+        scattered,
+        pages,
+        ..
+    } = ground;
+    for (i, frames) in scattered[..*pages].chunks(ENTRIES).enumerate() {
+        let mut slots = space.fast_pte_range(nth_table(*range, i, frames.len())?)?;
+        for (i, frame) in frames.iter().enumerate() {
+            slots.set(i, *frame, Prot::KERNEL)?;
+        }
+    }
+    Ok(())
+}
+
+/// Linux: `__pte_clear()` on slots that are known.
+#[inline(never)]
+fn clear_slots(ground: &mut Ground) -> Result<(), SpaceError> {
+    for (i, first) in (0..ground.pages).step_by(ENTRIES).enumerate() {
+        let pages = ENTRIES.min(ground.pages - first);
+        let piece = nth_table(ground.range, i, pages)?;
+        let mut slots = ground.space.fast_pte_range(piece)?;
+        for i in 0..pages {
+            slots.get_and_clear(i);
+        }
+    }
+    Ok(())
+}
+
+/// The first `pages` pages of what the `i`-th table of `range` translates.
+fn nth_table(range: PageRange, i: usize, pages: usize) -> Result<PageRange, SpaceError> {
+    let start = range.start().as_u64() + (i * ENTRIES) as u64 * PAGE_SIZE;
+    Ok(PageRange::new(start, pages as u64)?)
+}
+
+/// What lazy MMU mode was made for: many calls of which none knows of the others.
+#[inline(never)]
+fn map_each_in_a_section(ground: &mut Ground) -> Result<(), SpaceError> {
+    let _section = MMU.lazy().section()?;
+    map_each(ground)
+}
+
+/// The same calls, each on its own.
+#[inline(never)]
+fn map_each(ground: &mut Ground) -> Result<(), SpaceError> {
+    let mut at = ground.range.start().as_u64();
+    for frame in &ground.scattered[..ground.pages] {
+        let page = PageRange::new(at, 1)?;
+        ground
+            .space
+            .map(page, Backing::Contiguous(*frame), Prot::KERNEL)?;
+        at += PAGE_SIZE;
+    }
+    Ok(())
+}
+
+/// Linux: `vunmap_range()` of each page.
+#[inline(never)]
+fn unmap_each(ground: &mut Ground) -> Result<(), SpaceError> {
+    for i in 0..ground.pages as u64 {
+        let page = PageRange::new(ground.range.start().as_u64() + i * PAGE_SIZE, 1)?;
+        ground.space.unmap(page)?;
+    }
+    Ok(())
+}
+
+/// Executes the invalidation that [`unmap`] has left.
+fn settle(ground: &mut Ground) -> Result<(), SpaceError> {
+    if let Some(owed) = ground.owed.take() {
+        ground.space.flush(owed);
+    }
+    Ok(())
+}
+
+/// Invalidates what callbacks and slots have emptied.
+fn flush(ground: &mut Ground) -> Result<(), SpaceError> {
+    ground.space.flush_tlb_range(ground.range)
+}
+
+fn unmap_and_settle(ground: &mut Ground) -> Result<(), SpaceError> {
+    unmap(ground)?;
+    settle(ground)
+}
+
+fn free_tables(ground: &mut Ground) -> Result<(), SpaceError> {
+    ground.space.free_empty_tables(ground.range).map(|_| ())
+}
+
+fn unmap_settle_and_free_tables(ground: &mut Ground) -> Result<(), SpaceError> {
+    unmap_and_settle(ground)?;
+    free_tables(ground)
+}
