@@ -12,7 +12,7 @@
 //! no break and is made at once.
 
 use crate::addr::{ENTRIES, Frame, Level, PAGE_SIZE, PageRange, VirtAddr};
-use crate::backend;
+use crate::backend::{self, Backend};
 use crate::desc::{Desc, bits};
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;
@@ -89,12 +89,16 @@ pub(crate) const fn alone(entry: Desc) -> Desc {
     Desc::from_u64(entry.as_u64() & !bits::CONT)
 }
 
-fn table<K: Kernel>(mmu: &Mmu<K>, frame: Frame) -> &Table {
-    // SAFETY: the callers name a table of a living address space, which they hold.
+/// The table in `frame`.
+///
+/// # Safety
+/// It is a table of an address space, and is not freed while the reference lives.
+pub(crate) unsafe fn table<K: Kernel>(mmu: &Mmu<K>, frame: Frame) -> &Table {
+    // SAFETY: this function's contract.
     unsafe { mmu.kernel().table_ptr(frame).as_ref() }
 }
 
-fn group_of(table: &Table, group: usize) -> &[Pte; GROUP] {
+pub(crate) fn group_of(table: &Table, group: usize) -> &[Pte; GROUP] {
     &table.entries().as_chunks().0[group]
 }
 
@@ -104,11 +108,12 @@ fn group_of(table: &Table, group: usize) -> &[Pte; GROUP] {
 /// the host tests (`r29_*`).
 #[cold]
 #[inline(never)]
-pub(crate) fn unfold<K: Kernel>(mmu: &Mmu<K>, frame: Frame, va: VirtAddr, scope: Scope) {
+pub(crate) fn unfold<K: Kernel>(mmu: &Mmu<K>, table: &Table, va: VirtAddr, scope: Scope) {
+    // What waits for the members is in memory then.
     backend::drain(mmu);
     let kernel = mmu.kernel();
     let group = Level::L3.index(va) / GROUP;
-    let ptes = group_of(table(mmu, frame), group);
+    let ptes = group_of(table, group);
     if !is_member(kernel.load(&ptes[0])) {
         return;
     }
@@ -121,12 +126,20 @@ pub(crate) fn unfold<K: Kernel>(mmu: &Mmu<K>, frame: Frame, va: VirtAddr, scope:
 }
 
 /// Folds every group of `pages`, part of one table, whose entries have become one: with one
-/// invalidation for all of them.
+/// invalidation for all of them. Nothing is folded in an interrupt, in kernel mappings, and where the drain
+/// has folded already.
+///
+/// # Safety
+/// `frame` is the table of `pages`, and is not freed meanwhile.
 #[cold]
 #[inline(never)]
-pub(crate) fn fold<K: Kernel>(mmu: &Mmu<K>, frame: Frame, pages: PageRange, scope: Scope) {
+pub(crate) unsafe fn fold<K: Kernel>(mmu: &Mmu<K>, frame: Frame, pages: PageRange, scope: Scope) {
     let kernel = mmu.kernel();
-    let table = table(mmu, frame);
+    if !is_foldable(scope) || mmu.backend() == Backend::DeferStores || kernel.in_interrupt() {
+        return;
+    }
+    // SAFETY: this function's contract.
+    let table = unsafe { table(mmu, frame) };
     let first = Level::L3.index(pages.start());
     let groups = first / GROUP..=(first + pages.pages() as usize - 1) / GROUP;
     let mut broken = 0_u32;

@@ -23,17 +23,33 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub struct Counters {
             $($name: AtomicU64,)+
+            /// Leaf entries that are in `ptes` and in `requested`: one addition for both.
+            listed: AtomicU64,
         }
 
         impl Counters {
             /// All zero.
             pub const fn new() -> Self {
-                Self { $($name: AtomicU64::new(0),)+ }
+                Self {
+                    $($name: AtomicU64::new(0),)+
+                    listed: AtomicU64::new(0),
+                }
             }
 
             /// The totals now.
             pub fn read(&self) -> Counts {
-                Counts { $($name: self.$name.load(Ordering::Relaxed),)+ }
+                let mut counts = Counts { $($name: self.$name.load(Ordering::Relaxed),)+ };
+                let listed = self.listed.load(Ordering::Relaxed);
+                counts.ptes = counts.ptes.wrapping_add(listed);
+                counts.requested = counts.requested.wrapping_add(listed);
+                counts
+            }
+
+            /// Leaf entries asked to be written, with barriers by R14.
+            #[inline(always)]
+            pub(crate) fn listed(&self, n: usize) {
+                let now = self.listed.load(Ordering::Relaxed);
+                self.listed.store(now.wrapping_add(n as u64), Ordering::Relaxed);
             }
 
             $(

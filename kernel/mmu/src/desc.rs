@@ -49,6 +49,12 @@ pub mod bits {
     pub const SOFTWARE_DIRTY: u64 = 1 << 55;
     /// Bits `[58:55]`, free for software in leaf descriptors.
     pub const SOFTWARE: u64 = 0b1111 << 55;
+    /// Bit 55 of a *table* descriptor, ignored by hardware (D8.3.1.1): some leaf of the next table is
+    /// not Normal write-back memory, or was. While it is clear, changing permissions
+    /// cannot change a memory type, and no leaf needs to be looked at.
+    pub const TABLE_MIXED: u64 = 1 << 55;
+    /// What the library keeps in the bits of a *table* descriptor that hardware ignores.
+    pub const TABLE_SOFTWARE: u64 = TABLE_POPULATION | TABLE_MIXED;
     /// Bits `[11:2]` of a *table* descriptor, ignored by hardware (D8.3.1.1;
     /// bit 10 only while FEAT_HAFT's TCR2_EL1.HAFT is 0, which the library
     /// requires). The library keeps the number of entries in use of the
@@ -120,6 +126,12 @@ impl Prot {
     /// Whether EL0 may access the mapping; such mappings are non-global.
     pub const fn is_user(self) -> bool {
         self.0 & bits::AP_USER != 0
+    }
+
+    /// Whether the memory type is [`MemoryType::Normal`], write-back.
+    #[inline(always)]
+    pub(crate) const fn is_normal(self) -> bool {
+        self.0 & bits::ATTR_INDX == 0
     }
 
     /// The attribute bits as they stand in a descriptor.
@@ -226,9 +238,31 @@ impl Desc {
         Self(self.0 | bits::TABLE_POPULATION)
     }
 
-    /// The same table descriptor with another population, 0..=512.
+    /// The same table descriptor with another population, 0..=512. A table without entries
+    /// has none of a special memory type.
+    #[inline(always)]
     pub(crate) const fn with_population(self, entries: usize) -> Self {
-        Self(self.0 & !bits::TABLE_POPULATION | (entries as u64) << 2)
+        let kept = match entries {
+            0 => !bits::TABLE_SOFTWARE,
+            _ => !bits::TABLE_POPULATION,
+        };
+        Self(self.0 & kept | (entries as u64) << 2)
+    }
+
+    /// The same table descriptor with one entry more in use, of which there are fewer than 512.
+    #[inline(always)]
+    pub(crate) const fn with_one_more(self) -> Self {
+        Self(self.0.wrapping_add(1 << 2))
+    }
+
+    /// Whether every leaf of the table that this *table* descriptor points to is Normal write-back.
+    pub(crate) const fn is_all_normal(self) -> bool {
+        self.0 & bits::TABLE_MIXED == 0
+    }
+
+    /// The same table descriptor, with a leaf of another memory type in the table.
+    pub(crate) const fn with_mixed_leaves(self) -> Self {
+        Self(self.0 | bits::TABLE_MIXED)
     }
 
     /// Replaces the attributes under `mask` by those of `prot`.

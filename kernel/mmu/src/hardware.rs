@@ -162,9 +162,8 @@ pub unsafe trait TableFrames {
 /// Who is running: the current task's lazy state, and whether an interrupt
 /// has borrowed the CPU from it.
 pub trait Context {
-    /// Lazy MMU state of the task that runs on this CPU. Never called between a
-    /// change of `in_interrupt` and its undoing on behalf of the interrupt: an
-    /// interrupt leaves the state alone (R3).
+    /// Lazy MMU state of the task that runs on this CPU, or that was interrupted on it: an
+    /// interrupt may look, and leaves the state alone (R3).
     fn lazy(&self) -> &LazyMmuState;
 
     /// Whether the caller runs in an interrupt, or in a section that counts as
@@ -176,6 +175,13 @@ pub trait Context {
     /// Where the caller's events are counted. One instance is written by one
     /// party at a time: a task, or the interrupts of one CPU.
     fn counters(&self) -> &Counters;
+
+    /// [`Context::counters`] if the caller is the task, and `None` in an interrupt: two questions in one,
+    /// for the shortest paths.
+    #[inline(always)]
+    fn task_counters(&self) -> Option<&Counters> {
+        (!self.in_interrupt()).then(|| self.counters())
+    }
 
     /// Room for what this CPU defers, for [`crate::Backend`]s that defer more than barriers; without
     /// one they cannot be chosen ([`crate::Mmu::set_backend`]).

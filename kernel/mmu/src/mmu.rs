@@ -4,12 +4,13 @@
 
 use crate::addr::PageRange;
 use crate::backend::{self, Backend, Batch};
+use crate::counters::Counters;
 use crate::hardware::Kernel;
-use crate::lazy::{Lazy, LazyMmuError};
+use crate::lazy::{Busy, Lazy, LazyMmuError};
 use crate::policy::{BarrierPolicy, Owed};
 use crate::tlbi::{self, Reach, Scope, TlbFeatures};
 use core::fmt;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
 /// What the CPUs of the system allow, read once at boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,9 +25,13 @@ pub struct Features {
 /// `static`.
 pub struct Mmu<K> {
     kernel: K,
-    backend: AtomicU8,
-    policy: AtomicU8,
+    /// Backend in the low byte, policy in the high one.
+    terms: AtomicU16,
     features: AtomicU8,
+}
+
+const fn terms(backend: Backend, policy: BarrierPolicy) -> u16 {
+    backend as u16 | (policy as u16) << 8
 }
 
 /// FEAT_ETS2 is asked for and some CPU lacks it.
@@ -69,13 +74,15 @@ impl Features {
 }
 
 impl<K> Mmu<K> {
+    /// Stores happen at once, and a kernel's leaf owes the pair: the terms of the short ways.
+    const PLAIN: u16 = terms(Backend::DeferBarriers, BarrierPolicy::Classic);
+
     /// Binds the library to `kernel`: deferred barriers, the classic policy, and
     /// no optional CPU feature until [`Mmu::set_features`].
     pub const fn new(kernel: K) -> Self {
         Self {
             kernel,
-            backend: AtomicU8::new(Backend::DeferBarriers as u8),
-            policy: AtomicU8::new(BarrierPolicy::Classic as u8),
+            terms: AtomicU16::new(Self::PLAIN),
             features: AtomicU8::new(0),
         }
     }
@@ -89,13 +96,23 @@ impl<K> Mmu<K> {
     /// The strategy in use.
     #[inline(always)]
     pub fn backend(&self) -> Backend {
-        Backend::from_u8(self.backend.load(Ordering::Relaxed))
+        Backend::from_u8(self.terms.load(Ordering::Relaxed) as u8)
     }
 
     /// The barrier policy in use.
     #[inline(always)]
     pub fn policy(&self) -> BarrierPolicy {
-        BarrierPolicy::from_u8(self.policy.load(Ordering::Relaxed))
+        BarrierPolicy::from_u8((self.terms.load(Ordering::Relaxed) >> 8) as u8)
+    }
+
+    /// Whether the terms are those that the short ways are made for.
+    #[inline(always)]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.terms.load(Ordering::Relaxed) == Self::PLAIN
+    }
+
+    fn set_terms(&self, backend: Backend, policy: BarrierPolicy) {
+        self.terms.store(terms(backend, policy), Ordering::Relaxed);
     }
 
     /// What the CPUs offer, as it was set.
@@ -107,8 +124,7 @@ impl<K> Mmu<K> {
     /// do not allow any more falls back to [`BarrierPolicy::Classic`].
     pub fn set_features(&self, features: Features) {
         if !features.ets2 {
-            let classic = BarrierPolicy::Classic as u8;
-            self.policy.store(classic, Ordering::Relaxed);
+            self.set_terms(self.backend(), BarrierPolicy::Classic);
         }
         self.features.store(features.to_bits(), Ordering::Relaxed);
     }
@@ -121,26 +137,28 @@ impl<K> Mmu<K> {
         if policy == BarrierPolicy::Ets2 && !self.features().ets2 {
             return Err(NoEts2);
         }
-        self.policy.store(policy as u8, Ordering::Relaxed);
+        self.set_terms(self.backend(), policy);
         Ok(())
     }
 }
 
 impl<K: Kernel> Mmu<K> {
-    /// Chooses the strategy.
+    /// Chooses the strategy. Other tasks should not be in a section either: what waits there is
+    /// executed at its end all the same, but until then reads do not see it.
     ///
     /// # Errors
-    /// [`LazyMmuError::InSection`] if the current task is in a section, and
+    /// [`LazyMmuError::InSection`] if the current task is in a section or pause, suspended ones
+    /// included, and
     /// [`LazyMmuError::NoBatch`] if the kernel has no room for what the strategy defers
     /// ([`crate::Context::batch`]). The strategy stays.
     pub fn set_backend(&self, backend: Backend) -> Result<(), LazyMmuError> {
-        if self.kernel.lazy().enable_count() > 0 {
+        if self.kernel.lazy().is_inside() {
             return Err(LazyMmuError::InSection);
         }
         if backend.needs_batch() && self.kernel.batch().is_none() {
             return Err(LazyMmuError::NoBatch);
         }
-        self.backend.store(backend as u8, Ordering::Relaxed);
+        self.set_terms(backend, self.policy());
         Ok(())
     }
 
@@ -155,29 +173,45 @@ impl<K: Kernel> Mmu<K> {
         self.kernel.counters().enter(1);
     }
 
-    /// What waits on this CPU.
+    /// Works on what waits on this CPU. Meanwhile the task keeps the CPU: [`Lazy::switch_out`] refuses, so
+    /// that the batch is this CPU's from the first look at it to the last.
     ///
     /// # Panics
-    /// If the kernel withdrew it: a backend that needs it was chosen while there was one.
+    /// If the kernel withdrew its batch: a backend that needs it was chosen while there was one.
     #[inline]
-    pub(crate) fn batch(&self) -> &Batch {
-        self.kernel
+    pub(crate) fn with_batch<T>(&self, work: impl FnOnce(&Batch) -> T) -> T {
+        let state = self.kernel.lazy();
+        let before = state.set_busy(Busy::Yes);
+        let batch = self
+            .kernel
             .batch()
-            .expect("Context::batch() had one when the backend was chosen")
+            .expect("Context::batch() had one when the backend was chosen");
+        let result = work(batch);
+        state.set_busy(before);
+        result
+    }
+
+    /// The same for work that leaves something waiting, until the next drain.
+    #[inline]
+    pub(crate) fn wait_in_batch<T>(&self, work: impl FnOnce(&Batch) -> T) -> T {
+        self.kernel.lazy().wait();
+        self.with_batch(work)
     }
 
     #[inline]
     pub(crate) fn hook_flush(&self) {
-        self.kernel.counters().flush(1);
+        let counters = self.kernel.counters();
+        counters.flush(1);
         backend::drain(self);
-        self.pay_all();
+        self.pay_all(counters);
     }
 
     #[inline]
     pub(crate) fn hook_leave(&self) {
-        self.kernel.counters().leave(1);
+        let counters = self.kernel.counters();
+        counters.leave(1);
         backend::drain(self);
-        self.pay_all();
+        self.pay_all(counters);
     }
 
     /// R17: completes the current task's stores on the CPU that it is about to leave.
@@ -202,12 +236,12 @@ impl<K: Kernel> Mmu<K> {
 
     /// R16: pays what the current task owes, exactly once.
     #[inline]
-    fn pay_all(&self) {
+    fn pay_all(&self, counters: &Counters) {
         let state = self.kernel.lazy();
         let owed = state.owed();
         if !owed.is_empty() {
             state.forgive(owed);
-            self.pay(owed);
+            self.execute(owed, counters);
         }
     }
 
@@ -218,14 +252,20 @@ impl<K: Kernel> Mmu<K> {
     /// the count tests `r15_*` and `r16_*` on the host, the lazy suite in the kernel.
     #[inline]
     pub(crate) fn pay(&self, owed: Owed) {
-        let counters = self.kernel.counters();
+        self.execute(owed, self.kernel.counters());
+    }
+
+    #[inline]
+    fn execute(&self, owed: Owed, counters: &Counters) {
         if owed.contains(Owed::STORES) {
             counters.dsb_paid(1);
-            self.dsb_ishst();
+            counters.dsb_ishst(1);
+            self.kernel.dsb_ishst();
         }
         if owed.contains(Owed::CONTEXT) {
             counters.isb_paid(1);
-            self.isb();
+            counters.isb(1);
+            self.kernel.isb();
         }
     }
 

@@ -93,9 +93,10 @@ pub(crate) const fn owed_by(policy: BarrierPolicy, level: Level, new: Desc) -> O
 #[inline]
 pub(crate) fn account<K: Kernel>(mmu: &Mmu<K>, pages: usize, sample: Desc) {
     let counters = mmu.kernel().counters();
-    counters.ptes(pages);
-    if pages > 0 && is_listed(Level::L3, sample) {
-        counters.requested(pages);
+    if !is_listed(Level::L3, sample) {
+        counters.ptes(pages);
+    } else if pages > 0 {
+        counters.listed(pages);
         mmu.owe_or_pay(mmu.policy().owed(Level::L3, sample));
     }
 }

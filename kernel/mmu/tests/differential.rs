@@ -31,7 +31,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bits of a table descriptor that the two sides need not agree on; see the head.
-const FREE_IN_TABLES: u64 = bits::ADDRESS | bits::TABLE_POPULATION;
+const FREE_IN_TABLES: u64 = bits::ADDRESS | bits::TABLE_SOFTWARE;
 
 /// Pages only, as `mmu` maps.
 const PAGES_ONLY: Constraints = Constraints::all();
@@ -589,7 +589,7 @@ fn a_wrong_bit_in_a_table_descriptor_is_found() {
     let before = cell.load(Ordering::Relaxed);
     for bit in (0..64).filter(|bit| bits::ADDRESS >> bit & 1 == 0) {
         cell.store(before ^ 1 << bit, Ordering::Relaxed);
-        let excused = bits::TABLE_POPULATION >> bit & 1 != 0;
+        let excused = bits::TABLE_SOFTWARE >> bit & 1 != 0;
         assert_eq!(pair.compare().is_ok(), excused, "bit {bit}");
     }
     cell.store(before, Ordering::Relaxed);

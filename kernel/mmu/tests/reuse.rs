@@ -118,8 +118,7 @@ fn r29_a_forgotten_fast_range_hides_no_entry() {
     let range = pages(BASE, 4);
     let mut fast = space.fast_pte_range(range).unwrap();
     // What goes the short way is counted at the end, which does not come: this goes the long way.
-    mmu.lazy().flush();
-    fast.set(2, frame(9), data).unwrap();
+    fast.set_run(2, 1, frame(9), data).unwrap();
     core::mem::forget(fast);
     mmu.lazy().disable().unwrap();
     // The table's population is not known, so its entries are looked at.

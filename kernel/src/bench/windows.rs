@@ -106,18 +106,18 @@ fn apply_clear(ground: &mut Ground) -> Result<(), SpaceError> {
 /// Linux: `__set_pte()` on slots that are known.
 #[inline(never)]
 fn set_slots(ground: &mut Ground) -> Result<(), SpaceError> {
-    let Ground {
-        space,
-        range,
-        scattered,
-        pages,
-        ..
-    } = ground;
-    for (i, frames) in scattered[..*pages].chunks(ENTRIES).enumerate() {
-        let mut slots = space.fast_pte_range(nth_table(*range, i, frames.len())?)?;
-        for (i, frame) in frames.iter().enumerate() {
-            slots.set(i, *frame, Prot::KERNEL)?;
+    // A frame for each slot of a table, so that the compiler knows what index is good.
+    let (tables, _) = ground.scattered.as_chunks::<ENTRIES>();
+    for (i, frames) in tables.iter().enumerate() {
+        let first = i * ENTRIES;
+        if first >= ground.pages {
+            break;
         }
+        let pages = ENTRIES.min(ground.pages - first);
+        let mut slots = ground
+            .space
+            .fast_pte_range(nth_table(ground.range, i, pages)?)?;
+        slots.set_each(0, pages, Prot::KERNEL, |i| frames[i % ENTRIES])?;
     }
     Ok(())
 }

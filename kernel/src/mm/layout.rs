@@ -33,7 +33,8 @@ pub const DEVICE_SIZE: u64 = 1 << 40;
 #[inline(always)]
 #[must_use]
 pub const fn linear_virt(phys: u64) -> u64 {
-    LINEAR + phys
+    // Physical addresses have 48 bits (the boot checks it), so this cannot wrap.
+    LINEAR.wrapping_add(phys)
 }
 
 /// The pages where the linear map shows `range`.

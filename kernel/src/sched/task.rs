@@ -81,6 +81,11 @@ impl Context for Arm64 {
         }
     }
 
+    #[inline(always)]
+    fn task_counters(&self) -> Option<&Counters> {
+        (!self.in_interrupt()).then(|| &current().counters)
+    }
+
     fn batch(&self) -> Option<&Batch> {
         Some(percpu::current().batch())
     }

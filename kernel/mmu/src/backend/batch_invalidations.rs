@@ -81,35 +81,41 @@ impl fmt::Debug for Invalidations {
 #[derive(Debug)]
 pub(super) struct BatchInvalidations;
 
-impl BatchInvalidations {
+impl Invalidations {
     /// Invalidates what waits, and waits for it.
-    pub(super) fn drain<K: Kernel>(mmu: &Mmu<K>) {
-        let list = &mmu.batch().invalidations;
-        if !list.is_empty() {
+    pub(super) fn drain<K: Kernel>(&self, mmu: &Mmu<K>) {
+        if !self.is_empty() {
             mmu.kernel().counters().drains(1);
-            mmu.invalidate(list.ranges(), list.scope.get(), Reach::Leaf);
-            list.len.set(0);
+            mmu.invalidate(self.ranges(), self.scope.get(), Reach::Leaf);
+            self.len.set(0);
         }
     }
+}
 
+impl BatchInvalidations {
     /// R27: the invalidation of what was live in `range`, later or now.
     pub(super) fn invalidate<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
         if !mmu.lazy().is_lazy_mmu_mode_active() {
             return mmu.invalidate(core::iter::once(range), scope, Reach::Leaf);
         }
-        let list = &mmu.batch().invalidations;
-        if !list.add(scope, range) {
-            Self::drain(mmu);
-            list.add(scope, range);
-        }
+        mmu.wait_in_batch(|batch| {
+            let list = &batch.invalidations;
+            if !list.add(scope, range) {
+                list.drain(mmu);
+                list.add(scope, range);
+            }
+        });
     }
 
     /// R27, R29: what a TLB may hold for `range` goes before something else is made there.
     #[cold]
     pub(super) fn before_make<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
-        let is_active = mmu.lazy().is_lazy_mmu_mode_active();
-        if is_active && mmu.batch().invalidations.meets(scope, range) {
-            Self::drain(mmu);
+        if mmu.lazy().is_lazy_mmu_mode_active() {
+            mmu.with_batch(|batch| {
+                if batch.invalidations.meets(scope, range) {
+                    batch.invalidations.drain(mmu);
+                }
+            });
         }
     }
 }

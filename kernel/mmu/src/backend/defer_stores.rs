@@ -4,7 +4,8 @@
 //! Inside a range that was announced ([`crate::Lazy::enable_fast_pte_range`],
 //! [`crate::AddressSpace::fast_pte_range`]) a new value goes into a *slot* of the CPU instead of the
 //! table, and reads are answered from there (R20). The slot is drained when the section is left,
-//! paused or flushed (R23). Outside of such ranges everything is as with deferred barriers.
+//! paused or flushed (R23), and until then it serves the whole table. Where there is neither slot nor
+//! announcement everything is as with deferred barriers.
 //!
 //! # The drain
 //!
@@ -39,7 +40,7 @@ use crate::desc::Desc;
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;
 use crate::policy::{self, Owed};
-use crate::table::{Pte, Table};
+use crate::table::Pte;
 use crate::tlbi::{Reach, Scope};
 use core::cell::Cell;
 use core::fmt;
@@ -113,14 +114,6 @@ impl Slots {
     pub(super) fn is_empty(&self) -> bool {
         self.slots.iter().all(|slot| slot.table.get().is_none())
     }
-
-    /// The slot of a table that has one.
-    #[inline]
-    pub(super) fn of_table(&self, table: Frame) -> Option<&Slot> {
-        self.slots
-            .iter()
-            .find(|slot| slot.table.get() == Some(table))
-    }
 }
 
 impl fmt::Debug for Slots {
@@ -135,56 +128,93 @@ impl fmt::Debug for Slots {
 #[derive(Debug)]
 pub(super) struct DeferStores;
 
-impl DeferStores {
-    /// The slot for a run, if its stores may wait: the mode is active, and the run is in a range that was
-    /// announced, or its table has a slot already.
-    pub(super) fn slot<'m, K: Kernel>(mmu: &'m Mmu<K>, run: &Run<'_>) -> Option<&'m Slot> {
-        if !mmu.lazy().is_lazy_mmu_mode_active() {
-            return None;
-        }
-        let slots = &mmu.batch().slots;
-        if let Some(slot) = slots.of_table(run.table) {
+impl Slots {
+    /// The slot of the run's table, if there is one or the run is in a range that was announced.
+    fn of_run<K: Kernel>(&self, mmu: &Mmu<K>, run: &Run<'_>) -> Option<&Slot> {
+        let start = run.pages.table_start();
+        let same = |slot: &&Slot| {
+            // A frame may have become another table since.
+            slot.table.get() == Some(run.table)
+                && slot.start.get() == start
+                && slot.scope.get() == run.scope
+        };
+        if let Some(slot) = self.slots.iter().find(same) {
             return Some(slot);
         }
         if !mmu.kernel().lazy().hints().cover(run.table, run.pages) {
             return None;
         }
-        let free = slots.slots.iter().find(|slot| slot.table.get().is_none());
+        let free = self.slots.iter().find(|slot| slot.table.get().is_none());
         let slot = free.unwrap_or_else(|| {
-            let victim = slots.victim.get();
-            slots.victim.set((victim + 1) % DEFERRED_TABLES);
-            drain_slot(mmu, &slots.slots[victim]);
-            &slots.slots[victim]
+            let victim = self.victim.get();
+            self.victim.set((victim + 1) % DEFERRED_TABLES);
+            drain_slot(mmu, &self.slots[victim]);
+            &self.slots[victim]
         });
         slot.table.set(Some(run.table));
-        slot.start.set(run.pages.table_start());
+        slot.start.set(start);
         slot.scope.set(run.scope);
         Some(slot)
     }
 
     /// Lets memory and TLBs catch up (R23).
-    pub(super) fn drain<K: Kernel>(mmu: &Mmu<K>) {
-        for slot in &mmu.batch().slots.slots {
+    pub(super) fn drain<K: Kernel>(&self, mmu: &Mmu<K>) {
+        for slot in &self.slots {
             if slot.table.get().is_some() {
                 drain_slot(mmu, slot);
             }
         }
     }
 
-    /// Takes the entry of a run of one out of memory and slot alike.
-    pub(super) fn take<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, run: Run<'_>) -> Desc {
-        let i = run.first();
-        break_around(mmu, slot, &run);
-        let waited = slot.waiting(i);
-        slot.waiting.clear(i);
-        let old = mmu.kernel().swap(&run.ptes[0], Desc::INVALID);
-        if old.is_valid() {
-            slot.stale.set(i);
+    /// The value that waits for entry `index` of `table`.
+    pub(super) fn waiting(&self, table: Frame, index: usize) -> Option<Desc> {
+        let of_table = self
+            .slots
+            .iter()
+            .filter(|slot| slot.table.get() == Some(table));
+        of_table.filter_map(|slot| slot.waiting(index)).next()
+    }
+}
+
+impl DeferStores {
+    /// Whether what is written to the run waits for the drain.
+    pub(super) fn waits<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) -> bool {
+        Self::in_slot(mmu, run, |_| ()).is_some()
+    }
+
+    /// Works on the slot of a run, if its stores may wait: the mode is active, and the run is in a range
+    /// that was announced, or its table has a slot already.
+    fn in_slot<K: Kernel, T>(
+        mmu: &Mmu<K>,
+        run: &Run<'_>,
+        work: impl FnOnce(&Slot) -> T,
+    ) -> Option<T> {
+        if !mmu.lazy().is_lazy_mmu_mode_active() {
+            return None;
         }
-        match waited {
-            Some(value) => News::between(slot.seen[i].get(), old).told_to(value),
-            None => old,
-        }
+        mmu.with_batch(|batch| {
+            let slot = batch.slots.of_run(mmu, run)?;
+            mmu.kernel().lazy().wait();
+            Some(work(slot))
+        })
+    }
+
+    /// Takes the entry of a run of one out of memory and slot alike, if stores may wait there.
+    pub(super) fn take<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>) -> Option<Desc> {
+        Self::in_slot(mmu, &run, |slot| {
+            let i = run.first();
+            break_around(mmu, slot, &run);
+            let waited = slot.waiting(i);
+            slot.waiting.clear(i);
+            let old = mmu.kernel().swap(&run.ptes[0], Desc::INVALID);
+            if old.is_valid() {
+                slot.stale.set(i);
+            }
+            match waited {
+                Some(value) => News::between(slot.seen[i].get(), old).told_to(value),
+                None => old,
+            }
+        })
     }
 }
 
@@ -196,50 +226,58 @@ impl Strategy for DeferStores {
         was: Was,
         owed: Owed,
     ) -> Duty {
-        let Some(slot) = Self::slot(mmu, &run) else {
-            return DeferBarriers::write_run(mmu, run, fill, was, owed);
-        };
-        let kernel = mmu.kernel();
-        let makes = fill.sample().is_valid();
-        if makes {
-            kernel.counters().deferred(run.ptes.len());
-        } else {
-            break_around(mmu, slot, &run);
+        let waits = Self::in_slot(mmu, &run, |slot| write_to(mmu, slot, &run, fill));
+        match waits {
+            Some(()) => Duty::Backend,
+            None => DeferBarriers::write_run(mmu, run, fill, was, owed),
         }
-        for (at, pte) in run.ptes.iter().enumerate() {
-            let i = run.first() + at;
-            let now = kernel.load(pte);
-            let new = fill.value(at, slot.waiting(i).unwrap_or(now));
-            if makes {
-                slot.put(i, now, new);
-            } else {
-                slot.waiting.clear(i);
-                if kernel.swap(pte, new).is_valid() {
-                    slot.stale.set(i);
-                }
-            }
-        }
-        Duty::Backend
     }
 }
 
-/// Before entries of live contiguous groups are emptied, the groups are broken; the other members
-/// wait, alone, for the drain (R29).
+fn write_to<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, run: &Run<'_>, fill: Fill<'_>) {
+    let kernel = mmu.kernel();
+    let makes = fill.sample().is_valid();
+    if makes {
+        kernel.counters().deferred(run.ptes.len());
+    } else {
+        break_around(mmu, slot, run);
+    }
+    for (at, pte) in run.ptes.iter().enumerate() {
+        let i = run.first() + at;
+        let now = kernel.load(pte);
+        let new = fill.value(at, slot.waiting(i).unwrap_or(now));
+        if makes {
+            slot.put(i, now, new);
+        } else {
+            slot.waiting.clear(i);
+            if kernel.swap(pte, new).is_valid() {
+                slot.stale.set(i);
+            }
+        }
+    }
+}
+
+/// Before a part of a live contiguous group is emptied, the group is broken; the other members wait,
+/// alone, for the drain (R29). What hardware said of one member it said of all (R24).
 fn break_around<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, run: &Run<'_>) {
     if !contiguous::is_foldable(run.scope) {
         return;
     }
     let kernel = mmu.kernel();
-    let table = table(mmu, slot);
-    let last = run.first() + run.ptes.len() - 1;
-    for group in run.first() / GROUP..=last / GROUP {
+    let end = run.first() + run.ptes.len();
+    // SAFETY: the run's entries are borrowed from the table, so it is alive.
+    let table = unsafe { contiguous::table(mmu, run.table) };
+    for group in run.first() / GROUP..=(end - 1) / GROUP {
         let members = group * GROUP..(group + 1) * GROUP;
-        if !contiguous::is_member(kernel.load(&table.entries()[members.start])) {
+        let whole = run.first() <= members.start && members.end <= end;
+        if whole || !contiguous::is_member(kernel.load(&table.entries()[members.start])) {
             continue;
         }
-        for i in members {
-            let old = kernel.swap(&table.entries()[i], Desc::INVALID);
-            kernel.counters().late_stores(1);
+        let ptes = contiguous::group_of(table, group);
+        let old: [Desc; GROUP] = core::array::from_fn(|i| kernel.swap(&ptes[i], Desc::INVALID));
+        kernel.counters().late_stores(GROUP);
+        let gathered = contiguous::folded(&old).unwrap_or(old);
+        for (i, old) in members.zip(gathered) {
             let value = match slot.waiting(i) {
                 Some(value) => News::between(slot.seen[i].get(), old).told_to(value),
                 None => old,
@@ -251,37 +289,41 @@ fn break_around<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, run: &Run<'_>) {
     }
 }
 
-fn table<'m, K: Kernel>(mmu: &'m Mmu<K>, slot: &Slot) -> &'m Table {
-    let frame = slot.table.get().unwrap_or(Frame::ZERO);
-    // SAFETY: a slot in use names a table of a range that was announced. It is alive: who
-    // announces a range promises that, and `free_empty_tables` and `destroy` drain first.
-    unsafe { mmu.kernel().table_ptr(frame).as_ref() }
-}
-
 #[cold]
 #[inline(never)]
 fn drain_slot<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
     let kernel = mmu.kernel();
-    let ptes = table(mmu, slot).entries();
     kernel.counters().drains(1);
-    if contiguous::is_foldable(slot.scope.get()) {
-        settle_groups(mmu, slot, ptes);
+    let table = match slot.table.get() {
+        // SAFETY: an entry whose value waits counts as in use, and only tables without any are
+        // freed, so this one is alive; `destroy` drains first, and asks that nobody else has a section in
+        // which the space was written.
+        Some(frame) if !slot.waiting.is_empty() => Some(unsafe { contiguous::table(mmu, frame) }),
+        // Only invalidations wait, for which addresses are enough.
+        _ => None,
+    };
+    if let Some(table) = table {
+        if contiguous::is_foldable(slot.scope.get()) {
+            settle_groups(mmu, slot, table.entries());
+        }
+        let owed = replace_live(mmu, slot, table.entries());
+        kernel.lazy().owe(owed);
     }
-    let owed = replace_live(mmu, slot, ptes);
-    kernel.lazy().owe(owed);
     if !slot.stale.is_empty() {
         let pages = slot.stale.runs().map(|(first, n)| slot.pages(first, n));
         mmu.invalidate(pages, slot.scope.get(), Reach::Leaf);
     }
-    let mut owed = Owed::empty();
-    let policy = mmu.policy();
-    for i in slot.waiting.iter() {
-        let value = slot.values[i].get();
-        kernel.store(&ptes[i], value);
-        owed |= policy::owed_by(policy, Level::L3, value);
+    if let Some(table) = table {
+        let mut owed = Owed::empty();
+        let policy = mmu.policy();
+        for i in slot.waiting.iter() {
+            let value = slot.values[i].get();
+            kernel.store(&table.entries()[i], value);
+            owed |= policy::owed_by(policy, Level::L3, value);
+        }
+        kernel.counters().late_stores(slot.waiting.len());
+        kernel.lazy().owe(owed);
     }
-    kernel.counters().late_stores(slot.waiting.len());
-    kernel.lazy().owe(owed);
     slot.waiting.clear_all();
     slot.stale.clear_all();
     slot.table.set(None);

@@ -165,15 +165,16 @@ trait Strategy {
 }
 
 /// Writes a run of leaves of one table through the strategy in use: the one way to write a leaf.
-#[inline]
+#[inline(always)]
 pub(crate) fn write_run<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>, fill: Fill<'_>, was: Was) -> Duty {
     let sample = fill.sample();
     let counters = mmu.kernel().counters();
-    counters.ptes(run.ptes.len());
     let mut owed = Owed::empty();
     if crate::policy::is_listed(Level::L3, sample) {
-        counters.requested(run.ptes.len());
+        counters.listed(run.ptes.len());
         owed = mmu.policy().owed(Level::L3, sample);
+    } else {
+        counters.ptes(run.ptes.len());
     }
     match mmu.backend() {
         Backend::DeferBarriers => DeferBarriers::write_run(mmu, run, fill, was, owed),
@@ -181,6 +182,7 @@ pub(crate) fn write_run<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>, fill: Fill<'_>, w
     }
 }
 
+#[cold]
 #[inline(never)]
 fn write_run_by<K: Kernel>(
     backend: Backend,
@@ -215,8 +217,8 @@ pub(crate) fn take<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>) -> (Desc, Duty) {
 #[inline(never)]
 fn take_by<K: Kernel>(backend: Backend, mmu: &Mmu<K>, run: Run<'_>) -> (Desc, Duty) {
     if backend == Backend::DeferStores {
-        return match DeferStores::slot(mmu, &run) {
-            Some(slot) => (DeferStores::take(mmu, slot, run), Duty::Backend),
+        return match DeferStores::take(mmu, run) {
+            Some(old) => (old, Duty::Backend),
             None => (mmu.kernel().swap(&run.ptes[0], Desc::INVALID), Duty::Caller),
         };
     }
@@ -237,43 +239,34 @@ fn take_by<K: Kernel>(backend: Backend, mmu: &Mmu<K>, run: Run<'_>) -> (Desc, Du
 /// is (R13, R20).
 #[inline(always)]
 pub(crate) fn read<K: Kernel>(mmu: &Mmu<K>, table: Frame, index: usize, pte: &Pte) -> Desc {
-    match mmu.backend() {
-        Backend::DeferStores | Backend::Multicall => read_behind(mmu, table, index, pte),
-        _ => mmu.kernel().load(pte),
+    if is_memory_current(mmu) {
+        mmu.kernel().load(pte)
+    } else {
+        read_behind(mmu, table, index, pte)
     }
 }
 
-/// Whether memory holds every value, so that a loop may read it.
+/// Whether memory holds every value, as far as the caller is concerned. R12: an interrupt leaves
+/// the batch alone, and reads memory.
 #[inline(always)]
 pub(crate) fn is_memory_current<K: Kernel>(mmu: &Mmu<K>) -> bool {
-    match mmu.backend() {
-        Backend::DeferStores | Backend::Multicall => waiting(mmu).is_none(),
-        _ => true,
-    }
+    !mmu.kernel().lazy().is_waiting() || mmu.kernel().in_interrupt()
 }
 
-/// What waits on this CPU. R12: an interrupt leaves the batch alone, and reads memory.
-fn waiting<K: Kernel>(mmu: &Mmu<K>) -> Option<&Batch> {
-    if mmu.kernel().in_interrupt() {
-        return None;
-    }
-    Some(mmu.batch()).filter(|batch| !batch.is_empty())
-}
-
+#[cold]
 #[inline(never)]
 fn read_behind<K: Kernel>(mmu: &Mmu<K>, table: Frame, index: usize, pte: &Pte) -> Desc {
-    let found = waiting(mmu).and_then(|batch| {
-        let slot = batch.slots.of_table(table);
-        slot.and_then(|slot| slot.waiting(index))
-            .or_else(|| batch.fifo.waiting(table, index))
+    let waiting = mmu.with_batch(|batch| {
+        let in_slot = batch.slots.waiting(table, index);
+        in_slot.or_else(|| batch.fifo.waiting(table, index))
     });
-    found.unwrap_or_else(|| mmu.kernel().load(pte))
+    waiting.unwrap_or_else(|| mmu.kernel().load(pte))
 }
 
 /// Whether what is written to the run waits for the drain, which then also settles contiguous groups.
 #[inline]
 pub(crate) fn waits<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) -> bool {
-    mmu.backend() == Backend::DeferStores && DeferStores::slot(mmu, run).is_some()
+    mmu.backend() == Backend::DeferStores && DeferStores::waits(mmu, run)
 }
 
 /// R27, R29: `range` is empty and about to be mapped. What waits to be invalidated there goes first.
@@ -298,26 +291,13 @@ pub(crate) fn complete<K: Kernel>(mmu: &Mmu<K>, level: Level, desc: Desc) {
     }
 }
 
-/// Lets memory and TLBs catch up with everything that waits on this CPU (R23). What the stores owe is
-/// owed by the task then. In an interrupt nothing happens: what waits is the interrupted task's (R12).
+/// Lets memory and TLBs catch up with everything that the task has waiting (R23), whatever the backend is by
+/// now. What the stores owe is owed by the task then. In an interrupt nothing happens: what
+/// waits is the interrupted task's (R12).
 #[inline]
 pub(crate) fn drain<K: Kernel>(mmu: &Mmu<K>) {
-    match mmu.backend() {
-        Backend::Eager | Backend::DeferBarriers => {}
-        other => drain_by(other, mmu),
-    }
-}
-
-#[inline(never)]
-fn drain_by<K: Kernel>(backend: Backend, mmu: &Mmu<K>) {
-    if mmu.kernel().in_interrupt() {
-        return;
-    }
-    match backend {
-        Backend::Eager | Backend::DeferBarriers => {}
-        Backend::DeferStores => DeferStores::drain(mmu),
-        Backend::BatchInvalidations => BatchInvalidations::drain(mmu),
-        Backend::Multicall => Multicall::drain(mmu),
+    if mmu.kernel().lazy().is_waiting() && !mmu.kernel().in_interrupt() {
+        drain_batch(mmu);
     }
 }
 
@@ -325,7 +305,18 @@ fn drain_by<K: Kernel>(backend: Backend, mmu: &Mmu<K>) {
 /// task, in an interrupt or not.
 #[inline]
 pub(crate) fn switch_out<K: Kernel>(mmu: &Mmu<K>) {
-    if mmu.backend() == Backend::Multicall {
-        Multicall::drain(mmu);
+    if mmu.kernel().lazy().is_waiting() {
+        drain_batch(mmu);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn drain_batch<K: Kernel>(mmu: &Mmu<K>) {
+    mmu.with_batch(|batch| {
+        batch.slots.drain(mmu);
+        batch.invalidations.drain(mmu);
+        batch.fifo.drain(mmu);
+    });
+    mmu.kernel().lazy().waited();
 }

@@ -113,20 +113,20 @@ const fn entry_address(table: Frame, index: usize) -> PhysAddr {
 #[derive(Debug)]
 pub(super) struct Multicall;
 
-impl Multicall {
+impl Fifo {
     /// Executes what waits.
-    pub(super) fn drain<K: Kernel>(mmu: &Mmu<K>) {
-        let fifo = &mmu.batch().fifo;
-        let len = fifo.len.replace(0);
+    pub(super) fn drain<K: Kernel>(&self, mmu: &Mmu<K>) {
+        let len = self.len.get();
         if len == 0 {
             return;
         }
         let kernel = mmu.kernel();
         kernel.counters().drains(1);
         let mut calls = [NO_CALL; MULTICALLS];
-        for (call, queued) in calls.iter_mut().zip(&fifo.calls) {
+        for (call, queued) in calls.iter_mut().zip(&self.calls) {
             *call = queued.get();
         }
+        self.len.set(0);
         let calls = &calls[..len];
         match kernel.hypervisor() {
             Some(hypervisor) => {
@@ -137,12 +137,11 @@ impl Multicall {
         }
     }
 
-    fn push<K: Kernel>(mmu: &Mmu<K>, call: Call) {
-        let fifo = &mmu.batch().fifo;
-        if fifo.len.get() == MULTICALLS {
-            Self::drain(mmu);
+    fn push<K: Kernel>(&self, mmu: &Mmu<K>, call: Call) {
+        if self.len.get() == MULTICALLS {
+            self.drain(mmu);
         }
-        let len = fifo.len.get();
+        let len = self.len.get();
         // The same operation twice in a row is one call with more arguments.
         if let Some(last) = len.checked_sub(1)
             && let (
@@ -151,21 +150,23 @@ impl Multicall {
                     range: with,
                     scope: of,
                 },
-            ) = (fifo.calls[last].get(), call)
+            ) = (self.calls[last].get(), call)
             && scope == of
             && let Some(range) = range.joined(with)
         {
-            fifo.calls[last].set(Call::Invalidate { range, scope });
+            self.calls[last].set(Call::Invalidate { range, scope });
             return;
         }
-        fifo.calls[len].set(call);
-        fifo.len.set(len + 1);
+        self.calls[len].set(call);
+        self.len.set(len + 1);
     }
+}
 
+impl Multicall {
     /// R27: the invalidation of what was live in `range`, in its turn or now.
     pub(super) fn invalidate<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
         if mmu.lazy().is_lazy_mmu_mode_active() {
-            Self::push(mmu, Call::Invalidate { range, scope });
+            mmu.wait_in_batch(|batch| batch.fifo.push(mmu, Call::Invalidate { range, scope }));
         } else {
             mmu.invalidate(core::iter::once(range), scope, Reach::Leaf);
         }
@@ -173,10 +174,12 @@ impl Multicall {
 
     /// Entries are emptied behind everything that waits for them.
     pub(super) fn before_emptying<K: Kernel>(mmu: &Mmu<K>) {
-        let fifo = &mmu.batch().fifo;
-        if fifo.calls().any(|call| matches!(call, Call::Store { .. })) {
-            Self::drain(mmu);
-        }
+        mmu.with_batch(|batch| {
+            let is_store = |call| matches!(call, Call::Store { .. });
+            if batch.fifo.calls().any(is_store) {
+                batch.fifo.drain(mmu);
+            }
+        });
     }
 }
 
@@ -215,8 +218,8 @@ fn execute_store<K: Kernel>(mmu: &Mmu<K>, entry: PhysAddr, seen: Desc, new: Desc
     let kernel = mmu.kernel();
     let table = kernel.table_ptr(entry.frame());
     // SAFETY: the frame is that of a table in which an entry was written in this section. It is
-    // alive: `free_empty_tables` and `destroy` drain first, and a table with an entry in
-    // use or about to be is not empty.
+    // alive: an entry whose value waits counts as in use, and only tables without any are freed; and
+    // `destroy` drains first, and asks that nobody else has such a section.
     let table = unsafe { table.as_ref() };
     let pte: &Pte = &table.entries()[entry.index_in_table()];
     kernel.counters().late_stores(1);
@@ -241,19 +244,19 @@ impl Strategy for Multicall {
         let makes = fill.sample().is_valid();
         if is_active && makes {
             mmu.kernel().counters().deferred(run.ptes.len());
-            let fifo = &mmu.batch().fifo;
-            for (i, pte) in run.ptes.iter().enumerate() {
-                let index = run.first() + i;
-                let seen = fifo
-                    .waiting(run.table, index)
-                    .unwrap_or_else(|| mmu.kernel().load(pte));
-                let call = Call::Store {
-                    entry: entry_address(run.table, index),
-                    seen,
-                    new: fill.value(i, seen),
-                };
-                Self::push(mmu, call);
-            }
+            mmu.wait_in_batch(|batch| {
+                for (i, pte) in run.ptes.iter().enumerate() {
+                    let index = run.first() + i;
+                    let waiting = batch.fifo.waiting(run.table, index);
+                    let seen = waiting.unwrap_or_else(|| mmu.kernel().load(pte));
+                    let call = Call::Store {
+                        entry: entry_address(run.table, index),
+                        seen,
+                        new: fill.value(i, seen),
+                    };
+                    batch.fifo.push(mmu, call);
+                }
+            });
         } else {
             if is_active {
                 Self::before_emptying(mmu);

@@ -26,149 +26,251 @@ pub(crate) struct Hint {
     pub(crate) pages: PageRange,
     /// Whose translations.
     pub(crate) scope: Scope,
-    /// The depth of its section, from 1 on.
-    pub(crate) depth: u8,
 }
 
-/// A hint as the task carries it. Addresses are page aligned, and the small numbers are in the bits
-/// that this leaves.
+/// Until when a hint is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// The section of this depth is left.
+    Depth(u8),
+    /// It is withdrawn under this number by whoever announced it.
+    Withdrawn(u8),
+}
+
+/// A hint as the task carries it. Addresses are page aligned, and small numbers are in the bits
+/// that this leaves: whether the hint has a number of its own (bit 11), number or depth
+/// (`[7:0]` of the first word), and how many suspensions there were (`[7:0]` of the second).
 #[derive(Debug, Default)]
 struct Stored {
-    root_and_depth: AtomicU64,
-    upper: AtomicU64,
+    root_and_until: AtomicU64,
+    upper_and_suspensions: AtomicU64,
     table: AtomicU64,
     start_and_pages: AtomicU64,
     /// An ASID, or [`ALL_ASIDS`].
     scope: AtomicU32,
 }
 
-/// The ranges in force, outermost first. Written by the task alone; atomics, because its state may be
+/// The ranges of a task, outermost first. Written by the task alone; atomics, because its state may be
 /// looked at by others.
 #[derive(Debug, Default)]
 pub(crate) struct Hints {
     len: AtomicU8,
+    /// Suspensions around the task ([`crate::Lazy::suspend_all`]). A hint is in force at the number at
+    /// which it was announced.
+    suspensions: AtomicU8,
+    /// The last number given to a hint.
+    number: AtomicU8,
     stored: [Stored; Self::ROOM],
 }
 
 const LOW: u64 = PAGE_SIZE - 1;
+const BYTE: u64 = 0xff;
+const NUMBERED: u64 = 1 << 11;
 const ALL_ASIDS: u32 = u32::MAX;
+const RELAXED: Ordering = Ordering::Relaxed;
 
 impl Stored {
     const fn new() -> Self {
         Self {
-            root_and_depth: AtomicU64::new(0),
-            upper: AtomicU64::new(0),
+            root_and_until: AtomicU64::new(0),
+            upper_and_suspensions: AtomicU64::new(0),
             table: AtomicU64::new(0),
             start_and_pages: AtomicU64::new(0),
             scope: AtomicU32::new(ALL_ASIDS),
         }
     }
 
-    fn set(&self, hint: Hint) {
-        let relaxed = Ordering::Relaxed;
-        self.root_and_depth
-            .store(hint.root.as_u64() | u64::from(hint.depth), relaxed);
-        self.upper.store(hint.upper.as_u64(), relaxed);
-        self.table.store(hint.table.as_u64(), relaxed);
-        self.start_and_pages
-            .store(hint.pages.start().as_u64() | hint.pages.pages(), relaxed);
+    fn set(&self, hint: Hint, until: Until, suspensions: u8) {
+        let until = match until {
+            Until::Depth(depth) => u64::from(depth),
+            Until::Withdrawn(number) => NUMBERED | u64::from(number),
+        };
         let scope = match hint.scope {
             Scope::AllAsids => ALL_ASIDS,
             Scope::Asid(asid) => asid.0.into(),
         };
-        self.scope.store(scope, relaxed);
+        self.root_and_until
+            .store(hint.root.as_u64() | until, RELAXED);
+        self.upper_and_suspensions
+            .store(hint.upper.as_u64() | u64::from(suspensions), RELAXED);
+        self.table.store(hint.table.as_u64(), RELAXED);
+        self.start_and_pages
+            .store(hint.pages.start().as_u64() | hint.pages.pages(), RELAXED);
+        self.scope.store(scope, RELAXED);
     }
 
-    fn depth(&self) -> u8 {
-        (self.root_and_depth.load(Ordering::Relaxed) & LOW) as u8
+    fn copy_to(&self, other: &Self) {
+        let copy = |from: &AtomicU64, to: &AtomicU64| to.store(from.load(RELAXED), RELAXED);
+        copy(&self.root_and_until, &other.root_and_until);
+        copy(&self.upper_and_suspensions, &other.upper_and_suspensions);
+        copy(&self.table, &other.table);
+        copy(&self.start_and_pages, &other.start_and_pages);
+        other.scope.store(self.scope.load(RELAXED), RELAXED);
     }
 
-    fn pages(&self) -> Option<PageRange> {
-        let raw = self.start_and_pages.load(Ordering::Relaxed);
-        PageRange::new(raw & !LOW, raw & LOW).ok()
+    fn root(&self) -> u64 {
+        self.root_and_until.load(RELAXED) & !LOW
+    }
+
+    fn until(&self) -> Until {
+        let raw = self.root_and_until.load(RELAXED);
+        if raw & NUMBERED != 0 {
+            Until::Withdrawn(raw as u8)
+        } else {
+            Until::Depth(raw as u8)
+        }
+    }
+
+    fn suspensions(&self) -> u8 {
+        (self.upper_and_suspensions.load(RELAXED) & BYTE) as u8
     }
 
     fn get(&self) -> Option<Hint> {
-        let frame = |word: &AtomicU64| Frame::from_output_address(word.load(Ordering::Relaxed));
+        let frame = |word: &AtomicU64| Frame::from_output_address(word.load(RELAXED));
+        let pages = self.start_and_pages.load(RELAXED);
         Some(Hint {
-            root: frame(&self.root_and_depth),
-            upper: frame(&self.upper),
+            root: frame(&self.root_and_until),
+            upper: frame(&self.upper_and_suspensions),
             table: frame(&self.table),
-            pages: self.pages()?,
-            scope: match self.scope.load(Ordering::Relaxed) {
+            pages: PageRange::new(pages & !LOW, pages & LOW).ok()?,
+            scope: match self.scope.load(RELAXED) {
                 ALL_ASIDS => Scope::AllAsids,
                 asid => Scope::Asid(Asid(asid as u16)),
             },
-            depth: self.depth(),
         })
     }
 
     /// Whether `pages` of the table are inside.
     #[inline]
     fn covers(&self, pages: PageRange) -> bool {
-        let raw = self.start_and_pages.load(Ordering::Relaxed);
-        let (start, end) = (
-            raw & !LOW,
-            (raw & !LOW).wrapping_add((raw & LOW) * PAGE_SIZE),
-        );
+        let raw = self.start_and_pages.load(RELAXED);
+        let start = raw & !LOW;
+        let end = start.wrapping_add((raw & LOW) * PAGE_SIZE);
         start <= pages.start().as_u64() && pages.end() <= end
     }
 }
 
 impl Hints {
-    /// Ranges in force at a time, at most.
+    /// Ranges at a time, at most.
     pub(crate) const ROOM: usize = 4;
 
     pub(crate) const fn new() -> Self {
         Self {
             len: AtomicU8::new(0),
+            suspensions: AtomicU8::new(0),
+            number: AtomicU8::new(0),
             stored: [const { Stored::new() }; Self::ROOM],
         }
     }
 
     #[inline(always)]
     pub(crate) fn len(&self) -> usize {
-        self.len.load(Ordering::Relaxed) as usize
+        self.len.load(RELAXED) as usize
     }
 
-    fn stored(&self) -> impl DoubleEndedIterator<Item = &Stored> {
-        self.stored[..self.len()].iter()
+    fn stored(&self) -> &[Stored] {
+        &self.stored[..self.len()]
+    }
+
+    fn in_force(&self) -> impl DoubleEndedIterator<Item = &Stored> {
+        let now = self.suspensions.load(RELAXED);
+        self.stored()
+            .iter()
+            .filter(move |hint| hint.suspensions() == now)
     }
 
     /// Keeps a hint if there is room.
-    pub(crate) fn push(&self, hint: Hint) {
+    fn push(&self, hint: Hint, until: Until) {
         if let Some(place) = self.stored.get(self.len()) {
-            place.set(hint);
-            self.len.store(self.len() as u8 + 1, Ordering::Relaxed);
+            place.set(hint, until, self.suspensions.load(RELAXED));
+            self.len.store(self.len() as u8 + 1, RELAXED);
         }
     }
 
-    /// Forgets the hints behind the first `len`.
-    pub(crate) fn truncate(&self, len: usize) {
-        if len < self.len() {
-            self.len.store(len as u8, Ordering::Relaxed);
+    /// Keeps a hint, if there is room, until the section of `depth` is left.
+    pub(crate) fn announce(&self, hint: Hint, depth: u8) {
+        self.push(hint, Until::Depth(depth));
+    }
+
+    /// Keeps a hint, if there is room, until it is withdrawn under the number returned.
+    pub(crate) fn announce_numbered(&self, hint: Hint) -> u8 {
+        let number = self.number.load(RELAXED).wrapping_add(1);
+        self.number.store(number, RELAXED);
+        self.push(hint, Until::Withdrawn(number));
+        number
+    }
+
+    fn retain(&self, keep: impl Fn(&Stored) -> bool) {
+        let mut kept = 0;
+        for hint in self.stored() {
+            if keep(hint) {
+                hint.copy_to(&self.stored[kept]);
+                kept += 1;
+            }
+        }
+        self.len.store(kept as u8, RELAXED);
+    }
+
+    /// Forgets the hint of this number, wherever the task has got to since.
+    pub(crate) fn withdraw(&self, number: u8) {
+        if self.len() > 0 {
+            self.retain(|hint| hint.until() != Until::Withdrawn(number));
         }
     }
 
-    /// How many hints belong to sections of `depth` at most.
-    pub(crate) fn up_to(&self, depth: u8) -> usize {
-        self.stored()
-            .take_while(|hint| hint.depth() <= depth)
-            .count()
+    /// Forgets the hints of an address space, whose tables are about to go.
+    pub(crate) fn forget_space(&self, root: Frame) {
+        if self.len() > 0 {
+            self.retain(|hint| hint.root() != root.as_u64());
+        }
     }
 
-    /// The hints from number `first` on.
-    pub(crate) fn from(&self, first: usize) -> impl Iterator<Item = Hint> {
-        self.stored().skip(first).filter_map(Stored::get)
+    /// Whether a hint ends with a section deeper than `depth`.
+    fn is_over(&self, hint: &Stored, depth: u8) -> bool {
+        let here = hint.suspensions() == self.suspensions.load(RELAXED);
+        here && matches!(hint.until(), Until::Depth(of) if of > depth)
     }
 
-    /// Whether `pages` of `table` were announced.
+    /// The hints that end now that only `depth` sections are left.
+    pub(crate) fn ending(&self, depth: u8) -> impl Iterator<Item = Hint> {
+        let ending = self
+            .stored()
+            .iter()
+            .filter(move |hint| self.is_over(hint, depth));
+        ending.filter_map(Stored::get)
+    }
+
+    /// Forgets them.
+    pub(crate) fn end(&self, depth: u8) {
+        self.retain(|hint| !self.is_over(hint, depth));
+    }
+
+    /// Whether the task has left all its sections for a while.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.suspensions.load(RELAXED) > 0
+    }
+
+    /// All hints are out of force until [`Hints::resume`].
+    pub(crate) fn suspend(&self) {
+        let deeper = self.suspensions.load(RELAXED).saturating_add(1);
+        self.suspensions.store(deeper, RELAXED);
+    }
+
+    /// What was in force before the last [`Hints::suspend`] is again. What was announced meanwhile for a
+    /// section that was not left is forgotten.
+    pub(crate) fn resume(&self) {
+        let before = self.suspensions.load(RELAXED).saturating_sub(1);
+        self.suspensions.store(before, RELAXED);
+        self.retain(|hint| hint.suspensions() <= before);
+    }
+
+    /// Whether `pages` of `table` are announced.
     pub(crate) fn cover(&self, table: Frame, pages: PageRange) -> bool {
-        self.stored()
-            .any(|hint| hint.table.load(Ordering::Relaxed) == table.as_u64() && hint.covers(pages))
+        self.in_force()
+            .any(|hint| hint.table.load(RELAXED) == table.as_u64() && hint.covers(pages))
     }
 
-    /// The level-2 table above `pages` of the address space with `root`, if they were announced.
+    /// The level-2 table above `pages` of the address space with `root`, if they are announced.
     #[inline(always)]
     pub(crate) fn upper_table(&self, root: Frame, pages: PageRange) -> Option<Frame> {
         if self.len() == 0 {
@@ -177,14 +279,12 @@ impl Hints {
         self.find_upper(root, pages)
     }
 
+    #[inline(never)]
     fn find_upper(&self, root: Frame, pages: PageRange) -> Option<Frame> {
-        let found = self.stored().rev().find(|hint| {
-            let of = hint.root_and_depth.load(Ordering::Relaxed) & !LOW;
-            of == root.as_u64() && hint.covers(pages)
-        })?;
-        Some(Frame::from_output_address(
-            found.upper.load(Ordering::Relaxed),
-        ))
+        let of_space = |hint: &&Stored| hint.root() == root.as_u64() && hint.covers(pages);
+        let found = self.in_force().rev().find(of_space)?;
+        let upper = found.upper_and_suspensions.load(RELAXED);
+        Some(Frame::from_output_address(upper))
     }
 }
 
@@ -192,7 +292,7 @@ impl Hints {
 mod tests {
     use super::*;
 
-    fn hint(root: u64, start: u64, pages: u64, depth: u8) -> Hint {
+    fn hint(root: u64, start: u64, pages: u64) -> Hint {
         let frame = |raw| Frame::from_u64(raw).unwrap();
         Hint {
             root: frame(root),
@@ -200,36 +300,41 @@ mod tests {
             table: frame(root + 0x2000),
             pages: PageRange::new(start, pages).unwrap(),
             scope: Scope::Asid(Asid(0xffff)),
-            depth,
         }
+    }
+
+    fn kept(hints: &Hints) -> Vec<Hint> {
+        hints.stored().iter().filter_map(Stored::get).collect()
     }
 
     #[test]
     fn r22_ranges_are_kept_as_they_were_given_and_a_fifth_is_not() {
         let hints = Hints::new();
         let given = [
-            hint(0x10_0000, 0xffff_8000_0020_0000, 512, 1),
-            hint(0xffff_ffff_0000, 0x40_0000, 1, 1),
-            hint(0x20_0000, 0x1000, 511, 7),
-            hint(0x20_0000, 0x60_0000, 3, 255),
+            (hint(0x10_0000, 0xffff_8000_0020_0000, 512), 1),
+            (hint(0xffff_ffff_0000, 0x40_0000, 1), 1),
+            (hint(0x20_0000, 0x1000, 511), 7),
+            (hint(0x20_0000, 0x60_0000, 3), 255),
         ];
-        for hint in given {
-            hints.push(hint);
+        for (hint, depth) in given {
+            hints.announce(hint, depth);
         }
-        hints.push(hint(0x30_0000, 0x80_0000, 1, 255));
-        assert!(hints.from(0).eq(given));
-        assert_eq!((hints.up_to(0), hints.up_to(1), hints.up_to(7)), (0, 2, 3));
-        hints.truncate(2);
-        assert!(hints.from(0).eq(given[..2].iter().copied()));
-        hints.truncate(3);
-        assert_eq!(hints.len(), 2, "a longer list does not come back");
+        hints.announce(hint(0x30_0000, 0x80_0000, 1), 255);
+        assert_eq!(kept(&hints), given.map(|(hint, _)| hint));
+        assert_eq!(hints.ending(7).count(), 1);
+        hints.end(7);
+        assert_eq!(hints.ending(1).collect::<Vec<_>>(), [given[2].0]);
+        hints.end(1);
+        assert_eq!(kept(&hints), [given[0].0, given[1].0]);
+        hints.forget_space(given[0].0.root);
+        assert_eq!(kept(&hints), [given[1].0]);
     }
 
     #[test]
     fn r21_a_range_is_one_space_s_and_ends_where_it_ends() {
         let hints = Hints::new();
-        let given = hint(0x10_0000, 0x40_1000, 4, 1);
-        hints.push(given);
+        let given = hint(0x10_0000, 0x40_1000, 4);
+        hints.announce(given, 1);
         let inside = |start, pages| {
             let pages = PageRange::new(start, pages).unwrap();
             let upper = hints.upper_table(given.root, pages);
@@ -239,5 +344,32 @@ mod tests {
         };
         assert!(inside(0x40_1000, 4) && inside(0x40_4000, 1));
         assert!(!inside(0x40_0000, 2) && !inside(0x40_4000, 2) && !inside(0x40_5000, 1));
+    }
+
+    #[test]
+    fn s12_a_suspension_hides_ranges_and_a_number_finds_its_own_anywhere() {
+        let hints = Hints::new();
+        let (a, b, c) = (
+            hint(0x1_0000, 0x1000, 1),
+            hint(0x2_0000, 0x1000, 1),
+            hint(0x3_0000, 0x1000, 1),
+        );
+        let first = hints.announce_numbered(a);
+        hints.announce(b, 1);
+        hints.suspend();
+        assert!(hints.is_suspended());
+        assert_eq!(hints.upper_table(b.root, b.pages), None);
+        hints.announce(c, 1);
+        assert_eq!(
+            hints.ending(0).collect::<Vec<_>>(),
+            [c],
+            "not what is suspended"
+        );
+        hints.withdraw(first);
+        hints.resume();
+        assert_eq!(kept(&hints), [b]);
+        assert_eq!(hints.upper_table(b.root, b.pages), Some(b.upper));
+        hints.end(0);
+        assert_eq!(hints.len(), 0);
     }
 }

@@ -40,11 +40,12 @@ mod suspend;
 
 pub use guard::{LazyPause, LazySection};
 pub(crate) use hints::Hint;
+pub(crate) use state::Busy;
 pub use state::LazyMmuState;
 pub use suspend::LazySuspended;
 
 use crate::addr::{Frame, PageRange, VirtAddr};
-use crate::backend::{self, Backend};
+use crate::backend;
 use crate::contiguous;
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
@@ -205,15 +206,11 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     fn end_ranges(self, depth: u8) {
         backend::drain(self.mmu);
         let hints = self.state().hints();
-        let kept = hints.up_to(depth);
-        if self.mmu.backend() != Backend::DeferStores {
-            for hint in hints.from(kept) {
-                if contiguous::is_foldable(hint.scope) {
-                    contiguous::fold(self.mmu, hint.table, hint.pages, hint.scope);
-                }
-            }
+        for hint in hints.ending(depth) {
+            // SAFETY: who announced the range promised that its tables stay until now.
+            unsafe { contiguous::fold(self.mmu, hint.table, hint.pages, hint.scope) };
         }
-        hints.truncate(kept);
+        hints.end(depth);
     }
 
     /// Enters a section and announces that the entries of `addr..end` of `mm` are what it is about. All of
@@ -235,7 +232,8 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     ///
     /// # Safety
     /// Until the section is left, the tables above the range stay as they are: no
-    /// [`AddressSpace::free_empty_tables`] or [`AddressSpace::destroy`] frees them.
+    /// [`AddressSpace::free_empty_tables`] or [`AddressSpace::destroy`] frees them. A suspension
+    /// ([`Lazy::suspend_all`]) does not leave the section.
     ///
     /// # Errors
     /// [`SpaceError::Range`] if `addr..end` is no range of whole pages or crosses a table's end
@@ -249,18 +247,13 @@ impl<'m, K: Kernel> Lazy<'m, K> {
         table: Frame,
     ) -> Result<(), SpaceError> {
         let hint = mm.hint(PageRange::from_bounds(addr.as_u64(), end)?, table)?;
-        let depth = self.state().enable_count();
+        let outside = self.state().enable_count();
         self.enable()?;
-        if self.state().enable_count() > depth {
-            self.announce(hint);
+        let depth = self.state().enable_count();
+        if depth > outside {
+            self.state().hints().announce(hint, depth);
         }
         Ok(())
-    }
-
-    /// Adds a range to the section that was just entered.
-    pub(crate) fn announce(self, hint: Hint) {
-        let depth = self.state().enable_count();
-        self.state().hints().push(Hint { depth, ..hint });
     }
 
     /// Lets memory and TLBs catch up with what waits on this CPU; barriers stay deferred. For whoever
@@ -274,10 +267,14 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     /// Whether the task may sleep now (R38). Linux: `might_sleep()`, as far as it is about lazy MMU mode.
     ///
     /// # Errors
-    /// [`LazyMmuError::NotPreemptible`] in an active section if the backend keeps its batch on the CPU.
+    /// [`LazyMmuError::NotPreemptible`] in an active section if the backend keeps its batch on the CPU; at
+    /// its end, until the batch is drained; and with any backend while the library works on the batch.
     #[inline]
     pub fn might_sleep(self) -> Result<(), LazyMmuError> {
-        if self.state().is_active() && !self.mmu.backend().is_preemptible() {
+        let state = self.state();
+        let stays =
+            !self.mmu.backend().is_preemptible() && (state.is_active() || state.is_waiting());
+        if stays || state.is_busy() {
             return Err(LazyMmuError::NotPreemptible);
         }
         Ok(())
@@ -294,7 +291,7 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     ///
     /// # Errors
     /// [`LazyMmuError::NotPreemptible`] as [`Lazy::might_sleep`]; nothing is done, and the task keeps
-    /// its CPU.
+    /// its CPU: a preemption is tried again later.
     #[inline]
     pub fn switch_out(self) -> Result<(), LazyMmuError> {
         self.might_sleep()?;

@@ -6,6 +6,13 @@ use crate::policy::Owed;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+/// Whether a task is at work on the batch of its CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Busy {
+    Yes,
+    No,
+}
+
 /// Lazy MMU state of one task.
 ///
 /// Belongs to the task, not to a CPU: a context switch changes neither task's
@@ -26,6 +33,12 @@ const PAUSE_SHIFT: u32 = 8;
 const PAUSE: u32 = 0xff << PAUSE_SHIFT;
 const OWED_SHIFT: u32 = 16;
 const OWED: u32 = 0xff << OWED_SHIFT;
+/// No task's word: there are two kinds of barriers to owe.
+const UNPAYABLE: u32 = OWED;
+/// The task is at work on its CPU's batch.
+const BUSY: u32 = 1 << 24;
+/// Something of the task waits in its CPU's batch.
+const WAITING: u32 = 1 << 25;
 
 impl LazyMmuState {
     /// The state of a new task: `(0, 0)`, nothing owed.
@@ -54,12 +67,57 @@ impl LazyMmuState {
         Owed::from_bits_truncate(((self.word() & OWED) >> OWED_SHIFT) as u8)
     }
 
-    /// The word of a task that is where this one is, and owes everything: what a write finds that has
-    /// nothing to add. `None` outside of an unpaused section.
+    /// Whether the task is in a section or a pause, or has left them for a while only.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.word() & (ENABLE | PAUSE) != 0 || self.hints.is_suspended()
+    }
+
+    /// Whether something that the task wrote waits in the batch of the CPU that it runs on.
+    #[inline(always)]
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.word() & WAITING != 0
+    }
+
+    /// Something waits from now on.
+    #[inline(always)]
+    pub(crate) fn wait(&self) {
+        self.set(WAITING, WAITING);
+    }
+
+    /// Nothing waits any more.
+    #[inline(always)]
+    pub(crate) fn waited(&self) {
+        self.set(WAITING, 0);
+    }
+
+    /// Whether the task is at work on the batch of the CPU that it runs on, and must not leave it.
+    #[inline(always)]
+    pub(crate) fn is_busy(&self) -> bool {
+        self.word() & BUSY != 0
+    }
+
+    /// Says so, and returns what was said before.
+    #[inline(always)]
+    pub(crate) fn set_busy(&self, busy: Busy) -> Busy {
+        let before = if self.is_busy() { Busy::Yes } else { Busy::No };
+        let bits = match busy {
+            Busy::Yes => BUSY,
+            Busy::No => 0,
+        };
+        self.set(BUSY, bits);
+        before
+    }
+
+    /// The word of an active task that is where this one is, and owes everything: what a store finds
+    /// that has nothing to add. If it is not active, a word that no task has.
     #[inline]
-    pub(crate) fn word_owing_all(&self) -> Option<u32> {
+    pub(crate) fn word_owing_all(&self) -> u32 {
         let all = u32::from(Owed::all().bits()) << OWED_SHIFT;
-        self.is_active().then(|| self.word() | all)
+        if self.is_active() {
+            self.word() | all
+        } else {
+            UNPAYABLE
+        }
     }
 
     /// R2 without its first half: whether the *task* is in an unpaused

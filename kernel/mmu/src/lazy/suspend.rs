@@ -7,7 +7,7 @@
 //! one that nobody may enable the mode in. [`Lazy::suspend_all`] leaves all levels, whatever they are, and
 //! comes back to them.
 
-use super::{Hint, Lazy, LazyMmuError};
+use super::{Lazy, LazyMmuError};
 use crate::hardware::Kernel;
 use core::marker::PhantomData;
 
@@ -27,7 +27,6 @@ pub struct LazySuspended<'m, K: Kernel> {
 struct Left {
     enable_count: u8,
     pause_count: u8,
-    hints: [Option<Hint>; super::hints::Hints::ROOM],
 }
 
 impl<'m, K: Kernel> Lazy<'m, K> {
@@ -45,18 +44,13 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     fn leave_all(self) -> Left {
         let state = self.state();
         let was_active = state.is_active();
-        let mut hints = [None; super::hints::Hints::ROOM];
-        for (kept, hint) in hints.iter_mut().zip(state.hints().from(0)) {
-            *kept = Some(hint);
-        }
         let left = Left {
             enable_count: state.enable_count(),
             pause_count: state.pause_count(),
-            hints,
         };
         state.set_enable_count(0);
         state.set_pause_count(0);
-        state.hints().truncate(0);
+        state.hints().suspend();
         if was_active {
             self.mmu.hook_leave();
         }
@@ -69,12 +63,11 @@ impl<'m, K: Kernel> Lazy<'m, K> {
             // A section of the meantime was not closed. Its writes take effect, its level is lost.
             self.report(LazyMmuError::Asymmetric);
             self.leave_all();
+            state.hints().resume();
         }
         state.set_enable_count(left.enable_count);
         state.set_pause_count(left.pause_count);
-        for hint in left.hints.iter().flatten() {
-            state.hints().push(*hint);
-        }
+        state.hints().resume();
         if state.is_active() {
             self.mmu.hook_enter();
         }

@@ -18,27 +18,39 @@ use crate::backend::Backend;
 use crate::desc::{Desc, Prot};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
+use crate::lazy::LazyMmuState;
+use crate::table::Pte;
 
 /// One last-level entry in the hands of a callback.
 pub struct PteRef<'a, K: Kernel> {
     space: &'a AddressSpace<'a, K>,
     table: &'a LeafTable<'a>,
-    /// Number of the entry in the table's piece.
-    i: usize,
+    /// One of the table's piece.
+    pte: &'a Pte,
+    /// The caller's.
+    state: &'a LazyMmuState,
     quick: &'a mut Quick,
     sums: &'a mut Sums,
+    /// Whether the entry was set the short way.
+    was_quick: bool,
 }
 
 impl<K: Kernel> PteRef<'_, K> {
+    /// Number of the entry in the table's piece. Worked out when it is asked for, because the loop has
+    /// less to count then.
+    fn i(&self) -> usize {
+        self.table.index_of(self.pte)
+    }
+
     /// The page this entry translates.
-    pub const fn va(&self) -> VirtAddr {
-        self.table.piece.page(self.i)
+    pub fn va(&self) -> VirtAddr {
+        self.table.piece.page(self.i())
     }
 
     /// The entry's value (R13, R20: what was written is what is read).
     #[inline]
     pub fn get(&self) -> Desc {
-        self.space.read(self.table, self.i)
+        self.space.read(self.table, self.i())
     }
 
     /// Maps the page. If the entry was emptied and not invalidated yet, it is
@@ -52,13 +64,13 @@ impl<K: Kernel> PteRef<'_, K> {
     /// live and may not be replaced in place (R29). Nothing is written.
     #[inline(always)]
     pub fn set(&mut self, frame: Frame, prot: Prot) -> Result<(), SpaceError> {
-        let pte = &self.table.ptes()[self.i];
-        let kernel = self.space.mmu.kernel();
-        if self.quick.set(kernel, pte, Desc::page(frame, prot), prot) {
-            self.sums.quick += 1;
+        // Once per entry: what is set is not empty any more.
+        let (mmu, pte) = (self.space.mmu, self.pte);
+        if !self.was_quick && self.quick.set(mmu, self.state, pte, (frame, prot)) {
+            self.was_quick = true;
             return Ok(());
         }
-        let (quick, change) = set_slowly(self.space, self.table, self.i, frame, prot)?;
+        let (quick, change) = set_slowly(self.space, self.table, self.pte, frame, prot)?;
         *self.quick = quick;
         self.sums.change += change;
         Ok(())
@@ -69,23 +81,22 @@ impl<K: Kernel> PteRef<'_, K> {
     /// Linux: `ptep_get_and_clear()`.
     #[inline]
     pub fn get_and_clear(&mut self) -> Desc {
-        let old = self.space.take_leaf(&self.table.nth(self.i));
-        self.sums.change -= isize::from(old.is_in_use());
-        // The page cannot be mapped again before its invalidation.
-        *self.quick = Quick::never(self.space.kind());
-        old
+        self.space
+            .take_quickly(self.table, self.pte, self.quick, self.sums)
     }
 }
 
 /// By value: what a loop keeps in registers stays there.
+#[cold]
 #[inline(never)]
 fn set_slowly<K: Kernel>(
     space: &AddressSpace<'_, K>,
     table: &LeafTable<'_>,
-    i: usize,
+    pte: &Pte,
     frame: Frame,
     prot: Prot,
 ) -> Result<(Quick, isize), SpaceError> {
+    let i = table.index_of(pte);
     let change = space.set_leaf(&table.nth(i), frame, prot)?;
     Ok((Quick::of(space, table.piece), change.count()))
 }
@@ -118,11 +129,14 @@ impl<K: Kernel> AddressSpace<'_, K> {
             .lazy()
             .section_unless_active()
             .map_err(SpaceError::from)?;
-        let mut cursor = self.cursor(range);
-        while let Some(found) = cursor.next_or_build(&mut spare) {
-            self.announced(&found, || self.apply_to_table(&found, &mut f))?;
-        }
-        Ok(())
+        self.each_table(range, &mut spare, |found| {
+            let announced = self.announce(&found);
+            let result = self.apply_to_table(&found, &mut f);
+            if let Some(number) = announced {
+                self.mmu.lazy().state().hints().withdraw(number);
+            }
+            result
+        })
     }
 
     #[inline(always)]
@@ -133,36 +147,42 @@ impl<K: Kernel> AddressSpace<'_, K> {
     ) -> Result<(), E> {
         let mut sums = Sums::ZERO;
         let mut quick = Quick::of(self, found.piece);
-        let mut result = Ok(());
-        for i in 0..found.ptes().len() {
-            result = f(&mut PteRef {
+        if found.is_empty() {
+            quick = quick.in_empty_table();
+        }
+        let state = self.mmu.kernel().lazy();
+        let (mut called, mut other) = (found.ptes().len(), 0);
+        let call = |pte| {
+            let mut entry = PteRef {
                 space: self,
                 table: found,
-                i,
+                pte,
+                state,
                 quick: &mut quick,
                 sums: &mut sums,
-            });
-            if result.is_err() {
-                break;
+                was_quick: false,
+            };
+            let result = f(&mut entry);
+            // In the long way, so that the short one has nothing to count.
+            if !entry.was_quick {
+                other += 1;
             }
-        }
+            if result.is_err() {
+                called = found.index_of(pte) + 1;
+            }
+            result
+        };
+        let result = found.ptes().iter().try_for_each(call);
+        sums.quick = called - other;
         self.add_population(found.parent, sums.settle(self));
         result
     }
 
-    /// Calls `f` while the piece is announced, where that makes a difference.
-    #[inline(always)]
-    fn announced<T>(&self, found: &LeafTable<'_>, f: impl FnOnce() -> T) -> T {
+    /// Announces the piece, where that makes a difference. Returns the number to withdraw.
+    #[inline]
+    fn announce(&self, found: &LeafTable<'_>) -> Option<u8> {
         let lazy = self.mmu.lazy();
-        if self.mmu.backend() != Backend::DeferStores || !lazy.is_lazy_mmu_mode_active() {
-            return f();
-        }
-        let before = lazy.state().hints().len();
-        if let Ok(hint) = self.hint(found.piece, found.link.frame()) {
-            lazy.announce(hint);
-        }
-        let result = f();
-        lazy.state().hints().truncate(before);
-        result
+        let waits = self.mmu.backend() == Backend::DeferStores && lazy.is_lazy_mmu_mode_active();
+        waits.then(|| lazy.state().hints().announce_numbered(self.hint_of(found)))
     }
 }

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The walk: from the root to the last-level tables of a range, one after the other.
 //!
-//! A [`Cursor`] goes through a range in ascending order and stops once per last-level
-//! table, or once per hole, however large. It remembers the level-2 table it came
-//! through, so the levels above are read again only every GiB.
+//! A range is gone through in ascending order, with one stop per last-level
+//! table, or per hole, however large. The level-2 table is looked up once per GiB, and
+//! its entries are read in a row.
+//!
+//! The stops are callbacks and not an iterator: with everything inlined a stop costs about a
+//! dozen instructions, and an iterator's item is copied through memory.
 
 use super::tables::Spare;
 use super::{AddressSpace, SpaceError};
@@ -14,6 +17,7 @@ use crate::hardware::Kernel;
 use crate::lazy::Hint;
 use crate::table::{Pte, Table};
 use crate::tlbi::Scope;
+use core::convert::Infallible;
 
 /// A last-level table, and the part of a range that it translates.
 #[derive(Clone, Copy)]
@@ -25,6 +29,8 @@ pub(super) struct LeafTable<'s> {
     /// The part of the range.
     pub(super) piece: PageRange,
     table: &'s Table,
+    /// The level-2 table that holds the link.
+    pub(super) upper: Frame,
 }
 
 /// Where a walk ended early, and the part of a range that this concerns.
@@ -38,17 +44,10 @@ pub(super) struct Hole {
     pub(super) piece: PageRange,
 }
 
-/// A stop of the cursor.
+/// A stop of a walk.
 pub(super) enum Stop<'s> {
     Table(LeafTable<'s>),
     Hole(Hole),
-}
-
-/// See the module text.
-pub(super) struct Cursor<'s, 'm, K: Kernel> {
-    space: &'s AddressSpace<'m, K>,
-    rest: Option<PageRange>,
-    near: Option<Near<'s>>,
 }
 
 /// A level-2 table on the way.
@@ -58,123 +57,182 @@ struct Near<'s> {
     table: &'s Table,
     /// The entry that links it.
     parent: &'s Pte,
-    /// An address that it translates.
-    serves: VirtAddr,
 }
 
-impl<'s, 'm, K: Kernel> Cursor<'s, 'm, K> {
-    pub(super) const fn new(space: &'s AddressSpace<'m, K>, range: PageRange) -> Self {
-        Self {
-            space,
-            rest: Some(range),
-            near: None,
+impl<'m, K: Kernel> AddressSpace<'m, K> {
+    /// Shows each stop of the walk through `range`, until one returns an error.
+    ///
+    /// # Errors
+    /// That of `visit`.
+    #[inline(always)]
+    pub(super) fn each_stop<'s, E>(
+        &'s self,
+        range: PageRange,
+        mut visit: impl FnMut(Stop<'s>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut rest = Some(range);
+        while let Some(range) = rest {
+            let piece = match self.level_2(range.start()) {
+                Ok(near) => {
+                    let piece = range.first_in(Level::L1);
+                    near.each_entry(piece, |parent, piece| {
+                        let link = self.load(parent);
+                        visit(if link.is_table(Level::L2) {
+                            Stop::Table(self.leaf_table_at(near.frame, parent, link, piece))
+                        } else {
+                            Stop::Hole(Hole {
+                                level: Level::L2,
+                                entry: link,
+                                piece,
+                            })
+                        })
+                    })?;
+                    piece
+                }
+                Err((level, entry)) => {
+                    let piece = range.first_in(level);
+                    visit(Stop::Hole(Hole {
+                        level,
+                        entry,
+                        piece,
+                    }))?;
+                    piece
+                }
+            };
+            rest = range.behind(piece);
+        }
+        Ok(())
+    }
+
+    /// Shows each last-level table of `range`; tables that are missing are taken from `spare`.
+    ///
+    /// # Errors
+    /// That of `visit`.
+    #[inline(always)]
+    pub(super) fn each_table<'s, E>(
+        &'s self,
+        range: PageRange,
+        spare: &mut Spare<'_, K>,
+        mut visit: impl FnMut(LeafTable<'s>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut rest = Some(range);
+        while let Some(range) = rest {
+            let near = match self.level_2(range.start()) {
+                Ok(near) => near,
+                Err(_) => self.build_level_2(range.start(), spare),
+            };
+            let piece = range.first_in(Level::L1);
+            near.each_entry(piece, |parent, piece| {
+                let link = self.link_or_build(Level::L2, parent, Some(near.parent), spare);
+                visit(self.leaf_table_at(near.frame, parent, link, piece))
+            })?;
+            rest = range.behind(piece);
+        }
+        Ok(())
+    }
+
+    /// The one table of a range that does not cross a table's end; built if it is missing.
+    pub(super) fn build_leaf_table(
+        &self,
+        range: PageRange,
+        spare: &mut Spare<'_, K>,
+    ) -> LeafTable<'_> {
+        let mut only = None;
+        let Ok(()) = self.each_table(range, spare, |found| {
+            only = Some(found);
+            Ok::<(), Infallible>(())
+        });
+        match only {
+            Some(found) => found,
+            None => unreachable!("a range has at least one page, and so one table"),
         }
     }
 
-    /// The next last-level table; tables that are missing are taken from `spare`.
-    pub(super) fn next_or_build(&mut self, spare: &mut Spare<'_, K>) -> Option<LeafTable<'s>> {
-        let piece = self.rest?.first_in(Level::L2);
-        let va = piece.start();
-        let near = match self.level_2(va) {
-            Ok(near) => near,
-            Err(_) => self.build_level_2(va, spare),
-        };
-        let parent = &near.table.entries()[Level::L2.index(va)];
-        let link = self
-            .space
-            .link_or_build(Level::L2, parent, Some(near.parent), spare);
-        Some(self.stop_at(parent, link, piece))
+    /// Shows each last-level table of `range` that exists.
+    #[inline(always)]
+    pub(super) fn each_leaf_table<'s>(
+        &'s self,
+        range: PageRange,
+        mut visit: impl FnMut(LeafTable<'s>),
+    ) {
+        let Ok(()) = self.each_stop(range, |stop| {
+            if let Stop::Table(found) = stop {
+                visit(found);
+            }
+            Ok::<(), Infallible>(())
+        });
     }
 
-    #[inline]
-    fn stop_at(&mut self, parent: &'s Pte, link: Desc, piece: PageRange) -> LeafTable<'s> {
-        self.pass(piece);
+    #[inline(always)]
+    fn leaf_table_at<'s>(
+        &'s self,
+        upper: Frame,
+        parent: &'s Pte,
+        link: Desc,
+        piece: PageRange,
+    ) -> LeafTable<'s> {
         LeafTable {
             parent,
             link,
             piece,
-            table: self.space.table(link.frame()),
+            table: self.table(link.frame()),
+            upper,
         }
-    }
-
-    /// Goes on behind `piece`, with which the rest begins.
-    #[inline(always)]
-    fn pass(&mut self, piece: PageRange) {
-        self.rest = self.rest.and_then(|rest| rest.behind(piece));
     }
 
     /// Finds the level-2 table for `va`; `Err` with where the walk ended early.
     #[inline]
-    fn level_2(&mut self, va: VirtAddr) -> Result<Near<'s>, (Level, Desc)> {
-        if let Some(near) = self.near
-            && near.serves.as_u64() >> Level::L1.shift() == va.as_u64() >> Level::L1.shift()
-        {
-            return Ok(near);
-        }
-        let space = self.space;
-        space.mmu.kernel().counters().walks(1);
-        let top = &space.table(space.root).entries()[Level::L0.index(va)];
-        let link = space.load(top);
+    fn level_2(&self, va: VirtAddr) -> Result<Near<'_>, (Level, Desc)> {
+        self.mmu.kernel().counters().walks(1);
+        let top = &self.table(self.root).entries()[Level::L0.index(va)];
+        let link = self.load(top);
         if !link.is_table(Level::L0) {
             return Err((Level::L0, link));
         }
-        let parent = &space.table(link.frame()).entries()[Level::L1.index(va)];
-        let link = space.load(parent);
+        let parent = &self.table(link.frame()).entries()[Level::L1.index(va)];
+        let link = self.load(parent);
         if !link.is_table(Level::L1) {
             return Err((Level::L1, link));
         }
-        Ok(self.remember(parent, link, va))
+        Ok(self.near(parent, link))
     }
 
-    fn build_level_2(&mut self, va: VirtAddr, spare: &mut Spare<'_, K>) -> Near<'s> {
-        let space = self.space;
-        let top = &space.table(space.root).entries()[Level::L0.index(va)];
-        let link = space.link_or_build(Level::L0, top, None, spare);
-        let parent = &space.table(link.frame()).entries()[Level::L1.index(va)];
-        let link = space.link_or_build(Level::L1, parent, Some(top), spare);
-        self.remember(parent, link, va)
+    #[inline(never)]
+    fn build_level_2(&self, va: VirtAddr, spare: &mut Spare<'_, K>) -> Near<'_> {
+        let top = &self.table(self.root).entries()[Level::L0.index(va)];
+        let link = self.link_or_build(Level::L0, top, None, spare);
+        let parent = &self.table(link.frame()).entries()[Level::L1.index(va)];
+        let link = self.link_or_build(Level::L1, parent, Some(top), spare);
+        self.near(parent, link)
     }
 
-    #[inline]
-    fn remember(&mut self, parent: &'s Pte, link: Desc, serves: VirtAddr) -> Near<'s> {
-        let near = Near {
+    fn near<'s>(&'s self, parent: &'s Pte, link: Desc) -> Near<'s> {
+        Near {
             frame: link.frame(),
-            table: self.space.table(link.frame()),
+            table: self.table(link.frame()),
             parent,
-            serves,
-        };
-        self.near = Some(near);
-        near
+        }
     }
 }
 
-impl<'s, K: Kernel> Iterator for Cursor<'s, '_, K> {
-    type Item = Stop<'s>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Stop<'s>> {
-        let rest = self.rest?;
-        let found = self.level_2(rest.start()).and_then(|near| {
-            let parent = &near.table.entries()[Level::L2.index(rest.start())];
-            let link = self.space.load(parent);
-            if link.is_table(Level::L2) {
-                Ok((parent, link))
-            } else {
-                Err((Level::L2, link))
+impl<'s> Near<'s> {
+    /// Shows the entries of the table for `range`, which is all in it, each with its piece.
+    #[inline(always)]
+    fn each_entry<E>(
+        &self,
+        range: PageRange,
+        mut visit: impl FnMut(&'s Pte, PageRange) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut rest = range;
+        for parent in &self.table.entries()[Level::L2.index(range.start())..] {
+            let piece = rest.first_in(Level::L2);
+            visit(parent, piece)?;
+            match rest.behind(piece) {
+                Some(behind) => rest = behind,
+                None => break,
             }
-        });
-        Some(match found {
-            Ok((parent, link)) => Stop::Table(self.stop_at(parent, link, rest.first_in(Level::L2))),
-            Err((level, entry)) => {
-                let piece = rest.first_in(level);
-                self.pass(piece);
-                Stop::Hole(Hole {
-                    level,
-                    entry,
-                    piece,
-                })
-            }
-        })
+        }
+        Ok(())
     }
 }
 
@@ -183,7 +241,15 @@ impl<'s> LeafTable<'s> {
     #[inline]
     pub(super) fn ptes(&self) -> &'s [Pte] {
         let first = Level::L3.index(self.piece.start());
-        &self.table.entries()[first..][..self.piece.pages() as usize]
+        let pages = self.piece.pages() as usize;
+        &self.table.entries()[first..][..pages]
+    }
+
+    /// Number of an entry of the piece.
+    #[inline]
+    pub(super) fn index_of(&self, pte: &Pte) -> usize {
+        let offset = pte.as_ptr().addr() - self.ptes().as_ptr().addr();
+        offset / size_of::<Pte>()
     }
 
     /// The same table, and entry `i` of the piece alone.
@@ -239,76 +305,58 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         if let Some(found) = self.announced_table(range) {
             return Some(found);
         }
-        self.mmu.kernel().counters().walks(1);
-        let mut parent = &self.table(self.root).entries()[Level::L0.index(va)];
-        let mut link = self.load(parent);
-        for (level, next) in [(Level::L0, Level::L1), (Level::L1, Level::L2)] {
-            if !link.is_table(level) {
-                return None;
-            }
-            parent = &self.table(link.frame()).entries()[next.index(va)];
-            link = self.load(parent);
-        }
-        link.is_table(Level::L2).then(|| LeafTable {
-            parent,
-            link,
-            piece: range,
-            table: self.table(link.frame()),
-        })
+        let near = self.level_2(va).ok()?;
+        self.below(near.frame, range)
     }
 
     /// The table of a range that was announced: no walk.
     #[inline]
     fn announced_table(&self, range: PageRange) -> Option<LeafTable<'_>> {
         let kernel = self.mmu.kernel();
-        // The hints are the task's; an interrupt has none.
         let upper = kernel.lazy().hints().upper_table(self.root, range)?;
+        // The hints are the task's; an interrupt has none.
         if kernel.in_interrupt() {
             return None;
         }
+        self.below(upper, range)
+    }
+
+    /// The last-level table of `range` below the level-2 table `upper`, if there is one.
+    #[inline(always)]
+    fn below(&self, upper: Frame, range: PageRange) -> Option<LeafTable<'_>> {
         let parent = &self.table(upper).entries()[Level::L2.index(range.start())];
         let link = self.load(parent);
-        link.is_table(Level::L2).then(|| LeafTable {
-            parent,
-            link,
-            piece: range,
-            table: self.table(link.frame()),
-        })
+        link.is_table(Level::L2)
+            .then(|| self.leaf_table_at(upper, parent, link, range))
+    }
+
+    /// What is kept of a table's piece that is announced.
+    pub(super) const fn hint_of(&self, found: &LeafTable<'_>) -> Hint {
+        Hint {
+            root: self.root,
+            upper: found.upper,
+            table: found.link.frame(),
+            pages: found.piece,
+            scope: self.kind.scope(),
+        }
     }
 
     /// What [`crate::Lazy::enable_fast_pte_range`] keeps of a range of this space in `table`.
     pub(crate) fn hint(&self, pages: PageRange, table: Frame) -> Result<Hint, SpaceError> {
         self.check_half(pages)?;
         self.check_one_table(pages)?;
-        let va = pages.start();
-        let near = self.cursor(pages).level_2(va).ok();
-        let upper = near.map(|near| (near.frame, &near.table.entries()[Level::L2.index(va)]));
-        match upper.map(|(upper, parent)| (upper, self.load(parent))) {
-            Some((upper, link)) if link.is_table(Level::L2) && link.frame() == table => Ok(Hint {
-                root: self.root,
-                upper,
+        let found = self
+            .level_2(pages.start())
+            .ok()
+            .and_then(|near| self.below(near.frame, pages))
+            .filter(|found| found.link.frame() == table);
+        match found {
+            Some(found) => Ok(self.hint_of(&found)),
+            None => Err(SpaceError::WrongTable {
+                va: pages.start(),
                 table,
-                pages,
-                scope: self.kind.scope(),
-                depth: 0,
             }),
-            _ => Err(SpaceError::WrongTable { va, table }),
         }
-    }
-
-    /// Walks `range`.
-    #[inline]
-    pub(super) const fn cursor(&self, range: PageRange) -> Cursor<'_, 'm, K> {
-        Cursor::new(self, range)
-    }
-
-    /// The last-level tables of `range` that exist.
-    #[inline]
-    pub(super) fn leaf_tables(&self, range: PageRange) -> impl Iterator<Item = LeafTable<'_>> {
-        self.cursor(range).filter_map(|stop| match stop {
-            Stop::Table(found) => Some(found),
-            Stop::Hole(_) => None,
-        })
     }
 
     /// The first entry of the piece whose value is as asked.
@@ -335,7 +383,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
 
     /// Checks that every page of `range` is mapped by a page of its own.
     pub(super) fn check_mapped(&self, range: PageRange) -> Result<(), SpaceError> {
-        for stop in self.cursor(range) {
+        self.each_stop(range, |stop| {
             let found = match stop {
                 Stop::Table(found) => found,
                 Stop::Hole(hole) => {
@@ -349,14 +397,14 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             };
             // What is counted is valid, but for a moment inside `remap`.
             if found.is_full() {
-                continue;
+                return Ok(());
             }
-            if let Some(i) = self.position(&found, |entry| !entry.is_valid()) {
-                return Err(SpaceError::NotMapped {
+            match self.position(&found, |entry| !entry.is_valid()) {
+                None => Ok(()),
+                Some(i) => Err(SpaceError::NotMapped {
                     va: found.piece.page(i),
-                });
+                }),
             }
-        }
-        Ok(())
+        })
     }
 }

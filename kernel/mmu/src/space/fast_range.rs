@@ -13,13 +13,14 @@ use super::cursor::LeafTable;
 use super::quick::{Quick, Sums};
 use super::tables::Spare;
 use crate::addr::{Frame, PAGE_SIZE, PageRange};
-use crate::backend::{Backend, Fill, Was};
+use crate::backend::{self, Backend, Fill, Was};
 use crate::contiguous::{self, GROUP};
 use crate::desc::{Desc, Prot, bits};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
 use crate::lazy::LazySection;
 use crate::policy;
+use crate::table::Pte;
 
 /// The entries of a range inside one table, in a lazy section of their own.
 /// Leaves the section on drop.
@@ -27,7 +28,10 @@ use crate::policy;
 pub struct FastPteRange<'s, 'm, K: Kernel> {
     space: &'s AddressSpace<'m, K>,
     table: LeafTable<'s>,
+    ptes: &'s [Pte],
     before: Option<usize>,
+    /// The number to withdraw the announcement under, where there is one.
+    announced: Option<u8>,
     quick: Quick,
     sums: Sums,
     section: Option<LazySection<'m, K>>,
@@ -41,36 +45,54 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// # Errors
     /// [`SpaceError::Range`] if `range` crosses a table's end (2 MiB), and what
     /// [`AddressSpace::apply_to_page_range`] refuses.
+    // In place: the value is too large to be handed around.
+    #[inline(always)]
     pub fn fast_pte_range(
         &mut self,
         range: PageRange,
     ) -> Result<FastPteRange<'_, 'm, K>, SpaceError> {
         self.check_half(range)?;
         self.check_one_table(range)?;
-        let needed = self.missing_tables_for_entries(range)?;
-        let mut spare = Spare::reserve(self.mmu, needed)?;
-        let section = self.mmu.lazy().section()?;
-        let Some(table) = self.cursor(range).next_or_build(&mut spare) else {
-            unreachable!("a range has at least one page, and so one table");
+        let space = &*self;
+        let (table, section) = match space.leaf_table(range) {
+            Some(found) => (found, space.mmu.lazy().section()?),
+            None => space.build_fast_range(range)?,
         };
-        if section.is_counted() {
-            let hint = self.hint(range, table.link.frame())?;
-            self.mmu.lazy().announce(hint);
-        }
+        // Nobody else asks for the range where stores happen at once and nothing is folded.
+        let waits = space.mmu.backend() == Backend::DeferStores;
+        let announced = (section.is_counted() && waits).then(|| {
+            let hints = space.mmu.lazy().state().hints();
+            hints.announce_numbered(space.hint_of(&table))
+        });
         // Settled on drop. Should that never happen, the table counts as neither empty
         // nor full for ever, each of its entries is looked at, and it is never freed.
         let before = table.link.population();
         let link = table.link.with_unknown_population();
-        self.mmu.kernel().store(table.parent, link);
+        space.mmu.kernel().store(table.parent, link);
         let table = table.with_link(link);
         Ok(FastPteRange {
-            quick: Quick::of(self, range),
+            quick: Quick::of(space, range),
+            ptes: table.ptes(),
             table,
-            space: self,
+            space,
             before,
+            announced,
             sums: Sums::ZERO,
             section: Some(section),
         })
+    }
+
+    /// The table is missing. The section is opened where nothing can fail behind it.
+    #[cold]
+    #[inline(never)]
+    fn build_fast_range(
+        &self,
+        range: PageRange,
+    ) -> Result<(LeafTable<'_>, LazySection<'m, K>), SpaceError> {
+        let needed = self.missing_tables_for_entries(range)?;
+        let mut spare = Spare::reserve(self.mmu, needed)?;
+        let section = self.mmu.lazy().section()?;
+        Ok((self.build_leaf_table(range, &mut spare), section))
     }
 }
 
@@ -86,7 +108,7 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
     /// If `i` is not in the range.
     #[inline]
     pub fn get(&self, i: usize) -> Desc {
-        assert!(i < self.table.ptes().len(), "page {i} of {self:?}");
+        assert!(i < self.ptes.len(), "page {i} of {self:?}");
         self.space.read(&self.table, i)
     }
 
@@ -100,14 +122,14 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
     /// If `i` is not in the range.
     #[inline(always)]
     pub fn set(&mut self, i: usize, frame: Frame, prot: Prot) -> Result<(), SpaceError> {
-        let pte = &self.table.ptes()[i];
-        let kernel = self.space.mmu.kernel();
-        if self.quick.set(kernel, pte, Desc::page(frame, prot), prot) {
-            self.sums.quick += 1;
+        let pte = &self.ptes[i];
+        let mmu = self.space.mmu;
+        if self.quick.set(mmu, mmu.kernel().lazy(), pte, (frame, prot)) {
+            self.sums.quick = self.sums.quick.wrapping_add(1);
             return Ok(());
         }
         let change = self.space.set_leaf(&self.table.nth(i), frame, prot)?;
-        self.sums.add(change);
+        self.sums.change += change.count();
         self.quick = Quick::of(self.space, self.table.piece);
         Ok(())
     }
@@ -130,6 +152,9 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
         prot: Prot,
         mut frame: impl FnMut(usize) -> Frame,
     ) -> Result<(), SpaceError> {
+        if pages == 0 {
+            return Ok(());
+        }
         let space = self.space;
         let found = self.empty_part(first, pages, prot)?;
         if matches!(
@@ -137,17 +162,52 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
             Backend::DeferBarriers | Backend::BatchInvalidations
         ) {
             let kernel = space.mmu.kernel();
-            for (i, pte) in (first..).zip(found.ptes()) {
+            // Eight at a time, so that the loop costs less than what it repeats.
+            let (eights, rest) = found.ptes().as_chunks::<8>();
+            let mut i = first;
+            for eight in eights {
+                for pte in eight {
+                    kernel.store(pte, Desc::page(frame(i), prot));
+                    i = i.wrapping_add(1);
+                }
+            }
+            for pte in rest {
                 kernel.store(pte, Desc::page(frame(i), prot));
+                i = i.wrapping_add(1);
             }
             policy::account(space.mmu, pages, Desc::page(Frame::ZERO, prot));
         } else {
             for i in 0..pages {
                 let first = Desc::page(frame(first + i), prot);
-                space.write(&found.nth(i), Fill::Contiguous { first }, Was::Gone);
+                space.write_run(&found.nth(i), Fill::Contiguous { first }, Was::Gone);
             }
         }
         self.sums.change += pages as isize;
+        Ok(())
+    }
+
+    /// Maps empty pages from page `first` on to `frames`, one page each: two entries per store where
+    /// stores happen at once.
+    ///
+    /// # Errors
+    /// As [`FastPteRange::set_each`].
+    ///
+    /// # Panics
+    /// If the pages are not in the range.
+    pub fn set_frames(
+        &mut self,
+        first: usize,
+        frames: &[Frame],
+        prot: Prot,
+    ) -> Result<(), SpaceError> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let found = self.empty_part(first, frames.len(), prot)?;
+        let template = Desc::page(Frame::ZERO, prot);
+        let fill = Fill::Scattered { frames, template };
+        self.space.write_run(&found, fill, Was::Gone);
+        self.sums.change += frames.len() as isize;
         Ok(())
     }
 
@@ -185,7 +245,7 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
             let first = Desc::from_u64(raw | hint);
             if pages > 0 {
                 let part = found.part(from, pages);
-                space.write(&part, Fill::Contiguous { first }, Was::Gone);
+                space.write_run(&part, Fill::Contiguous { first }, Was::Gone);
             }
         };
         let (head, groups) = contiguous::groups(found.piece, frame, space.kind.scope());
@@ -206,7 +266,7 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
     ) -> Result<LeafTable<'_>, SpaceError> {
         self.space.kind.check_prot(prot)?;
         assert!(
-            first + pages <= self.table.ptes().len(),
+            first + pages <= self.ptes.len(),
             "pages {first}..{} of {self:?}",
             first + pages
         );
@@ -216,6 +276,7 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
             self.space.check_run_unused(&found)?;
         }
         self.space.invalidate_before_reuse(found.piece);
+        self.space.note_memory_type(&found, prot);
         Ok(found)
     }
 
@@ -226,17 +287,26 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
     /// If `i` is not in the range.
     #[inline]
     pub fn get_and_clear(&mut self, i: usize) -> Desc {
-        let old = self.space.take_leaf(&self.table.nth(i));
-        self.sums.change -= isize::from(old.is_in_use());
-        // The page cannot be mapped again before its invalidation.
-        self.quick = Quick::never(self.space.kind());
-        old
+        self.space
+            .take_quickly(&self.table, &self.ptes[i], &mut self.quick, &mut self.sums)
     }
 }
 
 impl<K: Kernel> Drop for FastPteRange<'_, '_, K> {
     fn drop(&mut self) {
-        let change = self.sums.settle(self.space);
+        let (space, found) = (self.space, self.table);
+        let change = self.sums.settle(space);
+        if let Some(number) = self.announced {
+            space.mmu.lazy().state().hints().withdraw(number);
+        }
+        if contiguous::is_foldable(space.kind.scope()) {
+            backend::drain(space.mmu);
+            // SAFETY: the table is borrowed, so nobody frees it.
+            unsafe {
+                let table = found.link.frame();
+                contiguous::fold(space.mmu, table, found.piece, space.kind.scope());
+            }
+        }
         // What waits is written before the table may count as empty.
         drop(self.section.take());
         if let Some(before) = self.before {

@@ -81,14 +81,15 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
             set: 0,
             sample: Desc::INVALID,
         };
-        for found in self.space.leaf_tables(range) {
-            self.duty = self.duty.and(self.space.write(&found, invalid, Was::Live));
+        let (space, mut duty) = (&*self.space, self.duty);
+        space.each_leaf_table(range, |found| {
+            duty = duty.and(space.write_run(&found, invalid, Was::Live));
             // No longer counted, so that a table gathered as a whole does not pass for mapped.
-            self.space
-                .add_population(found.parent, -(found.piece.pages() as isize));
-        }
+            space.add_population(found.parent, -(found.piece.pages() as isize));
+        });
         // Should the gather be forgotten, mapping there invalidates first.
-        self.space.owe_invalidation(self.duty, range);
+        space.owe_invalidation(duty, range);
+        self.duty = duty;
         Ok(())
     }
 
@@ -145,12 +146,12 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         }
         for range in gathered() {
             space.unflushed.flushed(range);
-            for found in space.leaf_tables(range) {
+            space.each_leaf_table(range, |found| {
                 for (i, pte) in found.ptes().iter().enumerate() {
                     (self.give_back)(found.piece.page(i), space.load(pte).frame());
                 }
-                space.write(&found, Fill::Zero, Was::Gone);
-            }
+                space.write_run(&found, Fill::Zero, Was::Gone);
+            });
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use super::AddressSpace;
 use super::cursor::LeafTable;
+use super::quick::{Quick, Sums};
 use crate::addr::{Frame, Level, PageRange};
 use crate::backend::{self, Duty, Fill, Was};
 use crate::bbm;
@@ -14,6 +15,7 @@ use crate::contiguous::{self, GROUP};
 use crate::desc::{Desc, Prot};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
+use crate::table::Pte;
 
 /// What a write did to the number of entries in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +37,19 @@ impl Change {
 
 impl<K: Kernel> AddressSpace<'_, K> {
     /// Writes the piece of a table.
-    #[inline]
+    #[inline(always)]
     pub(super) fn write(&self, found: &LeafTable<'_>, fill: Fill<'_>, was: Was) -> Duty {
         let run = found.run(self.kind.scope());
         if was == Was::Live && contiguous::is_foldable(run.scope) {
             self.drop_groups(found);
         }
         backend::write_run(self.mmu, run, fill, was)
+    }
+
+    /// The same out of line, for callers that are not about single instructions.
+    #[inline(never)]
+    pub(super) fn write_run(&self, found: &LeafTable<'_>, fill: Fill<'_>, was: Was) -> Duty {
+        self.write(found, fill, was)
     }
 
     /// R29: splits the contiguous groups that the piece is only a part of. Whole groups change as
@@ -58,8 +66,9 @@ impl<K: Kernel> AddressSpace<'_, K> {
             (last, (run.first() + last + 1).is_multiple_of(GROUP)),
         ] {
             let is_split = !whole || run.ptes.len() < GROUP;
-            if is_split && contiguous::is_member(self.load(&run.ptes[i])) {
-                contiguous::unfold(self.mmu, run.table, run.pages.page(i), run.scope);
+            if is_split && contiguous::is_member(self.read(found, i)) {
+                let table = self.table(run.table);
+                contiguous::unfold(self.mmu, table, run.pages.page(i), run.scope);
             }
         }
     }
@@ -73,26 +82,57 @@ impl<K: Kernel> AddressSpace<'_, K> {
     ) -> Result<Change, SpaceError> {
         self.kind.check_prot(prot)?;
         let new = Desc::page(frame, prot);
-        let mut old = self.read(found, 0);
-        if contiguous::is_member(old) {
-            self.drop_groups(found);
-            old = contiguous::alone(self.read(found, 0));
-        }
         let va = found.piece.start();
-        bbm::check(Level::L3, old, new)
+        let old = self.read(found, 0);
+        // As a member of a group that is dropped before.
+        bbm::check(Level::L3, contiguous::alone(old), new)
             .map_err(|violation| SpaceError::BreakBeforeMake { va, violation })?;
         let fill = Fill::Contiguous { first: new };
         if old.is_valid() {
-            self.write(found, fill, Was::Live);
+            self.write_run(found, fill, Was::Live);
             return Ok(Change::Kept);
         }
         self.invalidate_before_reuse(found.piece);
-        self.write(found, fill, Was::Gone);
-        if old.is_in_use() {
-            Ok(Change::Kept)
-        } else {
-            Ok(Change::Taken)
+        self.note_memory_type(found, prot);
+        self.write_run(found, fill, Was::Gone);
+        // An entry that is invalid and not empty was gathered and is not counted any more.
+        Ok(Change::Taken)
+    }
+
+    /// Takes note, in the entry that links the table, that a leaf of a special memory type comes in.
+    /// Hardware ignores the bit, so the store owes nothing.
+    #[inline(always)]
+    pub(super) fn note_memory_type(&self, found: &LeafTable<'_>, prot: Prot) {
+        if !prot.is_normal() {
+            let link = self.load(found.parent).with_mixed_leaves();
+            self.mmu.kernel().store(found.parent, link);
         }
+    }
+
+    /// Empties `pte`, an entry of `found`, the short way if there is one, and returns what it held.
+    #[inline(always)]
+    pub(super) fn take_quickly(
+        &self,
+        found: &LeafTable<'_>,
+        pte: &Pte,
+        quick: &mut Quick,
+        sums: &mut Sums,
+    ) -> Desc {
+        let old = match quick.take(self.mmu.kernel(), pte) {
+            Some(old) => {
+                sums.taken += 1;
+                if old.is_in_use() {
+                    let page = found.nth(found.index_of(pte)).piece;
+                    self.owe_invalidation(Duty::Caller, page);
+                }
+                old
+            }
+            None => self.take_leaf(&found.nth(found.index_of(pte))),
+        };
+        // One that is invalid and not empty was gathered and is not counted any more.
+        sums.change -= isize::from(old.is_valid());
+        *quick = quick.after_take();
+        old
     }
 
     /// Empties the one entry of `found`, and returns what it held. Linux: `ptep_get_and_clear()`.
@@ -102,8 +142,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
             self.drop_groups(found);
         }
         let (old, duty) = backend::take(self.mmu, run);
-        if old.is_in_use() && duty == Duty::Caller {
-            self.unflushed.widen(found.piece);
+        if old.is_in_use() {
+            self.owe_invalidation(duty, found.piece);
         }
         old
     }
@@ -113,6 +153,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
     pub(super) fn owe_invalidation(&self, duty: Duty, range: PageRange) {
         if duty == Duty::Caller {
             self.unflushed.widen(range);
+            // A page there cannot be mapped the short way.
+            self.last.forget();
         }
     }
 }

@@ -63,6 +63,22 @@ impl<K: Kernel> AddressSpace<'_, K> {
         backing: Backing<'_>,
         prot: Prot,
     ) -> Result<(), SpaceError> {
+        if let Backing::Contiguous(frame) = backing
+            && range.pages() == 1
+            && self.map_like_last(range.start(), frame, prot)
+        {
+            return Ok(());
+        }
+        self.map_anywhere(range, backing, prot)
+    }
+
+    #[inline(never)]
+    fn map_anywhere(
+        &self,
+        range: PageRange,
+        backing: Backing<'_>,
+        prot: Prot,
+    ) -> Result<(), SpaceError> {
         self.check_request(range, prot)?;
         backing.check(range.pages())?;
         // By far the most requests lie in one table that exists: one walk serves
@@ -73,7 +89,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
             self.check_run_unused(&found)?;
             self.invalidate_before_reuse(range);
             // One run: it is completed as one with or without a section.
-            self.map_run(&found, backing.fill(0, range.pages(), prot));
+            self.map_run(&found, backing.fill(0, range.pages(), prot), prot);
+            self.remember(&found, prot);
             return Ok(());
         }
         let needed = self.missing_tables(range, |found| self.check_run_unused(found))?;
@@ -81,25 +98,31 @@ impl<K: Kernel> AddressSpace<'_, K> {
         let _section = self.mmu.lazy().section_unless_active()?;
         self.invalidate_before_reuse(range);
         let mut done = 0;
-        let mut cursor = self.cursor(range);
-        while let Some(found) = cursor.next_or_build(&mut spare) {
+        self.each_table(range, &mut spare, |found| {
             let pages = found.piece.pages();
-            self.map_run(&found, backing.fill(done, pages, prot));
+            self.map_run(&found, backing.fill(done, pages, prot), prot);
             done += pages;
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
-    #[inline]
-    fn map_run(&self, found: &LeafTable<'_>, fill: Fill<'_>) {
+    #[inline(always)]
+    fn map_run(&self, found: &LeafTable<'_>, fill: Fill<'_>, prot: Prot) {
+        self.note_memory_type(found, prot);
         self.write(found, fill, Was::Gone);
         self.add_population(found.parent, found.piece.pages() as isize);
     }
 
+    #[inline(always)]
     pub(super) fn check_run_unused(&self, found: &LeafTable<'_>) -> Result<(), SpaceError> {
         if found.is_empty() {
             return Ok(());
         }
+        self.check_entries_unused(found)
+    }
+
+    #[inline(never)]
+    fn check_entries_unused(&self, found: &LeafTable<'_>) -> Result<(), SpaceError> {
         match self.position(found, Desc::is_in_use) {
             None => Ok(()),
             Some(i) => Err(SpaceError::AlreadyMapped {

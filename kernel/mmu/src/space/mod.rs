@@ -41,6 +41,7 @@ mod apply;
 mod cursor;
 mod fast_range;
 mod gather;
+mod last;
 mod leaf;
 mod map;
 mod protect;
@@ -55,6 +56,7 @@ pub use gather::MmuGather;
 pub use map::Backing;
 pub use unmap::PendingFlush;
 
+use self::last::LastTable;
 use self::unflushed::Unflushed;
 
 use crate::addr::{Asid, ENTRIES, Frame, Half, Level, PageRange, RangeError, VirtAddr};
@@ -111,6 +113,7 @@ pub struct AddressSpace<'m, K: Kernel> {
     /// What may be changed; `None` for the whole half.
     window: Option<PageRange>,
     unflushed: Unflushed,
+    last: LastTable,
 }
 
 /// What an address translates to.
@@ -138,6 +141,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             kind,
             window: None,
             unflushed: Unflushed::new(),
+            last: LastTable::new(),
         })
     }
 
@@ -155,6 +159,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             kind,
             window: None,
             unflushed: Unflushed::new(),
+            last: LastTable::new(),
         }
     }
 
@@ -163,8 +168,9 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     ///
     /// For a space that is live: which addresses may safely be unmapped, the library
     /// cannot know; whoever installs the root can.
-    pub const fn restrict(&mut self, window: PageRange) {
+    pub fn restrict(&mut self, window: PageRange) {
         self.window = Some(window);
+        self.last.forget();
     }
 
     /// The root table's frame, the address for TTBR0_EL1 or TTBR1_EL1.

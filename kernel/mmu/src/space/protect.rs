@@ -3,6 +3,7 @@
 //! break-before-make.
 
 use super::AddressSpace;
+use super::cursor::Stop;
 use crate::addr::{Level, PageRange};
 use crate::backend::{Duty, Fill, Was};
 use crate::bbm;
@@ -63,6 +64,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
         // R27, R29: the break is complete on every CPU before the make.
         let duty = self.update(range, invalid, Was::Live);
         self.settle(duty, range);
+        self.each_leaf_table(range, |found| self.note_memory_type(&found, prot));
         let valid = Fill::Update {
             keep: !ATTRIBUTES,
             set: prot.as_u64() & ATTRIBUTES | bits::VALID,
@@ -73,15 +75,26 @@ impl<K: Kernel> AddressSpace<'_, K> {
         Ok(())
     }
 
+    #[inline(never)]
     fn update(&self, range: PageRange, fill: Fill<'_>, was: Was) -> Duty {
-        self.leaf_tables(range).fold(Duty::Backend, |duty, found| {
-            duty.and(self.write(&found, fill, was))
-        })
+        let mut duty = Duty::Backend;
+        self.each_leaf_table(range, |found| {
+            duty = duty.and(self.write(&found, fill, was))
+        });
+        duty
     }
 
     /// R29: `prot` may replace what is there without break-before-make.
     fn check_in_place(&self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {
-        for found in self.leaf_tables(range) {
+        self.each_stop(range, |stop| {
+            let Stop::Table(found) = stop else {
+                return Ok(());
+            };
+            // All leaves of a space agree in shareability and in being global or not; `check_prot`
+            // has seen to the latter.
+            if prot.is_normal() && found.link.is_all_normal() {
+                return Ok(());
+            }
             let check = |old: Desc| {
                 let new = old.with_attributes(prot, ATTRIBUTES);
                 bbm::check(Level::L3, old, new)
@@ -92,7 +105,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
                 let va = found.piece.page(i);
                 return Err(SpaceError::BreakBeforeMake { va, violation });
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }

@@ -2,76 +2,148 @@
 //! The short way of a single entry.
 //!
 //! In a loop over entries of one table nearly everything that a write has to ask is the same as for the
-//! entry before: backend, policy, interrupt, privilege, what is owed. A [`Quick`] has asked once, and
-//! boils it down to one comparison: *the entry is empty, and the task's lazy state is the word that it was,
-//! active and owing everything already*. Then a store is all that is left, and counting is a sum that
-//! is settled at the end of the table. Anything else goes the long way
-//! ([`AddressSpace::set_leaf`]), which is always right.
+//! entry before: backend, policy, interrupt, privilege, pending invalidations. A [`Quick`] has asked
+//! once. What is left is the entry, which must be empty, and *behind the store* a look at the task's lazy
+//! state: if it is the word that it was, active and owing everything, the store owes nothing new.
+//! (Behind it, because a context switch before the store completes the stores that were there and
+//! forgives their barrier, and this one was not; R17.) Counting is a sum that is settled at the
+//! end of the table. Anything else goes the long way ([`AddressSpace::set_leaf`]), which is always right.
 
-use super::leaf::Change;
 use super::{AddressSpace, SpaceKind};
-use crate::addr::PageRange;
-use crate::backend::Backend;
+use crate::addr::{Frame, PageRange};
+use crate::contiguous;
 use crate::desc::{Desc, Prot};
 use crate::hardware::Kernel;
-use crate::policy::BarrierPolicy;
+use crate::lazy::LazyMmuState;
+use crate::mmu::Mmu;
+use crate::policy::Owed;
 use crate::table::Pte;
 
 /// See the module text.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quick {
-    kind: SpaceKind,
-    /// The state in which nothing but a store is to be done, as far as it matters.
-    word: u32,
-    mask: u32,
+    /// Whether empty entries may be set with a kernel's attributes, and with a user's.
+    sets_kernel: bool,
+    sets_user: bool,
+    /// Whether they need not be looked at, because no entry of the table is in use.
+    fresh_kernel: bool,
+    fresh_user: bool,
+    /// Whether entries are emptied by a swap and nothing else.
+    swaps: bool,
+    /// The lazy state in which a store owes nothing new.
+    settled: u32,
 }
 
 impl Quick {
     /// Never quick.
-    pub(super) const fn never(kind: SpaceKind) -> Self {
-        Self {
-            kind,
-            word: 1,
-            mask: 0,
-        }
-    }
+    pub(super) const NEVER: Self = Self {
+        sets_kernel: false,
+        sets_user: false,
+        fresh_kernel: false,
+        fresh_user: false,
+        swaps: false,
+        settled: 0,
+    };
 
-    /// What holds now for makes in `pages`, part of one table.
+    /// What holds now in `pages`, part of one table.
+    #[inline]
     pub(super) fn of<K: Kernel>(space: &AddressSpace<'_, K>, pages: PageRange) -> Self {
         let mmu = space.mmu;
         let kernel = mmu.kernel();
-        let plain = mmu.backend() == Backend::DeferBarriers
-            && mmu.policy() == BarrierPolicy::Classic
-            && !space.unflushed.meets(pages)
-            && !kernel.in_interrupt();
-        let kind = space.kind;
-        match (kind, kernel.lazy().word_owing_all()) {
-            // R14: a user's leaf owes nothing, whatever the state.
-            (SpaceKind::User(_), _) if plain => Self {
-                kind,
-                word: 0,
-                mask: 0,
-            },
-            (SpaceKind::Kernel, Some(word)) if plain => Self {
-                kind,
-                word,
-                mask: u32::MAX,
-            },
-            _ => Self::never(kind),
+        let sets = mmu.is_plain() && !space.unflushed.meets(pages) && !kernel.in_interrupt();
+        Self {
+            sets_kernel: sets && space.kind == SpaceKind::Kernel,
+            sets_user: sets && space.kind != SpaceKind::Kernel,
+            fresh_kernel: false,
+            fresh_user: false,
+            swaps: !mmu.backend().invalidates(),
+            settled: kernel.lazy().word_owing_all(),
         }
     }
 
-    /// Sets an empty entry, if the short way is right for it now.
+    /// Whether entries may be set with `prot`: of the privilege, and of the memory type that takes no
+    /// note ([`AddressSpace::note_memory_type`]).
     #[inline(always)]
-    pub(super) fn set<K: Kernel>(self, kernel: &K, pte: &Pte, new: Desc, prot: Prot) -> bool {
-        let fits = self.kind.check_prot(prot).is_ok();
+    pub(super) const fn sets(self, prot: Prot) -> bool {
+        prot.is_normal()
+            && if prot.is_user() {
+                self.sets_user
+            } else {
+                self.sets_kernel
+            }
+    }
+
+    /// The same after an entry was emptied, whose page cannot be mapped again before its invalidation.
+    #[inline(always)]
+    pub(super) const fn after_take(self) -> Self {
+        Self {
+            sets_kernel: false,
+            sets_user: false,
+            fresh_kernel: false,
+            fresh_user: false,
+            ..self
+        }
+    }
+
+    /// The same for a table none of whose entries are in use. Each is set once at most.
+    #[inline]
+    pub(super) const fn in_empty_table(self) -> Self {
+        Self {
+            fresh_kernel: self.sets_kernel,
+            fresh_user: self.sets_user,
+            ..self
+        }
+    }
+
+    #[inline(always)]
+    const fn is_fresh(self, prot: Prot) -> bool {
+        prot.is_normal()
+            && if prot.is_user() {
+                self.fresh_user
+            } else {
+                self.fresh_kernel
+            }
+    }
+
+    /// Sets an empty entry, if the short way is right for it.
+    #[inline(always)]
+    pub(super) fn set<K: Kernel>(
+        self,
+        mmu: &Mmu<K>,
+        state: &LazyMmuState,
+        pte: &Pte,
+        (frame, prot): (Frame, Prot),
+    ) -> bool {
         let is_quick =
-            fits && kernel.lazy().word() & self.mask == self.word && !kernel.load(pte).is_in_use();
+            self.is_fresh(prot) || self.sets(prot) && !mmu.kernel().load(pte).is_in_use();
         if is_quick {
-            kernel.store(pte, new);
+            mmu.kernel().store(pte, Desc::page(frame, prot));
+            self.stored(mmu, state, prot);
         }
         is_quick
     }
+
+    /// Behind a store: what it owes, if it is not owed already. A user's leaf owes nothing (R14).
+    #[inline(always)]
+    pub(super) fn stored<K: Kernel>(self, mmu: &Mmu<K>, state: &LazyMmuState, prot: Prot) {
+        if !prot.is_user() && state.word() != self.settled {
+            owe(mmu);
+        }
+    }
+
+    /// Empties an entry, if the short way is right for it.
+    #[inline(always)]
+    pub(super) fn take<K: Kernel>(self, kernel: &K, pte: &Pte) -> Option<Desc> {
+        let is_quick = self.swaps && !contiguous::is_member(kernel.load(pte));
+        is_quick.then(|| kernel.swap(pte, Desc::INVALID))
+    }
+}
+
+/// The policy is classic.
+#[cold]
+#[inline(never)]
+fn owe<K: Kernel>(mmu: &Mmu<K>) {
+    mmu.owe_or_pay(Owed::all());
 }
 
 /// What a loop over the entries of one table adds up.
@@ -79,31 +151,32 @@ impl Quick {
 pub(super) struct Sums {
     /// Entries set the short way.
     pub(super) quick: usize,
-    /// Entries taken into use minus entries emptied, the long way.
+    /// Entries emptied the short way, empty ones included.
+    pub(super) taken: usize,
+    /// Entries taken into use the long way, minus entries emptied.
     pub(super) change: isize,
 }
 
 impl Sums {
     pub(super) const ZERO: Self = Self {
         quick: 0,
+        taken: 0,
         change: 0,
     };
-
-    #[inline]
-    pub(super) const fn add(&mut self, change: Change) {
-        self.change += change.count();
-    }
 
     /// Counts the short writes, and returns by how much the number of entries in use grew.
     #[inline]
     pub(super) fn settle<K: Kernel>(self, space: &AddressSpace<'_, K>) -> isize {
+        let counters = space.mmu.kernel().counters();
         if self.quick > 0 {
-            let counters = space.mmu.kernel().counters();
-            counters.ptes(self.quick);
-            if space.kind == SpaceKind::Kernel {
+            match space.kind {
                 // R14 lists every leaf that `check_prot` lets into a kernel's space.
-                counters.requested(self.quick);
+                SpaceKind::Kernel => counters.listed(self.quick),
+                SpaceKind::User(_) => counters.ptes(self.quick),
             }
+        }
+        if self.taken > 0 {
+            counters.ptes(self.taken);
         }
         self.quick as isize + self.change
     }

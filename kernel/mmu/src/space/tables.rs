@@ -147,24 +147,24 @@ impl<K: Kernel> AddressSpace<'_, K> {
         mut check: impl FnMut(&LeafTable<'_>) -> Result<(), SpaceError>,
     ) -> Result<usize, SpaceError> {
         let mut needed = 0;
-        for stop in self.cursor(range) {
-            match stop {
-                Stop::Table(found) => check(&found)?,
-                Stop::Hole(hole) if hole.entry.is_in_use() => {
-                    return Err(SpaceError::AlreadyMapped {
-                        va: hole.piece.start(),
-                        entry: hole.entry,
-                        level: hole.level,
-                    });
-                }
-                Stop::Hole(hole) => needed += tables_below(hole),
+        self.each_stop(range, |stop| match stop {
+            Stop::Table(found) => check(&found),
+            Stop::Hole(hole) if hole.entry.is_in_use() => Err(SpaceError::AlreadyMapped {
+                va: hole.piece.start(),
+                entry: hole.entry,
+                level: hole.level,
+            }),
+            Stop::Hole(hole) => {
+                needed += tables_below(hole);
+                Ok(())
             }
-        }
+        })?;
         Ok(needed)
     }
 
     /// What `entry` of `level` links: the table there, or else a reserved one, linked
     /// now. `above` is the entry that links `entry`'s own table, if it is not the root.
+    #[inline(always)]
     pub(super) fn link_or_build(
         &self,
         level: Level,
@@ -176,6 +176,17 @@ impl<K: Kernel> AddressSpace<'_, K> {
         if link.is_table(level) {
             return link;
         }
+        self.build(level, entry, above, spare)
+    }
+
+    #[inline(never)]
+    fn build(
+        &self,
+        level: Level,
+        entry: &Pte,
+        above: Option<&Pte>,
+        spare: &mut Spare<'_, K>,
+    ) -> Desc {
         let frame = spare.take().expect("reserve() counted every missing table");
         let link = Desc::table(frame);
         self.write_link(level, entry, link);
@@ -269,13 +280,15 @@ impl<K: Kernel> AddressSpace<'_, K> {
     /// [`SpaceError::WrongHalf`].
     pub fn free_empty_tables(&mut self, range: PageRange) -> Result<usize, SpaceError> {
         self.check_half(range)?;
-        // Nothing that waits may find its table gone.
-        backend::drain(self.mmu);
+        self.last.forget();
         let mut unlinked = Unlinked::default();
         self.unlink_empty(Level::L0, self.table(self.root), range, &mut unlinked);
         let Some(hull) = unlinked.hull else {
             return Ok(0);
         };
+        if !self.mmu.kernel().in_interrupt() {
+            self.mmu.kernel().lazy().hints().forget_space(self.root);
+        }
         // R32: no walker may still hold an entry that leads to a table when its frame
         // is reused, so the invalidation is one that reaches table entries. A table is
         // reached by any address it serves, and one page each would be enough; but the
@@ -341,12 +354,13 @@ impl<K: Kernel> AddressSpace<'_, K> {
     /// Leaves are dropped; their frames stay with whoever mapped them.
     ///
     /// # Safety
-    /// No CPU uses the root in a TTBR, no table is shared, and no section of another task in which the
-    /// space was written is still open.
+    /// No CPU uses the root in a TTBR, no table is shared, and no task is in a section in which the space
+    /// was written or a range of it announced, unless it is the caller.
     pub unsafe fn destroy(self) {
         // R25: frames return only after the invalidation completed; with the root out of
         // use no new entry can be cached meanwhile.
         self.mmu.flush_tlb_all(self.kind.scope());
+        self.mmu.kernel().lazy().hints().forget_space(self.root);
         self.free_tree(Level::L0, self.root);
     }
 

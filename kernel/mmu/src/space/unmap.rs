@@ -98,9 +98,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         self.check_mapped(range)?;
         let _section = self.mmu.lazy().section_unless_active()?;
         let mut duty = Duty::Backend;
-        for found in self.leaf_tables(range) {
-            duty = duty.and(self.empty_run(&found));
-        }
+        self.each_leaf_table(range, |found| duty = duty.and(self.empty_run(&found)));
         self.owe_invalidation(duty, range);
         Ok(PendingFlush {
             duty,

@@ -111,7 +111,7 @@ impl Order {
         };
         let va = base + ((index as u64) << SHIFT[level as usize]);
         let tables = (is_table(level, old), is_table(level, new));
-        if tables == (true, true) && (old ^ new) & !bits::TABLE_POPULATION == 0 {
+        if tables == (true, true) && (old ^ new) & !bits::TABLE_SOFTWARE == 0 {
             return Role::Population;
         }
         let key = (asid, level, va);

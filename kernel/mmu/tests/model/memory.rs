@@ -116,7 +116,7 @@ const fn differ(level: u8, old: u64, new: u64) -> bool {
         return false;
     }
     let ignored = if is_link(level, old) && is_link(level, new) {
-        bits::TABLE_POPULATION
+        bits::TABLE_SOFTWARE
     } else {
         bits::SOFTWARE
     };
