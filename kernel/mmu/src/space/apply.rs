@@ -31,6 +31,9 @@ pub struct PteRef<'a, K: Kernel> {
     state: &'a LazyMmuState,
     quick: &'a mut Quick,
     sums: &'a mut Sums,
+    /// Whether the entry is empty and in a kernel's space: known of all entries of a table, without a look
+    /// at any.
+    is_fresh: bool,
     /// Whether the entry was set the short way.
     was_quick: bool,
 }
@@ -64,10 +67,15 @@ impl<K: Kernel> PteRef<'_, K> {
     /// live and may not be replaced in place (R29). Nothing is written.
     #[inline(always)]
     pub fn set(&mut self, frame: Frame, prot: Prot) -> Result<(), SpaceError> {
-        // Once per entry: what is set is not empty any more.
-        let (mmu, pte) = (self.space.mmu, self.pte);
-        if !self.was_quick && self.quick.set(mmu, self.state, pte, (frame, prot)) {
-            self.was_quick = true;
+        let (mmu, pte, new) = (self.space.mmu, self.pte, (frame, prot));
+        let quick = if self.is_fresh && prot.is_normal() && !prot.is_user() {
+            self.quick.set_fresh(mmu, self.state, pte, new)
+        } else {
+            self.quick.set(mmu, self.state, pte, new)
+        };
+        if quick {
+            // Once per entry: what is set is not empty any more.
+            (self.is_fresh, self.was_quick) = (false, true);
             return Ok(());
         }
         let (quick, change) = set_slowly(self.space, self.table, self.pte, frame, prot)?;
@@ -147,35 +155,56 @@ impl<K: Kernel> AddressSpace<'_, K> {
     ) -> Result<(), E> {
         let mut sums = Sums::ZERO;
         let mut quick = Quick::of(self, found.piece);
-        if found.is_empty() {
-            quick = quick.in_empty_table();
-        }
         let state = self.mmu.kernel().lazy();
-        let (mut called, mut other) = (found.ptes().len(), 0);
-        let call = |pte| {
-            let mut entry = PteRef {
-                space: self,
-                table: found,
-                pte,
-                state,
-                quick: &mut quick,
-                sums: &mut sums,
-                was_quick: false,
-            };
-            let result = f(&mut entry);
-            // In the long way, so that the short one has nothing to count.
-            if !entry.was_quick {
-                other += 1;
+        let mut rest = found.ptes().iter();
+        let mut other = 0;
+        // The loop twice. In the first it is a constant that the entries are fresh, until a callback
+        // does something else than to set its entry; then the second goes on.
+        let mut failed = None;
+        if quick.sets(Prot::KERNEL) && found.is_empty() {
+            for pte in rest.by_ref() {
+                let mut entry = PteRef {
+                    space: self,
+                    table: found,
+                    pte,
+                    state,
+                    quick: &mut quick,
+                    sums: &mut sums,
+                    is_fresh: true,
+                    was_quick: false,
+                };
+                if let Err(error) = f(&mut entry) {
+                    failed = Some(error);
+                }
+                if !entry.was_quick || failed.is_some() {
+                    other = usize::from(!entry.was_quick);
+                    break;
+                }
             }
-            if result.is_err() {
-                called = found.index_of(pte) + 1;
+        }
+        if failed.is_none() {
+            for pte in rest.by_ref() {
+                let mut entry = PteRef {
+                    space: self,
+                    table: found,
+                    pte,
+                    state,
+                    quick: &mut quick,
+                    sums: &mut sums,
+                    is_fresh: false,
+                    was_quick: false,
+                };
+                let result = f(&mut entry);
+                other += usize::from(!entry.was_quick);
+                if let Err(error) = result {
+                    failed = Some(error);
+                    break;
+                }
             }
-            result
-        };
-        let result = found.ptes().iter().try_for_each(call);
-        sums.quick = called - other;
+        }
+        sums.quick = found.ptes().len() - rest.len() - other;
         self.add_population(found.parent, sums.settle(self));
-        result
+        failed.map_or(Ok(()), Err)
     }
 
     /// Announces the piece, where that makes a difference. Returns the number to withdraw.

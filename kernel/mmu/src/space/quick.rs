@@ -25,9 +25,6 @@ pub(super) struct Quick {
     /// Whether empty entries may be set with a kernel's attributes, and with a user's.
     sets_kernel: bool,
     sets_user: bool,
-    /// Whether they need not be looked at, because no entry of the table is in use.
-    fresh_kernel: bool,
-    fresh_user: bool,
     /// Whether entries are emptied by a swap and nothing else.
     swaps: bool,
     /// The lazy state in which a store owes nothing new.
@@ -39,8 +36,6 @@ impl Quick {
     pub(super) const NEVER: Self = Self {
         sets_kernel: false,
         sets_user: false,
-        fresh_kernel: false,
-        fresh_user: false,
         swaps: false,
         settled: 0,
     };
@@ -54,8 +49,6 @@ impl Quick {
         Self {
             sets_kernel: sets && space.kind == SpaceKind::Kernel,
             sets_user: sets && space.kind != SpaceKind::Kernel,
-            fresh_kernel: false,
-            fresh_user: false,
             swaps: !mmu.backend().invalidates(),
             settled: kernel.lazy().word_owing_all(),
         }
@@ -79,30 +72,8 @@ impl Quick {
         Self {
             sets_kernel: false,
             sets_user: false,
-            fresh_kernel: false,
-            fresh_user: false,
             ..self
         }
-    }
-
-    /// The same for a table none of whose entries are in use. Each is set once at most.
-    #[inline]
-    pub(super) const fn in_empty_table(self) -> Self {
-        Self {
-            fresh_kernel: self.sets_kernel,
-            fresh_user: self.sets_user,
-            ..self
-        }
-    }
-
-    #[inline(always)]
-    const fn is_fresh(self, prot: Prot) -> bool {
-        prot.is_normal()
-            && if prot.is_user() {
-                self.fresh_user
-            } else {
-                self.fresh_kernel
-            }
     }
 
     /// Sets an empty entry, if the short way is right for it.
@@ -114,13 +85,26 @@ impl Quick {
         pte: &Pte,
         (frame, prot): (Frame, Prot),
     ) -> bool {
-        let is_quick =
-            self.is_fresh(prot) || self.sets(prot) && !mmu.kernel().load(pte).is_in_use();
+        let is_quick = self.sets(prot) && !mmu.kernel().load(pte).is_in_use();
         if is_quick {
             mmu.kernel().store(pte, Desc::page(frame, prot));
             self.stored(mmu, state, prot);
         }
         is_quick
+    }
+
+    /// The same where it is known that it is. Always `true`.
+    #[inline(always)]
+    pub(super) fn set_fresh<K: Kernel>(
+        self,
+        mmu: &Mmu<K>,
+        state: &LazyMmuState,
+        pte: &Pte,
+        (frame, prot): (Frame, Prot),
+    ) -> bool {
+        mmu.kernel().store(pte, Desc::page(frame, prot));
+        self.stored(mmu, state, prot);
+        true
     }
 
     /// Behind a store: what it owes, if it is not owed already. A user's leaf owes nothing (R14).
