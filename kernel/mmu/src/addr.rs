@@ -433,6 +433,12 @@ impl PageRange {
         Self::of_table(self.start).start
     }
 
+    /// The pages of the range, each as a range of its own, in ascending order.
+    #[inline]
+    pub fn by_page(self) -> impl Iterator<Item = Self> {
+        (0..self.pages() as usize).map(move |i| self.part(i, 1))
+    }
+
     /// Whether the two ranges share a page.
     #[inline(always)]
     pub(crate) const fn meets(self, other: Self) -> bool {

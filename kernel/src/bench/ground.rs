@@ -4,12 +4,11 @@
 use alloc::vec::Vec;
 
 use mmu::{Frame, PageRange, PendingFlush, SpaceError};
-use spin::mutex::SpinMutexGuard;
 
 use super::BenchError;
 use crate::arch::Arm64;
 use crate::mm::frames;
-use crate::mm::kernel_space::{self, Space};
+use crate::mm::kernel_space::{self, SpaceGuard};
 use crate::mm::vmap::Area;
 
 /// Given back on drop in the order of the fields, which matters: what is still mapped is unmapped
@@ -18,7 +17,7 @@ pub(super) struct Ground {
     /// An invalidation that a window has left to be done.
     pub(super) owed: Option<PendingFlush<'static, Arm64>>,
     /// The kernel's address space.
-    pub(super) space: SpinMutexGuard<'static, Space>,
+    pub(super) space: SpaceGuard,
     /// The addresses of a window.
     pub(super) range: PageRange,
     /// How many these are.

@@ -152,13 +152,10 @@ fn map_each_in_a_section(ground: &mut Ground) -> Result<(), SpaceError> {
 /// The same calls, each on its own.
 #[inline(never)]
 fn map_each(ground: &mut Ground) -> Result<(), SpaceError> {
-    let mut at = ground.range.start().as_u64();
-    for frame in &ground.scattered[..ground.pages] {
-        let page = PageRange::new(at, 1)?;
+    for (page, frame) in ground.range.by_page().zip(&ground.scattered) {
         ground
             .space
             .map(page, Backing::Contiguous(*frame), Prot::KERNEL)?;
-        at += PAGE_SIZE;
     }
     Ok(())
 }
@@ -166,8 +163,7 @@ fn map_each(ground: &mut Ground) -> Result<(), SpaceError> {
 /// Linux: `vunmap_range()` of each page.
 #[inline(never)]
 fn unmap_each(ground: &mut Ground) -> Result<(), SpaceError> {
-    for i in 0..ground.pages as u64 {
-        let page = PageRange::new(ground.range.start().as_u64() + i * PAGE_SIZE, 1)?;
+    for page in ground.range.by_page() {
         ground.space.unmap(page)?;
     }
     Ok(())

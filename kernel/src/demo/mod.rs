@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What `cargo xtask run` shows: lazy MMU mode in three chapters.
+//! What `cargo xtask run` shows: lazy MMU mode in four chapters.
 //!
 //! 1. [`one_page`]: what writing one page-table entry owes, and why;
 //! 2. [`savings`]: a table of what is executed for 1 to 65 536 pages, with Linux's
 //!    figures beside ours;
-//! 3. [`contract`]: nesting, pause and flush, with the counts after each step.
+//! 3. [`contract`]: nesting, pause and flush, with the counts after each step;
+//! 4. [`backends`]: one scenario with the strategies of five architectures.
 //!
 //! Each chapter chooses its own strategy and barrier policy; what `lazy=` and `policy=` chose at
 //! boot is in force again afterwards.
@@ -12,6 +13,7 @@
 //! Every figure is read from the counters while the reader watches; nothing printed is
 //! written down beforehand but Linux's figures, which were measured elsewhere.
 
+mod backends;
 mod contract;
 mod one_page;
 mod savings;
@@ -115,7 +117,8 @@ pub fn main() -> Status {
 pub fn run(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
     one_page::tell(out)?;
     savings::tell(out)?;
-    contract::tell(out)
+    contract::tell(out)?;
+    backends::tell(out)
 }
 
 /// Writes a chapter's title.

@@ -21,6 +21,7 @@ use buddy_system_allocator::Heap;
 use mmu::{Frame, PAGE_SIZE};
 
 use super::layout::{linear_frame, linear_virt};
+use crate::arch::page;
 use crate::platform::memory_map::FrameRange;
 use crate::sync::IrqLock;
 
@@ -112,8 +113,8 @@ pub fn alloc() -> Result<Frame, OutOfFrames> {
 pub fn alloc_zeroed() -> Result<Frame, OutOfFrames> {
     let frame = alloc()?;
     let memory = ptr::with_exposed_provenance_mut::<u8>(linear_virt(frame.as_u64()) as usize);
-    // SAFETY: the frame is ours and the linear map shows it, whole, at this address.
-    unsafe { memory.write_bytes(0, PAGE_SIZE as usize) };
+    // SAFETY: the frame is ours and the linear map shows it, whole and writable, at this address.
+    unsafe { page::clear_page(memory) };
     Ok(frame)
 }
 

@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The kernel's address space, and the `mmu` crate bound to this kernel.
+//!
+//! # Releasing the lock in a section
+//!
+//! A task may release the lock while its section goes on, and the next holder, on another CPU perhaps,
+//! decides by what memory holds (R40, R43). So [`SpaceGuard`] drains before it unlocks: stores that
+//! wait are stored, and pages whose invalidation waits are invalidated, because the next holder may map
+//! something else there. Barriers of makes stay deferred with their section. It follows that what is
+//! to share a batch is done under one guard.
 
+use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
 
-use mmu::{AddressSpace, Frame, Mmu, PageRange, SpaceKind, Table, TableFrames};
+use mmu::{AddressSpace, Context, Frame, Mmu, PageRange, SpaceKind, Table, TableFrames};
 use spin::Once;
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
@@ -63,26 +72,55 @@ const CHANGEABLE: PageRange = match PageRange::from_bounds(VMAP, DEVICE + DEVICE
     Err(_) => panic!("layout.rs orders its regions"),
 };
 
+/// The kernel's address space, locked; see the [module](self).
+#[derive(Debug)]
+#[must_use = "the lock is released when this is dropped"]
+pub struct SpaceGuard(SpinMutexGuard<'static, Space>);
+
+impl Deref for SpaceGuard {
+    type Target = Space;
+
+    #[inline(always)]
+    fn deref(&self) -> &Space {
+        &self.0
+    }
+}
+
+impl DerefMut for SpaceGuard {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Space {
+        &mut self.0
+    }
+}
+
+impl Drop for SpaceGuard {
+    /// Witness: the self-tests `backends.r43_*`. The field, and with it the lock, goes after this.
+    #[inline(never)]
+    fn drop(&mut self) {
+        MMU.lazy().drain();
+    }
+}
+
 /// Takes the kernel's address space, of which the vmap area and the device mappings can be
 /// changed. Interrupt handlers do not: they map through
 /// slots whose tables exist already.
 ///
 /// # Panics
 /// Before [`install`], and in interrupt context.
-pub fn lock() -> SpinMutexGuard<'static, Space> {
-    use mmu::Context;
+#[inline(never)]
+pub fn lock() -> SpaceGuard {
     assert!(
         !Arm64.in_interrupt(),
         "an interrupt handler asked for the kernel's address space, whose lock the interrupted code may hold"
     );
     match KERNEL_SPACE.get() {
-        Some(space) => space.lock(),
+        Some(space) => SpaceGuard(space.lock()),
         None => unreachable!("mm::init installs the kernel's address space"),
     }
 }
 
-/// The kernel's address space if it exists and nobody holds it: for reports
-/// from a fault or panic, which must not wait.
-pub fn try_lock() -> Option<SpinMutexGuard<'static, Space>> {
+/// The kernel's address space to look at, if it exists and nobody holds it: for reports
+/// from a fault or panic, which must not wait, and must leave what waits on this CPU as it is.
+pub fn try_lock() -> Option<impl Deref<Target = Space>> {
     KERNEL_SPACE.get()?.try_lock()
 }

@@ -22,7 +22,7 @@ struct Entry {
 }
 
 #[rustfmt::skip]
-const MATRIX: [Entry; 18] = [
+const MATRIX: [Entry; 22] = [
     Entry { cpu: "cortex-a72", gic: V2, el: El1, mebibytes: 1024, smp: 1, bootargs: "" },
     Entry { cpu: "cortex-a72", gic: V2, el: El2, mebibytes: 1024, smp: 1, bootargs: "" },
     Entry { cpu: "cortex-a72", gic: V2, el: El3, mebibytes: 1024, smp: 1, bootargs: "" },
@@ -45,6 +45,11 @@ const MATRIX: [Entry; 18] = [
     // What the defaults on this CPU do not exercise.
     Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "lazy=eager" },
     Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "policy=classic" },
+    // Every other backend; one of them without range operations of the TLB, too.
+    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "lazy=defer-stores" },
+    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "lazy=batch-invalidations" },
+    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "lazy=multicall" },
+    Entry { cpu: "cortex-a72", gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "lazy=multicall" },
 ];
 
 /// A machine to boot and what to tell the kernel.
@@ -127,6 +132,9 @@ mod tests {
                 "virt max gic3 el1 1G",
                 "virt max gic3 el1 1G lazy=eager",
                 "virt max gic3 el1 1G policy=classic",
+                "virt max gic3 el1 1G lazy=defer-stores",
+                "virt max gic3 el1 1G lazy=batch-invalidations",
+                "virt max gic3 el1 1G lazy=multicall",
             ]
         );
     }

@@ -190,27 +190,38 @@ fn stores(calls: &[Call]) -> usize {
 
 /// The library as its own hypervisor. What the stores owe is owed by the section as usual, and is
 /// not executed at every drain.
+///
+/// Invalidations share their barriers as far as they can: one may wait for later changes of other entries, but
+/// not for a make, which may be the second half of a break-before-make (R29), nor for
+/// another address space's.
 fn execute<K: Kernel>(mmu: &Mmu<K>, calls: &[Call]) {
-    let mut rest = calls;
-    while let Some((call, behind)) = rest.split_first() {
-        match *call {
-            Call::Store { entry, seen, new } => {
-                execute_store(mmu, entry, seen, new);
-                rest = behind;
-            }
-            // Invalidations in a row share their barriers.
-            Call::Invalidate { scope, .. } => {
-                let same = |call: &Call| matches!(call, Call::Invalidate { scope: of, .. } if *of == scope);
-                let n = rest.iter().take_while(|call| same(call)).count();
-                let (now, later) = rest.split_at(n);
-                let ranges = now.iter().filter_map(|call| match call {
-                    Call::Invalidate { range, .. } => Some(*range),
-                    Call::Store { .. } => None,
-                });
-                mmu.invalidate(ranges, scope, Reach::Leaf);
-                rest = later;
-            }
+    let mut done = 0;
+    let mut waiting = None;
+    for (i, call) in calls.iter().enumerate() {
+        let goes_on = match *call {
+            Call::Store { seen, .. } => seen.is_valid() || waiting.is_none(),
+            Call::Invalidate { scope, .. } => waiting.is_none_or(|other| other == scope),
+        };
+        if !goes_on {
+            invalidate_all(mmu, &calls[done..i], waiting);
+            (done, waiting) = (i, None);
         }
+        match *call {
+            Call::Store { entry, seen, new } => execute_store(mmu, entry, seen, new),
+            Call::Invalidate { scope, .. } => waiting = Some(scope),
+        }
+    }
+    invalidate_all(mmu, &calls[done..], waiting);
+}
+
+/// The invalidations among `calls`, all of one scope.
+fn invalidate_all<K: Kernel>(mmu: &Mmu<K>, calls: &[Call], scope: Option<Scope>) {
+    if let Some(scope) = scope {
+        let ranges = calls.iter().filter_map(|call| match call {
+            Call::Invalidate { range, .. } => Some(*range),
+            Call::Store { .. } => None,
+        });
+        mmu.invalidate(ranges, scope, Reach::Leaf);
     }
 }
 

@@ -87,7 +87,7 @@ impl<K: Kernel> PteRef<'_, K> {
     /// Empties the entry and returns what it held. The invalidation is the
     /// caller's: [`AddressSpace::flush_tlb_range`], before the frame is reused (R25).
     /// Linux: `ptep_get_and_clear()`.
-    #[inline]
+    #[inline(always)]
     pub fn get_and_clear(&mut self) -> Desc {
         self.space
             .take_quickly(self.table, self.pte, self.quick, self.sums)

@@ -395,16 +395,21 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
                     });
                 }
             };
-            // What is counted is valid, but for a moment inside `remap`.
-            if found.is_full() {
-                return Ok(());
-            }
-            match self.position(&found, |entry| !entry.is_valid()) {
-                None => Ok(()),
-                Some(i) => Err(SpaceError::NotMapped {
-                    va: found.piece.page(i),
-                }),
-            }
+            self.check_run_mapped(&found)
         })
+    }
+
+    /// Checks that every page of the piece is mapped.
+    pub(super) fn check_run_mapped(&self, found: &LeafTable<'_>) -> Result<(), SpaceError> {
+        // What is counted is valid, but for a moment inside `remap`.
+        if found.is_full() {
+            return Ok(());
+        }
+        match self.position(found, |entry| !entry.is_valid()) {
+            None => Ok(()),
+            Some(i) => Err(SpaceError::NotMapped {
+                va: found.piece.page(i),
+            }),
+        }
     }
 }

@@ -165,16 +165,15 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
             // Eight at a time, so that the loop costs less than what it repeats.
             let (eights, rest) = found.ptes().as_chunks::<8>();
             let mut i = first;
-            for eight in eights {
-                for pte in eight {
-                    kernel.store(pte, Desc::page(frame(i), prot));
-                    i = i.wrapping_add(1);
-                }
-            }
-            for pte in rest {
+            let mut set = |pte| {
                 kernel.store(pte, Desc::page(frame(i), prot));
                 i = i.wrapping_add(1);
+            };
+            for [a, b, c, d, e, f, g, h] in eights {
+                (set(a), set(b), set(c), set(d));
+                (set(e), set(f), set(g), set(h));
             }
+            rest.iter().for_each(set);
             policy::account(space.mmu, pages, Desc::page(Frame::ZERO, prot));
         } else {
             for i in 0..pages {

@@ -265,8 +265,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     }
 
     /// Invalidates the last-level TLB entries of `range` on all CPUs, and waits. What
-    /// waits on this CPU is executed before (R26); a backend that invalidates what it writes
-    /// over by itself is then done.
+    /// waits on this CPU is executed before (R26). A backend that invalidates by itself what it writes
+    /// over would not need it; asked for, it is done all the same.
     ///
     /// # Errors
     /// [`SpaceError::WrongHalf`].

@@ -3,7 +3,7 @@
 
 use super::AddressSpace;
 use super::cursor::LeafTable;
-use crate::addr::PageRange;
+use crate::addr::{Level, PageRange};
 use crate::backend::{self, Duty, Fill, Was};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
@@ -75,6 +75,17 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// Refuses a range of the other half and a page that is not mapped, or mapped
     /// by a block. On an error nothing was changed.
     pub fn unmap(&mut self, range: PageRange) -> Result<(), SpaceError> {
+        self.check_half(range)?;
+        // By far the most requests lie in one table. Emptying owes no barrier, so no section is
+        // needed for the one run.
+        if range.is_in_one_table(Level::L3)
+            && let Some(found) = self.leaf_table(range)
+        {
+            self.check_run_mapped(&found)?;
+            let duty = self.empty_run(&found);
+            self.settle(duty, range);
+            return Ok(());
+        }
         let pending = self.unmap_no_flush(range)?;
         self.flush(pending);
         Ok(())

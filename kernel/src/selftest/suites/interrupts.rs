@@ -51,7 +51,7 @@ fn handler(_: IntId) {
 }
 
 /// Runs `action` in an interrupt that this CPU sends to itself, and waits for it.
-fn in_interrupt(action: fn()) -> Result<(), InterruptError> {
+pub(super) fn in_interrupt(action: fn()) -> Result<(), InterruptError> {
     let id = IntId::sgi(5);
     *ACTION.lock() = Some(action);
     DONE.store(false, Ordering::Relaxed);

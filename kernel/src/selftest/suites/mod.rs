@@ -3,6 +3,8 @@
 
 mod allocator;
 mod arguments;
+mod backends;
+mod backends_counts;
 mod bbm;
 mod exceptions;
 mod fixture;
@@ -12,6 +14,7 @@ mod lazy_counts;
 mod leaks;
 mod memory;
 mod registers;
+mod scene;
 mod tables;
 mod wx;
 

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What each strategy executes for the same requests, counted.
+//!
+//! Each test makes its requests one by one, in one section and under one lock, in a range that is
+//! announced, and states the figures of each strategy. They follow from what its
+//! architecture does: barriers per entry or per section, invalidations per request, per 192
+//! ranges, or per range of pages that touch, and queues of 32.
+
+use mmu::Backend;
+
+use super::fixture::dsb_ish_of_a_flush;
+use super::scene::Step::{self, *};
+use super::scene::{SET, Scene, put};
+use crate::mm::MMU;
+use crate::selftest::prelude::*;
+
+suite! {
+    name: "backends-counts",
+    order: 38,
+    tests: [
+        case!(TraceOnly, pages_mapped_one_by_one),
+        case!(TraceOnly, neighbors_protected_one_by_one),
+        case!(TraceOnly, pages_far_apart_protected_one_by_one),
+        case!(TraceOnly, pages_outside_the_range_protected_one_by_one),
+        case!(TraceOnly, pages_unmapped_one_by_one_and_flushed_once),
+        case!(TraceOnly, r28_pages_set_and_cleared_again),
+    ],
+}
+
+/// What a strategy executes, in this order:
+/// pairs of `DSB ISHST` and `ISB` for makes;
+/// invalidations, each `DSB ISHST`, some TLBI, `DSB ISH`, `ISB`;
+/// TLBI of all of them, by address and with range operations;
+/// times that something was drained;
+/// stores that waited, and stores that were made late.
+type Figures = [u16; 7];
+
+/// Plays `steps`, which end their section, after `before`, and compares what they execute with the figures
+/// of each strategy, in the order of [`Backend::ALL`].
+#[inline(never)]
+fn counted(mapped: usize, before: &[Step], steps: &[Step], expected: &[Figures; 5]) -> TestResult {
+    for (backend, figures) in Backend::ALL.into_iter().zip(expected) {
+        let mut scene = Scene::new(backend, mapped, 401)?;
+        scene.play(before)?;
+        let spent = scene.counted(steps)?;
+        // For whoever maps there next.
+        scene.play(&[Flush(0..401)])?;
+        let [pairs, flushes, by_address, by_range, drains, deferred, late] = figures.map(u64::from);
+        let features = MMU.features().tlb;
+        let tlbi = if features.range { by_range } else { by_address };
+        // Where the CPU repeats TLBI, each invalidation ends with one more, and its DSB (R34).
+        let repeats = flushes * u64::from(features.repeat);
+        let spent: &[u64] = &[
+            spent.dsb_ishst,
+            spent.isb,
+            spent.dsb_ish,
+            spent.tlbi,
+            spent.drains,
+            spent.deferred,
+            spent.late_stores,
+        ];
+        let expected: &[u64] = &[
+            pairs + flushes,
+            pairs + flushes,
+            flushes * dsb_ish_of_a_flush(),
+            tlbi + repeats,
+            drains,
+            deferred,
+            late,
+        ];
+        expect_eq!(spent, expected, "{backend}");
+    }
+    Ok(())
+}
+
+#[rustfmt::skip]
+fn pages_mapped_one_by_one() -> TestResult {
+    // The page behind them has the table built.
+    counted(0, &[MapEach(100..101)], &[Announce(0..100), MapEach(0..100), Leave], &[
+        [100, 0, 0, 0, 0,   0,   0],
+        [  1, 0, 0, 0, 0,   0,   0],
+        [  1, 0, 0, 0, 1, 100, 100],
+        [  1, 0, 0, 0, 0,   0,   0],
+        // 32 calls at a time.
+        [  1, 0, 0, 0, 4, 100, 100],
+    ])
+}
+
+#[rustfmt::skip]
+fn neighbors_protected_one_by_one() -> TestResult {
+    counted(200, &[], &[Announce(0..200), ProtectEach(0..200, 1), Leave], &[
+        [200, 200, 200, 200,  0,   0,   0],
+        [  0, 200, 200, 200,  0,   0,   0],
+        [  0,   1, 200,   2,  1, 200, 200],
+        [  0,   1, 200,   2,  1,   0,   0],
+        // A store and an invalidation for each page, in turn: 16 pages fill the queue.
+        [  0, 200, 200, 200, 13, 200, 200],
+    ])
+}
+
+#[rustfmt::skip]
+fn pages_far_apart_protected_one_by_one() -> TestResult {
+    counted(400, &[], &[Announce(0..400), ProtectEach(0..384, 2), Leave], &[
+        [192, 192, 192, 192,  0,   0,   0],
+        [  0, 192, 192, 192,  0,   0,   0],
+        [  0,   1, 192, 192,  1, 192, 192],
+        // The list is full,
+        [  0,   1, 192, 192,  1,   0,   0],
+        [  0, 192, 192, 192, 12, 192, 192],
+    ])?;
+    counted(400, &[], &[Announce(0..400), ProtectEach(0..386, 2), Leave], &[
+        [193, 193, 193, 193,  0,   0,   0],
+        [  0, 193, 193, 193,  0,   0,   0],
+        [  0,   1, 193, 193,  1, 193, 193],
+        // and one more is too many.
+        [  0,   2, 193, 193,  2,   0,   0],
+        [  0, 193, 193, 193, 13, 193, 193],
+    ])
+}
+
+#[rustfmt::skip]
+fn pages_outside_the_range_protected_one_by_one() -> TestResult {
+    counted(60, &[], &[Announce(50..60), ProtectEach(0..40, 1), Leave], &[
+        [ 40,  40,  40,  40,  0,   0,   0],
+        [  0,  40,  40,  40,  0,   0,   0],
+        // Nobody said that they would come, so nothing but barriers waits.
+        [  0,  40,  40,  40,  0,   0,   0],
+        [  0,   1,  40,   1,  1,   0,   0],
+        [  0,  40,  40,  40,  3,  40,  40],
+    ])
+}
+
+#[rustfmt::skip]
+fn pages_unmapped_one_by_one_and_flushed_once() -> TestResult {
+    counted(100, &[], &[Announce(0..100), UnmapEach(0..100), Leave], &[
+        [0, 1, 100, 2, 0, 0, 0],
+        [0, 1, 100, 2, 0, 0, 0],
+        [0, 1, 100, 2, 1, 0, 0],
+        [0, 1, 100, 2, 1, 0, 0],
+        [0, 1, 100, 2, 1, 0, 0],
+    ])
+}
+
+#[rustfmt::skip]
+fn r28_pages_set_and_cleared_again() -> TestResult {
+    let set_and_clear = Entries(0..10, |pages, i, pte| {
+        put(pages, i, pte)?;
+        pte.get_and_clear();
+        Ok(())
+    });
+    counted(0, &[Entries(10..11, SET)], &[Announce(0..10), set_and_clear, Leave], &[
+        // Emptied: the invalidation is the caller's, and not counted here.
+        [10,  0,  0,  0,  0,  0,  0],
+        [ 1,  0,  0,  0,  0,  0,  0],
+        // No store reached memory, so there is nothing to invalidate (row V1).
+        [ 0,  0,  0,  0,  1, 10,  0],
+        [ 0,  1, 10,  1,  1,  0,  0],
+        // An entry is emptied behind what waits for it: no store waits long.
+        [ 0, 10, 10, 10, 11, 10, 10],
+    ])
+}
