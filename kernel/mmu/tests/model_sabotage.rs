@@ -10,6 +10,7 @@
 mod model;
 
 use mmu::{Backend, Mmu};
+use model::queues::QUEUES;
 use model::scenarios::{SCENARIOS, Scenario};
 use model::{Plan, Sabotage, Saboteur};
 
@@ -31,6 +32,28 @@ const SUPERFLUOUS: &[(&str, Option<Backend>, Sabotage, u32, &str)] = &[
         "the pair behind the make synchronizes as well",
     ),
     (
+        "move_a_page_in_a_fast_range",
+        None,
+        Sabotage::SkipIsb,
+        0,
+        "the pair behind the make synchronizes as well",
+    ),
+    (
+        "switch_out_in_a_section",
+        None,
+        Sabotage::SkipDsbIsh,
+        0,
+        "the barrier of the other CPU's switch completes stores as well, but no TLB maintenance: \
+         random_programs_notice_a_bare_context_switch",
+    ),
+    (
+        "switch_out_in_a_section",
+        None,
+        Sabotage::WeakenDsb,
+        0,
+        "the same",
+    ),
+    (
         "destroy_a_user_space",
         None,
         Sabotage::SkipDsbIshst,
@@ -46,6 +69,27 @@ const SUPERFLUOUS: &[(&str, Option<Backend>, Sabotage, u32, &str)] = &[
     ),
 ];
 
+/// Groups are folded and split between two invalidations of the same translations, which differ in
+/// size only. The model does not tell sizes apart; the checker of the host tests does (`r29_*` in
+/// `tests/contiguous.rs`).
+fn is_size_only(miss: &(&str, Backend, Sabotage, u32)) -> bool {
+    let of_sizes = [
+        "fold_a_group",
+        "split_a_group",
+        "split_a_group_in_a_fast_range",
+    ];
+    of_sizes.contains(&miss.0) && miss.3 == 0
+}
+
+/// Two invalidations in a row, the drain's and one that the caller asks for, of a page that nobody
+/// mapped: the second completes what the first has begun, and is needed for nothing else.
+/// (`pause_behind_a_clear` has a drain alone.)
+fn is_flush_behind_a_drain(miss: &(&str, Backend, Sabotage, u32)) -> bool {
+    let completes = [Sabotage::SkipDsbIsh, Sabotage::WeakenDsb, Sabotage::SkipIsb];
+    let of_either = miss.3 == 1 || completes.contains(&miss.2);
+    miss.0 == "restrict_and_flush_in_a_section" && miss.1.invalidates() && of_either
+}
+
 /// The yardstick pays after each entry, so of two pairs in a row the first is
 /// superfluous, and so is a `DSB ISHST` next to another.
 fn is_eagerness(miss: &(&str, Backend, Sabotage, u32)) -> bool {
@@ -54,6 +98,9 @@ fn is_eagerness(miss: &(&str, Backend, Sabotage, u32)) -> bool {
         "map_in_a_section",
         "restrict_a_page",
         "relax_a_page",
+        "protect_in_a_section",
+        "protect_in_a_fast_range",
+        "restrict_and_flush_in_a_section",
     ];
     miss.1 == Backend::Eager
         && pairs.contains(&miss.0)
@@ -70,7 +117,7 @@ fn run(scenario: &Scenario, backend: Backend, plan: Plan) -> (Mmu<Saboteur>, Res
 fn every_dropped_or_weakened_instruction_is_detected() {
     let (mut detected, mut all, mut missed) = (0, 0, Vec::new());
     for backend in Backend::ALL {
-        for scenario in SCENARIOS {
+        for scenario in SCENARIOS.iter().chain(QUEUES) {
             let (mmu, result) = run(scenario, backend, Plan::Nothing);
             assert_eq!(result, Ok(()), "{}, {backend}, unspoiled", scenario.name);
             for what in Sabotage::ALL {
@@ -96,7 +143,9 @@ fn every_dropped_or_weakened_instruction_is_detected() {
     let mut unexplained = Vec::new();
     for miss in missed {
         let eager = is_eagerness(&miss).then_some("another pair follows at once");
-        match is_superfluous(&miss).or(eager) {
+        let sizes = is_size_only(&miss).then_some("the sizes of TLB entries are not modeled");
+        let flush = is_flush_behind_a_drain(&miss).then_some("two invalidations in a row");
+        match is_superfluous(&miss).or(eager).or(sizes).or(flush) {
             Some(why) => println!("superfluous: {miss:?}: {why}"),
             None => unexplained.push(miss),
         }

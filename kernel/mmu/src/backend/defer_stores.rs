@@ -36,7 +36,7 @@ use super::{Duty, Fill, Run, Strategy, Was};
 use crate::addr::{ENTRIES, Frame, Level, PageRange, VirtAddr};
 use crate::bbm;
 use crate::contiguous::{self, GROUP, GROUPS};
-use crate::desc::Desc;
+use crate::desc::{Desc, bits};
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;
 use crate::policy::{self, Owed};
@@ -329,6 +329,11 @@ fn drain_slot<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
     slot.table.set(None);
 }
 
+/// The entry as hardware may make it at any moment.
+const fn young(entry: Desc) -> Desc {
+    Desc::from_u64(entry.as_u64() | bits::AF)
+}
+
 /// The first pass. Returns what the entries replaced in place owe.
 fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) -> Owed {
     let kernel = mmu.kernel();
@@ -342,7 +347,8 @@ fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) -> 
             continue;
         }
         stores += 1;
-        if bbm::check(Level::L3, now, new).is_ok() {
+        // An entry without access flag may gain it while this goes on, so it is no exception here.
+        if bbm::check(Level::L3, young(now), young(new)).is_ok() {
             preserve::replace(kernel, &ptes[i], seen, new);
             owed |= policy::owed_by(mmu.policy(), Level::L3, new);
             slot.waiting.clear(i);
@@ -376,8 +382,15 @@ fn settle_groups<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
             continue;
         }
         let now: [Desc; GROUP] = core::array::from_fn(|i| mmu.kernel().load(&ptes[first + i]));
-        let values: [Desc; GROUP] =
-            core::array::from_fn(|i| slot.waiting(first + i).unwrap_or(now[i]));
+        // What hardware said of one member of a group it said of all (R24).
+        let known = match contiguous::folded(&now) {
+            Some(folded) if contiguous::is_member(now[0]) => folded,
+            _ => now,
+        };
+        let values: [Desc; GROUP] = core::array::from_fn(|i| match slot.waiting(first + i) {
+            Some(value) => News::between(slot.seen[first + i].get(), known[i]).told_to(value),
+            None => known[i],
+        });
         let settled = match contiguous::folded(&values) {
             Some(folded) => folded,
             None => values.map(|value| {

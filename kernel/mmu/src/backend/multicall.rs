@@ -14,6 +14,10 @@
 //! section. As in Xen, `ptep_get_and_clear` does not wait: the value that it returns must
 //! hold the final access and dirty bits. So entries are emptied at once, behind whatever waits,
 //! and only their invalidation is queued. Outside of an active section nothing waits.
+//!
+//! An entry without access flag counts as broken ([`crate::bbm`]) when its successor is queued. If hardware sets
+//! access flags (TCR_EL1.HA, which the library asks to be 0), it may be live when the call is executed:
+//! empty such an entry first.
 
 use super::defer_barriers::DeferBarriers;
 use super::{Duty, Fill, Run, Strategy, Was, preserve};
@@ -221,8 +225,23 @@ fn invalidate_all<K: Kernel>(mmu: &Mmu<K>, calls: &[Call], scope: Option<Scope>)
             Call::Invalidate { range, .. } => Some(*range),
             Call::Store { .. } => None,
         });
-        mmu.invalidate(ranges, scope, Reach::Leaf);
+        mmu.invalidate(joined(ranges), scope, Reach::Leaf);
     }
+}
+
+/// The same pages, neighbors as one range.
+fn joined(
+    ranges: impl Iterator<Item = PageRange> + Clone,
+) -> impl Iterator<Item = PageRange> + Clone {
+    let mut ranges = ranges.peekable();
+    core::iter::from_fn(move || {
+        let mut range = ranges.next()?;
+        while let Some(both) = ranges.peek().and_then(|next| range.joined(*next)) {
+            range = both;
+            ranges.next();
+        }
+        Some(range)
+    })
 }
 
 fn execute_store<K: Kernel>(mmu: &Mmu<K>, entry: PhysAddr, seen: Desc, new: Desc) {

@@ -17,6 +17,11 @@ const fn is_hw_dirty(entry: Desc) -> bool {
     entry.as_u64() & (bits::VALID | bits::DBM | bits::AP_READ_ONLY) == bits::VALID | bits::DBM
 }
 
+/// The same, or said by software.
+const fn is_dirty(entry: Desc) -> bool {
+    is_hw_dirty(entry) || entry.as_u64() & bits::SOFTWARE_DIRTY != 0
+}
+
 /// What was learned about the page between `seen` and `now`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct News {
@@ -34,7 +39,7 @@ impl News {
         }
         Self {
             accessed: now.as_u64() & !seen.as_u64() & bits::AF != 0,
-            dirtied: is_hw_dirty(now) && !is_hw_dirty(seen),
+            dirtied: is_dirty(now) && !is_dirty(seen),
         }
     }
 

@@ -172,11 +172,16 @@ impl Hints {
         &self.stored[..self.len()]
     }
 
-    fn in_force(&self) -> impl DoubleEndedIterator<Item = &Stored> {
+    fn in_force_iter(&self) -> impl DoubleEndedIterator<Item = &Stored> {
         let now = self.suspensions.load(RELAXED);
         self.stored()
             .iter()
             .filter(move |hint| hint.suspensions() == now)
+    }
+
+    /// How many are in force.
+    pub(crate) fn in_force(&self) -> usize {
+        self.in_force_iter().count()
     }
 
     /// Keeps a hint if there is room.
@@ -266,7 +271,7 @@ impl Hints {
 
     /// Whether `pages` of `table` are announced.
     pub(crate) fn cover(&self, table: Frame, pages: PageRange) -> bool {
-        self.in_force()
+        self.in_force_iter()
             .any(|hint| hint.table.load(RELAXED) == table.as_u64() && hint.covers(pages))
     }
 
@@ -282,7 +287,7 @@ impl Hints {
     #[inline(never)]
     fn find_upper(&self, root: Frame, pages: PageRange) -> Option<Frame> {
         let of_space = |hint: &&Stored| hint.root() == root.as_u64() && hint.covers(pages);
-        let found = self.in_force().rev().find(of_space)?;
+        let found = self.in_force_iter().rev().find(of_space)?;
         let upper = found.upper_and_suspensions.load(RELAXED);
         Some(Frame::from_output_address(upper))
     }

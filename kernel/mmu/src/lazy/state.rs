@@ -129,10 +129,9 @@ impl LazyMmuState {
         (1..=ENABLE).contains(&counts)
     }
 
-    /// How many ranges are announced (see [`crate::Lazy::enable_fast_pte_range`]).
-    #[inline(always)]
+    /// How many announced ranges are in force (see [`crate::Lazy::enable_fast_pte_range`]).
     pub fn fast_pte_ranges(&self) -> usize {
-        self.hints.len()
+        self.hints.in_force()
     }
 
     /// Takes note that a `DSB ISH` on the CPU that the task leaves has completed its stores (R17): of

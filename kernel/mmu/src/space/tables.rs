@@ -280,6 +280,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
     /// [`SpaceError::WrongHalf`].
     pub fn free_empty_tables(&mut self, range: PageRange) -> Result<usize, SpaceError> {
         self.check_half(range)?;
+        // Tables are about to be given back, so a batch does not wait for more.
+        backend::drain(self.mmu);
         self.last.forget();
         let mut unlinked = Unlinked::default();
         self.unlink_empty(Level::L0, self.table(self.root), range, &mut unlinked);

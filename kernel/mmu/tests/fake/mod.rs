@@ -8,20 +8,25 @@
 // Each suite is a crate of its own and uses its own part of this module.
 #![allow(dead_code)]
 
+pub mod groups;
+mod hypervisor;
 pub mod order;
+mod walker;
 mod world;
 
 pub use world::*;
 
+use groups::{GROUP, Groups};
 use mmu::{
-    Batch, Context, Counters, Counts, Desc, ENTRIES, Frame, Hardware, LazyMmuError, LazyMmuState,
-    PAGE_SIZE, Pte, Table, TableFrames, TlbiOp, bits,
+    Batch, Call, Context, Counters, Counts, Desc, ENTRIES, Frame, Hardware, Hypervisor,
+    LazyMmuError, LazyMmuState, PAGE_SIZE, Pte, Table, TableFrames, TlbiOp, bits,
 };
 use order::{Order, Role};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
+use walker::Walker;
 
 /// One effect on the machine, in the order in which they happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +72,8 @@ pub struct Fake {
     budget: Cell<usize>,
     pub teardown: Cell<bool>,
     order: RefCell<Order>,
+    groups: RefCell<Groups>,
+    walker: Walker,
     effects: RefCell<Vec<Effect>>,
     tally: Cell<Tally>,
     last: Cell<Effect>,
@@ -77,6 +84,9 @@ pub struct Fake {
     current: Cell<usize>,
     counters: Counters,
     batch: Batch,
+    has_batch: Cell<bool>,
+    has_hypervisor: Cell<bool>,
+    multicalls: RefCell<Vec<Vec<Call>>>,
     reports: RefCell<Vec<LazyMmuError>>,
     depth_at_dsb: Cell<(u8, u8)>,
 }
@@ -90,6 +100,8 @@ impl Fake {
             budget: Cell::new(usize::MAX),
             teardown: Cell::new(false),
             order: RefCell::default(),
+            groups: RefCell::default(),
+            walker: Walker::default(),
             effects: RefCell::default(),
             tally: Cell::default(),
             last: Cell::new(Effect::Note(0)),
@@ -100,14 +112,42 @@ impl Fake {
             counters: Counters::new(),
             // SAFETY: one fake is one CPU, and tests are no interrupts of each other.
             batch: unsafe { Batch::new() },
+            has_batch: Cell::new(true),
+            has_hypervisor: Cell::new(false),
+            multicalls: RefCell::default(),
             reports: RefCell::default(),
             depth_at_dsb: Cell::default(),
         }
     }
 
-    /// Effects since the last call.
+    /// Effects since the last call. If no section is open, nothing may be half done (R29).
     pub fn take_effects(&self) -> Vec<Effect> {
+        if self.tasks.iter().all(|task| task.enable_count() == 0) {
+            self.check_groups();
+        }
         std::mem::take(&mut self.effects.borrow_mut())
+    }
+
+    /// No contiguous group is half folded, half changed or half emptied.
+    pub fn check_groups(&self) {
+        for (table, group) in self.groups.borrow().all() {
+            Groups::check_whole(table, group, &self.group(table, group));
+        }
+    }
+
+    fn group(&self, table: u64, group: usize) -> [u64; GROUP] {
+        let entries = self.table(table).entries();
+        std::array::from_fn(|i| cell(&entries[group * GROUP + i]).load(Ordering::Relaxed))
+    }
+
+    /// This kernel gives its CPU no batch.
+    pub fn withdraw_batch(&self) {
+        self.has_batch.set(false);
+    }
+
+    /// Whether nothing waits on the CPU.
+    pub fn is_batch_empty(&self) -> bool {
+        self.batch.is_empty()
     }
 
     /// Allocation succeeds `tables` times more.
@@ -192,7 +232,8 @@ impl Fake {
                 tally.isb += 1;
                 // Behind the DSB ISH of all ASIDs it ends the invalidation and pays for no
                 // store. Behind that of one ASID it pays what the links of tables owe.
-                tally.isb_paid += u64::from(last != DsbIsh || !self.of_all_asids.get());
+                let ends_invalidation = last == DsbIsh && self.of_all_asids.replace(false);
+                tally.isb_paid += u64::from(!ends_invalidation);
             }
             Effect::Tlbi(op, _) => {
                 tally.tlbi += 1;
@@ -237,6 +278,11 @@ impl Fake {
             .get(&base)
             .unwrap_or_else(|| panic!("store to {address:#x}, which is in no live table"));
         let role = self.order.borrow_mut().store(table, index, old, value);
+        let mut groups = self.groups.borrow_mut();
+        if role == Role::Leaf && groups.concerns(table, index, old, value) {
+            groups.stored(table, index, old, &self.group(table, index / GROUP));
+        }
+        drop(groups);
         let mut tally = self.tally.get();
         tally.ptes += u64::from(role == Role::Leaf);
         tally.links += u64::from(matches!(role, Role::Link(_)));
@@ -248,6 +294,15 @@ impl Fake {
             index,
             value,
         });
+    }
+
+    /// `DSB ISH`, as far as order is concerned.
+    fn complete(&self) {
+        let invalidated = self.order.borrow_mut().dsb_ish();
+        for (table, index) in invalidated {
+            let group = index / GROUP;
+            Groups::check_whole(table, group, &self.group(table, group));
+        }
     }
 
     /// Compares the library's counters with what was executed.
@@ -278,6 +333,9 @@ impl Fake {
 
 impl Drop for Fake {
     fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.check_groups();
+        }
         for &table in self.tables.borrow().values() {
             // SAFETY: a live table is a leaked box that nobody else reclaims.
             drop(unsafe { Box::from_raw(table.as_ptr()) });
@@ -304,12 +362,14 @@ impl Hardware for Fake {
     }
 
     fn swap(&self, pte: &Pte, desc: Desc) -> Desc {
+        self.let_walker_race(pte);
         let old = cell(pte).swap(desc.as_u64(), Ordering::Relaxed);
         self.wrote(pte, old, desc.as_u64());
         Desc::from_u64(old)
     }
 
     fn compare_exchange(&self, pte: &Pte, old: Desc, new: Desc) -> Result<Desc, Desc> {
+        self.let_walker_race(pte);
         match self.load(pte) {
             held if held == old => Ok(self.swap(pte, new)),
             held => Err(held),
@@ -330,7 +390,7 @@ impl Hardware for Fake {
     }
 
     fn dsb_ish(&self) {
-        self.order.borrow_mut().dsb_ish();
+        self.complete();
         self.record(DsbIsh);
     }
 
@@ -374,6 +434,7 @@ unsafe impl TableFrames for Fake {
             assert!(!linked, "table {frame:#x} is freed while an entry links it");
             self.order.borrow_mut().free(frame);
         }
+        self.groups.borrow_mut().forget(frame);
         self.frame_at.borrow_mut().remove(&table.addr().get());
         self.record(Effect::Free(frame));
         // SAFETY: `table` is the box leaked by `alloc_table`, removed from the list above.
@@ -399,7 +460,11 @@ impl Context for Fake {
     }
 
     fn batch(&self) -> Option<&Batch> {
-        Some(&self.batch)
+        self.has_batch.get().then_some(&self.batch)
+    }
+
+    fn hypervisor(&self) -> Option<&dyn Hypervisor> {
+        self.has_hypervisor.get().then_some(self)
     }
 
     fn report(&self, error: LazyMmuError) {

@@ -52,6 +52,8 @@ struct Stale {
     stage: Stage,
     /// The table that the old value linked.
     link: Option<u64>,
+    /// Table and index of the entry.
+    at: (u64, usize),
 }
 
 #[derive(Debug, Default)]
@@ -137,7 +139,8 @@ impl Order {
         if is_live(level, old) && old != new {
             let link = tables.0.then_some(old & bits::ADDRESS);
             let stage = Stage::Written;
-            self.stale.insert(key, Stale { stage, link });
+            let at = (frame, index);
+            self.stale.insert(key, Stale { stage, link, at });
         }
         if tables == (true, false) {
             let child = old & bits::ADDRESS;
@@ -189,9 +192,18 @@ impl Order {
         }
     }
 
-    pub fn dsb_ish(&mut self) {
-        self.stale.retain(|_, s| s.stage != Stage::Named);
+    /// Returns table and index of the leaves whose invalidation this completes.
+    pub fn dsb_ish(&mut self) -> Vec<(u64, usize)> {
+        let mut done = Vec::new();
+        self.stale.retain(|(_, level, _), stale| {
+            let is_done = stale.stage == Stage::Named;
+            if is_done && *level == 3 {
+                done.push(stale.at);
+            }
+            !is_done
+        });
         self.dsb_ishst();
+        done
     }
 
     pub fn tlbi(&mut self, op: TlbiOp, operand: u64) {

@@ -4,8 +4,8 @@
 use super::order::Role;
 use super::{Effect, Fake};
 use mmu::{
-    AddressSpace, Asid, Backing, Context, Features, Frame, Mmu, PAGE_SIZE, PageRange, Prot,
-    SpaceError, SpaceKind, VirtAddr, bits,
+    AddressSpace, Asid, Backend, Backing, Context, Features, Frame, Mmu, PAGE_SIZE, PageRange,
+    Prot, SpaceError, SpaceKind, VirtAddr, bits,
 };
 
 /// The address space of most tests.
@@ -17,6 +17,14 @@ pub const BASE: u64 = 0xffff_8000_0000_0000;
 
 pub fn new_mmu() -> Mmu<Fake> {
     Mmu::new(Fake::new())
+}
+
+/// The same with a strategy.
+pub fn new_mmu_with(backend: Backend) -> Mmu<Fake> {
+    let mmu = new_mmu();
+    mmu.set_backend(backend)
+        .expect("a fake has a batch and no section");
+    mmu
 }
 
 /// Features with nothing but `ets2`.
@@ -43,6 +51,48 @@ pub fn new_space(mmu: &Mmu<Fake>, kind: SpaceKind) -> AddressSpace<'_, Fake> {
         asid_of(kind),
     );
     space
+}
+
+/// A space of `mmu` in which the tables for `range` exist and nothing is mapped.
+pub fn new_space_with_tables(
+    mmu: &Mmu<Fake>,
+    kind: SpaceKind,
+    range: PageRange,
+) -> AddressSpace<'_, Fake> {
+    let mut space = new_space(mmu, kind);
+    space
+        .apply_to_page_range(range, |_| Ok::<(), SpaceError>(()))
+        .expect("the budget allows tables");
+    mmu.kernel().take_effects();
+    space
+}
+
+/// The table of the pages of `range`, which exists.
+pub fn table_of(space: &AddressSpace<'_, Fake>, range: PageRange) -> Frame {
+    space
+        .last_level_table(range.start())
+        .expect("the test has built the table")
+}
+
+/// Enters a section that announces `range`. No test frees the table meanwhile.
+pub fn enable_fast(space: &AddressSpace<'_, Fake>, range: PageRange) {
+    let (lazy, table) = (space.mmu().lazy(), table_of(space, range));
+    // SAFETY: the tests that free tables do so outside of sections.
+    unsafe { lazy.enable_fast_pte_range(space, range.start(), range.end(), table) }
+        .expect("the range is one of the table's");
+}
+
+/// Number of TLBI instructions in `effects`.
+pub fn tlbis(effects: &[Effect]) -> usize {
+    effects
+        .iter()
+        .filter(|e| matches!(e, Effect::Tlbi(..)))
+        .count()
+}
+
+/// Number of stores to leaves in `effects`.
+pub fn leaves(effects: &[Effect]) -> usize {
+    effects.iter().filter(|e| is_leaf(e)).count()
 }
 
 /// Gives the whole tree back, checks that nothing of it stays, and returns the effects.

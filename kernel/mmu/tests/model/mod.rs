@@ -29,8 +29,8 @@
 //!
 //! [`litmus`] runs straight-line programs of instructions. [`sim`] is a kernel for the library; it
 //! implements [`mmu::Hardware`], [`mmu::TableFrames`] and [`mmu::Context`] (in [`hardware`]).
-//! [`saboteur`] is the same kernel with instructions left out, [`scenarios`] are what it is let
-//! loose on, and [`world`] is what they are built from.
+//! [`saboteur`] is the same kernel with instructions left out, [`scenarios`] and [`queues`] are what it
+//! is let loose on, and [`world`] is what they are built from.
 //!
 //! # What it does not model
 //!
@@ -55,6 +55,7 @@ pub mod litmus;
 pub mod machine;
 pub mod memory;
 pub mod outcome;
+pub mod queues;
 pub mod reuse;
 pub mod saboteur;
 pub mod scenarios;

@@ -26,7 +26,7 @@ fn repeat(backend: Backend) -> Setup {
     setup
 }
 
-fn ranged(backend: Backend) -> Setup {
+pub(super) fn ranged(backend: Backend) -> Setup {
     let mut setup = Setup::classic(backend);
     (setup.tlb.range, setup.tlb.ttl) = (true, true);
     setup
@@ -37,6 +37,7 @@ macro_rules! scenarios {
         &[$($(Scenario { name: stringify!($run), setup: $setup, run: $run }),+),+]
     };
 }
+pub(super) use scenarios;
 
 pub const SCENARIOS: &[Scenario] = scenarios! {
     Setup::classic: map_a_page, map_a_table, map_in_a_section, map_and_pause, map_in_an_interrupt,
@@ -49,27 +50,27 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     Setup::ets2: map_text, unmap_text, unmap_a_page_of_data;
 };
 
-type Outcomes = Result<(), String>;
+pub(super) type Outcomes = Result<(), String>;
 
-fn window<T>(mmu: &Mmu<Saboteur>, f: impl FnOnce() -> T) -> T {
+pub(super) fn window<T>(mmu: &Mmu<Saboteur>, f: impl FnOnce() -> T) -> T {
     mmu.kernel().arm();
     let value = f();
     mmu.kernel().disarm();
     value
 }
 
-fn good<T>(result: Result<T, SpaceError>) -> T {
+pub(super) fn good<T>(result: Result<T, SpaceError>) -> T {
     result.expect("the scenario asks for nothing that is refused")
 }
 
 /// What CPU 0 sees at once, and CPU 1 when it is told.
-fn both(mmu: &Mmu<Saboteur>, va: u64, kind: Kind, expected: Outcome) -> Outcomes {
+pub(super) fn both(mmu: &Mmu<Saboteur>, va: u64, kind: Kind, expected: Outcome) -> Outcomes {
     only(mmu, 0, va, kind, expected)?;
     tell(mmu);
     only(mmu, 1, va, kind, expected)
 }
 
-fn both_fault(mmu: &Mmu<Saboteur>, va: u64, kind: Kind) -> Outcomes {
+pub(super) fn both_fault(mmu: &Mmu<Saboteur>, va: u64, kind: Kind) -> Outcomes {
     faults(mmu, 0, va, kind)?;
     tell(mmu);
     faults(mmu, 1, va, kind)
@@ -147,7 +148,10 @@ fn write_a_fast_range(mmu: &Mmu<Saboteur>) -> Outcomes {
 }
 
 /// A kernel space in which page 5 is mapped at [`KERNEL`], for long.
-fn mapped(mmu: &Mmu<Saboteur>, prot: Prot) -> (mmu::AddressSpace<'_, Saboteur>, super::RootId) {
+pub(super) fn mapped(
+    mmu: &Mmu<Saboteur>,
+    prot: Prot,
+) -> (mmu::AddressSpace<'_, Saboteur>, super::RootId) {
     let (mut space, root) = kernel_space(mmu);
     good(space.map(pages(KERNEL, 1), backing(5), prot));
     mmu.kernel().sim.settle();
