@@ -217,7 +217,8 @@ impl<K: Kernel> Mmu<K> {
     /// R17: completes the current task's stores on the CPU that it is about to leave.
     #[inline]
     pub(crate) fn complete_stores(&self) {
-        self.dsb_ish();
+        self.kernel.counters().dsb_ish(1);
+        self.kernel.dsb_ish();
         self.kernel.lazy().stores_completed();
     }
 
@@ -269,18 +270,6 @@ impl<K: Kernel> Mmu<K> {
         }
     }
 
-    #[inline]
-    fn dsb_ishst(&self) {
-        self.kernel.counters().dsb_ishst(1);
-        self.kernel.dsb_ishst();
-    }
-
-    #[inline]
-    fn isb(&self) {
-        self.kernel.counters().isb(1);
-        self.kernel.isb();
-    }
-
     /// R18: what was stored to a new table is ordered before the store that makes
     /// the table reachable. Never deferred: the pair at the section's end completes both
     /// stores but does not order them for a walker (`ROT.inv+po` is allowed,
@@ -325,9 +314,11 @@ impl<K: Kernel> Mmu<K> {
         reach: Reach,
     ) {
         let kernel = &self.kernel;
+        let counters = kernel.counters();
         let features = self.features().tlb;
         let pages: u64 = ranges.clone().map(PageRange::pages).sum();
-        self.dsb_ishst();
+        counters.dsb_ishst(1);
+        kernel.dsb_ishst();
         let mut operations = 0;
         let mut issue = |(op, operand)| {
             kernel.tlbi(op, operand);
@@ -340,9 +331,9 @@ impl<K: Kernel> Mmu<K> {
                 tlbi::plan(range, scope, reach, features).for_each(&mut issue);
             }
         }
-        kernel.counters().tlbi_requested(pages as usize);
-        kernel.counters().tlbi(operations);
-        self.finish_tlbi(scope);
+        counters.tlbi_requested(pages as usize);
+        counters.tlbi(operations);
+        self.finish_tlbi(scope, features, counters);
     }
 
     /// Invalidates every TLB entry of `scope`, those of tables included, and waits, as
@@ -350,37 +341,36 @@ impl<K: Kernel> Mmu<K> {
     /// `flush_tlb_all()`, `flush_tlb_mm()`.
     pub fn flush_tlb_all(&self, scope: Scope) {
         backend::drain(self);
-        self.dsb_ishst();
+        let counters = self.kernel.counters();
+        counters.dsb_ishst(1);
+        self.kernel.dsb_ishst();
         let (op, operand) = tlbi::everything(scope);
         self.kernel.tlbi(op, operand);
-        self.kernel.counters().tlbi(1);
-        self.finish_tlbi(scope);
+        counters.tlbi(1);
+        self.finish_tlbi(scope, self.features().tlb, counters);
     }
 
     /// The second half of an invalidation: completion.
-    fn finish_tlbi(&self, scope: Scope) {
+    fn finish_tlbi(&self, scope: Scope, features: TlbFeatures, counters: &Counters) {
         let kernel = &self.kernel;
-        self.dsb_ish();
-        if self.features().tlb.repeat {
+        counters.dsb_ish(1);
+        kernel.dsb_ish();
+        if features.repeat {
+            counters.tlbi(1);
             kernel.tlbi(crate::hardware::TlbiOp::Vale1is, 0);
-            kernel.counters().tlbi(1);
-            self.dsb_ish();
+            counters.dsb_ish(1);
+            kernel.dsb_ish();
         }
         let mut paid = Owed::STORES;
         if scope == Scope::AllAsids {
-            self.isb();
+            counters.isb(1);
+            kernel.isb();
             paid |= Owed::CONTEXT;
         }
         // R12: in an interrupt the debts are the interrupted task's; they stay.
         if !kernel.in_interrupt() {
             kernel.lazy().forgive(paid);
         }
-    }
-
-    #[inline]
-    fn dsb_ish(&self) {
-        self.kernel.counters().dsb_ish(1);
-        self.kernel.dsb_ish();
     }
 }
 

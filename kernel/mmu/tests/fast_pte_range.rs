@@ -305,7 +305,7 @@ fn s10_source_and_destination_at_once() {
             let mut leaves = Vec::new();
             space.for_each_leaf(|va, _, entry| leaves.push((va, entry.frame())));
             let expected: Vec<_> = (0..64)
-                .map(|i| (base + (1 << 21) + i * PAGE_SIZE, fake::frame(32 + i)))
+                .map(|i| (base + (1 << 21) + i * PAGE_SIZE, frame(32 + i)))
                 .collect();
             assert_eq!(leaves, expected, "{backend}");
             fake::destroy(space);

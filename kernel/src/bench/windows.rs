@@ -129,9 +129,7 @@ fn clear_slots(ground: &mut Ground) -> Result<(), SpaceError> {
         let pages = ENTRIES.min(ground.pages - first);
         let piece = nth_table(ground.range, i, pages)?;
         let mut slots = ground.space.fast_pte_range(piece)?;
-        for i in 0..pages {
-            slots.get_and_clear(i);
-        }
+        slots.clear_run(0, pages);
     }
     Ok(())
 }

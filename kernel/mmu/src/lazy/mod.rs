@@ -217,7 +217,7 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     /// them are in `table`. Inside the range entries may then be written fast:
     ///
     /// * calls for pages of the range find the table without a walk;
-    /// * [`Backend::DeferStores`] lets stores and their invalidations wait;
+    /// * [`crate::Backend::DeferStores`] lets stores and their invalidations wait;
     /// * contiguous groups of 16 entries are folded when the section ends (user mappings).
     ///
     /// Outside of the range everything is as after [`Lazy::enable`], and the order in which entries are
@@ -281,7 +281,7 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     }
 
     /// What the context switch does for the current task, on the CPU that it leaves, before it can run
-    /// anywhere else: executes what waits in [`Backend::Multicall`]'s queue, and completes the
+    /// anywhere else: executes what waits in [`crate::Backend::Multicall`]'s queue, and completes the
     /// task's stores with `DSB ISH` (R17). Of the pair that it owes only the `ISB` is left. Its
     /// counters are not touched (R11). Interrupts are masked meanwhile, and it may be called
     /// at the end of an interrupt, on behalf of the task that was interrupted.

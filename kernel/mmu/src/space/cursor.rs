@@ -405,7 +405,11 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         if found.is_full() {
             return Ok(());
         }
-        match self.position(found, |entry| !entry.is_valid()) {
+        let absent = match found.piece.pages() {
+            1 => (!self.read(found, 0).is_valid()).then_some(0),
+            _ => self.position(found, |entry| !entry.is_valid()),
+        };
+        match absent {
             None => Ok(()),
             Some(i) => Err(SpaceError::NotMapped {
                 va: found.piece.page(i),

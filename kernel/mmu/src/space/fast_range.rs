@@ -170,8 +170,14 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
                 i = i.wrapping_add(1);
             };
             for [a, b, c, d, e, f, g, h] in eights {
-                (set(a), set(b), set(c), set(d));
-                (set(e), set(f), set(g), set(h));
+                set(a);
+                set(b);
+                set(c);
+                set(d);
+                set(e);
+                set(f);
+                set(g);
+                set(h);
             }
             rest.iter().for_each(set);
             policy::account(space.mmu, pages, Desc::page(Frame::ZERO, prot));
@@ -264,12 +270,7 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
         prot: Prot,
     ) -> Result<LeafTable<'_>, SpaceError> {
         self.space.kind.check_prot(prot)?;
-        assert!(
-            first + pages <= self.ptes.len(),
-            "pages {first}..{} of {self:?}",
-            first + pages
-        );
-        let found = self.table.part(first, pages);
+        let found = self.part(first, pages);
         // A table that came empty, and in which nothing was set since, is empty.
         if self.before != Some(0) || self.sums.quick != 0 || self.sums.change != 0 {
             self.space.check_run_unused(&found)?;
@@ -277,6 +278,52 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
         self.space.invalidate_before_reuse(found.piece);
         self.space.note_memory_type(&found, prot);
         Ok(found)
+    }
+
+    /// Empties `pages` pages from page `first` on, mapped or not, and returns how many were in use. The
+    /// invalidation is the caller's, as with [`super::PteRef::get_and_clear`]. Linux: `clear_full_ptes()`.
+    ///
+    /// # Panics
+    /// If the pages are not in the range.
+    pub fn clear_run(&mut self, first: usize, pages: usize) -> usize {
+        let found = self.part(first, pages);
+        if pages == 0 {
+            return 0;
+        }
+        let (mut used, mut counted) = (0, 0);
+        let mut look = |entry: Desc| {
+            used += usize::from(entry.is_in_use());
+            // What is invalid and not empty was gathered, and is not counted any more.
+            counted += isize::from(entry.is_valid());
+        };
+        let space = self.space;
+        if backend::is_memory_current(space.mmu) {
+            for pte in found.ptes() {
+                look(space.load(pte));
+            }
+        } else {
+            for i in 0..pages {
+                look(space.read(&found, i));
+            }
+        }
+        if used > 0 {
+            let duty = space.write_run(&found, Fill::Zero, Was::Live);
+            space.owe_invalidation(duty, found.piece);
+            self.sums.change -= counted;
+            self.quick = self.quick.after_take();
+        }
+        used
+    }
+
+    /// A part of the range.
+    #[inline]
+    fn part(&self, first: usize, pages: usize) -> LeafTable<'_> {
+        assert!(
+            first + pages <= self.ptes.len(),
+            "pages {first}..{} of {self:?}",
+            first + pages
+        );
+        self.table.part(first, pages)
     }
 
     /// Empties page `i` and returns what it held. The invalidation is the
