@@ -388,7 +388,8 @@ fn r29_the_checker_notices_two_sizes_in_a_group() {
 /// The group waits in the queue, hint and all, and memory knows nothing of it.
 #[test]
 fn r29_a_part_of_a_group_that_waits_is_no_part_of_a_group() {
-    let changes: [(&str, fn(&mut FastPteRange<'_, '_, Fake>), &str); 2] = [
+    type Change = fn(&mut FastPteRange<'_, '_, Fake>);
+    let changes: [(&str, Change, &str); 2] = [
         (
             "get_and_clear",
             |fast| {

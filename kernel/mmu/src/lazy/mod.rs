@@ -24,14 +24,16 @@
 //!   changes it (R11, R12).
 //!
 //! What it may not: touch memory through a mapping it has just made in the section (R19), or
-//! sleep, unless the backend allows it (R38).
+//! sleep, unless the backend allows it (R38; [`Lazy::might_sleep`]).
 //!
 //! # What differs from Linux
 //!
 //! A counter that would wrap is refused with [`LazyMmuError`] and stays as it is; Linux
 //! warns in debug builds and wraps. And sections and pauses are guards that close on drop
 //! ([`LazySection`], [`LazyPause`]), so that no exit path can forget (R39); the raw calls
-//! on [`Lazy`] are for patterns that are not lexical, and for tests.
+//! on [`Lazy`] are for patterns that are not lexical, and for tests. Announced ranges nest and survive pauses
+//! ([`Lazy::enable_fast_pte_range`]). A loop that must sleep leaves all levels at once, and comes back to them
+//! ([`Lazy::suspend_all`]).
 
 mod guard;
 mod hints;
