@@ -6,6 +6,7 @@
 
 use super::cpu::Barrier;
 use super::sim::{POOL, Sim};
+use super::trace::{self, Effect};
 use mmu::{
     Batch, Context, Counters, Desc, Frame, Hardware, LazyMmuError, LazyMmuState, PAGE_SIZE, Pte,
     Table, TableFrames, TlbiOp,
@@ -31,6 +32,12 @@ impl Hardware for Sim {
         let old = cell(pte).swap(desc.as_u64(), Ordering::Relaxed);
         let at = self.location(pte);
         let cpu = self.cpu();
+        let place = self.machine.borrow().memory.table(at.table).place;
+        if let Some(place) = place
+            && let Some(effect) = trace::listed(place.level, old, desc.as_u64())
+        {
+            self.note(effect);
+        }
         self.machine.borrow_mut().store(cpu, at, desc.as_u64());
         Desc::from_u64(old)
     }
@@ -49,21 +56,25 @@ impl Hardware for Sim {
 
     fn dsb_ishst(&self) {
         self.count(|e| e.dsb_ishst += 1);
+        self.note(Effect::DsbIshst);
         self.machine.borrow_mut().dsb(self.cpu(), Barrier::St);
     }
 
     fn dsb_ish(&self) {
         self.count(|e| e.dsb_ish += 1);
+        self.note(Effect::DsbIsh);
         self.machine.borrow_mut().dsb(self.cpu(), Barrier::Full);
     }
 
     fn isb(&self) {
         self.count(|e| e.isb += 1);
+        self.note(Effect::Isb);
         self.machine.borrow_mut().cse(self.cpu());
     }
 
     fn tlbi(&self, op: TlbiOp, operand: u64) {
         self.count(|e| e.tlbi += 1);
+        self.note(trace::tlbi(op));
         let cpu = self.cpu();
         self.machine.borrow_mut().tlbi(cpu, op, operand, true);
     }

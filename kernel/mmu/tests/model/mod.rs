@@ -61,6 +61,7 @@ pub mod saboteur;
 pub mod scenarios;
 pub mod sim;
 pub mod tlbi;
+pub mod trace;
 pub mod view;
 pub mod walk;
 pub mod world;

@@ -14,6 +14,7 @@ use super::machine::{Machine, Model, RootId, Token};
 use super::memory::{Location, TableId};
 use super::outcome::{Kind, Outcomes};
 use super::reuse::Hazard;
+use super::trace::{Effect, Event};
 use super::view::CPUS;
 use mmu::{
     Batch, Counters, Frame, Half, LazyMmuError, LazyMmuState, PAGE_SIZE, Pte, SpaceKind, Table,
@@ -82,6 +83,7 @@ pub struct Sim {
     pub(super) counters: Counters,
     pub(super) batches: [Batch; CPUS],
     executed: Cell<Executed>,
+    trace: RefCell<Vec<Event>>,
     pub(super) hazards: RefCell<Vec<Hazard>>,
     pub(super) reports: RefCell<Vec<LazyMmuError>>,
 }
@@ -106,6 +108,7 @@ impl Sim {
             // SAFETY: each is handed out to the CPU of its number, and one CPU at a time is at work.
             batches: std::array::from_fn(|_| unsafe { Batch::new() }),
             executed: Cell::default(),
+            trace: RefCell::default(),
             hazards: RefCell::default(),
             reports: RefCell::default(),
         };
@@ -302,6 +305,17 @@ impl Sim {
             isb: counts.isb,
             tlbi: counts.tlbi,
         }
+    }
+
+    /// What was executed since the last call.
+    pub fn take_trace(&self) -> Vec<Event> {
+        self.trace.take()
+    }
+
+    /// Something was executed by whoever runs.
+    pub(super) fn note(&self, what: Effect) {
+        let active = !self.interrupt.get() && self.lazy_of(self.running(self.cpu())).is_active();
+        self.trace.borrow_mut().push(Event { what, active });
     }
 
     pub(super) fn count(&self, what: impl Fn(&mut Executed)) {

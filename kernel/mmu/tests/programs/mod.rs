@@ -8,12 +8,14 @@
 //! * this file: what a program is, and how one is made up;
 //! * [`contract`]: what the contract promises about each page to each CPU;
 //! * [`calls`]: the library's calls, and what the contract says about each;
+//! * [`predict`]: how many barriers each step must execute;
 //! * [`run`]: execution on the machine model;
 //! * [`check`]: the demands after every step.
 
 pub mod calls;
 pub mod check;
 pub mod contract;
+pub mod predict;
 pub mod run;
 
 use proptest::collection::vec;

@@ -9,12 +9,13 @@
 
 use super::calls::Caller;
 use super::contract::{Contract, State, Value};
+use super::predict::{Debt, Pays, Terms, replay};
 use super::{Frames, Op, Program, Range, SPACES, Step, TASKS, WINDOWS};
 use crate::model::world::Setup;
 use crate::model::{CPUS, Plan, RootId, Saboteur, Sim, Switch, Token};
 use mmu::{
-    AddressSpace, Asid, LazyMmuState, MemoryType, Mmu, PAGE_SIZE, PageRange, PendingFlush, Prot,
-    SpaceKind,
+    AddressSpace, Asid, Backend, BarrierPolicy, LazyMmuState, MemoryType, Mmu, PAGE_SIZE,
+    PageRange, PendingFlush, Prot, SpaceKind,
 };
 use std::collections::VecDeque;
 
@@ -56,6 +57,9 @@ pub struct Run<'m> {
     pub next_token: u32,
     pub no_memory: bool,
     switch: Switch,
+    /// What each task owes by the prediction.
+    debts: [Debt; TASKS],
+    terms: Terms,
     /// Barriers before links, and tables alive, when every page was last looked at.
     pub tables: (u64, usize),
 }
@@ -143,6 +147,12 @@ impl<'m> Run<'m> {
             next_token: 0,
             no_memory: false,
             switch,
+            debts: [Debt::default(); TASKS],
+            terms: Terms {
+                eager: mmu.backend() == Backend::Eager,
+                ets2: mmu.policy() == BarrierPolicy::Ets2,
+                repeat: mmu.features().tlb.repeat,
+            },
             tables: (0, 0),
         }
     }
@@ -184,7 +194,50 @@ impl<'m> Run<'m> {
         sim.on(cpu);
         let task = sim.running(cpu);
         let by = Caller { task, cpu };
-        match step.op {
+        let pays = self.pays(step.op, task);
+        sim.take_trace();
+        self.act(step.op, by)?;
+        let events = sim.take_trace();
+        // A range that is refused has no section; what it must execute is then nothing.
+        let refused = matches!(step.op, Op::Fast(..)) && events.is_empty();
+        let pays = if refused { Pays::Nothing } else { pays };
+        if !self.mmu.kernel().is_spoiled() {
+            // An interrupt's writes are its own, and it leaves the task's debts alone (R12).
+            let in_interrupt = matches!(step.op, Op::InterruptMap(_) | Op::InterruptBoth(_));
+            let debt = if in_interrupt {
+                Debt::default()
+            } else {
+                self.debts[task]
+            };
+            let owed = replay(self.terms, &events, debt, pays)
+                .map_err(|what| format!("{what}: {events:?}"))?;
+            if !in_interrupt {
+                self.debts[task] = owed;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the step may do about what the task's section owes.
+    fn pays(&self, op: Op, task: usize) -> Pays {
+        let state = self.sim().lazy_of(task);
+        let (enabled, paused) = (state.enable_count() > 0, state.pause_count() > 0);
+        let is_all = match op {
+            Op::Disable | Op::Pause => enabled && !paused,
+            Op::Flush | Op::Suspend => true,
+            Op::Switch(_) | Op::Preempt(_) | Op::Enable | Op::Resume | Op::Drain => false,
+            // The section of its own ends, at whatever depth.
+            Op::Fast(..) => true,
+            // Without a section to join, an operation has its own.
+            _ => !state.is_active(),
+        };
+        if is_all { Pays::All } else { Pays::Nothing }
+    }
+
+    fn act(&mut self, op: Op, by: Caller) -> Result<(), Failure> {
+        let sim = self.sim();
+        let Caller { task, cpu } = by;
+        match op {
             Op::NoMemory(tables) => {
                 sim.set_budget(tables as usize);
                 self.no_memory = true;
@@ -201,7 +254,7 @@ impl<'m> Run<'m> {
             | Op::Flush
             | Op::Drain
             | Op::Suspend => {
-                self.move_lazy(step.op, task, cpu);
+                self.move_lazy(op, task, cpu);
             }
             Op::Switch(next) => self.switch(cpu, next as usize),
             Op::Preempt(next) => self.preempt(cpu, next as usize),
@@ -217,7 +270,7 @@ impl<'m> Run<'m> {
                 if self.is_free(0, range, TASKS) {
                     sim.enter_interrupt();
                     self.contract.synchronized(cpu);
-                    let result = self.interrupt(step.op, range, by);
+                    let result = self.interrupt(op, range, by);
                     sim.leave_interrupt();
                     self.contract.synchronized(cpu);
                     result?;
@@ -235,9 +288,9 @@ impl<'m> Run<'m> {
             | Op::Gather(s, range, _)
             | Op::FreeEmptyTables(s, range) => {
                 let space = s as usize % SPACES;
-                let frees = matches!(step.op, Op::FreeEmptyTables(..));
+                let frees = matches!(op, Op::FreeEmptyTables(..));
                 if self.is_free(space, range, task) && !(frees && self.is_announced()) {
-                    self.locked(space, cpu, |run| run.call(step.op, space, by))?;
+                    self.locked(space, cpu, |run| run.call(op, space, by))?;
                 }
             }
         }

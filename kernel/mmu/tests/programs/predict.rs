@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How many barriers a step must execute, predicted from the writes and from the contract.
+//!
+//! The library's counters say what was executed; this says what should have been. It replays the effects of a
+//! step in their order and knows, per task, what is owed by the writes so far (R14, and the policy's
+//! word on them, R35, R36). Then
+//!
+//! * a pair, or half of one, is executed only where it is owed, and once (R16);
+//! * where nothing is deferred (no active section, an interrupt, a pause, the yardstick) it follows the run, before
+//!   the step ends (R15, R3), and with the yardstick each single write;
+//! * in an active section it is executed by a nested end, a pause or a flush, and by nothing else (R16);
+//! * an end, a pause or a flush leaves nothing owed (R5);
+//! * an invalidation is `DSB ISHST`, TLBIs, `DSB ISH`, and an `ISB` iff it is about every ASID (R27); it pays
+//!   what its barriers do.
+
+use crate::model::trace::{Effect, Event};
+
+/// What a party has not paid.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Debt {
+    stores: bool,
+    context: bool,
+}
+
+impl Debt {
+    const NONE: Self = Self {
+        stores: false,
+        context: false,
+    };
+
+    /// `DSB ISH` of a context switch (R17).
+    pub const fn switched(&mut self) {
+        self.stores = false;
+    }
+}
+
+/// What a step may do about debts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pays {
+    /// Everything, and it must: an effective end, pause or flush, or a step outside of any section.
+    All,
+    /// Nothing that a section defers.
+    Nothing,
+}
+
+/// How writes are paid for.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Each write at once, section or not.
+    pub eager: bool,
+    /// Data owes nothing.
+    pub ets2: bool,
+    /// Each invalidation has a second TLBI and `DSB ISH`.
+    pub repeat: bool,
+}
+
+/// Replays a step of a party that owed `debt`, and says what it owes now.
+pub fn replay(terms: Terms, events: &[Event], debt: Debt, pays: Pays) -> Result<Debt, String> {
+    let mut owed = debt;
+    let mut due = Debt::NONE;
+    let mut i = 0;
+    let effect = |i: usize| events.get(i).map(|event: &Event| event.what);
+    while let Some(event) = events.get(i) {
+        i += 1;
+        match event.what {
+            Effect::Listed { text } if text || !terms.ets2 => {
+                let deferred = event.active && !terms.eager;
+                if terms.eager && due != Debt::NONE {
+                    return Err("R15: a write is not followed by its own pair".into());
+                }
+                let party = if deferred { &mut owed } else { &mut due };
+                *party = Debt {
+                    stores: true,
+                    context: true,
+                };
+            }
+            Effect::Listed { .. } => {}
+            Effect::DsbIshst if matches!(effect(i), Some(Effect::Tlbi { .. })) => {
+                let mut all = false;
+                while let Some(Effect::Tlbi { all_asids }) = effect(i) {
+                    all |= all_asids;
+                    i += 1;
+                }
+                let tail: &[fn(Effect) -> bool] = match terms.repeat {
+                    false => &[|e| e == Effect::DsbIsh],
+                    true => &[
+                        |e| e == Effect::DsbIsh,
+                        |e| matches!(e, Effect::Tlbi { .. }),
+                        |e| e == Effect::DsbIsh,
+                    ],
+                };
+                for is_next in tail {
+                    if !effect(i).is_some_and(is_next) {
+                        return Err(format!(
+                            "R27, R34: an invalidation goes on with {:?}",
+                            effect(i)
+                        ));
+                    }
+                    i += 1;
+                }
+                (owed.stores, due.stores) = (false, false);
+                if all {
+                    if effect(i) != Some(Effect::Isb) {
+                        return Err("R27: an invalidation of every ASID has no ISB".into());
+                    }
+                    i += 1;
+                    (owed.context, due.context) = (false, false);
+                }
+            }
+            Effect::DsbIshst => {
+                pay(&mut due.stores, &mut owed.stores, "DSB ISHST", event, pays)?;
+            }
+            Effect::Isb => pay(&mut due.context, &mut owed.context, "ISB", event, pays)?,
+            // The context switch's.
+            Effect::DsbIsh => owed.stores = false,
+            Effect::Tlbi { .. } => return Err("R27: a TLBI without DSB ISHST before it".into()),
+        }
+    }
+    if due != Debt::NONE {
+        return Err(format!("R15: {due:?} is not paid behind the writes"));
+    }
+    if pays == Pays::All && owed != Debt::NONE {
+        return Err(format!("R5, R16: {owed:?} is left"));
+    }
+    Ok(owed)
+}
+
+/// Half a pair. It completes everything before it, so what is due at once is paid with what a section owes
+/// (its last hook runs when the mode is inactive, R10).
+fn pay(
+    due: &mut bool,
+    owed: &mut bool,
+    what: &str,
+    event: &Event,
+    pays: Pays,
+) -> Result<(), String> {
+    if *due {
+        (*due, *owed) = (false, false);
+        return Ok(());
+    }
+    if !*owed {
+        return Err(format!("R16: {what} that nothing owes"));
+    }
+    if pays == Pays::Nothing {
+        let where_ = if event.active {
+            "in the section"
+        } else {
+            "early"
+        };
+        return Err(format!("R16: {what} of a section is paid {where_}"));
+    }
+    *owed = false;
+    Ok(())
+}
