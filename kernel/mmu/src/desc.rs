@@ -222,6 +222,12 @@ impl Desc {
         self.0 & (bits::VALID | bits::AF) == bits::VALID | bits::AF
     }
 
+    /// The entry with the access flag, as hardware may make it at any moment where it sets the flag itself.
+    /// Linux: `pte_mkyoung()`.
+    pub(crate) const fn young(self) -> Self {
+        Self(self.0 | bits::AF)
+    }
+
     /// Entries in use in the table this *table* descriptor points to, 0..=512, or `None`
     /// while somebody changes them one by one.
     pub(crate) const fn population(self) -> Option<usize> {

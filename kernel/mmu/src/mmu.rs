@@ -194,8 +194,11 @@ impl<K: Kernel> Mmu<K> {
     /// The same for work that leaves something waiting, until the next drain.
     #[inline]
     pub(crate) fn wait_in_batch<T>(&self, work: impl FnOnce(&Batch) -> T) -> T {
-        self.kernel.lazy().wait();
-        self.with_batch(work)
+        self.with_batch(|batch| {
+            // Behind "busy": a switch in between would find nothing and say that nothing waits.
+            self.kernel.lazy().wait();
+            work(batch)
+        })
     }
 
     #[inline]

@@ -3,16 +3,18 @@
 
 mod fake;
 
+use fake::interrupts::{Moment, at_moments};
 use fake::order::Role;
 use fake::{
-    BASE, Effect, Fake, KINDS, USER, contiguous, count, data, frame, is_leaf, new_mmu, new_space,
-    pages, visible, with_ets2,
+    BASE, Effect, Fake, KINDS, USER, contiguous, count, data, frame, is_leaf, leaves, new_mmu,
+    new_space, pages, visible, with_ets2,
 };
 use mmu::tlbi::{Reach, Scope};
 use mmu::{
     AddressSpace, Asid, Backend, Backing, BarrierPolicy, Desc, MemoryType, Mmu, Owed, PAGE_SIZE,
     Prot, SpaceKind,
 };
+use std::rc::Rc;
 
 const PAIR: [Effect; 2] = [Effect::DsbIshst, Effect::Isb];
 
@@ -346,4 +348,201 @@ fn one_walk_per_table_serves_a_request() {
     let before = walks();
     space.protect(pages(start, 512), Prot::KERNEL_RO).unwrap();
     assert!((1..=3).contains(&(walks() - before)));
+}
+
+/// Single entries, with and without a look at them, and pages mapped one by one.
+#[test]
+fn r14_single_user_entries_owe_nothing() {
+    let mmu = new_mmu();
+    let (mut space, start) = with_tables(&mmu, USER);
+    mmu.lazy().enable().unwrap();
+    let mut n = 8;
+    space
+        .apply_to_page_range(pages(start, 4), |entry| {
+            n += 1;
+            entry.set(frame(n), Prot::USER)
+        })
+        .unwrap();
+    let mut fast = space
+        .fast_pte_range(pages(start + 4 * PAGE_SIZE, 4))
+        .unwrap();
+    fast.set(2, frame(90), Prot::USER).unwrap();
+    drop(fast);
+    for i in 8..12 {
+        let page = pages(start + i * PAGE_SIZE, 1);
+        space
+            .map(page, contiguous(100 + 2 * i), Prot::USER)
+            .unwrap();
+    }
+    assert_eq!(mmu.lazy().state().owed(), Owed::empty());
+    mmu.lazy().disable().unwrap();
+    let effects = visible(mmu.kernel().take_effects());
+    assert_eq!(effects.len(), 9);
+    assert!(effects.iter().all(is_leaf), "{effects:?}");
+    mmu.kernel().check_counters();
+    fake::destroy(space);
+}
+
+#[test]
+fn r16_entries_set_in_one_loop_owe_one_pair() {
+    let mmu = new_mmu();
+    let (mut space, start) = with_tables(&mmu, SpaceKind::Kernel);
+    let before = mmu.kernel().counts();
+    let mut fast = space.fast_pte_range(pages(start, 40)).unwrap();
+    fast.set_each(3, 21, Prot::KERNEL, |i| frame(2 * i as u64))
+        .unwrap();
+    drop(fast);
+    assert_eq!(runs(mmu.kernel().take_effects()), [(21, PAIR.to_vec())]);
+    let counts = mmu.kernel().counts() - before;
+    assert_eq!((counts.ptes, counts.requested), (21, 21));
+    fake::destroy(space);
+}
+
+/// Calls for one page each: what the call before has found out holds no longer than it is true.
+#[test]
+fn r15_pages_one_by_one_are_completed_as_the_backend_in_use_does() {
+    for kind in KINDS {
+        let mmu = new_mmu();
+        let (mut space, start) = with_tables(&mmu, kind);
+        let mut n = 0;
+        let mut map = |count: u64| {
+            for i in n..n + count {
+                let page = pages(start + i * PAGE_SIZE, 1);
+                space.map(page, contiguous(2 * i), data(kind)).unwrap();
+            }
+            n += count;
+            let effects = visible(mmu.kernel().take_effects());
+            let pairs = effects.windows(2).filter(|two| *two == PAIR).count();
+            (leaves(&effects), pairs)
+        };
+        let lazy = mmu.lazy();
+        let pays = kind == SpaceKind::Kernel;
+        let pairs = |n| if pays { n } else { 0 };
+        assert_eq!(map(3), (3, pairs(3)), "at once");
+        lazy.enable().unwrap();
+        assert_eq!(map(3), (3, 0), "in a section");
+        assert_eq!(lazy.state().owed().is_empty(), !pays);
+        lazy.flush();
+        mmu.kernel().take_effects();
+        assert_eq!(map(1), (1, 0));
+        assert_eq!(lazy.state().owed().is_empty(), !pays, "behind a flush");
+        lazy.pause().unwrap();
+        mmu.kernel().take_effects();
+        assert_eq!(map(2), (2, pairs(2)), "paused");
+        lazy.resume().unwrap();
+        lazy.disable().unwrap();
+        mmu.set_backend(Backend::Eager).unwrap();
+        lazy.enable().unwrap();
+        assert_eq!(map(3), (3, pairs(3)), "with another backend");
+        lazy.disable().unwrap();
+        mmu.kernel().check_counters();
+        fake::destroy(space);
+    }
+}
+
+/// A task is preempted right before a store of its section, and goes on elsewhere: the `DSB ISH` of the
+/// switch has completed all stores but this one.
+#[test]
+fn r17_a_switch_in_front_of_a_store_pays_for_none_of_it() {
+    type Write = fn(&mut AddressSpace<'_, Fake>, u64);
+    let writes: [(&str, Write); 4] = [
+        ("fresh entries", |space, start| {
+            let entries = pages(start + 16 * PAGE_SIZE, 8);
+            space
+                .apply_to_page_range(entries, |entry| entry.set(frame(9), Prot::KERNEL))
+                .unwrap();
+        }),
+        ("entries", |space, start| {
+            let mut fast = space
+                .fast_pte_range(pages(start + 16 * PAGE_SIZE, 8))
+                .unwrap();
+            for i in 0..8 {
+                fast.set(i, frame(9), Prot::KERNEL).unwrap();
+            }
+        }),
+        ("a run", |space, start| {
+            let entries = pages(start + 16 * PAGE_SIZE, 8);
+            space.map(entries, contiguous(9), Prot::KERNEL).unwrap();
+        }),
+        ("pages one by one", |space, start| {
+            for i in 16..24 {
+                let page = pages(start + i * PAGE_SIZE, 1);
+                space.map(page, contiguous(i), Prot::KERNEL).unwrap();
+            }
+        }),
+    ];
+    for (name, write) in writes {
+        let mmu = Rc::new(new_mmu());
+        let (mut space, start) = with_tables(&mmu, SpaceKind::Kernel);
+        mmu.lazy().enable().unwrap();
+        // Everything is owed already when the writes begin.
+        let elsewhere = pages(start + (2 << 20), 1);
+        space.map(elsewhere, contiguous(1), Prot::KERNEL).unwrap();
+        let table = space.last_level_table(fake::va(start)).unwrap();
+        let switch = move |mmu: &Mmu<Fake>, moment| {
+            let last_is_next = mmu.kernel().memory(table, 22) != 0;
+            if moment == Moment::Store && last_is_next && mmu.kernel().memory(table, 23) == 0 {
+                mmu.lazy().switch_out().unwrap();
+            }
+        };
+        at_moments(&mmu, switch, || write(&mut space, start));
+        mmu.lazy().disable().unwrap();
+        let effects = mmu.kernel().take_effects();
+        let last = |effect| effects.iter().rposition(|e| *e == effect);
+        let stored = effects.iter().rposition(is_leaf);
+        let switched = effects
+            .iter()
+            .position(|e| *e == Effect::DsbIsh)
+            .expect("the task was preempted");
+        assert!(Some(switched) < stored, "{name}: {effects:?}");
+        assert!(stored < last(Effect::DsbIshst), "{name}: {effects:?}");
+        fake::destroy(space);
+    }
+}
+
+/// Tables as well: each link is completed before the next store.
+#[test]
+fn r15_eager_completes_each_link_at_once() {
+    let mmu = new_mmu();
+    mmu.set_backend(Backend::Eager).unwrap();
+    let mut space = new_space(&mmu, SpaceKind::Kernel);
+    mmu.lazy().enable().unwrap();
+    space
+        .map(pages(BASE, 1), contiguous(1), Prot::KERNEL)
+        .unwrap();
+    let effects = visible(mmu.kernel().take_effects());
+    let links = |e: &Effect| {
+        matches!(
+            e,
+            Effect::Store {
+                role: Role::Link(_),
+                ..
+            }
+        )
+    };
+    let linked: Vec<usize> = (0..effects.len()).filter(|i| links(&effects[*i])).collect();
+    assert_eq!(linked.len(), 3);
+    for i in linked {
+        assert_eq!(effects[i + 1..i + 3], PAIR, "{effects:?}");
+    }
+    mmu.lazy().disable().unwrap();
+    fake::destroy(space);
+}
+
+#[test]
+fn a_page_like_the_last_is_mapped_without_a_walk() {
+    for kind in KINDS {
+        let mmu = new_mmu();
+        let (mut space, start) = with_tables(&mmu, kind);
+        let mut walks = |i: u64| {
+            let before = mmu.kernel().counts().walks;
+            let page = pages(start + i * PAGE_SIZE, 1);
+            space.map(page, contiguous(2 * i), data(kind)).unwrap();
+            mmu.kernel().counts().walks - before
+        };
+        assert_eq!([0, 1, 2, 511].map(&mut walks), [1, 0, 0, 0]);
+        assert_eq!([512, 513].map(&mut walks), [1, 0], "the next table");
+        assert_eq!([3, 4].map(&mut walks), [1, 0], "there is one last table");
+        fake::destroy(space);
+    }
 }

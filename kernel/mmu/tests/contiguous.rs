@@ -385,11 +385,17 @@ fn r29_the_checker_notices_two_sizes_in_a_group() {
     poke(3, |raw| raw & !(bits::CONT | bits::AF), |_| {});
 }
 
+/// A change of a range, its name, and the group that it leaves.
+type RangeChange = (
+    &'static str,
+    fn(&mut FastPteRange<'_, '_, Fake>),
+    &'static str,
+);
+
 /// The group waits in the queue, hint and all, and memory knows nothing of it.
 #[test]
 fn r29_a_part_of_a_group_that_waits_is_no_part_of_a_group() {
-    type Change = fn(&mut FastPteRange<'_, '_, Fake>);
-    let changes: [(&str, Change, &str); 2] = [
+    let changes: [RangeChange; 2] = [
         (
             "get_and_clear",
             |fast| {
@@ -449,4 +455,43 @@ fn r29_a_refused_set_drops_no_group() {
         mmu.lazy().disable().unwrap();
         fake::destroy(space);
     }
+}
+
+/// A member is taken the long way, and its invalidation is remembered all the same.
+#[test]
+fn r29_a_member_that_was_taken_is_invalidated_before_reuse() {
+    for backend in Backend::ALL {
+        let mmu = new_mmu_with(backend);
+        let mut space = folded(&mmu);
+        let mut fast = space.fast_pte_range(area()).unwrap();
+        fast.get_and_clear(17);
+        fast.set(17, frame(7), Prot::USER).unwrap();
+        drop(fast);
+        assert!(mmu.kernel().all_invalidated(), "{backend}");
+        fake::destroy(space);
+    }
+}
+
+/// A range keeps what it is when an earlier one is forgotten.
+#[test]
+fn s19_a_range_is_folded_although_another_was_forgotten() {
+    let mmu = new_mmu_with(Backend::DeferBarriers);
+    let base = SpaceKind::Kernel.half().start();
+    let kernel_area = pages(base, 1024);
+    let mut other = new_space_with_tables(&mmu, SpaceKind::Kernel, kernel_area);
+    let mut space = space(&mmu);
+    enable_fast(&other, pages(base, 8));
+    enable_fast(&space, part(0, 16));
+    assert_eq!(other.free_empty_tables(pages(base + (1 << 21), 512)), Ok(1));
+    assert_eq!(mmu.lazy().state().fast_pte_ranges(), 1);
+    for i in 0..16 {
+        space
+            .map(part(i, 1), contiguous(32 + i), Prot::USER)
+            .unwrap();
+    }
+    mmu.lazy().disable().unwrap();
+    assert_eq!(picture(&space), "#| | | ");
+    mmu.lazy().disable().unwrap();
+    fake::destroy(space);
+    fake::destroy(other);
 }

@@ -287,3 +287,113 @@ fn r12_an_interrupt_sees_memory_and_leaves_what_waits() {
     close(&mmu);
     assert_ne!(memory(&space, part(KERNEL, 0, 1)), 0);
 }
+
+/// Spaces of one scope may have different tables for the same addresses.
+#[test]
+fn r20_a_table_of_two_spaces_has_a_slot_for_each() {
+    let mmu = new_mmu_with(Backend::DeferStores);
+    let range = part(KERNEL, 0, 8);
+    let mut one = new_space_with_tables(&mmu, KERNEL, range);
+    let mut other = new_space_with_tables(&mmu, KERNEL, range);
+    enable_fast(&one, range);
+    enable_fast(&other, range);
+    one.map(page(range, 1), contiguous(7), Prot::KERNEL)
+        .unwrap();
+    other
+        .map(page(range, 2), contiguous(8), Prot::KERNEL)
+        .unwrap();
+    close(&mmu);
+    let held = |space: &AddressSpace<'_, Fake>| [1, 2].map(|i| memory(space, page(range, i)) != 0);
+    assert_eq!((held(&one), held(&other)), ([true, false], [false, true]));
+}
+
+#[test]
+fn r23_entries_set_in_one_loop_wait_too() {
+    for kind in KINDS {
+        let mmu = new_mmu_with(Backend::DeferStores);
+        let mut space = new_space_with_tables(&mmu, kind, area(kind));
+        let mut fast = space.fast_pte_range(part(kind, 0, 20)).unwrap();
+        fast.set_each(1, 10, data(kind), |i| frame(40 + 2 * i as u64))
+            .unwrap();
+        fast.set_frames(11, &[frame(9), frame(7)], data(kind))
+            .unwrap();
+        fast.set_run(13, 3, frame(70), data(kind)).unwrap();
+        assert_eq!(leaves(&mmu.kernel().take_effects()), 0);
+        assert_eq!(fast.get(12), Desc::page(frame(7), data(kind)));
+        drop(fast);
+        assert_eq!(leaves(&mmu.kernel().take_effects()), 15);
+        fake::destroy(space);
+    }
+}
+
+/// A range that is held, or handed to a callback, is announced no longer than that.
+#[test]
+fn r23_behind_a_range_that_was_held_nothing_waits() {
+    let mmu = new_mmu_with(Backend::DeferStores);
+    let mut space = new_space_with_tables(&mmu, KERNEL, area(KERNEL));
+    mmu.lazy().enable().unwrap();
+    let mut fast = space.fast_pte_range(part(KERNEL, 0, 4)).unwrap();
+    fast.set(0, frame(1), Prot::KERNEL).unwrap();
+    assert_eq!(leaves(&mmu.kernel().take_effects()), 0);
+    drop(fast);
+    assert_eq!(leaves(&mmu.kernel().take_effects()), 1);
+    let held = page(part(KERNEL, 0, 4), 1);
+    space.map(held, contiguous(2), Prot::KERNEL).unwrap();
+    assert_eq!(leaves(&mmu.kernel().take_effects()), 1);
+    let mut n = 3;
+    space
+        .apply_to_page_range(part(KERNEL, 1, 4), |entry| {
+            n += 1;
+            entry.set(frame(n), Prot::KERNEL)
+        })
+        .unwrap();
+    assert_eq!(leaves(&mmu.kernel().take_effects()), 0);
+    mmu.lazy().flush();
+    assert_eq!(leaves(&mmu.kernel().take_effects()), 4);
+    let behind = page(part(KERNEL, 1, 8), 4);
+    space.map(behind, contiguous(9), Prot::KERNEL).unwrap();
+    let within = page(part(KERNEL, 1, 4), 1);
+    space.protect(within, Prot::KERNEL_RO).unwrap();
+    assert_eq!(leaves(&mmu.kernel().take_effects()), 2);
+    mmu.lazy().disable().unwrap();
+    fake::destroy(space);
+}
+
+#[test]
+fn r23_tables_make_room_in_turn() {
+    let mmu = new_mmu_with(Backend::DeferStores);
+    let mut space = new_space_with_tables(&mmu, KERNEL, area(KERNEL));
+    for t in 0..3 {
+        enable_fast(&space, part(KERNEL, t, 4));
+    }
+    for (i, t) in [0, 1, 2, 0].into_iter().enumerate() {
+        let written = page(part(KERNEL, t, 4), i as u64);
+        let frames = contiguous(10 * i as u64);
+        space.map(written, frames, Prot::KERNEL).unwrap();
+    }
+    let held = |t, i| memory(&space, page(part(KERNEL, t, 4), i)) != 0;
+    // The first made room for the third, and the second for the first.
+    assert_eq!(
+        [held(0, 0), held(1, 1), held(2, 2), held(0, 3)],
+        [true, true, false, false]
+    );
+    close(&mmu);
+    fake::destroy(space);
+}
+
+#[test]
+fn r22_a_range_that_ends_takes_no_other_along() {
+    let mmu = new_mmu_with(Backend::DeferStores);
+    let mut one = new_space_with_tables(&mmu, KERNEL, area(KERNEL));
+    let mut other = new_space_with_tables(&mmu, fake::USER, area(fake::USER));
+    let mut held = one.fast_pte_range(part(KERNEL, 0, 4)).unwrap();
+    drop(other.fast_pte_range(part(fake::USER, 0, 4)).unwrap());
+    assert_eq!(mmu.lazy().state().fast_pte_ranges(), 1);
+    mmu.kernel().take_effects();
+    held.set(1, frame(7), Prot::KERNEL).unwrap();
+    assert_eq!(leaves(&mmu.kernel().take_effects()), 0);
+    drop(held);
+    assert_eq!(leaves(&mmu.kernel().take_effects()), 1);
+    fake::destroy(one);
+    fake::destroy(other);
+}

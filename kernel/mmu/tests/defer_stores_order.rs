@@ -224,3 +224,55 @@ fn r29_a_memory_type_changes_by_break_before_make_in_the_section() {
     assert!(mmu.kernel().all_invalidated());
     fake::destroy(space);
 }
+
+/// One table stores at once and leaves the invalidation to the caller, the other lets both wait.
+#[test]
+fn r27_a_range_announced_in_part_is_invalidated_as_a_whole() {
+    for kind in KINDS {
+        for announced in [0, 1] {
+            let mmu = new_mmu_with(Backend::DeferStores);
+            let mut space = mapped(&mmu, kind, 1024);
+            let at = |first: u64, n| pages(range(kind, 1).start().as_u64() + first * PAGE_SIZE, n);
+            let both = at(508, 8);
+            enable_fast(&space, at(512 * announced, 512));
+            space.protect(both, read_only(kind)).unwrap();
+            mmu.lazy().flush();
+            assert!(mmu.kernel().all_invalidated(), "table {announced}");
+            let pending = space.unmap_no_flush(both).unwrap();
+            space.flush(pending);
+            assert!(mmu.kernel().all_invalidated(), "table {announced}");
+            // Two requests that are joined: the end of one table, the beginning of the other.
+            space.map(both, contiguous(77), data(kind)).unwrap();
+            mmu.lazy().flush();
+            let mut first = space.unmap_no_flush(at(508, 4)).unwrap();
+            let second = space.unmap_no_flush(at(512, 4)).unwrap();
+            first.merge(second).unwrap();
+            space.flush(first);
+            assert!(mmu.kernel().all_invalidated(), "table {announced}");
+            mmu.lazy().disable().unwrap();
+            fake::destroy(space);
+        }
+    }
+}
+
+/// What a drain has done is not done again by the next.
+#[test]
+fn r27_what_was_drained_is_not_drained_again() {
+    for kind in KINDS {
+        let mmu = new_mmu_with(Backend::DeferStores);
+        let mut space = mapped(&mmu, kind, 8);
+        enable_fast(&space, range(kind, 16));
+        let page = |i: u64| pages(range(kind, 1).start().as_u64() + i * PAGE_SIZE, 1);
+        space.protect(page(1), read_only(kind)).unwrap();
+        space.map(page(9), contiguous(99), data(kind)).unwrap();
+        mmu.lazy().flush();
+        let effects = mmu.kernel().take_effects();
+        assert_eq!((leaves(&effects), tlbis(&effects)), (2, 1));
+        space.map(page(11), contiguous(111), data(kind)).unwrap();
+        mmu.lazy().flush();
+        let effects = mmu.kernel().take_effects();
+        assert_eq!((leaves(&effects), tlbis(&effects)), (1, 0));
+        mmu.lazy().disable().unwrap();
+        fake::destroy(space);
+    }
+}

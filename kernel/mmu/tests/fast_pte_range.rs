@@ -368,3 +368,66 @@ fn a_page_of_an_announced_range_is_mapped_without_a_walk() {
         }
     }
 }
+
+/// Ranges of other tables of the space are forgotten, too: announcing is never more than an offer.
+#[test]
+fn r32_ranges_go_with_their_tables() {
+    let mmu = new_mmu_with(Backend::DeferStores);
+    let mut space = space(&mmu);
+    let other = new_space_with_tables(&mmu, USER, pages(3 << 39, 8));
+    let table = table_of(&space, part(0, 1));
+    announce(&space, BASE, BASE + 8 * PAGE_SIZE, table).unwrap();
+    enable_fast(&other, pages(3 << 39, 8));
+    map(&mut space, 700);
+    assert_eq!(place(&mmu), (2, 2));
+    assert_eq!(space.free_empty_tables(part(1024, 512)), Ok(1));
+    assert_eq!(place(&mmu), (2, 1), "the other space's is left");
+    assert_eq!(stores_of(&mut space, 3), 1);
+    mmu.lazy().disable().unwrap();
+    mmu.lazy().disable().unwrap();
+    fake::destroy(space);
+    fake::destroy(other);
+}
+
+#[test]
+fn r32_ranges_go_with_their_space() {
+    let mmu = new_mmu_with(Backend::DeferStores);
+    let space = space(&mmu);
+    enable_fast(&space, part(0, 8));
+    assert_eq!(place(&mmu), (1, 1));
+    fake::destroy(space);
+    assert_eq!(place(&mmu), (1, 0));
+    mmu.lazy().disable().unwrap();
+}
+
+/// Runs `request` on a range of 4 pages, the window of a space whose pages around it are mapped, and
+/// checks that it panics and nothing came of it.
+fn panics_outside(request: impl FnOnce(&mut mmu::FastPteRange<'_, '_, Fake>)) {
+    let mmu = new_mmu();
+    let mut space = space(&mmu);
+    map(&mut space, 10);
+    space.restrict(part(5, 4));
+    let before = mmu.kernel().image();
+    let mut fast = space.fast_pte_range(part(5, 4)).unwrap();
+    let at_work = std::panic::AssertUnwindSafe(|| request(&mut fast));
+    assert!(std::panic::catch_unwind(at_work).is_err());
+    drop(fast);
+    assert_eq!(mmu.kernel().image(), before);
+}
+
+#[test]
+fn pages_outside_of_the_range_are_nobody_s() {
+    panics_outside(|fast| {
+        fast.get(5);
+    });
+    panics_outside(|fast| {
+        fast.get_and_clear(5);
+    });
+    panics_outside(|fast| fast.set(4, frame(7), Prot::KERNEL).unwrap());
+    panics_outside(|fast| fast.set_run(3, 2, frame(7), Prot::KERNEL).unwrap());
+    panics_outside(|fast| fast.set_frames(4, &[frame(7)], Prot::KERNEL).unwrap());
+    panics_outside(|fast| {
+        let every = |_| frame(7);
+        fast.set_each(usize::MAX, 1, Prot::KERNEL, every).unwrap();
+    });
+}

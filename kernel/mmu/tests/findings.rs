@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the fuzz targets (`fuzz/`) found, one test each, in the words of the library.
+//! What fuzz targets (`fuzz/`) and random programs found, one test each, in the words of the library.
 
 mod fake;
 
-use fake::{Effect, USER, frame, new_mmu, new_space, pages, visible};
-use mmu::{Context, Owed, Prot, SpaceError};
+use fake::interrupts::{Moment, preempt_when};
+use fake::{
+    BASE, Effect, Fake, USER, contiguous, count, frame, new_mmu, new_mmu_with, new_space, pages,
+    va, visible,
+};
+use mmu::{Backend, Context, Owed, PAGE_SIZE, Prot, SpaceError, SpaceKind};
+use std::rc::Rc;
 
 /// Found by `operations`, in the fake: it took the `ISB` that is still owed for one that ends
 /// the invalidation, and its tally differed from the library's counters.
@@ -28,4 +33,49 @@ fn r16_an_invalidation_of_one_asid_leaves_the_isb_of_new_tables_owed() {
     assert_eq!(visible(mmu.kernel().take_effects()), [Effect::Isb]);
     mmu.kernel().check_counters();
     fake::destroy(space);
+}
+
+/// Found by random programs with preemption: the task said that something waits, was preempted, the switch
+/// found nothing and said so, and what was queued then was forgotten.
+#[test]
+fn r23_what_begins_to_wait_is_not_forgotten_by_a_switch() {
+    for moment in 0.. {
+        let mmu = Rc::new(new_mmu_with(Backend::Multicall));
+        let mut space = new_space(&mmu, SpaceKind::Kernel);
+        let page = |i| pages(BASE + i * PAGE_SIZE, 1);
+        space.map(page(0), contiguous(1), Prot::KERNEL).unwrap();
+        mmu.lazy().enable().unwrap();
+        let mut left = moment;
+        let is_it = move |_: &Fake, at| {
+            let asks = at == Moment::Lazy;
+            left -= i32::from(asks);
+            asks && left < 0
+        };
+        let came = preempt_when(&mmu, is_it, |_| {});
+        space.map(page(1), contiguous(2), Prot::KERNEL).unwrap();
+        mmu.kernel().strike_no_more();
+        mmu.lazy().disable().unwrap();
+        assert!(mmu.kernel().is_batch_empty(), "moment {moment}");
+        assert!(space.query(va(BASE + PAGE_SIZE)).is_some());
+        if came.get().is_none() {
+            assert!(moment > 3, "it has moments");
+            break;
+        }
+    }
+}
+
+/// Found by random programs that migrate: the drain of the switch synchronized the CPU that the task left, and
+/// the section's end on the other had nothing to execute.
+#[test]
+fn r5_r17_a_section_that_ends_elsewhere_synchronizes_there() {
+    let mmu = new_mmu_with(Backend::Multicall);
+    let mut space = new_space(&mmu, SpaceKind::Kernel);
+    let page = pages(BASE, 1);
+    space.map(page, contiguous(1), Prot::KERNEL).unwrap();
+    mmu.lazy().enable().unwrap();
+    space.protect(page, Prot::KERNEL_RO).unwrap();
+    mmu.lazy().switch_out().unwrap();
+    mmu.kernel().take_effects();
+    mmu.lazy().disable().unwrap();
+    assert_eq!(count(&mmu.kernel().take_effects(), Effect::Isb), 1);
 }

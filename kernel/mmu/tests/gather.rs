@@ -134,12 +134,18 @@ fn r32_tables_go_after_the_frames() {
     let mmu = new_mmu();
     let (mut space, start) = mapped(&mmu, SpaceKind::Kernel, 1024);
     let tables = mmu.kernel().live_tables();
-    let mut gather = space.gather(|_, _| {});
+    let mut gather = space.gather(|_, _| mmu.kernel().note(1));
     gather.unmap(part(start, 0, 512)).unwrap();
     gather.unmap(part(start, 512, 512)).unwrap();
+    mmu.kernel().take_effects();
     // Two last-level tables and the two above them.
     assert_eq!(gather.finish_and_free_tables(), 4);
     assert_eq!(mmu.kernel().live_tables(), tables - 4);
+    let effects = mmu.kernel().take_effects();
+    let first_free = effects.iter().position(|e| matches!(e, Effect::Free(_)));
+    let given_back = |effects: &[Effect]| count(effects, Effect::Note(1));
+    let before = &effects[..first_free.expect("tables went")];
+    assert_eq!((given_back(before), given_back(&effects)), (1024, 1024));
     fake::destroy(space);
 }
 

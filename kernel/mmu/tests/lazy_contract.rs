@@ -367,3 +367,40 @@ fn r11_r17_the_state_and_the_debt_travel_with_the_task() {
         assert_eq!(kernel.take_effects(), [Effect::DsbIshst, Effect::Isb]);
     });
 }
+
+/// Short ways that the interrupted task has prepared are not the interrupt's.
+#[test]
+fn r12_an_interrupt_s_entries_are_not_owed_by_the_task() {
+    let mmu = new_mmu();
+    let kernel = mmu.kernel();
+    let mut space = new_space(&mmu, SpaceKind::Kernel);
+    let page = |i: u64| pages(BASE + i * mmu::PAGE_SIZE, 1);
+    mmu.lazy().enable().unwrap();
+    for i in 0..2 {
+        space.map(page(i), contiguous(i), Prot::KERNEL).unwrap();
+    }
+    assert_eq!(mmu.lazy().state().owed(), Owed::all());
+    kernel.take_effects();
+    kernel.set_interrupt(true);
+    let pairs = || {
+        let effects = kernel.take_effects();
+        effects
+            .windows(2)
+            .filter(|two| *two == [Effect::DsbIshst, Effect::Isb])
+            .count()
+    };
+    space.map(page(2), contiguous(2), Prot::KERNEL).unwrap();
+    assert_eq!(pairs(), 1, "a page");
+    space
+        .apply_to_page_range(page(3), |entry| entry.set(frame(3), Prot::KERNEL))
+        .unwrap();
+    assert_eq!(pairs(), 1, "a callback's entry");
+    let mut fast = space.fast_pte_range(page(4)).unwrap();
+    fast.set(0, frame(4), Prot::KERNEL).unwrap();
+    drop(fast);
+    assert_eq!(pairs(), 1, "an entry");
+    assert_eq!(mmu.lazy().state().owed(), Owed::all());
+    kernel.set_interrupt(false);
+    mmu.lazy().disable().unwrap();
+    fake::destroy(space);
+}

@@ -221,3 +221,19 @@ fn r5_a_callers_section_pays_once_for_all_its_calls() {
     assert_eq!((counts.dsb_saved(), counts.isb_saved()), (102, 102));
     fake::destroy(space);
 }
+
+#[test]
+fn the_backend_cannot_change_while_paused_or_suspended() {
+    let mmu = new_mmu();
+    let refused = Err(LazyMmuError::InSection);
+    let pause = mmu.lazy().paused().unwrap();
+    assert_eq!(mmu.set_backend(Backend::Eager), refused);
+    drop(pause);
+    let section = mmu.lazy().section().unwrap();
+    let suspended = mmu.lazy().suspend_all();
+    assert_eq!(mmu.lazy().state().enable_count(), 0);
+    assert_eq!(mmu.set_backend(Backend::Eager), refused);
+    drop(suspended);
+    drop(section);
+    assert_eq!(mmu.set_backend(Backend::Eager), Ok(()));
+}

@@ -3,11 +3,14 @@
 
 mod fake;
 
+use fake::interrupts::{Moment, at_moments};
 use fake::{
     BASE, Effect, Fake, contiguous, enable_fast, leaves, new_mmu, new_mmu_with,
     new_space_with_tables, pages,
 };
 use mmu::{AddressSpace, Backend, LazyMmuError, Mmu, Owed, PAGE_SIZE, PageRange, Prot, SpaceKind};
+use std::cell::Cell;
+use std::rc::Rc;
 
 fn part(first: u64, n: u64) -> PageRange {
     pages(BASE + first * PAGE_SIZE, n)
@@ -240,4 +243,91 @@ fn a_backend_that_needs_a_batch_is_refused_without_one() {
     let refused = mmu.set_backend(Backend::Eager);
     assert_eq!(refused, Err(LazyMmuError::InSection));
     mmu.lazy().disable().unwrap();
+}
+
+const WITH_BATCH: [Backend; 3] = [
+    Backend::DeferStores,
+    Backend::BatchInvalidations,
+    Backend::Multicall,
+];
+
+/// Stores, changes and invalidations that wait, whatever the backend lets wait.
+fn let_something_wait(space: &mut AddressSpace<'_, Fake>) {
+    map(space, 3);
+    space.protect(part(0, 2), Prot::KERNEL_RO).unwrap();
+    map(space, 4);
+    assert!(!space.mmu().kernel().is_batch_empty());
+}
+
+#[test]
+fn r38_who_works_on_the_batch_keeps_the_cpu() {
+    for backend in WITH_BATCH {
+        let mmu = Rc::new(new_mmu_with(backend));
+        let mut space = space(&mmu);
+        space.map(part(0, 2), contiguous(1), Prot::KERNEL).unwrap();
+        enable_fast(&space, part(0, 8));
+        let_something_wait(&mut space);
+        let visits = Rc::new(Cell::new(0));
+        let seen = visits.clone();
+        let visit = move |mmu: &Mmu<Fake>, moment| {
+            let waits = !mmu.kernel().is_batch_empty();
+            if moment == Moment::Store || moment == Moment::Counters && waits {
+                seen.set(seen.get() + 1);
+                let refused = Err(LazyMmuError::NotPreemptible);
+                assert_eq!(mmu.lazy().might_sleep(), refused, "{backend}");
+            }
+        };
+        at_moments(&mmu, visit, || mmu.lazy().drain());
+        assert!(visits.get() > 0, "{backend}");
+        close(&mmu);
+        assert_eq!(mmu.lazy().might_sleep(), Ok(()), "{backend}");
+        assert_eq!(mmu.lazy().switch_out(), Ok(()), "{backend}");
+        fake::destroy(space);
+    }
+}
+
+/// The mode is inactive already when a section's last hook runs (R10), and what waits is still there.
+#[test]
+fn r38_what_waits_keeps_the_task_until_it_is_drained() {
+    for backend in WITH_BATCH {
+        let mmu = Rc::new(new_mmu_with(backend));
+        let mut space = space(&mmu);
+        space.map(part(0, 2), contiguous(1), Prot::KERNEL).unwrap();
+        // With a range announced, its end is what drains.
+        if backend == Backend::DeferStores {
+            enable_fast(&space, part(0, 8));
+        } else {
+            mmu.lazy().enable().unwrap();
+        }
+        let_something_wait(&mut space);
+        let visit = move |mmu: &Mmu<Fake>, _| {
+            if !backend.is_preemptible() && !mmu.kernel().is_batch_empty() {
+                assert!(mmu.lazy().might_sleep().is_err(), "{backend}");
+            }
+        };
+        let drains = mmu.kernel().counts().drains;
+        at_moments(&mmu, visit, || mmu.lazy().disable().unwrap());
+        assert!(mmu.kernel().is_batch_empty(), "{backend}");
+        assert_eq!(mmu.kernel().counts().drains - drains, 1, "{backend}");
+        assert_eq!(mmu.lazy().might_sleep(), Ok(()), "{backend}");
+        fake::destroy(space);
+    }
+}
+
+#[test]
+fn r22_a_section_of_the_meantime_ends_no_suspended_range() {
+    let mmu = new_mmu_with(Backend::DeferStores);
+    let space = space(&mmu);
+    let lazy = mmu.lazy();
+    enable_fast(&space, part(0, 8));
+    let suspended = lazy.suspend_all();
+    enable_fast(&space, part(8, 8));
+    assert_eq!(place(&mmu), (1, 0, 1));
+    lazy.disable().unwrap();
+    assert_eq!(place(&mmu), (0, 0, 0));
+    drop(suspended);
+    assert_eq!(place(&mmu), (1, 0, 1));
+    close(&mmu);
+    assert_eq!(place(&mmu), (0, 0, 0));
+    fake::destroy(space);
 }

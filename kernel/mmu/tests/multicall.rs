@@ -10,8 +10,8 @@ use fake::{
     new_space_with_tables, pages, table_of, tlbis,
 };
 use mmu::{
-    AddressSpace, Asid, Backend, Call, Context, Desc, MULTICALLS, Mmu, Owed, PAGE_SIZE, PageRange,
-    Prot, SpaceKind, tlbi::Scope,
+    AddressSpace, Asid, Backend, Call, Context, Desc, Features, MULTICALLS, Mmu, Owed, PAGE_SIZE,
+    PageRange, Prot, SpaceKind, TlbFeatures, tlbi::Scope,
 };
 
 const KERNEL: SpaceKind = SpaceKind::Kernel;
@@ -231,7 +231,7 @@ fn r23_invalidations_fill_the_queue_as_well() {
 
 type Point = fn(&Mmu<Fake>, &mut AddressSpace<'_, Fake>);
 
-const POINTS: [(&str, Point); 9] = [
+const POINTS: [(&str, Point); 10] = [
     ("disable", |mmu, _| mmu.lazy().disable().unwrap()),
     ("pause", |mmu, _| mmu.lazy().pause().unwrap()),
     ("flush", |mmu, _| mmu.lazy().flush()),
@@ -240,6 +240,7 @@ const POINTS: [(&str, Point); 9] = [
     ("flush_tlb_range", |_, space| {
         space.flush_tlb_range(part(200, 1)).unwrap();
     }),
+    ("flush_tlb_all", |mmu, _| mmu.flush_tlb_all(Scope::AllAsids)),
     ("unmap", |_, space| space.unmap(part(109, 1)).unwrap()),
     ("gather", |_, space| {
         space.unmap_frames(part(109, 1), |_, _| {}).unwrap();
@@ -429,5 +430,115 @@ fn r3_without_a_section_nothing_is_queued() {
     mmu.lazy().resume().unwrap();
     mmu.lazy().disable().unwrap();
     assert!(mmu.kernel().hypervisor().is_some());
+    fake::destroy(space);
+}
+
+/// The library executes: changes share invalidations, and the second half of a break-before-make does not.
+#[test]
+fn r29_a_make_behind_an_invalidation_stays_behind_it() {
+    let mmu = new_mmu();
+    let mut space = space(&mmu);
+    let mut fast = space.fast_pte_range(part(100, 10)).unwrap();
+    fast.get_and_clear(1);
+    fast.set(1, frame(77), Prot::KERNEL).unwrap();
+    let effects = mmu.kernel().take_effects();
+    assert_eq!((leaves(&effects), tlbis(&effects)), (1, 0), "the break");
+    drop(fast);
+    // The order checker has seen to the rest.
+    let effects = mmu.kernel().take_effects();
+    assert_eq!((leaves(&effects), tlbis(&effects)), (1, 1));
+    assert!(mmu.kernel().all_invalidated());
+    assert_eq!(
+        memory(&space, 101),
+        Desc::page(frame(77), Prot::KERNEL).as_u64()
+    );
+    fake::destroy(space);
+}
+
+#[test]
+fn s20_changes_of_neighbors_are_one_range() {
+    let mmu = new_mmu();
+    let tlb = TlbFeatures {
+        range: true,
+        ..TlbFeatures::default()
+    };
+    mmu.set_features(Features {
+        tlb,
+        ..Features::default()
+    });
+    let mut space = space(&mmu);
+    mmu.lazy().enable().unwrap();
+    for i in 100..108 {
+        space.protect(part(i, 1), Prot::KERNEL_RO).unwrap();
+    }
+    mmu.kernel().take_effects();
+    mmu.lazy().disable().unwrap();
+    let effects = mmu.kernel().take_effects();
+    assert_eq!((leaves(&effects), tlbis(&effects)), (8, 1));
+    assert!(mmu.kernel().all_invalidated());
+    fake::destroy(space);
+}
+
+/// What is emptied as a run was mapped a moment ago, and the queue holds that.
+#[test]
+fn r26_a_run_is_emptied_behind_the_stores_that_wait() {
+    let mmu = new_mmu();
+    let mut space = space(&mmu);
+    mmu.lazy().enable().unwrap();
+    space.map(part(5, 3), contiguous(9), Prot::KERNEL).unwrap();
+    assert_eq!(memory(&space, 6), 0);
+    space.unmap(part(5, 3)).unwrap();
+    assert_eq!([5, 6, 7].map(|i| memory(&space, i)), [0; 3]);
+    mmu.lazy().disable().unwrap();
+    assert_eq!([5, 6, 7].map(|i| memory(&space, i)), [0; 3]);
+    assert!(mmu.kernel().all_invalidated());
+    fake::destroy(space);
+}
+
+#[test]
+fn r27_invalidations_of_two_spaces_are_executed_one_by_one() {
+    let mmu = new_mmu();
+    let mut spaces = [USER, SpaceKind::User(Asid(7))].map(|kind| new_space(&mmu, kind));
+    let page = pages(0x40_0000, 1);
+    for space in &mut spaces {
+        space.map(page, contiguous(5), Prot::USER).unwrap();
+    }
+    mmu.lazy().enable().unwrap();
+    mmu.kernel().take_effects();
+    for space in &mut spaces {
+        space
+            .apply_to_page_range(page, |entry| {
+                entry.get_and_clear();
+                Ok::<(), mmu::SpaceError>(())
+            })
+            .unwrap();
+    }
+    assert_eq!(tlbis(&mmu.kernel().take_effects()), 0);
+    mmu.lazy().disable().unwrap();
+    assert_eq!(tlbis(&mmu.kernel().take_effects()), 2);
+    assert!(mmu.kernel().all_invalidated());
+}
+
+/// Preempted anywhere but at work on the queue: what is asked for is executed, by the switch or later.
+#[test]
+fn r11_a_switch_between_two_steps_loses_no_call() {
+    let mmu = std::rc::Rc::new(new_mmu());
+    let mut space = space(&mmu);
+    mmu.lazy().enable().unwrap();
+    mmu.kernel().take_effects();
+    let inside = std::cell::Cell::new(false);
+    let switch = move |mmu: &Mmu<Fake>, moment| {
+        if moment == fake::interrupts::Moment::Lazy && !inside.replace(true) {
+            // Refused while the library works on the queue.
+            let _ = mmu.lazy().switch_out();
+            inside.set(false);
+        }
+    };
+    fake::interrupts::at_moments(&mmu, switch, || {
+        space.map(part(5, 1), contiguous(9), Prot::KERNEL).unwrap();
+    });
+    mmu.lazy().disable().unwrap();
+    assert!(mmu.kernel().is_batch_empty());
+    assert_ne!(memory(&space, 5), 0);
     fake::destroy(space);
 }

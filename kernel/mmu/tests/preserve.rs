@@ -12,7 +12,7 @@ use fake::{
     Fake, USER, contiguous, enable_fast, frame, new_mmu_with, new_space_with_tables, pages,
     table_of,
 };
-use mmu::{AddressSpace, Backend, Frame, Mmu, PAGE_SIZE, PageRange, Prot, bits};
+use mmu::{AddressSpace, Backend, Frame, MemoryType, Mmu, PAGE_SIZE, PageRange, Prot, bits};
 
 /// Who lets stores wait.
 const QUEUES: [Backend; 2] = [Backend::DeferStores, Backend::Multicall];
@@ -258,5 +258,57 @@ fn r29_members_without_access_flag_are_broken_with_their_group() {
             space.flush_tlb_range(range()).unwrap();
             fake::destroy(space);
         }
+    }
+}
+
+/// Without access flag an entry may be given another memory type. It may gain the flag, and dirt, while
+/// that waits, so it is broken all the same, and what it gained is kept.
+#[test]
+fn r24_r29_an_old_page_that_changes_its_memory_type_is_broken_and_keeps_its_dirt() {
+    let mmu = new_mmu_with(Backend::DeferStores);
+    let (mut space, table) = space(&mmu, 33);
+    let kernel = mmu.kernel();
+    kernel.walker_writes(table, 1, DBM | RO, AF);
+    let uncached = Prot::USER.with_memory_type(MemoryType::NormalNonCacheable);
+    let mut fast = space.fast_pte_range(range()).unwrap();
+    fast.set(1, frame(34), uncached).unwrap();
+    kernel.walker_races(table, 1, AF, RO);
+    drop(fast);
+    let now = kernel.memory(table, 1);
+    assert_eq!(now & (AF | DIRTY), AF | DIRTY, "{now:#x}");
+    assert!(kernel.all_invalidated());
+    fake::destroy(space);
+}
+
+/// What waits may be replaced in place as long as the entry stays as it was, and no longer (R29).
+#[test]
+fn r29_an_old_page_that_gains_its_flag_while_a_change_waits_is_broken() {
+    for backend in QUEUES {
+        let mmu = new_mmu_with(backend);
+        let (mut space, table) = space(&mmu, 33);
+        let kernel = mmu.kernel();
+        kernel.walker_writes(table, 1, 0, AF);
+        let uncached = Prot::USER.with_memory_type(MemoryType::NormalNonCacheable);
+        let mut fast = space.fast_pte_range(range()).unwrap();
+        fast.set(1, frame(34), uncached).unwrap();
+        kernel.walker_writes(table, 1, AF, 0);
+        drop(fast);
+        assert!(kernel.all_invalidated());
+        fake::destroy(space);
+    }
+}
+
+/// The same where the successor is another page: its flags are its own.
+#[test]
+fn r29_an_entry_that_becomes_live_while_its_successor_waits_is_broken() {
+    for backend in QUEUES {
+        let mmu = new_mmu_with(backend);
+        let (mut space, table) = space(&mmu, 33);
+        mmu.kernel().walker_writes(table, 1, 0, AF);
+        let mut fast = space.fast_pte_range(range()).unwrap();
+        fast.set(1, frame(70), Prot::USER).unwrap();
+        mmu.kernel().walker_writes(table, 1, AF, 0);
+        drop(fast);
+        fake::destroy(space);
     }
 }

@@ -180,3 +180,82 @@ fn holes_are_passed_over_as_a_whole() {
     assert!(mmu.kernel().counts().walks - before < 2000);
     fake::destroy(space);
 }
+
+/// The short way of a page like the last one is closed while an entry of the table waits for its
+/// invalidation.
+#[test]
+fn r29_a_page_like_the_last_is_invalidated_before_reuse() {
+    for kind in KINDS {
+        let mmu = new_mmu();
+        let mut space = new_space(&mmu, kind);
+        let page = |i: u64| pages(start(kind) + i * PAGE_SIZE, 1);
+        for i in 0..4 {
+            space
+                .map(page(i), contiguous(9 + 2 * i), data(kind))
+                .unwrap();
+        }
+        core::mem::forget(space.unmap_no_flush(page(2)).unwrap());
+        tlbis(&mmu);
+        space.map(page(2), contiguous(60), data(kind)).unwrap();
+        assert_eq!(tlbis(&mmu), 1);
+        // A neighbor goes the long way and must not lead the next one astray.
+        core::mem::forget(space.unmap_no_flush(page(1)).unwrap());
+        space.map(page(7), contiguous(71), data(kind)).unwrap();
+        space.map(page(1), contiguous(80), data(kind)).unwrap();
+        assert_eq!(tlbis(&mmu), 1);
+        assert!(mmu.kernel().all_invalidated());
+        fake::destroy(space);
+    }
+}
+
+#[test]
+fn r32_a_table_that_is_gone_is_not_the_last_one() {
+    for kind in KINDS {
+        let mmu = new_mmu();
+        let mut space = new_space(&mmu, kind);
+        let page = |i: u64| pages(start(kind) + i * PAGE_SIZE, 1);
+        let far = pages(start(kind) + (1 << 21), 1);
+        space.map(far, contiguous(3), data(kind)).unwrap();
+        for i in 0..2 {
+            space
+                .map(page(i), contiguous(9 + 2 * i), data(kind))
+                .unwrap();
+        }
+        space.unmap(pages(start(kind), 2)).unwrap();
+        assert_eq!(space.free_empty_tables(pages(start(kind), 2)), Ok(1));
+        space.map(page(1), contiguous(5), data(kind)).unwrap();
+        let found = space.query(page(1).start()).unwrap();
+        assert_eq!(found.entry.frame(), frame(5));
+        fake::destroy(space);
+    }
+}
+
+/// Nor is its table the last one, whose entries in use would be counted.
+#[test]
+fn r29_pages_behind_a_forgotten_fast_range_are_not_counted() {
+    let mmu = new_mmu();
+    let mut space = new_space(&mmu, SpaceKind::Kernel);
+    let data = data(SpaceKind::Kernel);
+    let page = |i: u64| pages(BASE + i * PAGE_SIZE, 1);
+    for i in 0..2 {
+        space.map(page(i), contiguous(i), data).unwrap();
+    }
+    let mut fast = space.fast_pte_range(page(5)).unwrap();
+    fast.set_run(0, 1, frame(9), data).unwrap();
+    core::mem::forget(fast);
+    mmu.lazy().disable().unwrap();
+    for i in 2..4 {
+        space.map(page(i), contiguous(i), data).unwrap();
+    }
+    for i in 0..4 {
+        let found = space.query(page(i).start()).unwrap();
+        assert_eq!(found.entry.frame(), frame(i));
+        space.unmap(page(i)).unwrap();
+    }
+    // Page 5 is there, however often others came and went.
+    assert_eq!(space.free_empty_tables(page(0)), Ok(0));
+    assert!(space.query(page(5).start()).is_some());
+    mmu.kernel().teardown.set(true);
+    // SAFETY: no CPU walks a table of the fake.
+    unsafe { space.destroy() };
+}

@@ -371,3 +371,127 @@ fn a_restricted_space_changes_nothing_outside_its_window() {
     space.unmap(pages(BASE, 2)).unwrap();
     fake::destroy(space);
 }
+
+#[test]
+fn r29_an_entry_is_fresh_once() {
+    let mmu = new_mmu();
+    let mut space = new_space(&mmu, SpaceKind::Kernel);
+    space
+        .apply_to_page_range(pages(BASE, 3), |entry| {
+            entry.set(frame(1), Prot::KERNEL)?;
+            let violation = Violation::OutputAddress;
+            let va = entry.va();
+            let again = entry.set(frame(2), Prot::KERNEL);
+            assert_eq!(again, Err(SpaceError::BreakBeforeMake { va, violation }));
+            entry.set(frame(1), Prot::KERNEL_RO)
+        })
+        .unwrap();
+    // The permissions of live entries have changed, and their invalidation is the caller's.
+    space.flush_tlb_range(pages(BASE, 3)).unwrap();
+    fake::destroy(space);
+}
+
+/// However a leaf of another memory type comes in, `protect` finds it.
+#[test]
+fn r29_single_entries_of_another_memory_type_are_noted() {
+    type Write = fn(&mut AddressSpace<'_, Fake>);
+    let at = |i: u64| pages(BASE + i * PAGE_SIZE, 1);
+    let writes: [(&str, Write); 5] = [
+        ("a fresh entry", |space| {
+            space
+                .apply_to_page_range(pages(BASE, 4), |entry| {
+                    let is_first = entry.va().as_u64() == BASE;
+                    let prot = if is_first { Prot::DEVICE } else { Prot::KERNEL };
+                    entry.set(frame(1), prot)
+                })
+                .unwrap();
+        }),
+        ("an entry", |space| {
+            let mut fast = space.fast_pte_range(pages(BASE, 4)).unwrap();
+            fast.set(0, frame(1), Prot::DEVICE).unwrap();
+            fast.set_run(1, 3, frame(2), Prot::KERNEL).unwrap();
+        }),
+        ("a run", |space| {
+            let mut fast = space.fast_pte_range(pages(BASE, 4)).unwrap();
+            fast.set_run(1, 3, frame(2), Prot::KERNEL).unwrap();
+            fast.set_run(0, 1, frame(1), Prot::DEVICE).unwrap();
+        }),
+        ("a page", |space| {
+            let rest = pages(BASE + PAGE_SIZE, 3);
+            space.map(rest, contiguous(2), Prot::KERNEL).unwrap();
+            space
+                .map(pages(BASE, 1), contiguous(1), Prot::DEVICE)
+                .unwrap();
+        }),
+        ("another type for what is mapped", |space| {
+            space
+                .map(pages(BASE, 4), contiguous(1), Prot::KERNEL)
+                .unwrap();
+            space.remap(pages(BASE, 1), Prot::DEVICE).unwrap();
+        }),
+    ];
+    for (name, write) in writes {
+        let mmu = new_mmu();
+        let mut space = new_space(&mmu, SpaceKind::Kernel);
+        write(&mut space);
+        let refused = space.protect(pages(BASE, 4), Prot::KERNEL_RO);
+        let expected = SpaceError::BreakBeforeMake {
+            va: fake::va(BASE),
+            violation: Violation::MemoryType,
+        };
+        assert_eq!(refused, Err(expected), "{name}");
+        assert_eq!(space.protect(at(1), Prot::KERNEL_RO), Ok(()), "{name}");
+        fake::destroy(space);
+    }
+}
+
+/// What the call before has found out about a table does not open the window.
+#[test]
+fn pages_one_by_one_end_at_the_window_too() {
+    let mmu = new_mmu();
+    let mut space = new_space(&mmu, SpaceKind::Kernel);
+    let page = |i: u64| pages(BASE + i * PAGE_SIZE, 1);
+    let map =
+        |space: &mut AddressSpace<'_, Fake>, i| space.map(page(i), contiguous(i), Prot::KERNEL);
+    map(&mut space, 0).unwrap();
+    map(&mut space, 1).unwrap();
+    let window = pages(BASE, 8);
+    space.restrict(window);
+    let outside = |i| {
+        Err(SpaceError::OutsideWindow {
+            range: page(i),
+            window,
+        })
+    };
+    assert_eq!(
+        map(&mut space, 9),
+        outside(9),
+        "asked before the window was set"
+    );
+    map(&mut space, 2).unwrap();
+    map(&mut space, 3).unwrap();
+    assert_eq!(map(&mut space, 8), outside(8), "asked for a page inside");
+    fake::destroy(space);
+}
+
+/// Calls for one page each, behind one that has found out about the table.
+#[test]
+fn pages_one_by_one_are_refused_as_ever() {
+    let mmu = new_mmu();
+    let mut space = new_space(&mmu, SpaceKind::Kernel);
+    let page = |i: u64| pages(BASE + i * PAGE_SIZE, 1);
+    for i in 0..3 {
+        space.map(page(i), contiguous(i), Prot::KERNEL).unwrap();
+    }
+    let user = refused(&mmu, || space.map(page(3), contiguous(3), Prot::USER));
+    assert_eq!(user, SpaceError::WrongPrivilege { prot: Prot::USER });
+    let used = refused(&mmu, || space.map(page(1), contiguous(9), Prot::KERNEL));
+    let expected = SpaceError::AlreadyMapped {
+        va: page(1).start(),
+        entry: Desc::page(frame(1), Prot::KERNEL),
+        level: Level::L3,
+    };
+    assert_eq!(used, expected);
+    space.map(page(3), contiguous(3), Prot::KERNEL).unwrap();
+    fake::destroy(space);
+}

@@ -51,13 +51,32 @@ enum Operation {
     Remap(Place, u8),
     /// For each page two bits: nothing, set, clear, clear and set.
     Apply(Place, u32, u8),
-    Fast(Place, u32, u8),
+    Fast(Place, u32, u8, Bulk),
     FreeEmpty(Place),
+    /// In two halves, whose flushes are merged.
+    UnmapMerged(Place),
+    /// Two ranges in one gather, after which empty tables are freed.
+    Gather(Place, Place),
     Enable,
     Disable,
     Pause,
     Resume,
     Flush,
+    /// A section that announces a range, where there is a table.
+    EnableFast(Place),
+    Drain,
+    /// Every level left and entered again.
+    Suspend,
+}
+
+/// How a range is set, before its entries are changed one by one.
+#[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq)]
+enum Bulk {
+    None,
+    /// Frames aligned as the addresses are.
+    Run,
+    Each,
+    Frames,
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,14 +97,43 @@ fn windows(half: Half) -> [PageRange; 5] {
     ]
 }
 
+/// Unmaps `range` in two halves, if all of it is mapped, with one flush for both.
+fn unmap_merged<'m>(
+    space: &mut AddressSpace<'m, Fake>,
+    range: PageRange,
+) -> Result<PendingFlush<'m, Fake>, SpaceError> {
+    let unmapped = addresses(range).find(|va| space.query(fake::va(*va)).is_none());
+    if let Some(va) = unmapped {
+        return Err(SpaceError::NotMapped { va: fake::va(va) });
+    }
+    let half = range.pages() / 2;
+    if half == 0 {
+        return space.unmap_no_flush(range);
+    }
+    let start = range.start().as_u64();
+    let mut first = space.unmap_no_flush(pages(start, half))?;
+    let mut second = space.unmap_no_flush(pages(start + half * PAGE_SIZE, range.pages() - half))?;
+    // Only in the order of their addresses.
+    first = second.merge(first).expect_err("the first comes before");
+    first.merge(second).expect("the second follows");
+    Ok(first)
+}
+
 struct Run<'m> {
     mmu: &'m Mmu<Fake>,
     space: AddressSpace<'m, Fake>,
     oracle: BTreeMap<u64, Desc>,
     /// Sections and pauses, as the contract counts them.
     depth: (u8, u8),
+    /// Depths of the sections that announce a range.
+    announced: Vec<u8>,
     /// Flushes that are still to come.
     pending: Vec<PendingFlush<'m, Fake>>,
+}
+
+/// The entry without the hint that it belongs to a contiguous group, which comes and goes.
+fn alone(entry: Desc) -> Desc {
+    Desc::from_u64(entry.as_u64() & !bits::CONT)
 }
 
 fn addresses(range: PageRange) -> impl Iterator<Item = u64> {
@@ -175,6 +223,13 @@ impl Run<'_> {
                 }
                 Err(error) => Err(error),
             },
+            Operation::UnmapMerged(_) => match unmap_merged(&mut self.space, range) {
+                Ok(pending) => {
+                    self.pending.push(pending);
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
             Operation::UnmapFrames(_) => {
                 let mut given = Vec::new();
                 let give_back = |va: mmu::VirtAddr, frame| given.push((va.as_u64(), frame));
@@ -225,11 +280,11 @@ impl Run<'_> {
             seen += 1;
             let va = entry.va().as_u64();
             let old = oracle.get(&va).copied().unwrap_or(Desc::INVALID);
-            assert_eq!(entry.get(), old);
+            assert_eq!(alone(entry.get()), old);
             let choice = choices & 3;
             choices = choices.rotate_right(2);
             if choice & 2 != 0 {
-                assert_eq!(entry.get_and_clear(), old);
+                assert_eq!(alone(entry.get_and_clear()), old);
                 oracle.remove(&va);
             }
             if choice & 1 != 0 && !oracle.contains_key(&va) {
@@ -243,8 +298,9 @@ impl Run<'_> {
         self.space.flush_tlb_range(range).expect("of this half");
     }
 
-    fn fast(&mut self, range: PageRange, mut choices: u32, prot: Prot) {
+    fn fast(&mut self, range: PageRange, mut choices: u32, prot: Prot, bulk: Bulk) {
         let Self { space, oracle, .. } = self;
+        let used = addresses(range).any(|va| oracle.contains_key(&va));
         let mut fast = match space.fast_pte_range(range) {
             Ok(fast) => fast,
             Err(error) => {
@@ -254,6 +310,27 @@ impl Run<'_> {
             }
         };
         let n = range.pages() as usize;
+        // Aligned as the addresses are, so that contiguous groups are folded.
+        let first = 0x1000 + range.start().as_u64() / PAGE_SIZE % 16;
+        let frames: Vec<_> = (0..range.pages()).map(|i| frame(first + i)).collect();
+        let set = match bulk {
+            Bulk::None => None,
+            Bulk::Run => Some(fast.set_run(0, n, frames[0], prot)),
+            Bulk::Each => Some(fast.set_each(0, n, prot, |i| frames[i])),
+            Bulk::Frames => Some(fast.set_frames(0, &frames, prot)),
+        };
+        match set {
+            None => {}
+            Some(Err(error)) => {
+                assert!(used, "{error}");
+                assert!(matches!(error, SpaceError::AlreadyMapped { .. }), "{error}");
+            }
+            Some(Ok(())) => {
+                assert!(!used, "granted over what is in use");
+                let entries = frames.iter().map(|frame| Desc::page(*frame, prot));
+                oracle.extend(addresses(range).zip(entries));
+            }
+        }
         for step in 0..n {
             // In no order: a prime number of pages further each time.
             let i = step * 37 % n;
@@ -262,7 +339,7 @@ impl Run<'_> {
             choices = choices.rotate_right(2);
             if choice & 2 != 0 {
                 let old = oracle.remove(&va).unwrap_or(Desc::INVALID);
-                assert_eq!(fast.get_and_clear(i), old);
+                assert_eq!(alone(fast.get_and_clear(i)), old);
             }
             if choice & 1 != 0 && !oracle.contains_key(&va) {
                 let new = frame(u64::from(choices) % 4096);
@@ -270,10 +347,65 @@ impl Run<'_> {
                 oracle.insert(va, Desc::page(new, prot));
             }
             let now = oracle.get(&va).copied().unwrap_or(Desc::INVALID);
-            assert_eq!(fast.get(i), now);
+            assert_eq!(alone(fast.get(i)), now);
         }
         drop(fast);
         self.space.flush_tlb_range(range).expect("of this half");
+    }
+
+    fn gather(&mut self, ranges: [PageRange; 2]) {
+        let mut given = Vec::new();
+        let mut expected = Vec::new();
+        let mut gather = self
+            .space
+            .gather(|va: mmu::VirtAddr, frame| given.push((va.as_u64(), frame)));
+        for range in ranges {
+            let all = addresses(range).all(|va| self.oracle.contains_key(&va));
+            assert_eq!(gather.unmap(range).is_ok(), all);
+            if all {
+                for va in addresses(range) {
+                    let gone = self.oracle.remove(&va);
+                    expected.extend(gone.map(|entry| (va, entry.frame())));
+                }
+            }
+        }
+        if self.announced.is_empty() {
+            gather.finish_and_free_tables();
+        } else {
+            gather.finish();
+        }
+        // Neighbors are one range, whatever their order.
+        given.sort_by_key(|(va, _)| *va);
+        expected.sort_by_key(|(va, _)| *va);
+        assert_eq!(given, expected);
+    }
+
+    /// Enters a section that announces `range`, if it lies in one table that exists.
+    fn enable_fast(&mut self, range: PageRange) {
+        let table = self.space.last_level_table(range.start());
+        let Some(table) = table.filter(|_| range.is_in_one_table(Level::L3)) else {
+            return;
+        };
+        let lazy = self.mmu.lazy();
+        // SAFETY: no table is freed while a range is announced (see `FreeEmpty` and `gather`).
+        let done =
+            unsafe { lazy.enable_fast_pte_range(&self.space, range.start(), range.end(), table) };
+        assert_eq!(done, Ok(()));
+        if self.depth.1 == 0 {
+            self.depth.0 += 1;
+            self.announced.push(self.depth.0);
+        }
+    }
+
+    fn suspend(&mut self) {
+        let lazy = self.mmu.lazy();
+        let suspended = lazy.suspend_all();
+        let state = lazy.state();
+        assert_eq!((state.enable_count(), state.pause_count()), (0, 0), "S12");
+        assert!(state.owed().is_empty(), "S12");
+        assert!(self.mmu.kernel().is_batch_empty(), "S12");
+        assert_eq!(lazy.might_sleep(), Ok(()), "S12");
+        drop(suspended);
     }
 
     /// The contract of lazy MMU mode, in two numbers.
@@ -291,6 +423,7 @@ impl Run<'_> {
             Operation::Disable => match enabled.checked_sub(1) {
                 Some(fewer) => {
                     *enabled = fewer;
+                    self.announced.retain(|depth| *depth <= fewer);
                     lazy.disable()
                 }
                 None => {
@@ -335,21 +468,30 @@ impl Run<'_> {
             }
             Operation::Unmap(place)
             | Operation::UnmapLater(place)
+            | Operation::UnmapMerged(place)
             | Operation::UnmapFrames(place) => self.unmap(operation, self.range(place)),
             Operation::Protect(place, prot) => self.protect(self.range(place), self.prot(prot)),
             Operation::Remap(place, prot) => self.remap(self.range(place), self.prot(prot)),
             Operation::Apply(place, choices, prot) => {
                 self.apply(self.range(place), choices, self.prot(prot));
             }
-            Operation::Fast(place, choices, prot) => {
-                self.fast(self.range(place), choices, self.prot(prot));
+            Operation::Fast(place, choices, prot, bulk) => {
+                self.fast(self.range(place), choices, self.prot(prot), bulk);
             }
+            Operation::Gather(first, second) => {
+                self.gather([self.range(first), self.range(second)]);
+            }
+            // The tables above an announced range stay.
+            Operation::FreeEmpty(_) if !self.announced.is_empty() => {}
             Operation::FreeEmpty(place) => {
                 let before = self.mmu.kernel().live_tables();
                 let freed = self.space.free_empty_tables(self.range(place));
                 let after = self.mmu.kernel().live_tables();
                 assert_eq!(freed, Ok(before - after));
             }
+            Operation::EnableFast(place) => self.enable_fast(self.range(place)),
+            Operation::Drain => self.mmu.lazy().drain(),
+            Operation::Suspend => self.suspend(),
             _ => self.lazy(operation),
         }
     }
@@ -362,10 +504,14 @@ impl Run<'_> {
                 state.owed().is_empty(),
                 "something is owed and nobody will pay"
             );
+            assert!(self.mmu.kernel().is_batch_empty(), "R23");
         }
         for window in windows(self.space.kind().half()) {
             for va in addresses(window) {
-                let found = self.space.query(fake::va(va)).map(|found| found.entry);
+                let found = self
+                    .space
+                    .query(fake::va(va))
+                    .map(|found| alone(found.entry));
                 assert_eq!(found, self.oracle.get(&va).copied(), "{va:#x}");
             }
         }
@@ -407,6 +553,7 @@ fuzz_target!(|input: Input| {
         space: new_space(&mmu, KINDS[usize::from(!input.upper)]),
         oracle: BTreeMap::new(),
         depth: (0, 0),
+        announced: Vec::new(),
         pending: Vec::new(),
     };
     for &operation in input.operations.iter().take(MOST) {

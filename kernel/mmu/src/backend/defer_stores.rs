@@ -36,7 +36,7 @@ use super::{Duty, Fill, Run, Strategy, Was};
 use crate::addr::{ENTRIES, Frame, Level, PageRange, VirtAddr};
 use crate::bbm;
 use crate::contiguous::{self, GROUP, GROUPS};
-use crate::desc::{Desc, bits};
+use crate::desc::Desc;
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;
 use crate::policy::{self, Owed};
@@ -329,11 +329,6 @@ fn drain_slot<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
     slot.table.set(None);
 }
 
-/// The entry as hardware may make it at any moment.
-const fn young(entry: Desc) -> Desc {
-    Desc::from_u64(entry.as_u64() | bits::AF)
-}
-
 /// The first pass. Returns what the entries replaced in place owe.
 fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) -> Owed {
     let kernel = mmu.kernel();
@@ -348,7 +343,7 @@ fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) -> 
         }
         stores += 1;
         // An entry without access flag may gain it while this goes on, so it is no exception here.
-        if bbm::check(Level::L3, young(now), young(new)).is_ok() {
+        if bbm::check(Level::L3, now.young(), new.young()).is_ok() {
             preserve::replace(kernel, &ptes[i], seen, new);
             owed |= policy::owed_by(mmu.policy(), Level::L3, new);
             slot.waiting.clear(i);

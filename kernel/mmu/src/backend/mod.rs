@@ -307,6 +307,8 @@ pub(crate) fn drain<K: Kernel>(mmu: &Mmu<K>) {
 pub(crate) fn switch_out<K: Kernel>(mmu: &Mmu<K>) {
     if mmu.kernel().lazy().is_waiting() {
         drain_batch(mmu);
+        // The drain has synchronized this CPU. The task's section may end on another.
+        mmu.kernel().lazy().owe(Owed::CONTEXT);
     }
 }
 
@@ -317,6 +319,6 @@ fn drain_batch<K: Kernel>(mmu: &Mmu<K>) {
         batch.slots.drain(mmu);
         batch.invalidations.drain(mmu);
         batch.fifo.drain(mmu);
+        mmu.kernel().lazy().waited();
     });
-    mmu.kernel().lazy().waited();
 }

@@ -14,10 +14,6 @@
 //! section. As in Xen, `ptep_get_and_clear` does not wait: the value that it returns must
 //! hold the final access and dirty bits. So entries are emptied at once, behind whatever waits,
 //! and only their invalidation is queued. Outside of an active section nothing waits.
-//!
-//! An entry without access flag counts as broken ([`crate::bbm`]) when its successor is queued. If hardware sets
-//! access flags (TCR_EL1.HA, which the library asks to be 0), it may be live when the call is executed:
-//! empty such an entry first.
 
 use super::defer_barriers::DeferBarriers;
 use super::{Duty, Fill, Run, Strategy, Was, preserve};

@@ -319,9 +319,10 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
     #[inline]
     fn part(&self, first: usize, pages: usize) -> LeafTable<'_> {
         assert!(
-            first + pages <= self.ptes.len(),
-            "pages {first}..{} of {self:?}",
-            first + pages
+            first
+                .checked_add(pages)
+                .is_some_and(|end| end <= self.ptes.len()),
+            "{pages} pages from {first} of {self:?}"
         );
         self.table.part(first, pages)
     }

@@ -9,7 +9,7 @@ use super::AddressSpace;
 use super::cursor::LeafTable;
 use super::quick::{Quick, Sums};
 use crate::addr::{Frame, Level, PageRange};
-use crate::backend::{self, Duty, Fill, Was};
+use crate::backend::{self, Backend, Duty, Fill, Was};
 use crate::bbm;
 use crate::contiguous::{self, GROUP};
 use crate::desc::{Desc, Prot};
@@ -88,15 +88,27 @@ impl<K: Kernel> AddressSpace<'_, K> {
         bbm::check(Level::L3, contiguous::alone(old), new)
             .map_err(|violation| SpaceError::BreakBeforeMake { va, violation })?;
         let fill = Fill::Contiguous { first: new };
-        if old.is_valid() {
+        if old.is_valid() && !self.may_become_live(old, new) {
             self.write_run(found, fill, Was::Live);
             return Ok(Change::Kept);
+        }
+        let counted = old.is_valid();
+        if counted {
+            self.take_leaf(found);
         }
         self.invalidate_before_reuse(found.piece);
         self.note_memory_type(found, prot);
         self.write_run(found, fill, Was::Gone);
         // An entry that is invalid and not empty was gathered and is not counted any more.
-        Ok(Change::Taken)
+        Ok(if counted { Change::Kept } else { Change::Taken })
+    }
+
+    /// Whether `new` may replace `old` only for as long as hardware sets no access flag, and would wait in a
+    /// queue meanwhile. ([`Backend::DeferStores`] looks again when it drains.)
+    fn may_become_live(&self, old: Desc, new: Desc) -> bool {
+        let old = contiguous::alone(old);
+        self.mmu.backend() == Backend::Multicall
+            && bbm::check(Level::L3, old.young(), new.young()).is_err()
     }
 
     /// Takes note, in the entry that links the table, that a leaf of a special memory type comes in.

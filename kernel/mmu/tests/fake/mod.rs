@@ -10,6 +10,7 @@
 
 pub mod groups;
 mod hypervisor;
+pub mod interrupts;
 pub mod order;
 mod walker;
 mod world;
@@ -17,6 +18,7 @@ mod world;
 pub use world::*;
 
 use groups::{GROUP, Groups};
+use interrupts::{Interrupts, Moment};
 use mmu::{
     Batch, Call, Context, Counters, Counts, Desc, ENTRIES, Frame, Hardware, Hypervisor,
     LazyMmuError, LazyMmuState, PAGE_SIZE, Pte, Table, TableFrames, TlbiOp, bits,
@@ -65,6 +67,16 @@ struct Tally {
     isb_paid: u64,
 }
 
+/// Whether an interrupt arrives at the moment at hand (see [`interrupts`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    NotYet,
+    Now,
+}
+
+/// CPUs. What runs on which is a test's to say.
+pub const CPUS: usize = 2;
+
 pub struct Fake {
     tables: RefCell<BTreeMap<u64, NonNull<Table>>>,
     frame_at: RefCell<BTreeMap<usize, u64>>,
@@ -80,10 +92,13 @@ pub struct Fake {
     /// Whether the last invalidation was one of all ASIDs, which ends with an `ISB`.
     of_all_asids: Cell<bool>,
     interrupt: Cell<bool>,
+    interrupts: Interrupts,
     tasks: [LazyMmuState; 2],
     current: Cell<usize>,
     counters: Counters,
-    batch: Batch,
+    /// One per CPU.
+    batches: [Batch; CPUS],
+    cpu: Cell<usize>,
     has_batch: Cell<bool>,
     has_hypervisor: Cell<bool>,
     multicalls: RefCell<Vec<Vec<Call>>>,
@@ -107,11 +122,13 @@ impl Fake {
             last: Cell::new(Effect::Note(0)),
             of_all_asids: Cell::new(false),
             interrupt: Cell::new(false),
+            interrupts: Interrupts::default(),
             tasks: [const { LazyMmuState::new() }; 2],
             current: Cell::new(0),
             counters: Counters::new(),
-            // SAFETY: one fake is one CPU, and tests are no interrupts of each other.
-            batch: unsafe { Batch::new() },
+            // SAFETY: each is the one of the CPU of its number, and a fake does one thing at a time.
+            batches: std::array::from_fn(|_| unsafe { Batch::new() }),
+            cpu: Cell::new(0),
             has_batch: Cell::new(true),
             has_hypervisor: Cell::new(false),
             multicalls: RefCell::default(),
@@ -140,14 +157,14 @@ impl Fake {
         std::array::from_fn(|i| cell(&entries[group * GROUP + i]).load(Ordering::Relaxed))
     }
 
-    /// This kernel gives its CPU no batch.
+    /// This kernel gives its CPUs no batch.
     pub fn withdraw_batch(&self) {
         self.has_batch.set(false);
     }
 
-    /// Whether nothing waits on the CPU.
+    /// Whether nothing waits on the CPU at hand.
     pub fn is_batch_empty(&self) -> bool {
-        self.batch.is_empty()
+        self.batches[self.cpu.get()].is_empty()
     }
 
     /// Allocation succeeds `tables` times more.
@@ -162,6 +179,12 @@ impl Fake {
     /// What a context switch does to lazy state: nothing but this.
     pub fn switch_to(&self, task: usize) {
         self.current.set(task);
+    }
+
+    /// What follows happens on CPU `cpu`, to the task of that number.
+    pub fn go_to(&self, cpu: usize) {
+        self.cpu.set(cpu);
+        self.switch_to(cpu);
     }
 
     pub fn take_reports(&self) -> Vec<LazyMmuError> {
@@ -296,6 +319,12 @@ impl Fake {
         });
     }
 
+    fn swap_now(&self, pte: &Pte, desc: Desc) -> Desc {
+        let old = cell(pte).swap(desc.as_u64(), Ordering::Relaxed);
+        self.wrote(pte, old, desc.as_u64());
+        Desc::from_u64(old)
+    }
+
     /// `DSB ISH`, as far as order is concerned.
     fn complete(&self) {
         let invalidated = self.order.borrow_mut().dsb_ish();
@@ -310,6 +339,8 @@ impl Fake {
         let counts = self.counters.read();
         // What waited and was overtaken was asked for and never executed.
         let late = counts.deferred + counts.late_stores > 0;
+        // What a barrier was for shows in what follows it, unless another task came in between.
+        let struck = self.interrupts.has_struck();
         let executed = self.tally.get();
         let counted = Tally {
             ptes: counts.ptes - counts.deferred + counts.late_stores,
@@ -324,8 +355,16 @@ impl Fake {
             } else {
                 counts.requested
             },
-            dsb_paid: counts.dsb_paid,
-            isb_paid: counts.isb_paid,
+            dsb_paid: if struck {
+                executed.dsb_paid
+            } else {
+                counts.dsb_paid
+            },
+            isb_paid: if struck {
+                executed.isb_paid
+            } else {
+                counts.isb_paid
+            },
         };
         assert_eq!(counted, executed, "counted (left) against executed");
     }
@@ -354,6 +393,7 @@ fn cell(pte: &Pte) -> &AtomicU64 {
 
 impl Hardware for Fake {
     fn load(&self, pte: &Pte) -> Desc {
+        self.moment(Moment::Load);
         Desc::from_u64(cell(pte).load(Ordering::Relaxed))
     }
 
@@ -362,43 +402,48 @@ impl Hardware for Fake {
     }
 
     fn swap(&self, pte: &Pte, desc: Desc) -> Desc {
+        self.moment(Moment::Store);
         self.let_walker_race(pte);
-        let old = cell(pte).swap(desc.as_u64(), Ordering::Relaxed);
-        self.wrote(pte, old, desc.as_u64());
-        Desc::from_u64(old)
+        self.swap_now(pte, desc)
     }
 
     fn compare_exchange(&self, pte: &Pte, old: Desc, new: Desc) -> Result<Desc, Desc> {
+        self.moment(Moment::Store);
         self.let_walker_race(pte);
-        match self.load(pte) {
-            held if held == old => Ok(self.swap(pte, new)),
+        match Desc::from_u64(cell(pte).load(Ordering::Relaxed)) {
+            held if held == old => Ok(self.swap_now(pte, new)),
             held => Err(held),
         }
     }
 
     fn dmb_ishst(&self) {
+        self.moment(Moment::Maintenance);
         self.order.borrow_mut().dmb_ishst();
         self.record(Effect::DmbIshst);
     }
 
     fn dsb_ishst(&self) {
+        self.moment(Moment::Maintenance);
         self.order.borrow_mut().dsb_ishst();
-        let state = self.lazy();
+        let state = &self.tasks[self.current.get()];
         self.depth_at_dsb
             .set((state.enable_count(), state.pause_count()));
         self.record(DsbIshst);
     }
 
     fn dsb_ish(&self) {
+        self.moment(Moment::Maintenance);
         self.complete();
         self.record(DsbIsh);
     }
 
     fn isb(&self) {
+        self.moment(Moment::Maintenance);
         self.record(Isb);
     }
 
     fn tlbi(&self, op: TlbiOp, operand: u64) {
+        self.moment(Moment::Maintenance);
         self.order.borrow_mut().tlbi(op, operand);
         self.record(Effect::Tlbi(op, operand));
     }
@@ -448,19 +493,24 @@ unsafe impl TableFrames for Fake {
 
 impl Context for Fake {
     fn lazy(&self) -> &LazyMmuState {
+        self.moment(Moment::Lazy);
         &self.tasks[self.current.get()]
     }
 
     fn in_interrupt(&self) -> bool {
+        self.moment(Moment::InInterrupt);
         self.interrupt.get()
     }
 
     fn counters(&self) -> &Counters {
+        self.moment(Moment::Counters);
         &self.counters
     }
 
     fn batch(&self) -> Option<&Batch> {
-        self.has_batch.get().then_some(&self.batch)
+        self.moment(Moment::Batch);
+        let batch = &self.batches[self.cpu.get()];
+        self.has_batch.get().then_some(batch)
     }
 
     fn hypervisor(&self) -> Option<&dyn Hypervisor> {

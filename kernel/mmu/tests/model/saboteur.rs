@@ -3,6 +3,8 @@
 //!
 //! [`Saboteur`] passes everything on to a [`Sim`] except the n-th instruction of a kind, or all of
 //! a kind, counted from [`Saboteur::arm`] on. The library does not know, and its counters say that all is well.
+//!
+//! Each call but those for tables is also a moment at which an interrupt may arrive ([`Sim::strike_at`]).
 
 use super::sim::{Executed, Sim};
 use mmu::{
@@ -115,34 +117,41 @@ impl Saboteur {
 
 impl Hardware for Saboteur {
     fn load(&self, pte: &Pte) -> Desc {
+        self.sim.moment();
         self.sim.load(pte)
     }
 
     fn store(&self, pte: &Pte, desc: Desc) {
+        self.sim.moment();
         self.sim.store(pte, desc);
     }
 
     fn swap(&self, pte: &Pte, desc: Desc) -> Desc {
+        self.sim.moment();
         self.sim.swap(pte, desc)
     }
 
     fn compare_exchange(&self, pte: &Pte, old: Desc, new: Desc) -> Result<Desc, Desc> {
+        self.sim.moment();
         self.sim.compare_exchange(pte, old, new)
     }
 
     fn dmb_ishst(&self) {
+        self.sim.moment();
         if !self.strikes(Sabotage::SkipDmb) {
             self.sim.dmb_ishst();
         }
     }
 
     fn dsb_ishst(&self) {
+        self.sim.moment();
         if !self.strikes(Sabotage::SkipDsbIshst) {
             self.sim.dsb_ishst();
         }
     }
 
     fn dsb_ish(&self) {
+        self.sim.moment();
         if self.strikes(Sabotage::WeakenDsb) {
             self.sim.dsb_ishst();
         } else if !self.strikes(Sabotage::SkipDsbIsh) {
@@ -151,12 +160,14 @@ impl Hardware for Saboteur {
     }
 
     fn isb(&self) {
+        self.sim.moment();
         if !self.strikes(Sabotage::SkipIsb) {
             self.sim.isb();
         }
     }
 
     fn tlbi(&self, op: TlbiOp, operand: u64) {
+        self.sim.moment();
         if self.strikes(Sabotage::LocalTlbi) {
             self.sim.tlbi_local(op, operand);
         } else if !self.strikes(Sabotage::SkipTlbi) {
@@ -183,18 +194,22 @@ unsafe impl TableFrames for Saboteur {
 
 impl Context for Saboteur {
     fn lazy(&self) -> &LazyMmuState {
+        self.sim.moment();
         self.sim.lazy()
     }
 
     fn in_interrupt(&self) -> bool {
+        self.sim.moment();
         self.sim.in_interrupt()
     }
 
     fn counters(&self) -> &Counters {
+        self.sim.moment();
         self.sim.counters()
     }
 
     fn batch(&self) -> Option<&Batch> {
+        self.sim.moment();
         self.sim.batch()
     }
 

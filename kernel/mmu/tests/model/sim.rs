@@ -69,6 +69,9 @@ pub(super) struct Task {
     cpu: Cell<Option<usize>>,
 }
 
+/// What happens at a moment inside the library (see [`Sim::strike_at`]).
+type Strike = Box<dyn FnMut()>;
+
 pub struct Sim {
     pub(super) machine: RefCell<Machine>,
     pub(super) tables: Box<[Table]>,
@@ -79,6 +82,9 @@ pub struct Sim {
     running: [Cell<usize>; CPUS],
     current: Cell<usize>,
     pub(super) interrupt: Cell<bool>,
+    /// Calls to the kernel until the interrupt; 0 if there is none.
+    moments: Cell<u32>,
+    strike: RefCell<Option<Strike>>,
     kernel_root: Cell<Option<RootId>>,
     pub(super) counters: Counters,
     pub(super) batches: [Batch; CPUS],
@@ -103,6 +109,8 @@ impl Sim {
             running: std::array::from_fn(Cell::new),
             current: Cell::new(0),
             interrupt: Cell::new(false),
+            moments: Cell::new(0),
+            strike: RefCell::default(),
             kernel_root: Cell::new(None),
             counters: Counters::new(),
             // SAFETY: each is handed out to the CPU of its number, and one CPU at a time is at work.
@@ -167,6 +175,39 @@ impl Sim {
     pub fn enter_interrupt(&self) {
         self.synchronize(self.cpu());
         self.interrupt.set(true);
+    }
+
+    /// What an interrupt inside the library does.
+    pub fn on_strike(&self, strike: impl FnMut() + 'static) {
+        *self.strike.borrow_mut() = Some(Box::new(strike));
+    }
+
+    /// It arrives at the `n`-th call of the library to its kernel from now on, counted from 1. With 0 it
+    /// does not.
+    pub fn strike_at(&self, n: u32) {
+        self.moments.set(n);
+    }
+
+    /// A call of the library to its kernel.
+    #[inline]
+    pub(super) fn moment(&self) {
+        let left = self.moments.get();
+        if left > 0 {
+            self.moments.set(left - 1);
+            if left == 1 {
+                self.strike();
+            }
+        }
+    }
+
+    #[cold]
+    fn strike(&self) {
+        // Memory is short for the call that was interrupted, not for the interrupt.
+        let budget = self.budget.replace(usize::MAX);
+        if let Some(strike) = self.strike.borrow_mut().as_mut() {
+            strike();
+        }
+        self.budget.set(budget);
     }
 
     pub fn leave_interrupt(&self) {

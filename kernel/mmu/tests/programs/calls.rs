@@ -7,7 +7,7 @@
 
 use super::contract::{Made, State};
 use super::run::{Failure, Pending, Run, prot, va};
-use super::{Act, Each, Frames, Op, Range};
+use super::{Act, Each, Fast, Frames, Op, Range};
 use crate::model::world::frame;
 use mmu::{Backend, Backing, Frame, PAGE_SIZE, Prot, SpaceError, VirtAddr};
 
@@ -16,6 +16,13 @@ use mmu::{Backend, Backing, Frame, PAGE_SIZE, Prot, SpaceError, VirtAddr};
 pub struct Caller {
     pub task: usize,
     pub cpu: usize,
+}
+
+/// What a gather does with tables that it leaves empty.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tables {
+    Stay,
+    AreFreed,
 }
 
 /// What was asked of the entries of a range one by one, and what came of it.
@@ -34,10 +41,15 @@ impl Run<'_> {
             Op::Map(_, range, prot, frames) => self.map(space, range, (prot, frames), by),
             Op::Unmap(_, range) => self.unmap(space, range, by),
             Op::UnmapFrames(_, range) => self.unmap_frames(space, range, by),
-            Op::Gather(_, first, second) => self.gather(space, [first, second], by),
-            Op::UnmapNoFlush(_, range) => self.unmap_no_flush(space, range, by),
+            Op::Gather(_, first, second) => self.gather(space, [first, second], Tables::Stay, by),
+            Op::GatherTables(_, first, second) => {
+                self.gather(space, [first, second], Tables::AreFreed, by)
+            }
+            Op::UnmapNoFlush(_, range) => self.unmap_no_flush(space, range, 1, by),
+            Op::UnmapMerged(_, range) => self.unmap_no_flush(space, range, 2, by),
             Op::FlushRange(_, range) => {
                 let result = self.spaces[space].flush_tlb_range(range.of(space));
+                let by = self.returned(by);
                 let covers = |page, _| range.pages().any(|p| p == page);
                 self.contract.invalidated(space, by.cpu, covers);
                 expect(result, true)
@@ -45,7 +57,7 @@ impl Run<'_> {
             Op::Protect(_, range, prot) => self.protect(space, range, prot, by),
             Op::Remap(_, range, prot) => self.remap(space, range, prot, by),
             Op::Apply(_, range, each) => self.apply(space, range, each, by),
-            Op::Fast(_, range, each) => self.fast(space, range, each, by),
+            Op::Fast(_, range, each, how) => self.fast(space, range, (each, how), by),
             Op::FreeEmptyTables(_, range) => {
                 let result = self.spaces[space].free_empty_tables(range.of(space));
                 expect(result.map(|_| ()), true)
@@ -104,6 +116,7 @@ impl Run<'_> {
         };
         let deferred_by = self.deferred_by(by);
         let result = self.spaces[space].map(range.of(space), backing, prot(space, index));
+        let by = self.returned(by);
         if self.no_memory && matches!(result, Err(SpaceError::OutOfTables { .. })) {
             return Ok(());
         }
@@ -137,6 +150,7 @@ impl Run<'_> {
 
     pub fn unmap(&mut self, space: usize, range: Range, by: Caller) -> Result<(), Failure> {
         let result = self.spaces[space].unmap(range.of(space));
+        let by = self.returned(by);
         expect(result, self.all_mapped(space, range))?;
         if result.is_ok() {
             self.gone(space, range, by);
@@ -150,6 +164,7 @@ impl Run<'_> {
             sim.reuse(root, va.as_u64(), frame.as_u64());
         };
         let result = self.spaces[space].unmap_frames(range.of(space), give_back);
+        let by = self.returned(by);
         expect(result, self.all_mapped(space, range))?;
         if result.is_ok() {
             self.gone(space, range, by);
@@ -158,7 +173,13 @@ impl Run<'_> {
     }
 
     /// Two ranges with one invalidation. The second may be refused, and the first is gone all the same.
-    fn gather(&mut self, space: usize, ranges: [Range; 2], by: Caller) -> Result<(), Failure> {
+    fn gather(
+        &mut self,
+        space: usize,
+        ranges: [Range; 2],
+        tables: Tables,
+        by: Caller,
+    ) -> Result<(), Failure> {
         let (sim, root) = (self.sim(), self.roots[space]);
         let possible: Vec<bool> = ranges
             .iter()
@@ -182,27 +203,66 @@ impl Run<'_> {
                 gone.push(range);
             }
         }
-        gather.finish();
+        match tables {
+            Tables::Stay => gather.finish(),
+            Tables::AreFreed => {
+                gather.finish_and_free_tables();
+            }
+        }
+        let by = self.returned(by);
         for range in gone {
             self.gone(space, range, by);
         }
         Ok(())
     }
 
-    fn unmap_no_flush(&mut self, space: usize, range: Range, by: Caller) -> Result<(), Failure> {
-        let result = self.spaces[space].unmap_no_flush(range.of(space));
+    /// In `parts` calls, one or two. The flushes of neighbors are merged in the order of their addresses, and in
+    /// no other.
+    fn unmap_no_flush(
+        &mut self,
+        space: usize,
+        range: Range,
+        parts: u8,
+        by: Caller,
+    ) -> Result<(), Failure> {
+        let (first, second) = range.halves();
+        let second = second.filter(|_| parts == 2);
+        let first = if second.is_some() { first } else { range };
+        let deferred_by = self.deferred_by(by);
+        let result = self.spaces[space].unmap_no_flush(first.of(space));
         expect(
             result.as_ref().map(|_| ()).map_err(|e| *e),
-            self.all_mapped(space, range),
+            self.all_mapped(space, first),
         )?;
-        let Ok(flush) = result else { return Ok(()) };
+        let Ok(mut flush) = result else { return Ok(()) };
         let token = self.next_token;
         self.next_token += 1;
+        let mut gone = vec![first];
+        if let Some(second) = second {
+            let result = self.spaces[space].unmap_no_flush(second.of(space));
+            expect(
+                result.as_ref().map(|_| ()).map_err(|e| *e),
+                self.all_mapped(space, second),
+            )?;
+            if let Ok(mut other) = result {
+                let Err(refused) = other.merge(flush) else {
+                    return Err("merged the flush of what comes before".into());
+                };
+                flush = refused;
+                if let Err(other) = flush.merge(other) {
+                    return Err(format!("did not merge {other:?}"));
+                }
+                gone.push(second);
+            }
+        }
+        let by = self.returned(by);
         let mut frames = Vec::new();
-        for page in range.pages() {
+        for page in gone.into_iter().flat_map(Range::pages) {
             let (frame, _) = self.value(space, page).unwrap_or_default();
             frames.push((va(space, page), frame));
-            self.contract.emptied(space, page, by.task, Some(token));
+            let at = (space, page);
+            self.contract
+                .emptied(at, (by.task, by.cpu), Some(token), deferred_by);
         }
         self.pending.push_back(Pending {
             task: by.task,
@@ -225,8 +285,8 @@ impl Run<'_> {
         let space = pending.space;
         self.locked(space, by.cpu, |run| {
             run.spaces[space].flush(pending.flush);
-            let of_token = |_, token| token == Some(pending.token);
-            run.contract.invalidated(space, by.cpu, of_token);
+            let by = run.returned(by);
+            run.contract.flushed(space, by.cpu, pending.token);
         });
         for (va, frame) in pending.frames {
             self.sim().reuse(self.roots[space], va, frame);
@@ -250,6 +310,7 @@ impl Run<'_> {
         let batches = self.mmu.backend().invalidates();
         let deferred_by = self.deferred_by(by).filter(|_| batches);
         let result = self.spaces[space].protect(range.of(space), new);
+        let by = self.returned(by);
         expect(result, in_place)?;
         if result.is_ok() {
             for page in range.pages() {
@@ -265,6 +326,7 @@ impl Run<'_> {
     fn remap(&mut self, space: usize, range: Range, index: u8, by: Caller) -> Result<(), Failure> {
         let deferred_by = self.deferred_by(by);
         let result = self.spaces[space].remap(range.of(space), prot(space, index));
+        let by = self.returned(by);
         expect(result, self.all_mapped(space, range))?;
         if result.is_ok() {
             for page in range.pages() {
@@ -294,6 +356,7 @@ impl Run<'_> {
             done.push(set.is_ok());
             Ok::<(), SpaceError>(())
         });
+        let by = self.returned(by);
         let written = Written {
             range,
             each,
@@ -304,28 +367,68 @@ impl Run<'_> {
         self.noted(space, &written, deferred_by, by)
     }
 
-    fn fast(&mut self, space: usize, range: Range, each: Each, by: Caller) -> Result<(), Failure> {
+    fn fast(
+        &mut self,
+        space: usize,
+        range: Range,
+        (each, how): (Each, Fast),
+        by: Caller,
+    ) -> Result<(), Failure> {
         let frames = self.frames(range, Frames::Aligned);
+        let before = self.frames(range, Frames::Aligned);
         let whole = range.of(space).is_in_one_table(mmu::Level::L3);
+        let prot = prot(space, 0);
         let mut done = Vec::new();
-        let result = self.spaces[space].fast_pte_range(range.of(space));
-        if !whole && matches!(result, Err(SpaceError::Range(_))) {
-            return Ok(());
+        let mut set_first = None;
+        // Its end is one of whatever the task has deferred elsewhere, too.
+        let others = self
+            .contract
+            .spaces_of(by.task)
+            .filter(move |s| *s != space);
+        for other in others.clone() {
+            self.lock(other, by.cpu);
         }
+        let lazy = self.mmu.lazy();
+        let result = self.spaces[space].fast_pte_range(range.of(space));
         let result = result.map(|mut fast| {
+            let inner = (how == Fast::Crossed).then(|| lazy.section());
+            let n = before.len();
+            set_first = match how {
+                Fast::Run => Some(fast.set_run(0, n, before[0], prot)),
+                Fast::Each => Some(fast.set_each(0, n, prot, |i| before[i])),
+                Fast::Frames => Some(fast.set_frames(0, &before, prot)),
+                Fast::Plain | Fast::Crossed => None,
+            };
             for (i, frame) in frames.iter().enumerate() {
                 let act = each.act(i);
                 if matches!(act, Act::Clear | Act::Replace) {
                     fast.get_and_clear(i);
                 }
                 let set = match act {
-                    Act::Set | Act::Replace => fast.set(i, *frame, prot(space, 0)),
+                    Act::Set | Act::Replace => fast.set(i, *frame, prot),
                     _ => Ok(()),
                 };
                 done.push(set.is_ok());
             }
+            drop(fast);
+            drop(inner);
         });
         let was_paused = self.mmu.lazy().state().pause_count() > 0;
+        let by = self.returned(by);
+        for other in others {
+            self.unlock(other, by.cpu);
+        }
+        if !whole && matches!(result, Err(SpaceError::Range(_))) {
+            return Ok(());
+        }
+        if let Some(set) = set_first {
+            expect(set, self.none_mapped(space, range))?;
+            if set.is_ok() {
+                for (page, frame) in range.pages().zip(before) {
+                    self.set_empty((space, page), frame, None, by);
+                }
+            }
+        }
         let written = Written {
             range,
             each,
@@ -339,6 +442,24 @@ impl Run<'_> {
             self.contract.section_paid(by.task, by.cpu);
         }
         noted
+    }
+
+    /// A page that was not mapped is mapped with the first protection.
+    fn set_empty(
+        &mut self,
+        (space, page): (usize, usize),
+        frame: Frame,
+        deferred_by: Option<usize>,
+        by: Caller,
+    ) {
+        // What is mapped again had been emptied, and is invalidated by now.
+        let made = match self.contract.page(space, page).state {
+            State::Stale(..) => Made::Emptied,
+            _ => Made::Fresh,
+        };
+        let value = Some((frame.as_u64(), 0));
+        self.contract
+            .changed((space, page), value, by.cpu, made, deferred_by);
     }
 
     /// What entry-by-entry calls have done to the pages.
@@ -367,7 +488,11 @@ impl Run<'_> {
                 ));
             }
             match act {
-                Act::Clear if used => self.contract.emptied(space, page, by.task, None),
+                Act::Clear if used => {
+                    let at = (space, page);
+                    self.contract
+                        .emptied(at, (by.task, by.cpu), None, deferred_by);
+                }
                 Act::Set | Act::Replace if may_set => {
                     let invalidated = stale || used;
                     let made = if invalidated {

@@ -49,6 +49,8 @@ pub struct Page {
     /// Whether a call ever changed it.
     pub touched: bool,
     made: Event,
+    /// When a stale page was invalidated by the backend, if it may have been.
+    invalidated_at: Option<Event>,
     /// What must have been learned for the last invalidation to count, per CPU.
     invalidated: Horizon,
 }
@@ -115,6 +117,7 @@ impl Contract {
             state: State::Settled,
             touched: false,
             made: start,
+            invalidated_at: None,
             invalidated: [0; CPUS],
         };
         Self {
@@ -162,17 +165,40 @@ impl Contract {
         };
     }
 
-    /// A page was emptied, and its invalidation is the caller's.
-    pub fn emptied(&mut self, space: usize, page: usize, task: usize, token: Option<u32>) {
+    /// A page was emptied on `cpu`, and its invalidation is the caller's. A backend that invalidates by itself
+    /// may have done it, unless `deferred_by` says until whose section's end it waits.
+    pub fn emptied(
+        &mut self,
+        (space, page): (usize, usize),
+        (task, cpu): (usize, usize),
+        token: Option<u32>,
+        deferred_by: Option<usize>,
+    ) {
+        let done = self.batches && deferred_by.is_none();
+        let event = Event { cpu, at: self.now };
         let page = &mut self.pages[space][page];
         page.value = None;
         page.state = State::Stale(task, token);
+        page.invalidated_at = done.then_some(event);
+    }
+
+    /// The spaces in which `task` has something deferred, or emptied and not invalidated.
+    pub fn spaces_of(&self, task: usize) -> impl Iterator<Item = usize> + Clone + use<> {
+        let is_its = |page: &Page| match page.state {
+            State::Settled => false,
+            State::Pending(of) | State::Changing(of) | State::Stale(of, _) => of == task,
+        };
+        let has: [bool; SPACES] = std::array::from_fn(|i| self.pages[i].iter().any(is_its));
+        (0..SPACES).filter(move |space| has[*space])
     }
 
     /// Everything that `task` deferred has taken effect, on `cpu`.
     pub fn section_paid(&mut self, task: usize, cpu: usize) {
         let made = Event { cpu, at: self.now };
         for page in self.pages.iter_mut().flatten() {
+            if matches!(page.state, State::Stale(of, _) if of == task) && self.batches {
+                page.invalidated_at.get_or_insert(made);
+            }
             if page.state == State::Changing(task) {
                 page.invalidated[cpu] = self.now;
             } else if page.state != State::Pending(task) {
@@ -199,6 +225,22 @@ impl Contract {
                 page.made = event;
                 page.invalidated = [0; CPUS];
                 page.invalidated[cpu] = self.now;
+            }
+        }
+    }
+
+    /// The flush that `token` stands for was executed on `cpu`. Where the backend had invalidated already,
+    /// nothing was left to do, and a CPU must have learned of that, too.
+    pub fn flushed(&mut self, space: usize, cpu: usize, token: u32) {
+        let now = Event { cpu, at: self.now };
+        for page in &mut self.pages[space] {
+            if matches!(page.state, State::Stale(_, of) if of == Some(token)) {
+                page.state = State::Settled;
+                page.made = now;
+                page.invalidated = [0; CPUS];
+                for event in page.invalidated_at.into_iter().chain([now]) {
+                    page.invalidated[event.cpu] = event.at;
+                }
             }
         }
     }

@@ -10,12 +10,14 @@
 //! * [`calls`]: the library's calls, and what the contract says about each;
 //! * [`predict`]: how many barriers each step must execute;
 //! * [`run`]: execution on the machine model;
+//! * [`preempt`]: who loses the CPU in the middle of a step;
 //! * [`check`]: the demands after every step.
 
 pub mod calls;
 pub mod check;
 pub mod contract;
 pub mod predict;
+pub mod preempt;
 pub mod run;
 
 use proptest::collection::vec;
@@ -82,6 +84,37 @@ impl Each {
     }
 }
 
+/// How a [`Op::Fast`] begins and ends. What happens to its entries one by one comes in between.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fast {
+    Plain,
+    /// All of it is set first, by `set_run`, `set_each` or `set_frames`.
+    Run,
+    Each,
+    Frames,
+    /// A section is entered inside, and left after the range.
+    Crossed,
+}
+
+/// What happens while a task that was preempted waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Meanwhile {
+    Nothing,
+    /// Another task changes pages of its own, in a section of its own.
+    Section,
+    /// Which it leaves open if it can, until it runs again.
+    OpenSection,
+    /// The task goes on at this CPU, and the one from there here.
+    Elsewhere(u8),
+}
+
+/// An interrupt at a moment of a step, by number, that preempts its task.
+#[derive(Clone, Copy, Debug)]
+pub struct Preemption {
+    pub at: u8,
+    pub meanwhile: Meanwhile,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
     Map(u8, Range, u8, Frames),
@@ -89,16 +122,20 @@ pub enum Op {
     UnmapFrames(u8, Range),
     /// Without its flush, which is a [`Op::FlushPending`].
     UnmapNoFlush(u8, Range),
+    /// The same in two halves, whose flushes are merged.
+    UnmapMerged(u8, Range),
     /// The task's oldest pending flush.
     FlushPending,
     FlushRange(u8, Range),
     Protect(u8, Range, u8),
     Remap(u8, Range, u8),
     Apply(u8, Range, Each),
-    Fast(u8, Range, Each),
+    Fast(u8, Range, Each, Fast),
     FreeEmptyTables(u8, Range),
     /// Both ranges in one gather.
     Gather(u8, Range, Range),
+    /// The same, and the tables that it leaves empty are freed.
+    GatherTables(u8, Range, Range),
     Enable,
     /// A section that announces a range.
     EnableFast(u8, Range),
@@ -106,6 +143,10 @@ pub enum Op {
     Drain,
     /// Every level left and entered again.
     Suspend,
+    /// Every level left, until the same number of [`Op::SuspendEnd`].
+    SuspendBegin,
+    /// The levels of the last suspension come back, once those of the meantime are left.
+    SuspendEnd,
     Disable,
     Pause,
     Resume,
@@ -129,6 +170,7 @@ pub enum Op {
 pub struct Step {
     pub cpu: u8,
     pub op: Op,
+    pub preempted: Option<Preemption>,
 }
 
 #[derive(Clone)]
@@ -157,6 +199,9 @@ impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, step) in self.0.iter().enumerate() {
             write!(f, "\n  {i:2}: CPU {}: {:?}", step.cpu, step.op)?;
+            if let Some(Preemption { at, meanwhile }) = step.preempted {
+                write!(f, ", preempted at {at}: {meanwhile:?}")?;
+            }
         }
         Ok(())
     }
@@ -189,23 +234,34 @@ fn op() -> impl Strategy<Value = Op> {
         Just(Frames::Consecutive),
         Just(Frames::Scattered)
     ];
+    let fast = prop_oneof![
+        2 => Just(Fast::Plain),
+        2 => Just(Fast::Run),
+        1 => Just(Fast::Each),
+        1 => Just(Fast::Frames),
+        1 => Just(Fast::Crossed),
+    ];
     prop_oneof![
         8 => (space(), range(), 0..4_u8, frames).prop_map(|(s, r, p, f)| Op::Map(s, r, p, f)),
         3 => (space(), range()).prop_map(|(s, r)| Op::Unmap(s, r)),
         2 => (space(), range()).prop_map(|(s, r)| Op::UnmapFrames(s, r)),
         3 => (space(), range()).prop_map(|(s, r)| Op::UnmapNoFlush(s, r)),
+        1 => (space(), range()).prop_map(|(s, r)| Op::UnmapMerged(s, r)),
         2 => Just(Op::FlushPending),
         2 => (space(), range()).prop_map(|(s, r)| Op::FlushRange(s, r)),
         3 => (space(), range(), 0..4_u8).prop_map(|(s, r, p)| Op::Protect(s, r, p)),
         2 => (space(), range(), 0..4_u8).prop_map(|(s, r, p)| Op::Remap(s, r, p)),
         3 => (space(), range(), each()).prop_map(|(s, r, e)| Op::Apply(s, r, e)),
-        3 => (space(), range(), each()).prop_map(|(s, r, e)| Op::Fast(s, r, e)),
+        4 => (space(), range(), each(), fast).prop_map(|(s, r, e, f)| Op::Fast(s, r, e, f)),
         2 => (space(), range()).prop_map(|(s, r)| Op::FreeEmptyTables(s, r)),
         1 => (space(), range(), range()).prop_map(|(s, r, q)| Op::Gather(s, r, q)),
+        1 => (space(), range(), range()).prop_map(|(s, r, q)| Op::GatherTables(s, r, q)),
         4 => Just(Op::Enable),
         3 => (space(), range()).prop_map(|(s, r)| Op::EnableFast(s, r)),
         1 => Just(Op::Drain),
         1 => Just(Op::Suspend),
+        1 => Just(Op::SuspendBegin),
+        1 => Just(Op::SuspendEnd),
         3 => Just(Op::Disable),
         1 => Just(Op::Pause),
         1 => Just(Op::Resume),
@@ -220,9 +276,23 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Most calls ask their kernel a few dozen times.
+fn preemption() -> impl Strategy<Value = Preemption> {
+    let at = prop_oneof![3 => 1..32_u8, 1 => 1..=255_u8];
+    let meanwhile = prop_oneof![
+        1 => Just(Meanwhile::Nothing),
+        2 => Just(Meanwhile::Section),
+        1 => Just(Meanwhile::OpenSection),
+        2 => (0..3_u8).prop_map(Meanwhile::Elsewhere),
+    ];
+    (at, meanwhile).prop_map(|(at, meanwhile)| Preemption { at, meanwhile })
+}
+
 /// Programs of up to `steps` steps. Most steps are CPU 0's: programs that jump about
 /// too much rarely get anywhere.
 pub fn program(steps: usize) -> impl Strategy<Value = Program> {
     let cpu = prop_oneof![4 => Just(0_u8), 2 => Just(1_u8), 1 => Just(2_u8)];
-    vec((cpu, op()).prop_map(|(cpu, op)| Step { cpu, op }), 1..steps).prop_map(Program)
+    let preempted = proptest::option::weighted(0.2, preemption());
+    let step = (cpu, op(), preempted).prop_map(|(cpu, op, preempted)| Step { cpu, op, preempted });
+    vec(step, 1..steps).prop_map(Program)
 }

@@ -22,17 +22,10 @@ pub struct Debt {
     context: bool,
 }
 
-impl Debt {
-    const NONE: Self = Self {
-        stores: false,
-        context: false,
-    };
-
-    /// `DSB ISH` of a context switch (R17).
-    pub const fn switched(&mut self) {
-        self.stores = false;
-    }
-}
+const NOTHING: Debt = Debt {
+    stores: false,
+    context: false,
+};
 
 /// What a step may do about debts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +50,7 @@ pub struct Terms {
 /// Replays a step of a party that owed `debt`, and says what it owes now.
 pub fn replay(terms: Terms, events: &[Event], debt: Debt, pays: Pays) -> Result<Debt, String> {
     let mut owed = debt;
-    let mut due = Debt::NONE;
+    let mut due = NOTHING;
     let mut i = 0;
     let effect = |i: usize| events.get(i).map(|event: &Event| event.what);
     while let Some(event) = events.get(i) {
@@ -65,7 +58,7 @@ pub fn replay(terms: Terms, events: &[Event], debt: Debt, pays: Pays) -> Result<
         match event.what {
             Effect::Listed { text } if text || !terms.ets2 => {
                 let deferred = event.active && !terms.eager;
-                if terms.eager && due != Debt::NONE {
+                if terms.eager && due != NOTHING {
                     return Err("R15: a write is not followed by its own pair".into());
                 }
                 let party = if deferred { &mut owed } else { &mut due };
@@ -116,10 +109,10 @@ pub fn replay(terms: Terms, events: &[Event], debt: Debt, pays: Pays) -> Result<
             Effect::Tlbi { .. } => return Err("R27: a TLBI without DSB ISHST before it".into()),
         }
     }
-    if due != Debt::NONE {
+    if due != NOTHING {
         return Err(format!("R15: {due:?} is not paid behind the writes"));
     }
-    if pays == Pays::All && owed != Debt::NONE {
+    if pays == Pays::All && owed != NOTHING {
         return Err(format!("R5, R16: {owed:?} is left"));
     }
     Ok(owed)

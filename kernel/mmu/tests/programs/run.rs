@@ -5,19 +5,22 @@
 //! every space destroyed, and no table is lost.
 //!
 //! Around the library the kernel behaves as R43 asks: a space is locked during a call, and pages that
-//! a task has deferred or not flushed yet are left alone by the others.
+//! a task has deferred or not flushed yet are left alone by the others. A section that goes on beyond the
+//! lock is ended, or flushed, with the lock held again: its end is what the next holder must know of.
 
 use super::calls::Caller;
 use super::contract::{Contract, State, Value};
 use super::predict::{Debt, Pays, Terms, replay};
-use super::{Frames, Op, Program, Range, SPACES, Step, TASKS, WINDOWS};
+use super::preempt::Intruder;
+use super::{Frames, Op, Preemption, Program, Range, SPACES, Step, TASKS, WINDOWS};
 use crate::model::world::Setup;
 use crate::model::{CPUS, Plan, RootId, Saboteur, Sim, Switch, Token};
 use mmu::{
-    AddressSpace, Asid, Backend, BarrierPolicy, LazyMmuState, MemoryType, Mmu, PAGE_SIZE,
-    PageRange, PendingFlush, Prot, SpaceKind,
+    AddressSpace, Asid, Backend, BarrierPolicy, LazyMmuState, LazySuspended, MemoryType, Mmu,
+    PAGE_SIZE, PageRange, PendingFlush, Prot, SpaceKind,
 };
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 /// A program of this machine failed: the step, and what is wrong.
 pub type Failure = String;
@@ -45,6 +48,15 @@ pub struct Pending<'m> {
     pub flush: PendingFlush<'m, Saboteur>,
 }
 
+/// A task that has left its sections for a while.
+pub struct Suspended<'m> {
+    task: usize,
+    /// Ranges that were in force, and will be again: their tables must stay.
+    ranges: usize,
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    levels: LazySuspended<'m, Saboteur>,
+}
+
 /// A program at work.
 pub struct Run<'m> {
     pub mmu: &'m Mmu<Saboteur>,
@@ -52,11 +64,16 @@ pub struct Run<'m> {
     pub roots: [RootId; SPACES],
     locks: [Token; SPACES],
     pub pending: VecDeque<Pending<'m>>,
+    /// The last of a task comes first back.
+    suspended: Vec<Suspended<'m>>,
+    intruder: &'m Intruder,
     pub contract: Contract,
     pub next_frame: u64,
     pub next_token: u32,
     pub no_memory: bool,
     switch: Switch,
+    /// Whether the barriers of each step so far could be predicted.
+    is_predictable: bool,
     /// What each task owes by the prediction.
     debts: [Debt; TASKS],
     terms: Terms,
@@ -99,6 +116,20 @@ impl Range {
         first..first + self.pages as usize
     }
 
+    /// The first half, and the second where there are two pages or more.
+    pub const fn halves(self) -> (Self, Option<Self>) {
+        let pages = self.pages / 2;
+        if pages == 0 {
+            return (self, None);
+        }
+        let second = Self {
+            first: self.first + pages,
+            pages: self.pages - pages,
+            ..self
+        };
+        (Self { pages, ..self }, Some(second))
+    }
+
     pub fn of(self, space: usize) -> PageRange {
         let first = self.pages().next().unwrap_or(0);
         PageRange::new(va(space, first), u64::from(self.pages)).expect("inside a window")
@@ -112,8 +143,16 @@ fn counts_of(state: &str) -> Option<&str> {
 
 /// Runs a program; the error says at which step which demand fails.
 pub fn run(setup: Setup, plan: Plan, program: &Program) -> Result<(), Failure> {
-    let mmu = setup.build_for(TASKS, plan);
-    let mut run = Run::new(&mmu, setup.switch);
+    let mmu = Rc::new(setup.build_for(TASKS + 1, plan));
+    let intruder = Intruder::new(&mmu, setup.switch);
+    // Weak: the intruder keeps the machine.
+    let strikes = Rc::downgrade(&intruder);
+    mmu.kernel().sim.on_strike(move || {
+        if let Some(intruder) = strikes.upgrade() {
+            intruder.strike();
+        }
+    });
+    let mut run = Run::new(&mmu, setup.switch, &intruder);
     mmu.kernel().arm();
     for (i, step) in program.0.iter().enumerate() {
         let at = |what| format!("step {i}: {what}");
@@ -124,7 +163,7 @@ pub fn run(setup: Setup, plan: Plan, program: &Program) -> Result<(), Failure> {
 }
 
 impl<'m> Run<'m> {
-    fn new(mmu: &'m Mmu<Saboteur>, switch: Switch) -> Self {
+    fn new(mmu: &'m Mmu<Saboteur>, switch: Switch, intruder: &'m Intruder) -> Self {
         let sim = &mmu.kernel().sim;
         let kinds = [
             SpaceKind::Kernel,
@@ -142,11 +181,14 @@ impl<'m> Run<'m> {
             roots,
             locks: [Token::EMPTY; SPACES],
             pending: VecDeque::new(),
-            contract: Contract::new(TASKS, mmu.policy(), mmu.backend()),
+            suspended: Vec::new(),
+            intruder,
+            contract: Contract::new(TASKS + 1, mmu.policy(), mmu.backend()),
             next_frame: 0x100,
             next_token: 0,
             no_memory: false,
             switch,
+            is_predictable: true,
             debts: [Debt::default(); TASKS],
             terms: Terms {
                 eager: mmu.backend() == Backend::Eager,
@@ -196,12 +238,14 @@ impl<'m> Run<'m> {
         let by = Caller { task, cpu };
         let pays = self.pays(step.op, task);
         sim.take_trace();
-        self.act(step.op, by)?;
+        self.act(step, by)?;
         let events = sim.take_trace();
         // A range that is refused has no section; what it must execute is then nothing.
         let refused = matches!(step.op, Op::Fast(..)) && events.is_empty();
         let pays = if refused { Pays::Nothing } else { pays };
-        if !self.mmu.kernel().is_spoiled() {
+        // Who was preempted in mid-call owes on two CPUs; what came of it the model sees.
+        self.is_predictable &= step.preempted.is_none() && !self.mmu.kernel().is_spoiled();
+        if self.is_predictable {
             // An interrupt's writes are its own, and it leaves the task's debts alone (R12).
             let in_interrupt = matches!(step.op, Op::InterruptMap(_) | Op::InterruptBoth(_));
             let debt = if in_interrupt {
@@ -224,8 +268,9 @@ impl<'m> Run<'m> {
         let (enabled, paused) = (state.enable_count() > 0, state.pause_count() > 0);
         let is_all = match op {
             Op::Disable | Op::Pause => enabled && !paused,
-            Op::Flush | Op::Suspend => true,
-            Op::Switch(_) | Op::Preempt(_) | Op::Enable | Op::Resume | Op::Drain => false,
+            Op::Flush | Op::Suspend | Op::SuspendBegin => true,
+            Op::Switch(_) | Op::Preempt(_) | Op::Drain => false,
+            Op::Enable | Op::Resume | Op::SuspendEnd => false,
             // The section of its own ends, at whatever depth.
             Op::Fast(..) => true,
             // Without a section to join, an operation has its own.
@@ -234,10 +279,10 @@ impl<'m> Run<'m> {
         if is_all { Pays::All } else { Pays::Nothing }
     }
 
-    fn act(&mut self, op: Op, by: Caller) -> Result<(), Failure> {
+    fn act(&mut self, step: Step, by: Caller) -> Result<(), Failure> {
         let sim = self.sim();
         let Caller { task, cpu } = by;
-        match op {
+        match step.op {
             Op::NoMemory(tables) => {
                 sim.set_budget(tables as usize);
                 self.no_memory = true;
@@ -253,8 +298,11 @@ impl<'m> Run<'m> {
             | Op::Resume
             | Op::Flush
             | Op::Drain
-            | Op::Suspend => {
-                self.move_lazy(op, task, cpu);
+            | Op::Suspend
+            | Op::SuspendBegin
+            | Op::SuspendEnd => {
+                self.strike_in(step.preempted);
+                self.move_lazy(step.op, by);
             }
             Op::Switch(next) => self.switch(cpu, next as usize),
             Op::Preempt(next) => self.preempt(cpu, next as usize),
@@ -264,13 +312,16 @@ impl<'m> Run<'m> {
                 sim.acquire(to, &sim.release(cpu));
                 self.contract.acquired(cpu, to);
             }
-            Op::FlushPending => self.flush_pending(Caller { task, cpu }),
+            Op::FlushPending => {
+                self.strike_in(step.preempted);
+                self.flush_pending(by);
+            }
             Op::InterruptMap(range) | Op::InterruptBoth(range) => {
                 // No task's pending or unflushed page is an interrupt's to change.
                 if self.is_free(0, range, TASKS) {
                     sim.enter_interrupt();
                     self.contract.synchronized(cpu);
-                    let result = self.interrupt(op, range, by);
+                    let result = self.interrupt(step.op, range, by);
                     sim.leave_interrupt();
                     self.contract.synchronized(cpu);
                     result?;
@@ -280,26 +331,45 @@ impl<'m> Run<'m> {
             | Op::Unmap(s, range)
             | Op::UnmapFrames(s, range)
             | Op::UnmapNoFlush(s, range)
+            | Op::UnmapMerged(s, range)
             | Op::FlushRange(s, range)
             | Op::Protect(s, range, _)
             | Op::Remap(s, range, _)
             | Op::Apply(s, range, _)
-            | Op::Fast(s, range, _)
+            | Op::Fast(s, range, ..)
             | Op::Gather(s, range, _)
+            | Op::GatherTables(s, range, _)
             | Op::FreeEmptyTables(s, range) => {
                 let space = s as usize % SPACES;
-                let frees = matches!(op, Op::FreeEmptyTables(..));
+                let frees = matches!(step.op, Op::FreeEmptyTables(..) | Op::GatherTables(..));
                 if self.is_free(space, range, task) && !(frees && self.is_announced()) {
-                    self.locked(space, cpu, |run| run.call(op, space, by))?;
+                    self.strike_in(step.preempted);
+                    self.locked(space, cpu, |run| run.call(step.op, space, by))?;
                 }
             }
         }
+        sim.strike_at(0);
+        self.intruder.tell(&mut self.contract);
         if self.no_memory {
             sim.set_budget(usize::MAX);
             self.no_memory = false;
         }
         self.contract.tick();
-        Ok(())
+        self.intruder.take_failure().map_or(Ok(()), Err)
+    }
+
+    fn strike_in(&self, preempted: Option<Preemption>) {
+        if let Some(Preemption { at, meanwhile }) = preempted {
+            self.intruder.prepare(meanwhile);
+            self.sim().strike_at(at.into());
+        }
+    }
+
+    /// A call has returned, perhaps on another CPU than it began on.
+    pub fn returned(&mut self, by: Caller) -> Caller {
+        self.intruder.tell(&mut self.contract);
+        let cpu = self.sim().cpu();
+        Caller { cpu, ..by }
     }
 
     /// What the handler does takes effect at once (R3), whatever the task defers.
@@ -317,19 +387,33 @@ impl<'m> Run<'m> {
     /// A call with the space's lock held. An ISB that the library executes synchronizes.
     pub fn locked<T>(&mut self, space: usize, cpu: usize, call: impl FnOnce(&mut Self) -> T) -> T {
         let sim = self.sim();
-        sim.lock(cpu, &self.locks[space]);
-        self.contract.locked(space, cpu);
+        self.lock(space, cpu);
         let isb = sim.executed().isb;
         let value = call(self);
+        self.intruder.tell(&mut self.contract);
+        let cpu = sim.cpu();
         if sim.executed().isb != isb {
             self.contract.synchronized(cpu);
         }
-        self.locks[space] = sim.release(cpu);
-        self.contract.unlocked(space, cpu);
+        self.unlock(space, cpu);
         value
     }
 
-    fn move_lazy(&mut self, op: Op, task: usize, cpu: usize) {
+    pub fn lock(&mut self, space: usize, cpu: usize) {
+        self.sim().lock(cpu, &self.locks[space]);
+        self.contract.locked(space, cpu);
+    }
+
+    pub fn unlock(&mut self, space: usize, cpu: usize) {
+        self.locks[space] = self.sim().release(cpu);
+        self.contract.unlocked(space, cpu);
+    }
+
+    fn move_lazy(&mut self, op: Op, by: Caller) {
+        let spaces = self.contract.spaces_of(by.task);
+        for space in spaces.clone() {
+            self.lock(space, by.cpu);
+        }
         let lazy = self.mmu.lazy();
         let isb = self.sim().executed().isb;
         let paused = lazy.state().pause_count() > 0;
@@ -351,27 +435,60 @@ impl<'m> Run<'m> {
             }
             Op::Suspend => {
                 let before = format!("{:?}", lazy.state());
-                let suspended = lazy.suspend_all();
-                assert_eq!(
-                    format!("{:?}", lazy.state()),
-                    format!("{:?}", LazyMmuState::new())
-                );
-                drop(suspended);
+                drop(self.suspend());
                 let after = format!("{:?}", lazy.state());
                 assert_eq!(counts_of(&before), counts_of(&after), "S12");
                 true
             }
+            Op::SuspendBegin => {
+                let ranges = lazy.state().fast_pte_ranges();
+                let levels = self.suspend();
+                self.suspended.push(Suspended {
+                    task: by.task,
+                    ranges,
+                    levels,
+                });
+                true
+            }
+            Op::SuspendEnd => self.resume_levels(by.task),
             _ => {
                 lazy.flush();
                 true
             }
         };
+        let by = self.returned(by);
         if paid {
-            self.contract.section_paid(task, cpu);
+            self.contract.section_paid(by.task, by.cpu);
         }
         if self.sim().executed().isb != isb {
-            self.contract.synchronized(cpu);
+            self.contract.synchronized(by.cpu);
         }
+        for space in spaces {
+            self.unlock(space, by.cpu);
+        }
+    }
+
+    /// Leaves every level: the task is as one without any.
+    fn suspend(&self) -> LazySuspended<'m, Saboteur> {
+        let lazy = self.mmu.lazy();
+        let suspended = lazy.suspend_all();
+        assert_eq!(
+            format!("{:?}", lazy.state()),
+            format!("{:?}", LazyMmuState::new()),
+            "S12"
+        );
+        suspended
+    }
+
+    /// The last levels that the task has left come back, unless it is in others. Nothing is paid.
+    fn resume_levels(&mut self, task: usize) -> bool {
+        let state = self.mmu.lazy().state();
+        let inside = state.enable_count() > 0 || state.pause_count() > 0;
+        let last = self.suspended.iter().rposition(|s| s.task == task);
+        if let Some(last) = last.filter(|_| !inside) {
+            drop(self.suspended.remove(last));
+        }
+        false
     }
 
     /// Enters a section that announces a range, where there is a table to announce.
@@ -390,8 +507,11 @@ impl<'m> Run<'m> {
         result.expect("the range is in the table");
     }
 
-    /// Whether some task has announced a range, whose tables must stay.
+    /// Whether some task has announced a range, whose tables must stay, in a suspension as well.
     fn is_announced(&self) -> bool {
+        if self.suspended.iter().any(|s| s.ranges > 0) {
+            return true;
+        }
         (0..TASKS).any(|task| self.sim().lazy_of(task).fast_pte_ranges() > 0)
     }
 
@@ -456,6 +576,7 @@ impl<'m> Run<'m> {
             self.tell(2, 0);
             sim.retire_root(self.roots[space]);
         }
+        self.intruder.finish();
         for space in self.spaces {
             // SAFETY: the root was taken out of use, and no table is shared.
             unsafe { space.destroy() };
@@ -471,16 +592,24 @@ impl<'m> Run<'m> {
     /// what one of them unlocks does not tell of the next.
     fn leave(&mut self, task: usize, cpu: usize) {
         self.sim().on(cpu);
-        while self.mmu.lazy().state().pause_count() > 0 {
-            self.move_lazy(Op::Resume, task, cpu);
-            self.contract.tick();
-        }
-        while self.mmu.lazy().state().enable_count() > 0 {
-            self.move_lazy(Op::Disable, task, cpu);
+        let by = Caller { task, cpu };
+        loop {
+            while self.mmu.lazy().state().pause_count() > 0 {
+                self.move_lazy(Op::Resume, by);
+                self.contract.tick();
+            }
+            while self.mmu.lazy().state().enable_count() > 0 {
+                self.move_lazy(Op::Disable, by);
+                self.contract.tick();
+            }
+            if !self.suspended.iter().any(|s| s.task == task) {
+                break;
+            }
+            self.move_lazy(Op::SuspendEnd, by);
             self.contract.tick();
         }
         while self.pending.iter().any(|p| p.task == task) {
-            self.flush_pending(Caller { task, cpu });
+            self.flush_pending(by);
             self.contract.tick();
         }
     }
