@@ -72,7 +72,7 @@ const SETTERS: [(&str, Setter); 3] = [
 
 #[test]
 fn s19_whole_groups_are_folded_when_the_section_ends() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         for (name, set) in SETTERS {
             let mmu = new_mmu_with(backend);
             let mut space = space(&mmu);
@@ -103,7 +103,7 @@ fn s19_whole_groups_are_folded_when_the_section_ends() {
 /// The raw range, and pages that are mapped one call each.
 #[test]
 fn s19_a_group_of_single_maps_is_folded_with_the_range() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = space(&mmu);
         mmu.lazy().enable().unwrap();
@@ -122,7 +122,7 @@ fn s19_a_group_of_single_maps_is_folded_with_the_range() {
 
 #[test]
 fn s19_no_group_out_of_a_range_or_in_the_kernel_or_of_what_does_not_fit() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut user = space(&mmu);
         user.map(part(0, 16), contiguous(32), Prot::USER).unwrap();
@@ -210,7 +210,7 @@ const PARTIAL: &[(&str, Change, &str)] = &[
 
 #[test]
 fn r29_a_part_that_changes_drops_its_group_and_no_other() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         for (name, change, left) in PARTIAL {
             for in_section in [false, true] {
                 let mmu = new_mmu_with(backend);
@@ -233,7 +233,7 @@ fn r29_a_part_that_changes_drops_its_group_and_no_other() {
 
 #[test]
 fn r29_a_part_that_changes_in_an_announced_range_drops_its_group() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         for (name, change, left) in PARTIAL {
             let mmu = new_mmu_with(backend);
             let mut space = folded(&mmu);
@@ -250,7 +250,7 @@ fn r29_a_part_that_changes_in_an_announced_range_drops_its_group() {
 
 #[test]
 fn r29_single_entries_that_change_drop_their_group() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = folded(&mmu);
         let mut fast = space.fast_pte_range(area()).unwrap();
@@ -270,7 +270,7 @@ fn r29_single_entries_that_change_drop_their_group() {
 
 #[test]
 fn r29_whole_groups_change_and_go_without_a_break() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         for announced in [false, true] {
             let mmu = new_mmu_with(backend);
             let mut space = folded(&mmu);
@@ -305,7 +305,7 @@ fn r29_whole_groups_change_and_go_without_a_break() {
 /// A change of the whole group that waits comes first, then the group is dropped.
 #[test]
 fn r29_a_group_is_dropped_behind_what_waits_for_it() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = folded(&mmu);
         mmu.lazy().enable().unwrap();
@@ -409,7 +409,7 @@ fn r29_a_part_of_a_group_that_waits_is_no_part_of_a_group() {
             ".| | | ",
         ),
     ];
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         for (name, change, left) in changes {
             let mmu = new_mmu_with(backend);
             let mut space = space(&mmu);
@@ -427,7 +427,7 @@ fn r29_a_part_of_a_group_that_waits_is_no_part_of_a_group() {
 /// The same behind a change of the memory type, whose make waits.
 #[test]
 fn r29_a_part_of_a_group_that_is_remade_drops_it() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = folded(&mmu);
         enable_fast(&space, area());
@@ -443,7 +443,7 @@ fn r29_a_part_of_a_group_that_is_remade_drops_it() {
 /// Fail before you write: what may not be replaced in place is refused, and its group stays.
 #[test]
 fn r29_a_refused_set_drops_no_group() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = folded(&mmu);
         mmu.lazy().enable().unwrap();
@@ -460,7 +460,7 @@ fn r29_a_refused_set_drops_no_group() {
 /// A member is taken the long way, and its invalidation is remembered all the same.
 #[test]
 fn r29_a_member_that_was_taken_is_invalidated_before_reuse() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = folded(&mmu);
         let mut fast = space.fast_pte_range(area()).unwrap();

@@ -71,7 +71,7 @@ fn r25_a_gather_survives_a_change_of_the_backend() {
 /// A task cannot change it under its own sections by leaving them for a while.
 #[test]
 fn s12_a_suspended_section_keeps_its_backend() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let section = mmu.lazy().section().unwrap();
         let suspended = mmu.lazy().suspend_all();
@@ -101,7 +101,7 @@ fn emptied<'m>(mmu: &'m Mmu<Fake>) -> AddressSpace<'m, Fake> {
 /// A table whose entries are empty may be freed, so no queue may keep a way to it.
 #[test]
 fn r32_the_table_of_what_waits_is_freed_by_another_cpu() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let section = mmu.lazy().section().unwrap();
         let mut space = emptied(&mmu);
@@ -114,7 +114,7 @@ fn r32_the_table_of_what_waits_is_freed_by_another_cpu() {
 
 #[test]
 fn r12_the_table_of_what_waits_is_freed_in_an_interrupt() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let section = mmu.lazy().section().unwrap();
         let mut space = emptied(&mmu);
@@ -130,7 +130,7 @@ fn r12_the_table_of_what_waits_is_freed_in_an_interrupt() {
 /// What an interrupt writes takes effect at once, and changes nothing of the interrupted task's (R3).
 #[test]
 fn r3_r12_an_interrupt_leaves_the_task_s_state_alone() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = new_space(&mmu, SpaceKind::Kernel);
         space
@@ -161,7 +161,7 @@ fn r3_r12_an_interrupt_leaves_the_task_s_state_alone() {
 /// A write to one entry of another CPU's batch would be one to nobody's.
 #[test]
 fn r11_a_batch_is_one_cpu_s() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu();
         mmu.set_backend(backend).unwrap();
         let mut space = new_space(&mmu, USER);

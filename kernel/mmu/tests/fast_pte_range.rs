@@ -60,7 +60,7 @@ fn announce(
 
 #[test]
 fn r21_it_enters_a_section_that_disable_leaves() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let space = space(&mmu);
         let before = mmu.kernel().counts();
@@ -244,7 +244,7 @@ fn r22_a_range_belongs_to_the_task_that_announced_it() {
 
 #[test]
 fn r22_a_fifth_range_is_not_kept_and_nothing_else_changes() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = space(&mmu);
         for level in 0..6_u64 {
@@ -272,7 +272,7 @@ fn r22_a_fifth_range_is_not_kept_and_nothing_else_changes() {
 /// `move_ptes()`: a source and a destination, both live (S10).
 #[test]
 fn s10_source_and_destination_at_once() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         for kind in KINDS {
             let mmu = new_mmu_with(backend);
             let base = kind.half().start() + (3 << 39);
@@ -335,7 +335,7 @@ fn s3_a_range_is_one_space_s() {
 
 #[test]
 fn a_page_of_an_announced_range_is_mapped_without_a_walk() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         for kind in KINDS {
             let mmu = new_mmu_with(backend);
             let start = kind.half().start() + (3 << 39);

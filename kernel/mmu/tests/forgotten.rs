@@ -5,7 +5,7 @@
 mod fake;
 
 use fake::{Fake, USER, contiguous, frame, new_mmu_with, new_space, pages, va};
-use mmu::{AddressSpace, Backend, Mmu, PageRange, Prot, SpaceError};
+use mmu::{AddressSpace, Mmu, PageRange, Prot, SpaceError};
 use std::mem::forget;
 
 const AT: u64 = 1 << 30;
@@ -27,7 +27,7 @@ fn forgotten_gather(mmu: &Mmu<Fake>) -> AddressSpace<'_, Fake> {
 /// What is gathered is not counted any more, so taking it out does not change the count.
 #[test]
 fn the_rest_of_a_forgotten_gather_may_be_cleared() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = forgotten_gather(&mmu);
         space
@@ -44,7 +44,7 @@ fn the_rest_of_a_forgotten_gather_may_be_cleared() {
 /// And setting it does: the table of a mapped page is not empty.
 #[test]
 fn r27_the_rest_of_a_forgotten_gather_may_be_set_after_its_invalidation() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = forgotten_gather(&mmu);
         // The fake judges the order (R27).
@@ -61,7 +61,7 @@ fn r27_the_rest_of_a_forgotten_gather_may_be_set_after_its_invalidation() {
 /// A set that is taken for one of an empty entry must be counted once.
 #[test]
 fn the_rest_of_a_forgotten_gather_is_set_once() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = forgotten_gather(&mmu);
         let mut fast = space.fast_pte_range(page()).unwrap();
@@ -79,7 +79,7 @@ fn the_rest_of_a_forgotten_gather_is_set_once() {
 /// The section stays open, and the range in it; the tables go with their space.
 #[test]
 fn r22_a_forgotten_range_does_not_outlive_its_space() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = new_space(&mmu, USER);
         let mut fast = space.fast_pte_range(pages(AT, 16)).unwrap();

@@ -7,7 +7,7 @@ mod fake;
 use fake::{
     Fake, USER, enable_fast, frame, leaves, new_mmu_with, new_space, pages, refused, table_of, va,
 };
-use mmu::{AddressSpace, Backend, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError, bits};
+use mmu::{AddressSpace, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError, bits};
 
 const AT: u64 = 1 << 30;
 
@@ -32,7 +32,7 @@ fn raw(space: &AddressSpace<'_, Fake>, page: u64) -> u64 {
 /// The fake judges each store and, when no section is open, the whole (R29).
 #[test]
 fn r29_one_member_s_permissions_change_while_the_group_waits() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = new_space(&mmu, USER);
         let mut fast = space.fast_pte_range(group()).unwrap();
@@ -52,7 +52,7 @@ fn r29_one_member_s_permissions_change_while_the_group_waits() {
 
 #[test]
 fn r29_one_member_is_taken_while_the_group_waits() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = new_space(&mmu, USER);
         let mut fast = space.fast_pte_range(group()).unwrap();
@@ -69,7 +69,7 @@ fn r29_one_member_is_taken_while_the_group_waits() {
 
 #[test]
 fn r29_a_set_that_is_refused_breaks_no_group() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = folded(&mmu);
         assert_ne!(raw(&space, 3) & bits::CONT, 0, "{backend}");
@@ -85,7 +85,7 @@ fn r29_a_set_that_is_refused_breaks_no_group() {
 /// Hardware writes one member's bit for all: whoever is taken out, and whoever stays, has it.
 #[test]
 fn r24_the_dirt_of_one_member_is_the_group_s() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = folded(&mmu);
         let table = table_of(&space, group());
@@ -110,7 +110,7 @@ fn r24_the_dirt_of_one_member_is_the_group_s() {
 /// Whole groups need no breaking, so emptying them takes one store per entry.
 #[test]
 fn r29_whole_groups_are_emptied_once() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = new_space(&mmu, USER);
         let table = pages(AT, 512);

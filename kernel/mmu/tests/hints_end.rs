@@ -34,7 +34,7 @@ fn ends_well(mmu: &Mmu<Fake>, space: AddressSpace<'_, Fake>) {
 
 #[test]
 fn r22_a_range_dropped_before_an_inner_section_is_given_up() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = new_space(&mmu, USER);
         let fast = space.fast_pte_range(range()).unwrap();
@@ -48,7 +48,7 @@ fn r22_a_range_dropped_before_an_inner_section_is_given_up() {
 
 #[test]
 fn r22_a_source_dropped_before_its_destination_is_given_up_alone() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut from = new_space(&mmu, USER);
         let mut to = new_space(&mmu, SpaceKind::User(Asid(9)));
@@ -66,7 +66,7 @@ fn r22_a_source_dropped_before_its_destination_is_given_up_alone() {
 
 #[test]
 fn r22_r39_a_range_dropped_in_a_pause_is_given_up_and_reported() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = new_space(&mmu, USER);
         let fast = space.fast_pte_range(range()).unwrap();
@@ -84,7 +84,7 @@ fn r22_r39_a_range_dropped_in_a_pause_is_given_up_and_reported() {
 
 #[test]
 fn s12_a_range_dropped_in_a_suspension_does_not_come_back() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = new_space(&mmu, USER);
         let fast = space.fast_pte_range(range()).unwrap();
@@ -103,7 +103,7 @@ fn s12_a_range_dropped_in_a_suspension_does_not_come_back() {
 /// The callback keeps its suspension, and with it the depth at which the range was announced.
 #[test]
 fn s12_a_callback_s_range_ends_with_the_call() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = new_space(&mmu, USER);
         let mut kept = None;
@@ -126,7 +126,7 @@ fn s12_a_callback_s_range_ends_with_the_call() {
 /// Levels that end in another order than they began: a range is its own level's.
 #[test]
 fn r22_an_outer_section_dropped_first_leaves_the_inner_range_alone() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = new_space(&mmu, USER);
         let outer = mmu.lazy().section().unwrap();
@@ -147,7 +147,7 @@ fn free_nothing(space: &mut AddressSpace<'_, Fake>) {
 /// A range that was announced by hand, for a space that is gone.
 #[test]
 fn r22_a_destroyed_space_s_ranges_are_forgotten() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let space = fake::new_space_with_tables(&mmu, USER, range());
         enable_fast(&space, range());
@@ -161,7 +161,7 @@ fn r22_a_destroyed_space_s_ranges_are_forgotten() {
 /// The same where no table is freed, which would forget the ranges of the space by itself.
 #[test]
 fn s12_the_guard_alone_withdraws_its_range() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = new_space(&mmu, USER);
         let outer = mmu.lazy().section().unwrap();

@@ -43,7 +43,7 @@ fn close(mmu: &Mmu<Fake>) {
 
 #[test]
 fn s12_all_levels_are_left_and_come_back() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let mut space = space(&mmu);
         let lazy = mmu.lazy();
@@ -226,7 +226,7 @@ fn r38_who_may_sleep_in_a_section() {
 fn a_backend_that_needs_a_batch_is_refused_without_one() {
     let mmu = new_mmu();
     mmu.kernel().withdraw_batch();
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let before = mmu.backend();
         let chosen = mmu.set_backend(backend);
         if backend.invalidates() {

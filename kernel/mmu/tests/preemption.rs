@@ -46,7 +46,7 @@ fn ends() -> [End; 3] {
 /// is executed by a later one.
 #[test]
 fn r38_a_section_that_ends_keeps_its_cpu_until_the_drain() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         for (end, leave) in ends() {
             let mut moments = 0;
             loop {
@@ -218,7 +218,7 @@ fn r11_r23_preemption_at_every_moment_changes_nothing() {
         (false, true) => 23,
         (false, false) => 1,
     };
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         for kind in KINDS {
             let expected = program(&new_mmu_with(backend), kind);
             let mut left = 0;

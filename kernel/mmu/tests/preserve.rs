@@ -111,7 +111,7 @@ fn r24_a_second_value_does_not_hide_what_happened_before_it() {
 /// `get_and_clear` answers with what hardware left, whether a value waits or not.
 #[test]
 fn r24_who_takes_an_entry_gets_the_final_bits() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         for protect_before in [false, true] {
             let mmu = new_mmu_with(backend);
             let (mut space, table) = space(&mmu, 33);
@@ -149,7 +149,7 @@ fn folded(mmu: &Mmu<Fake>) -> (AddressSpace<'_, Fake>, Frame) {
 /// What hardware writes into one member up to the moment at which a group is broken counts.
 #[test]
 fn r24_dropping_a_group_loses_nothing_of_the_other_members() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         for races in [false, true] {
             let mmu = new_mmu_with(backend);
             let (mut space, table) = folded(&mmu);
@@ -176,7 +176,7 @@ fn r24_dropping_a_group_loses_nothing_of_the_other_members() {
 /// Hardware may say of one member what is true of another, so one speaks for all.
 #[test]
 fn r24_a_folded_group_gathers_what_hardware_said_of_its_members() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         if backend == Backend::DeferStores {
             continue; // It looks at groups in which something waits.
         }
@@ -216,7 +216,7 @@ fn r24_a_second_call_does_not_hide_what_happened_before_it() {
 /// Hardware may say of one member what is true of another: who drops a group tells each.
 #[test]
 fn r24_a_dropped_group_tells_each_member_what_hardware_said_of_one() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
         let (mut space, table) = folded(&mmu);
         let kernel = mmu.kernel();
@@ -243,7 +243,7 @@ fn r24_a_dropped_group_tells_each_member_what_hardware_said_of_one() {
 /// so it is as much a member of its group as the others.
 #[test]
 fn r29_members_without_access_flag_are_broken_with_their_group() {
-    for backend in Backend::ALL {
+    for backend in fake::backends() {
         for (first, prot) in [(0, Prot::USER), (1, Prot::USER_RO)] {
             let mmu = new_mmu_with(backend);
             let (mut space, table) = match first {

@@ -141,6 +141,15 @@ pub const fn reduced(n: usize) -> usize {
     if cfg!(miri) { n.div_ceil(200) } else { n }
 }
 
+/// The strategies that a test runs with: all, or under Miri, which looks for what pointers do and not for
+/// results, the two with the most of it.
+pub fn backends() -> impl Iterator<Item = Backend> {
+    let all = Backend::ALL.into_iter();
+    all.filter(|backend| {
+        !cfg!(miri) || matches!(backend, Backend::DeferStores | Backend::Multicall)
+    })
+}
+
 pub fn pages(start: u64, pages: u64) -> PageRange {
     PageRange::new(start, pages).expect("the test names a good range")
 }
