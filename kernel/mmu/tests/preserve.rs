@@ -94,18 +94,20 @@ fn r24_what_the_writer_saw_and_took_away_stays_away() {
 
 #[test]
 fn r24_a_second_value_does_not_hide_what_happened_before_it() {
-    let mmu = new_mmu_with(Backend::DeferStores);
-    let (mut space, table) = space(&mmu, 33);
-    let kernel = mmu.kernel();
-    kernel.walker_writes(table, 0, DBM | RO, 0);
-    enable_fast(&space, range());
-    space.protect(page(0), Prot::USER_RO).unwrap();
-    kernel.walker_writes(table, 0, 0, RO);
-    space.protect(page(0), Prot::USER_ROX).unwrap();
-    mmu.lazy().disable().unwrap();
-    let now = kernel.memory(table, 0);
-    assert_eq!(now & (DIRTY | bits::UXN), DIRTY, "{now:#x}");
-    fake::destroy(space);
+    for backend in QUEUES {
+        let mmu = new_mmu_with(backend);
+        let (mut space, table) = space(&mmu, 33);
+        let kernel = mmu.kernel();
+        kernel.walker_writes(table, 0, DBM | RO, 0);
+        enable_fast(&space, range());
+        space.protect(page(0), Prot::USER_RO).unwrap();
+        kernel.walker_writes(table, 0, 0, RO);
+        space.protect(page(0), Prot::USER_ROX).unwrap();
+        mmu.lazy().disable().unwrap();
+        let now = kernel.memory(table, 0);
+        assert_eq!(now & (DIRTY | bits::UXN), DIRTY, "{backend}: {now:#x}");
+        fake::destroy(space);
+    }
 }
 
 /// `get_and_clear` answers with what hardware left, whether a value waits or not.
@@ -195,22 +197,6 @@ fn r24_a_folded_group_gathers_what_hardware_said_of_its_members() {
         }
         fake::destroy(space);
     }
-}
-
-#[test]
-fn r24_a_second_call_does_not_hide_what_happened_before_it() {
-    let mmu = new_mmu_with(Backend::Multicall);
-    let (mut space, table) = space(&mmu, 33);
-    let kernel = mmu.kernel();
-    kernel.walker_writes(table, 0, DBM | RO, 0);
-    enable_fast(&space, range());
-    space.protect(page(0), Prot::USER_RO).unwrap();
-    kernel.walker_writes(table, 0, 0, RO);
-    space.protect(page(0), Prot::USER_ROX).unwrap();
-    mmu.lazy().disable().unwrap();
-    let now = kernel.memory(table, 0);
-    assert_eq!(now & (DIRTY | bits::UXN), DIRTY, "{now:#x}");
-    fake::destroy(space);
 }
 
 /// Hardware may say of one member what is true of another: who drops a group tells each.
