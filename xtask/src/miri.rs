@@ -7,18 +7,28 @@
 //! what it builds goes below target/miri and is shared with nothing. The flags are
 //! fixed here: `MIRIFLAGS` of the environment does not count. Random tests know
 //! of Miri and do a two-hundredth of their work (`reduced` in `kernel/mmu/tests/fake`).
+//!
+//! Miri uses one CPU, so as many test binaries run side by side as there are CPUs, each a cargo of its
+//! own. They are built by one before: cargos that build wait for each other.
 
 use crate::failure::Failure;
 use crate::process;
 use crate::test::host;
 use crate::workspace::Workspace;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Output, Stdio};
+use std::fs;
+use std::io::Write;
+use std::num::NonZero;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 /// The package whose tests run.
 const PACKAGE: &str = "mmu";
+/// Where its integration tests are, from the workspace's root: a file is a test binary.
+const TESTS: &str = "kernel/mmu/tests";
 /// Beyond Miri's defaults: a pointer is never made from a number, and alignment must hold
 /// by construction, not by luck of the allocator. The library passes with both.
 const FLAGS: &str = "-Zmiri-strict-provenance -Zmiri-symbolic-alignment-check";
@@ -28,8 +38,8 @@ const COMPONENTS: [&str; 2] = ["miri", "rust-src"];
 /// Run the tests of the page-table library under Miri, which finds undefined behavior
 ///
 /// Needs a nightly toolchain; adds it, or its components miri and rust-src, by rustup if they are
-/// missing. What Miri finds is printed as it is found. The last line is `N passed, N failed`; a
-/// test binary that Miri stops counts as one failure.
+/// missing. Test binaries run side by side, one per CPU; what one printed is shown when it has ended.
+/// The last line is `N passed, N failed`; a test binary that Miri stops counts as one failure.
 #[derive(Args, Debug)]
 pub struct Miri {
     /// The toolchain, as rustup names it
@@ -46,51 +56,86 @@ impl Miri {
     pub fn execute(self) -> Result<()> {
         let workspace = Workspace::find();
         provide(&self.toolchain)?;
-        let output = self.follow(&workspace)?;
-        let row = host::count(PACKAGE, PACKAGE, &output);
-        println!("\n{} passed, {} failed", row.passed, row.failed);
-        if row.failed == 0 && row.passed > 0 {
+        let binaries = binaries(&workspace.root().join(TESTS))?;
+        process::run(&mut self.command(&workspace, &["--no-run", "--lib", "--tests"]))?;
+        let (passed, failed) = self.run_all(&workspace, binaries)?;
+        println!("\n{passed} passed, {failed} failed");
+        if failed == 0 && passed > 0 {
             Ok(())
         } else {
             Err(Failure::new(1, "").into())
         }
     }
 
-    fn command(&self, workspace: &Workspace) -> Command {
+    /// `cargo miri test` with `arguments` of cargo's.
+    fn command(&self, workspace: &Workspace, arguments: &[&str]) -> Command {
         let mut command = process::cargo_of(&self.toolchain, workspace);
         command
             .args(["miri", "test", "--no-fail-fast", "--package", PACKAGE])
-            .args(["--lib", "--tests"])
+            .args(arguments)
             .args(self.only.as_ref().map(|name| ["--", name]).iter().flatten())
             .env("MIRIFLAGS", FLAGS);
         command
     }
 
-    /// Runs the tests, shows each line of their output when it comes, and returns all.
-    fn follow(&self, workspace: &Workspace) -> Result<Output> {
-        let mut child = self
-            .command(workspace)
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start `rustup`; see https://rustup.rs")?;
-        let mut stdout = Vec::new();
-        if let Some(lines) = child.stdout.take() {
-            for line in BufReader::new(lines).split(b'\n') {
-                let mut line = line.context("cannot read what Miri prints")?;
-                line.push(b'\n');
-                // A reader that has left (`| head`) is no reason to stop.
-                let _ = std::io::stdout().write_all(&line);
-                stdout.extend(line);
+    /// Runs the binaries, one per CPU at a time, and returns how many tests passed and failed.
+    fn run_all(&self, workspace: &Workspace, binaries: Vec<Binary>) -> Result<(usize, usize)> {
+        let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+        let left = Mutex::new(binaries.into_iter());
+        let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || {
+            let (mut passed, mut failed) = (0, 0);
+            while let Some(binary) = next() {
+                let arguments: Vec<&str> = binary.iter().map(String::as_str).collect();
+                let output = self
+                    .command(workspace, &arguments)
+                    .output()
+                    .context("cannot start `rustup`; see https://rustup.rs")?;
+                show(&output);
+                let row = host::count(PACKAGE, PACKAGE, &output);
+                passed += row.passed;
+                failed += row.failed;
             }
-        }
-        let status = child.wait().context("cannot wait for Miri")?;
-        Ok(Output {
-            status,
-            stdout,
-            // Standard error was shown: cargo's progress, and what Miri found.
-            stderr: Vec::new(),
+            anyhow::Ok((passed, failed))
+        };
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..cpus).map(|_| scope.spawn(work)).collect();
+            let mut sum = (0, 0);
+            for worker in workers {
+                let result = worker.join();
+                let (passed, failed) = result.map_err(|_| anyhow!("a worker panicked"))??;
+                sum = (sum.0 + passed, sum.1 + failed);
+            }
+            Ok(sum)
         })
     }
+}
+
+/// What chooses a test binary, as cargo's arguments.
+type Binary = Vec<String>;
+
+/// The library's unit tests, and each file of `tests`.
+fn binaries(tests: &Path) -> Result<Vec<Binary>> {
+    let cannot = || format!("cannot read {}", tests.display());
+    let mut binaries = vec![vec!["--lib".to_owned()]];
+    for entry in fs::read_dir(tests).with_context(cannot)? {
+        let path = entry.with_context(cannot)?.path();
+        if path.extension().is_some_and(|extension| extension == "rs")
+            && let Some(name) = path.file_stem().and_then(|stem| stem.to_str())
+        {
+            binaries.push(vec!["--test".to_owned(), name.to_owned()]);
+        }
+    }
+    binaries.sort();
+    Ok(binaries)
+}
+
+/// Shows what a binary printed, in one piece: cargo's words, what Miri found, and the results.
+fn show(output: &Output) {
+    let (mut stderr, mut stdout) = (std::io::stderr().lock(), std::io::stdout().lock());
+    // A reader that has left (`| head`) is no reason to stop.
+    let _ = stderr.write_all(&output.stderr);
+    let _ = stdout.write_all(&output.stdout);
 }
 
 /// Adds the toolchain or its components if they are missing, and says so.
@@ -157,11 +202,25 @@ mod tests {
             toolchain: "nightly".to_owned(),
             only: Some("r18".to_owned()),
         };
-        let command = miri.command(&Workspace::find());
+        let command = miri.command(&Workspace::find(), &["--lib"]);
         let flags = command.get_envs().find(|(name, _)| *name == "MIRIFLAGS");
         assert_eq!(flags.and_then(|(_, value)| value), Some(FLAGS.as_ref()));
         let arguments: Vec<_> = command.get_args().collect();
         assert_eq!(arguments[..5], ["run", "nightly", "cargo", "miri", "test"]);
-        assert_eq!(arguments.last(), Some(&"r18".as_ref()));
+        assert_eq!(arguments[arguments.len() - 3..], ["--lib", "--", "r18"]);
+    }
+
+    #[test]
+    fn every_file_of_tests_is_a_binary() {
+        let tests = Workspace::find().root().join(TESTS);
+        let found = binaries(&tests).unwrap_or_default();
+        assert_eq!(found[0], ["--lib"]);
+        assert!(found.contains(&vec!["--test".to_owned(), "barriers".to_owned()]));
+        // A directory is a module that they share.
+        assert!(
+            !found
+                .iter()
+                .any(|binary| binary.contains(&"fake".to_owned()))
+        );
     }
 }

@@ -194,6 +194,13 @@ pub trait Context {
         None
     }
 
+    /// The task may be preempted again after a time in which [`Lazy::switch_out`](crate::Lazy::switch_out) refused:
+    /// a kernel that has had to put off a preemption does it now. Linux: the check in
+    /// `preempt_enable()`. Called by the task, outside of interrupts; interrupts may be masked, and then there is
+    /// nothing to do. A kernel that only looks at the end of interrupts need not answer.
+    #[inline(always)]
+    fn preemption_point(&self) {}
+
     /// Takes note of a broken rule that has no caller to return it to: a guard
     /// was dropped where its section cannot be closed (R8, R39).
     fn report(&self, error: LazyMmuError);

@@ -155,7 +155,7 @@ impl<K: Kernel> Mmu<K> {
         if self.kernel.lazy().is_inside() {
             return Err(LazyMmuError::InSection);
         }
-        if backend.needs_batch() && self.kernel.batch().is_none() {
+        if backend.invalidates() && self.kernel.batch().is_none() {
             return Err(LazyMmuError::NoBatch);
         }
         self.set_terms(backend, self.policy());
@@ -169,8 +169,11 @@ impl<K: Kernel> Mmu<K> {
     }
 
     #[inline]
-    pub(crate) fn hook_enter(&self) {
-        self.kernel.counters().enter(1);
+    pub(crate) fn hook_enter(&self, counters: &Counters) {
+        counters.enter(1);
+        if !self.backend().is_preemptible() {
+            self.kernel.lazy().bind();
+        }
     }
 
     /// Works on what waits on this CPU. Meanwhile the task keeps the CPU: [`Lazy::switch_out`] refuses, so
@@ -188,6 +191,7 @@ impl<K: Kernel> Mmu<K> {
             .expect("Context::batch() had one when the backend was chosen");
         let result = work(batch);
         state.set_busy(before);
+        self.offer_preemption();
         result
     }
 
@@ -199,6 +203,14 @@ impl<K: Kernel> Mmu<K> {
             self.kernel.lazy().wait();
             work(batch)
         })
+    }
+
+    /// The task keeps its CPU no longer, unless something else is in the way.
+    #[inline]
+    fn offer_preemption(&self) {
+        if self.lazy().might_sleep().is_ok() {
+            self.kernel.preemption_point();
+        }
     }
 
     #[inline]
@@ -213,16 +225,27 @@ impl<K: Kernel> Mmu<K> {
     pub(crate) fn hook_leave(&self) {
         let counters = self.kernel.counters();
         counters.leave(1);
-        backend::drain(self);
+        if self.kernel.lazy().is_waiting_or_bound() {
+            self.let_go();
+        }
         self.pay_all(counters);
     }
 
-    /// R17: completes the current task's stores on the CPU that it is about to leave.
-    #[inline]
+    /// The CPU's batch is done with, and only then is the CPU.
+    #[cold]
+    #[inline(never)]
+    fn let_go(&self) {
+        backend::drain(self);
+        self.kernel.lazy().unbind();
+        self.offer_preemption();
+    }
+
+    /// R17: completes the current task's stores on the CPU that it is about to leave, and TLB
+    /// maintenance that it has begun.
+    #[inline(always)]
     pub(crate) fn complete_stores(&self) {
         self.kernel.counters().dsb_ish(1);
         self.kernel.dsb_ish();
-        self.kernel.lazy().stores_completed();
     }
 
     /// Takes note of what a stored write owes, or pays it now if nothing is deferred.
@@ -316,27 +339,13 @@ impl<K: Kernel> Mmu<K> {
         scope: Scope,
         reach: Reach,
     ) {
-        let kernel = &self.kernel;
-        let counters = kernel.counters();
+        let counters = self.kernel.counters();
         let features = self.features().tlb;
         let pages: u64 = ranges.clone().map(PageRange::pages).sum();
-        counters.dsb_ishst(1);
-        kernel.dsb_ishst();
-        let mut operations = 0;
-        let mut issue = |(op, operand)| {
-            kernel.tlbi(op, operand);
-            operations += 1;
-        };
-        if tlbi::is_everything(pages, features) {
-            issue(tlbi::everything(scope));
-        } else {
-            for range in ranges {
-                tlbi::plan(range, scope, reach, features).for_each(&mut issue);
-            }
-        }
+        let is_everything = tlbi::is_everything(pages, features);
         counters.tlbi_requested(pages as usize);
-        counters.tlbi(operations);
-        self.finish_tlbi(scope, features, counters);
+        let ranges = (!is_everything).then_some(ranges);
+        self.issue(ranges, scope, reach, (features, counters));
     }
 
     /// Invalidates every TLB entry of `scope`, those of tables included, and waits, as
@@ -344,13 +353,42 @@ impl<K: Kernel> Mmu<K> {
     /// `flush_tlb_all()`, `flush_tlb_mm()`.
     pub fn flush_tlb_all(&self, scope: Scope) {
         backend::drain(self);
-        let counters = self.kernel.counters();
+        let terms = (self.features().tlb, self.kernel.counters());
+        self.issue(
+            None::<core::iter::Empty<PageRange>>,
+            scope,
+            Reach::Walk,
+            terms,
+        );
+    }
+
+    /// An invalidation: of `ranges`, or without them of everything.
+    #[inline]
+    fn issue(
+        &self,
+        ranges: Option<impl Iterator<Item = PageRange>>,
+        scope: Scope,
+        reach: Reach,
+        (features, counters): (TlbFeatures, &Counters),
+    ) {
+        let kernel = &self.kernel;
         counters.dsb_ishst(1);
-        self.kernel.dsb_ishst();
-        let (op, operand) = tlbi::everything(scope);
-        self.kernel.tlbi(op, operand);
-        counters.tlbi(1);
-        self.finish_tlbi(scope, self.features().tlb, counters);
+        kernel.dsb_ishst();
+        let mut operations = 0;
+        let mut issue = |(op, operand)| {
+            kernel.tlbi(op, operand);
+            operations += 1;
+        };
+        match ranges {
+            None => issue(tlbi::everything(scope)),
+            Some(ranges) => {
+                for range in ranges {
+                    tlbi::plan(range, scope, reach, features).for_each(&mut issue);
+                }
+            }
+        }
+        counters.tlbi(operations);
+        self.finish_tlbi(scope, features, counters);
     }
 
     /// The second half of an invalidation: completion.

@@ -89,15 +89,16 @@ pub(crate) const fn owed_by(policy: BarrierPolicy, level: Level, new: Desc) -> O
     }
 }
 
-/// Accounts for a run of `pages` leaves like `sample`, stored already: what they owe is owed or paid.
-#[inline]
-pub(crate) fn account<K: Kernel>(mmu: &Mmu<K>, pages: usize, sample: Desc) {
+/// Counts a run of `pages` leaves like `sample`, and says what each of them owes as soon as it is stored.
+#[inline(always)]
+pub(crate) fn account<K: Kernel>(mmu: &Mmu<K>, pages: usize, sample: Desc) -> Owed {
     let counters = mmu.kernel().counters();
-    if !is_listed(Level::L3, sample) {
-        counters.ptes(pages);
-    } else if pages > 0 {
+    if is_listed(Level::L3, sample) {
         counters.listed(pages);
-        mmu.owe_or_pay(mmu.policy().owed(Level::L3, sample));
+        mmu.policy().owed(Level::L3, sample)
+    } else {
+        counters.ptes(pages);
+        Owed::empty()
     }
 }
 

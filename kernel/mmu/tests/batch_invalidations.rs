@@ -119,12 +119,14 @@ fn s3_another_space_s_pages_end_the_batch() {
 
 type Point = fn(&Mmu<Fake>, &mut AddressSpace<'_, Fake>);
 
-const POINTS: [(&str, Point); 10] = [
+const POINTS: [(&str, Point); 12] = [
     ("disable", |mmu, _| mmu.lazy().disable().unwrap()),
     ("pause", |mmu, _| mmu.lazy().pause().unwrap()),
     ("flush", |mmu, _| mmu.lazy().flush()),
     ("drain", |mmu, _| mmu.lazy().drain()),
     ("suspend_all", |mmu, _| drop(mmu.lazy().suspend_all())),
+    ("switch_out", |mmu, _| mmu.lazy().switch_out().unwrap()),
+    ("exit", |mmu, _| assert!(mmu.lazy().exit().is_err())),
     ("flush_tlb_range", |_, space| {
         let kind = space.kind();
         space.flush_tlb_range(part(kind, 200, 1)).unwrap();
@@ -310,17 +312,82 @@ fn r16_the_barriers_of_makes_are_one_pair_as_ever() {
     fake::destroy(space);
 }
 
+/// Older powerpc and sparc drained in `__switch_to()` and remembered that the section goes on.
 #[test]
-fn r38_the_task_keeps_its_cpu_while_invalidations_wait() {
+fn r38_what_waits_is_invalidated_on_the_cpu_that_the_task_leaves() {
+    for in_interrupt in [false, true] {
+        let mmu = new_mmu();
+        let mut space = mapped(&mmu, KERNEL);
+        let kernel = mmu.kernel();
+        mmu.lazy().enable().unwrap();
+        clear(&mut space, part(KERNEL, 10, 2));
+        kernel.take_effects();
+        let before = kernel.counts();
+        assert_eq!(mmu.lazy().might_sleep(), Ok(()));
+        kernel.set_interrupt(in_interrupt);
+        assert_eq!(mmu.lazy().switch_out(), Ok(()));
+        kernel.set_interrupt(false);
+        // The invalidation, with barriers of its own, and the switch's.
+        let effects = kernel.take_effects();
+        assert_eq!(effects[0], Effect::DsbIshst);
+        assert_eq!(tlbis(&effects), 2, "{effects:?}");
+        assert_eq!(effects[3..], [Effect::DsbIsh, Effect::Isb, Effect::DsbIsh]);
+        assert!(kernel.is_batch_empty() && kernel.all_invalidated());
+        let counts = kernel.counts() - before;
+        assert_eq!((counts.drains, counts.tlbi, counts.dsb_ish), (1, 2, 2));
+        assert_eq!(counts.tlbi_requested, 2);
+        let state = mmu.lazy().state();
+        assert_eq!((state.enable_count(), state.pause_count()), (1, 0), "R11");
+        // On another CPU, the section goes on.
+        let elsewhere = kernel.counts();
+        kernel.move_to(1);
+        clear(&mut space, part(KERNEL, 20, 1));
+        assert!(!kernel.is_batch_empty());
+        assert_eq!((kernel.counts() - elsewhere).tlbi, 0, "it waits anew");
+        mmu.lazy().disable().unwrap();
+        assert!(kernel.is_batch_empty() && kernel.all_invalidated());
+        kernel.move_to(0);
+        assert!(kernel.is_batch_empty());
+        fake::destroy(space);
+    }
+}
+
+/// Between two halves of a break-before-make, in a gather, and in front of a lock that is released: who
+/// asks what waits, after a switch, is told that nothing does, and nothing has to.
+#[test]
+fn r25_r29_who_drains_behind_a_switch_finds_nothing_to_do() {
     let mmu = new_mmu();
-    let mut space = mapped(&mmu, KERNEL);
+    let mut space = mapped(&mmu, USER);
+    let kernel = mmu.kernel();
     mmu.lazy().enable().unwrap();
-    clear(&mut space, part(KERNEL, 10, 1));
-    mmu.kernel().take_effects();
-    let refused = mmu.lazy().switch_out();
-    assert_eq!(refused, Err(mmu::LazyMmuError::NotPreemptible));
-    assert_eq!(mmu.kernel().take_effects(), []);
+    let moved = part(USER, 3, 1);
+    clear(&mut space, moved);
+    mmu.lazy().switch_out().unwrap();
+    assert!(kernel.is_batch_empty(), "the next task's");
+    kernel.move_to(1);
+    kernel.take_effects();
+    // The checker of the fake knows what a TLB may hold of the page (R29).
+    space.map(moved, contiguous(77), Prot::USER).unwrap();
+    assert_eq!(tlbis(&kernel.take_effects()), 0);
+    let mut given = 0;
+    let mut gather = space.gather(|va, _| {
+        let cached = kernel.may_be_cached(fake::asid_of(USER), va.as_u64());
+        assert!(!cached, "R25");
+        given += 1;
+    });
+    gather.unmap(part(USER, 5, 2)).unwrap();
+    mmu.lazy().switch_out().unwrap();
+    assert!(kernel.is_batch_empty(), "the next task's");
+    kernel.move_to(0);
+    kernel.take_effects();
+    gather.finish();
+    assert_eq!(given, 2);
+    assert_eq!(tlbis(&kernel.take_effects()), 0);
+    clear(&mut space, part(USER, 8, 1));
+    mmu.lazy().switch_out().unwrap();
+    kernel.take_effects();
+    mmu.lazy().drain();
+    assert_eq!(kernel.take_effects(), [], "R43");
     mmu.lazy().disable().unwrap();
-    assert_eq!(mmu.lazy().switch_out(), Ok(()));
     fake::destroy(space);
 }

@@ -353,18 +353,21 @@ fn poke(i: usize, value: impl FnOnce(u64) -> u64, then: impl FnOnce(&Fake)) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "tests the checker, not the library")]
 #[should_panic(expected = "R29: 15 of 16 entries")]
 fn r29_the_checker_notices_a_member_that_is_emptied() {
     poke(3, |_| 0, Fake::check_groups);
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "tests the checker, not the library")]
 #[should_panic(expected = "differ")]
 fn r29_the_checker_notices_a_member_that_is_changed() {
     poke(3, |raw| raw | bits::AP_READ_ONLY, Fake::check_groups);
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "tests the checker, not the library")]
 #[should_panic(expected = "R29: 15 of 16 entries")]
 fn r29_the_checker_notices_the_invalidation_of_a_part() {
     poke(
@@ -379,6 +382,7 @@ fn r29_the_checker_notices_the_invalidation_of_a_part() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "tests the checker, not the library")]
 #[should_panic(expected = "next to entry")]
 fn r29_the_checker_notices_two_sizes_in_a_group() {
     // Without the access flag, so that it is no replacement of a live entry.

@@ -194,7 +194,7 @@ fn r38_who_may_sleep_in_a_section() {
         (Backend::Eager, true),
         (Backend::DeferBarriers, true),
         (Backend::DeferStores, false),
-        (Backend::BatchInvalidations, false),
+        (Backend::BatchInvalidations, true),
         (Backend::Multicall, true),
     ] {
         let mmu = new_mmu_with(backend);
@@ -289,7 +289,14 @@ fn r38_who_works_on_the_batch_keeps_the_cpu() {
 /// The mode is inactive already when a section's last hook runs (R10), and what waits is still there.
 #[test]
 fn r38_what_waits_keeps_the_task_until_it_is_drained() {
-    for backend in WITH_BATCH {
+    let ends: [fn(&Mmu<Fake>); 2] = [
+        |mmu| mmu.lazy().disable().unwrap(),
+        |mmu| mmu.lazy().pause().unwrap(),
+    ];
+    for (backend, end) in WITH_BATCH
+        .into_iter()
+        .flat_map(|b| ends.map(|end| (b, end)))
+    {
         let mmu = Rc::new(new_mmu_with(backend));
         let mut space = space(&mmu);
         space.map(part(0, 2), contiguous(1), Prot::KERNEL).unwrap();
@@ -306,10 +313,11 @@ fn r38_what_waits_keeps_the_task_until_it_is_drained() {
             }
         };
         let drains = mmu.kernel().counts().drains;
-        at_moments(&mmu, visit, || mmu.lazy().disable().unwrap());
+        at_moments(&mmu, visit, || end(&mmu));
         assert!(mmu.kernel().is_batch_empty(), "{backend}");
         assert_eq!(mmu.kernel().counts().drains - drains, 1, "{backend}");
         assert_eq!(mmu.lazy().might_sleep(), Ok(()), "{backend}");
+        close(&mmu);
         fake::destroy(space);
     }
 }

@@ -231,12 +231,13 @@ fn r23_invalidations_fill_the_queue_as_well() {
 
 type Point = fn(&Mmu<Fake>, &mut AddressSpace<'_, Fake>);
 
-const POINTS: [(&str, Point); 10] = [
+const POINTS: [(&str, Point); 11] = [
     ("disable", |mmu, _| mmu.lazy().disable().unwrap()),
     ("pause", |mmu, _| mmu.lazy().pause().unwrap()),
     ("flush", |mmu, _| mmu.lazy().flush()),
     ("drain", |mmu, _| mmu.lazy().drain()),
     ("switch_out", |mmu, _| mmu.lazy().switch_out().unwrap()),
+    ("exit", |mmu, _| assert!(mmu.lazy().exit().is_err())),
     ("flush_tlb_range", |_, space| {
         space.flush_tlb_range(part(200, 1)).unwrap();
     }),

@@ -433,7 +433,7 @@ fn random_requests_agree_with_the_oracle_whatever_the_cpu_offers() {
             },
             ets2: false,
         });
-        let kind = KINDS[bits as usize % 2];
+        let kind = KINDS[bits as usize % KINDS.len()];
         Run::new(&mmu, kind, 0x1234_5678_9abc_def1 + bits).steps(300);
     }
 }

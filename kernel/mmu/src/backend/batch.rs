@@ -6,9 +6,9 @@
 //! kernel that wants these backends gives each CPU a [`Batch`]; one that does not need not.
 //!
 //! Nothing waits here unless the CPU's current task is in an active section, so a batch
-//! is empty whenever another task could see it: [`crate::Backend::DeferStores`] and
-//! [`crate::Backend::BatchInvalidations`] are not preempted in a section, and
-//! [`crate::Backend::Multicall`] drains when the CPU changes hands ([`crate::Lazy::switch_out`]).
+//! is empty whenever another task could see it: with [`crate::Backend::DeferStores`] a task keeps its CPU
+//! in a section, and whatever waits when a CPU changes hands is executed there and then, on the CPU that the
+//! task leaves ([`crate::Lazy::switch_out`]).
 
 use super::batch_invalidations::Invalidations;
 use super::defer_stores::Slots;

@@ -7,8 +7,12 @@
 //! them gone, because frames are about to be given back or an address is to be mapped again.
 //! Here an element of the list is a range, and neighbors are joined.
 //!
-//! Barriers of makes are deferred as arm64 does it ([`super::defer_barriers`]). The list is
-//! the CPU's, so a task keeps its CPU while it is in a section.
+//! The list is the CPU's. Both architectures switch preemption off in a section today; before, and where a
+//! task lost its CPU all the same, `__switch_to()` drained the list and remembered that the section went on. So
+//! does this backend: what waits is invalidated at the switch, on the CPU that the task leaves, and what the task
+//! empties later waits anew, wherever it runs by then.
+//!
+//! Barriers of makes are deferred as arm64 does it ([`super::defer_barriers`]).
 
 use super::defer_barriers::DeferBarriers;
 use super::{Duty, Fill, Run, Strategy, Was};
@@ -70,6 +74,15 @@ impl Invalidations {
         self.len.set(len + 1);
         true
     }
+
+    /// Invalidates what waits, and waits for it.
+    pub(super) fn drain<K: Kernel>(&self, mmu: &Mmu<K>) {
+        if !self.is_empty() {
+            mmu.kernel().counters().drains(1);
+            mmu.invalidate(self.ranges(), self.scope.get(), Reach::Leaf);
+            self.len.set(0);
+        }
+    }
 }
 
 impl fmt::Debug for Invalidations {
@@ -81,24 +94,10 @@ impl fmt::Debug for Invalidations {
 #[derive(Debug)]
 pub(super) struct BatchInvalidations;
 
-impl Invalidations {
-    /// Invalidates what waits, and waits for it.
-    pub(super) fn drain<K: Kernel>(&self, mmu: &Mmu<K>) {
-        if !self.is_empty() {
-            mmu.kernel().counters().drains(1);
-            mmu.invalidate(self.ranges(), self.scope.get(), Reach::Leaf);
-            self.len.set(0);
-        }
-    }
-}
-
 impl BatchInvalidations {
     /// R27: the invalidation of what was live in `range`, later or now.
     pub(super) fn invalidate<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
-        if !mmu.lazy().is_lazy_mmu_mode_active() {
-            return mmu.invalidate(core::iter::once(range), scope, Reach::Leaf);
-        }
-        mmu.wait_in_batch(|batch| {
+        super::invalidate_later_or_now(mmu, scope, range, |batch| {
             let list = &batch.invalidations;
             if !list.add(scope, range) {
                 list.drain(mmu);

@@ -306,8 +306,7 @@ fn drain_slot<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
         if contiguous::is_foldable(slot.scope.get()) {
             settle_groups(mmu, slot, table.entries());
         }
-        let owed = replace_live(mmu, slot, table.entries());
-        kernel.lazy().owe(owed);
+        replace_live(mmu, slot, table.entries());
     }
     if !slot.stale.is_empty() {
         let pages = slot.stale.runs().map(|(first, n)| slot.pages(first, n));
@@ -329,10 +328,10 @@ fn drain_slot<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
     slot.table.set(None);
 }
 
-/// The first pass. Returns what the entries replaced in place owe.
-fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) -> Owed {
+/// The first pass. What is replaced in place owes nothing beyond the invalidation behind it, whose
+/// barriers complete the stores.
+fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
     let kernel = mmu.kernel();
-    let mut owed = Owed::empty();
     let mut stores = 0;
     let mut of_groups = [News::default(); GROUPS];
     for i in slot.waiting.iter() {
@@ -345,7 +344,6 @@ fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) -> 
         // An entry without access flag may gain it while this goes on, so it is no exception here.
         if bbm::check(Level::L3, now.young(), new.young()).is_ok() {
             preserve::replace(kernel, &ptes[i], seen, new);
-            owed |= policy::owed_by(mmu.policy(), Level::L3, new);
             slot.waiting.clear(i);
         } else {
             let old = kernel.swap(&ptes[i], Desc::INVALID);
@@ -366,7 +364,6 @@ fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) -> 
             slot.values[i].set(of_groups[i / GROUP].told_to(new));
         }
     }
-    owed
 }
 
 /// Folds the groups whose members have become one, and drops those that are none any more.

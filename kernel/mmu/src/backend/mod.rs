@@ -10,8 +10,8 @@
 //! |---|---|---|---|
 //! | [`Backend::Eager`] | before lazy MMU mode | nothing | |
 //! | [`Backend::DeferBarriers`] | arm64 | the barriers of makes | section's end at any depth, pause, flush |
-//! | [`Backend::DeferStores`] | s390 | makes and changes in announced ranges, with their invalidations; barriers | the same |
-//! | [`Backend::BatchInvalidations`] | powerpc, sparc64 | invalidations, 192 ranges; barriers | the same; full; another space; frames to be given back |
+//! | [`Backend::DeferStores`] | s390 | makes and changes in announced ranges, with their invalidations; barriers | the same; the task keeps its CPU |
+//! | [`Backend::BatchInvalidations`] | powerpc, sparc64 | invalidations, 192 ranges; barriers | the same; full; another space; frames to be given back; context switch |
 //! | [`Backend::Multicall`] | Xen PV | stores and invalidations in one queue, 32 calls; barriers | the same; full; frames to be given back; context switch |
 //!
 //! Links of tables are never deferred: a walk by software finds every table where it is.
@@ -51,10 +51,11 @@ use self::multicall::Multicall;
 use crate::addr::{Frame, Level, PageRange};
 use crate::desc::Desc;
 use crate::hardware::Kernel;
+use crate::lazy::Busy;
 use crate::mmu::Mmu;
-use crate::policy::Owed;
+use crate::policy::{self, Owed};
 use crate::table::Pte;
-use crate::tlbi::Scope;
+use crate::tlbi::{Reach, Scope};
 use core::fmt;
 
 /// The strategy in use.
@@ -96,23 +97,18 @@ impl Backend {
         }
     }
 
-    /// Whether a task may lose its CPU inside an active section (R38). Where it may not, what waits
-    /// is the CPU's: the kernel neither preempts nor lets such a task sleep.
+    /// Whether a task may lose its CPU inside an active section (R38): what waits is executed when it does. Where
+    /// it may not, the kernel neither preempts nor lets such a task sleep.
     pub const fn is_preemptible(self) -> bool {
-        !matches!(self, Self::DeferStores | Self::BatchInvalidations)
+        !matches!(self, Self::DeferStores)
     }
 
-    /// Whether the strategy invalidates by itself what it writes over.
+    /// Whether the strategy invalidates by itself what it writes over. One that does needs a [`Batch`].
     pub const fn invalidates(self) -> bool {
         matches!(
             self,
             Self::DeferStores | Self::BatchInvalidations | Self::Multicall
         )
-    }
-
-    /// Whether the strategy needs a [`Batch`].
-    pub(crate) const fn needs_batch(self) -> bool {
-        self.invalidates()
     }
 
     pub(crate) const fn from_u8(raw: u8) -> Self {
@@ -167,15 +163,7 @@ trait Strategy {
 /// Writes a run of leaves of one table through the strategy in use: the one way to write a leaf.
 #[inline(always)]
 pub(crate) fn write_run<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>, fill: Fill<'_>, was: Was) -> Duty {
-    let sample = fill.sample();
-    let counters = mmu.kernel().counters();
-    let mut owed = Owed::empty();
-    if crate::policy::is_listed(Level::L3, sample) {
-        counters.listed(run.ptes.len());
-        owed = mmu.policy().owed(Level::L3, sample);
-    } else {
-        counters.ptes(run.ptes.len());
-    }
+    let owed = policy::account(mmu, run.ptes.len(), fill.sample());
     match mmu.backend() {
         Backend::DeferBarriers => DeferBarriers::write_run(mmu, run, fill, was, owed),
         other => write_run_by(other, mmu, run, fill, was, owed),
@@ -235,6 +223,21 @@ fn take_by<K: Kernel>(backend: Backend, mmu: &Mmu<K>, run: Run<'_>) -> (Desc, Du
     (old, Duty::Backend)
 }
 
+/// R27: the invalidation of what was live in `range`. `wait` takes it on, or where nothing may wait it is
+/// executed now.
+fn invalidate_later_or_now<K: Kernel>(
+    mmu: &Mmu<K>,
+    scope: Scope,
+    range: PageRange,
+    wait: impl FnOnce(&Batch),
+) {
+    if mmu.lazy().is_lazy_mmu_mode_active() {
+        mmu.wait_in_batch(wait);
+    } else {
+        mmu.invalidate(core::iter::once(range), scope, Reach::Leaf);
+    }
+}
+
 /// The value of an entry, which is number `index` of `table`: what was written last, wherever it
 /// is (R13, R20).
 #[inline(always)]
@@ -280,7 +283,7 @@ pub(crate) fn before_make<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRang
 /// Accounts for one write of `desc` at `level` that is stored already: links of tables.
 #[inline]
 pub(crate) fn complete<K: Kernel>(mmu: &Mmu<K>, level: Level, desc: Desc) {
-    if !crate::policy::is_listed(level, desc) {
+    if !policy::is_listed(level, desc) {
         return;
     }
     mmu.kernel().counters().requested(1);
@@ -301,14 +304,20 @@ pub(crate) fn drain<K: Kernel>(mmu: &Mmu<K>) {
     }
 }
 
-/// What waits in a queue that its task may leave behind (the CPU changes hands), on behalf of the
-/// task, in an interrupt or not.
+/// What waits is executed because the CPU changes hands, on behalf of the task that leaves, in an interrupt or
+/// not. Behind it the batch is as empty as the next task must find it: what another task let wait
+/// there it would neither see nor drain.
 #[inline]
 pub(crate) fn switch_out<K: Kernel>(mmu: &Mmu<K>) {
-    if mmu.kernel().lazy().is_waiting() {
+    let state = mmu.kernel().lazy();
+    if state.is_waiting() {
+        // Busy until the drain is over and beyond: who is leaving the CPU is not asked to make room, least of all
+        // in an interrupt.
+        let before = state.set_busy(Busy::Yes);
         drain_batch(mmu);
+        state.set_busy(before);
         // The drain has synchronized this CPU. The task's section may end on another.
-        mmu.kernel().lazy().owe(Owed::CONTEXT);
+        state.owe(Owed::CONTEXT);
     }
 }
 

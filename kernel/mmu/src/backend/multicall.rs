@@ -165,11 +165,9 @@ impl Fifo {
 impl Multicall {
     /// R27: the invalidation of what was live in `range`, in its turn or now.
     pub(super) fn invalidate<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
-        if mmu.lazy().is_lazy_mmu_mode_active() {
-            mmu.wait_in_batch(|batch| batch.fifo.push(mmu, Call::Invalidate { range, scope }));
-        } else {
-            mmu.invalidate(core::iter::once(range), scope, Reach::Leaf);
-        }
+        super::invalidate_later_or_now(mmu, scope, range, |batch| {
+            batch.fifo.push(mmu, Call::Invalidate { range, scope });
+        });
     }
 
     /// Entries are emptied behind everything that waits for them.

@@ -29,23 +29,18 @@ pub struct LazyPause<'m, K: Kernel> {
 
 /// Whether the opening call moved a counter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Opened {
+pub(super) enum Opened {
     Counted,
     Ignored,
 }
 
 impl<'m, K: Kernel> LazySection<'m, K> {
     #[inline]
+    #[track_caller]
     pub(super) fn open(lazy: Lazy<'m, K>) -> Result<Self, LazyMmuError> {
-        let opened = if lazy.in_interrupt() || lazy.state().pause_count() > 0 {
-            Opened::Ignored
-        } else {
-            lazy.enable()?;
-            Opened::Counted
-        };
         Ok(Self {
             lazy,
-            opened,
+            opened: lazy.enter()?,
             _task: PhantomData,
         })
     }

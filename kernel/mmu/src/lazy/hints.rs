@@ -255,6 +255,17 @@ impl Hints {
         self.suspensions.load(RELAXED) > 0
     }
 
+    /// Whether there is none, and no suspension either.
+    pub(crate) fn is_new(&self) -> bool {
+        self.len() == 0 && !self.is_suspended()
+    }
+
+    /// Forgets all, and that there are suspensions.
+    pub(crate) fn clear(&self) {
+        self.len.store(0, RELAXED);
+        self.suspensions.store(0, RELAXED);
+    }
+
     /// All hints are out of force until [`Hints::resume`].
     pub(crate) fn suspend(&self) {
         let deeper = self.suspensions.load(RELAXED).saturating_add(1);

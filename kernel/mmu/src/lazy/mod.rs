@@ -33,13 +33,16 @@
 //! ([`LazySection`], [`LazyPause`]), so that no exit path can forget (R39); the raw calls
 //! on [`Lazy`] are for patterns that are not lexical, and for tests. Announced ranges nest and survive pauses
 //! ([`Lazy::enable_fast_pte_range`]). A loop that must sleep leaves all levels at once, and comes back to them
-//! ([`Lazy::suspend_all`]).
+//! ([`Lazy::suspend_all`]). A task that ends inside is taken out of all of them ([`Lazy::exit`]).
 
+mod exit;
 mod guard;
 mod hints;
 mod state;
 mod suspend;
+mod switch;
 
+use guard::Opened;
 pub use guard::{LazyPause, LazySection};
 pub(crate) use hints::Hint;
 pub(crate) use state::Busy;
@@ -54,6 +57,7 @@ use crate::hardware::Kernel;
 use crate::mmu::Mmu;
 use crate::space::AddressSpace;
 use core::fmt;
+use core::panic::Location;
 
 /// A broken rule of the contract. The counters are as before the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +79,8 @@ pub enum LazyMmuError {
     NoBatch,
     /// The task would lose its CPU in an active section, and the backend does not allow it (R38).
     NotPreemptible,
+    /// The task ended inside of a section, a pause or a suspension (R39).
+    EndedInside,
 }
 
 impl fmt::Display for LazyMmuError {
@@ -103,6 +109,9 @@ impl fmt::Display for LazyMmuError {
             }
             Self::NotPreemptible => {
                 "this lazy MMU backend keeps its batch on the CPU, so a task must not sleep or be preempted in a section (R38): leave all sections first, as suspend_all() does"
+            }
+            Self::EndedInside => {
+                "a task ends inside a lazy MMU section, pause or suspension (R39): close every level before its function returns; what it had deferred has taken effect"
             }
         })
     }
@@ -152,23 +161,34 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     /// # Errors
     /// [`LazyMmuError::EnableOverflow`] at depth 255; nothing changes.
     #[inline]
+    #[track_caller]
     pub fn enable(self) -> Result<(), LazyMmuError> {
-        if self.mmu.kernel().in_interrupt() {
-            return Ok(());
-        }
+        self.enter().map(|_| ())
+    }
+
+    /// [`Lazy::enable`], and whether it had an effect.
+    #[inline]
+    #[track_caller]
+    fn enter(self) -> Result<Opened, LazyMmuError> {
+        let Some(counters) = self.mmu.kernel().task_counters() else {
+            return Ok(Opened::Ignored);
+        };
         let state = self.state();
         if state.pause_count() > 0 {
-            return Ok(());
+            return Ok(Opened::Ignored);
         }
         let depth = state.enable_count();
         let Some(deeper) = depth.checked_add(1) else {
             return Err(LazyMmuError::EnableOverflow);
         };
+        if depth == 0 {
+            state.set_opened_at(Some(Location::caller()));
+        }
         state.set_enable_count(deeper);
         if depth == 0 {
-            self.mmu.hook_enter();
+            self.mmu.hook_enter(counters);
         }
-        Ok(())
+        Ok(Opened::Counted)
     }
 
     /// Leaves a section. At any depth, all earlier writes have taken effect when
@@ -241,6 +261,7 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     /// [`SpaceError::Range`] if `addr..end` is no range of whole pages or crosses a table's end
     /// (2 MiB), [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`], [`SpaceError::WrongTable`], and
     /// [`LazyMmuError::EnableOverflow`]. Nothing changes.
+    #[track_caller]
     pub unsafe fn enable_fast_pte_range(
         self,
         mm: &AddressSpace<'_, K>,
@@ -264,42 +285,6 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     #[inline]
     pub fn drain(self) {
         backend::drain(self.mmu);
-    }
-
-    /// Whether the task may sleep now (R38). Linux: `might_sleep()`, as far as it is about lazy MMU mode.
-    ///
-    /// # Errors
-    /// [`LazyMmuError::NotPreemptible`] in an active section if the backend keeps its batch on the CPU; at
-    /// its end, until the batch is drained; and with any backend while the library works on the batch.
-    #[inline]
-    pub fn might_sleep(self) -> Result<(), LazyMmuError> {
-        let state = self.state();
-        let stays =
-            !self.mmu.backend().is_preemptible() && (state.is_active() || state.is_waiting());
-        if stays || state.is_busy() {
-            return Err(LazyMmuError::NotPreemptible);
-        }
-        Ok(())
-    }
-
-    /// What the context switch does for the current task, on the CPU that it leaves, before it can run
-    /// anywhere else: executes what waits in [`crate::Backend::Multicall`]'s queue, and completes the
-    /// task's stores with `DSB ISH` (R17). Of the pair that it owes only the `ISB` is left. Its
-    /// counters are not touched (R11). Interrupts are masked meanwhile, and it may be called
-    /// at the end of an interrupt, on behalf of the task that was interrupted.
-    ///
-    /// `DSB ISH` and not `ISHST`: it also completes TLB maintenance that the task has begun. Witness:
-    /// `random_programs_notice_a_bare_context_switch`.
-    ///
-    /// # Errors
-    /// [`LazyMmuError::NotPreemptible`] as [`Lazy::might_sleep`]; nothing is done, and the task keeps
-    /// its CPU: a preemption is tried again later.
-    #[inline]
-    pub fn switch_out(self) -> Result<(), LazyMmuError> {
-        self.might_sleep()?;
-        backend::switch_out(self.mmu);
-        self.mmu.complete_stores();
-        Ok(())
     }
 
     /// Suspends the mode: writes take effect at once until the matching
@@ -341,7 +326,7 @@ impl<'m, K: Kernel> Lazy<'m, K> {
         };
         state.set_pause_count(shallower);
         if shallower == 0 && state.enable_count() > 0 {
-            self.mmu.hook_enter();
+            self.mmu.hook_enter(self.mmu.kernel().counters());
         }
         Ok(())
     }
@@ -361,6 +346,7 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     /// # Errors
     /// [`LazyMmuError::EnableOverflow`] at depth 255; nothing changes.
     #[inline]
+    #[track_caller]
     pub fn section(self) -> Result<LazySection<'m, K>, LazyMmuError> {
         LazySection::open(self)
     }
@@ -374,6 +360,7 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     /// # Errors
     /// None in practice: a section at depth 255 is active, or paused and ignored.
     #[inline]
+    #[track_caller]
     pub fn section_unless_active(self) -> Result<Option<LazySection<'m, K>>, LazyMmuError> {
         if self.is_lazy_mmu_mode_active() {
             return Ok(None);

@@ -1,10 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a task carries: two counters and what is owed.
+//! What a task carries: two counters, what is owed, and where its section was opened.
+//!
+//! # Who writes the word
+//!
+//! A change is a load and a store, not one atomic step: only the task itself writes, and one that could
+//! be interrupted between the two by somebody who writes as well would lose that write. There is one
+//! such somebody, [`crate::Lazy::switch_out`] at the end of an interrupt. What the task's store then brings back
+//! is a `DSB` that the switch has executed, or the mark of a batch that it has drained: one barrier more than
+//! needed, or a look into an empty batch. What it may lose is the `ISB` that a drain on the old CPU owes on
+//! the new one; the way back into a task that was preempted is an exception return, which does the
+//! same. And while the word says that the task keeps its CPU, the switch refuses and writes nothing.
 
 use super::hints::Hints;
 use crate::policy::Owed;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::panic::Location;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// Whether a task is at work on the batch of its CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,24 +33,46 @@ pub(crate) enum Busy {
 /// is a load and a store; it is an atomic so that another CPU may look.
 ///
 /// All but the announced ranges is one word: the question that each write asks, "active, and owing this
-/// already?", is one load and two compares.
+/// already?", is one load and two compares, and that of the context switch, "anything to do?", one load and
+/// one test.
 #[derive(Default)]
 pub struct LazyMmuState {
     word: AtomicU32,
     hints: Hints,
+    /// Who opened the outermost section; says nothing while there is none.
+    opened_at: AtomicPtr<Location<'static>>,
 }
 
 const ENABLE: u32 = 0xff;
 const PAUSE_SHIFT: u32 = 8;
 const PAUSE: u32 = 0xff << PAUSE_SHIFT;
-const OWED_SHIFT: u32 = 16;
+/// The backend keeps the task on its CPU, from the enter hook to the leave hook.
+const BOUND: u32 = 1 << 16;
+/// The task is at work on its CPU's batch.
+const BUSY: u32 = 1 << 17;
+/// Something of the task waits in its CPU's batch.
+const WAITING: u32 = 1 << 18;
+const OWED_SHIFT: u32 = 19;
 const OWED: u32 = 0xff << OWED_SHIFT;
 /// No task's word: there are two kinds of barriers to owe.
 const UNPAYABLE: u32 = OWED;
-/// The task is at work on its CPU's batch.
-const BUSY: u32 = 1 << 24;
-/// Something of the task waits in its CPU's batch.
-const WAITING: u32 = 1 << 25;
+
+/// The task keeps its CPU.
+const STAYS: u32 = BOUND | BUSY;
+/// A context switch has more to do than its barrier: it refuses, drains, or forgives the stores. An `ISB`
+/// that is owed is none of its business, so of the debts only the lowest bit counts.
+const CONCERNS_SWITCH: u32 = STAYS | WAITING | (Owed::STORES.bits() as u32) << OWED_SHIFT;
+
+const _: () = assert!(
+    is_one_run(CONCERNS_SWITCH) && is_one_run(STAYS),
+    "bits in a row are an immediate operand of TST"
+);
+
+const fn is_one_run(mask: u32) -> bool {
+    (mask >> mask.trailing_zeros())
+        .wrapping_add(1)
+        .is_power_of_two()
+}
 
 impl LazyMmuState {
     /// The state of a new task: `(0, 0)`, nothing owed.
@@ -46,6 +80,7 @@ impl LazyMmuState {
         Self {
             word: AtomicU32::new(0),
             hints: Hints::new(),
+            opened_at: AtomicPtr::new(ptr::null_mut()),
         }
     }
 
@@ -59,6 +94,20 @@ impl LazyMmuState {
     #[inline(always)]
     pub fn pause_count(&self) -> u8 {
         ((self.word() & PAUSE) >> PAUSE_SHIFT) as u8
+    }
+
+    /// Where the outermost section that the task is in was opened: the caller of [`crate::Lazy::enable`],
+    /// [`crate::Lazy::section`] or [`crate::AddressSpace::fast_pte_range`], or of an operation that calls back in
+    /// a section of its own. (One that does not, such as [`crate::AddressSpace::map`], is known by a line of
+    /// this crate: passing its caller on would cost each call.) `None` outside of any section, and while all
+    /// are suspended.
+    pub fn opened_at(&self) -> Option<&'static Location<'static>> {
+        if self.enable_count() == 0 {
+            return None;
+        }
+        let at = self.opened_at.load(Ordering::Relaxed);
+        // SAFETY: `set_opened_at` is the only one who stores here, a null pointer or a `&'static Location`.
+        unsafe { at.as_ref() }
     }
 
     /// Barriers that the task's earlier writes still need.
@@ -88,6 +137,36 @@ impl LazyMmuState {
     #[inline(always)]
     pub(crate) fn waited(&self) {
         self.set(WAITING, 0);
+    }
+
+    /// Whether a context switch has more to do than its barrier.
+    #[inline(always)]
+    pub(super) fn concerns_switch(&self) -> bool {
+        self.word() & CONCERNS_SWITCH != 0
+    }
+
+    /// Whether the task must keep its CPU: by its backend's rules, or because it is at work on the CPU's batch.
+    #[inline(always)]
+    pub(super) fn stays(&self) -> bool {
+        self.word() & STAYS != 0
+    }
+
+    /// The task keeps its CPU from now on.
+    #[inline]
+    pub(crate) fn bind(&self) {
+        self.set(BOUND, BOUND);
+    }
+
+    /// It need not any more.
+    #[inline]
+    pub(crate) fn unbind(&self) {
+        self.set(BOUND, 0);
+    }
+
+    /// Whether the end of a section has to see to the batch, or to let go of the CPU.
+    #[inline(always)]
+    pub(crate) fn is_waiting_or_bound(&self) -> bool {
+        self.word() & (WAITING | BOUND) != 0
     }
 
     /// Whether the task is at work on the batch of the CPU that it runs on, and must not leave it.
@@ -135,10 +214,9 @@ impl LazyMmuState {
     }
 
     /// Takes note that a `DSB ISH` on the CPU that the task leaves has completed its stores (R17): of
-    /// the pair that it owes, only the `ISB` is left. For the context switch; see
-    /// [`crate::Lazy::switch_out`], which does it.
+    /// the pair that it owes, only the `ISB` is left.
     #[inline(always)]
-    pub fn stores_completed(&self) {
+    pub(super) fn stores_completed(&self) {
         self.forgive(Owed::STORES);
     }
 
@@ -164,6 +242,12 @@ impl LazyMmuState {
     }
 
     #[inline(always)]
+    pub(super) fn set_opened_at(&self, at: Option<&'static Location<'static>>) {
+        let at = at.map_or(ptr::null(), ptr::from_ref);
+        self.opened_at.store(at.cast_mut(), Ordering::Relaxed);
+    }
+
+    #[inline(always)]
     pub(super) fn set_pause_count(&self, n: u8) {
         self.set(PAUSE, u32::from(n) << PAUSE_SHIFT);
     }
@@ -174,6 +258,17 @@ impl LazyMmuState {
         if self.word() & bits != bits {
             self.set(bits, bits);
         }
+    }
+
+    /// Whether this is the state of a new task.
+    pub(super) fn is_new(&self) -> bool {
+        self.word() == 0 && self.hints.is_new()
+    }
+
+    /// The state is that of a new task.
+    pub(super) fn renew(&self) {
+        self.word.store(0, Ordering::Relaxed);
+        self.hints.clear();
     }
 
     #[inline(always)]

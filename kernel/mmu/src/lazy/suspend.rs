@@ -10,6 +10,7 @@
 use super::{Lazy, LazyMmuError};
 use crate::hardware::Kernel;
 use core::marker::PhantomData;
+use core::panic::Location;
 
 /// All levels of lazy MMU mode left; entered again on drop, at the same depth, with the same
 /// pauses and announced ranges. Meanwhile the task is as one without any section: it may sleep, and
@@ -27,6 +28,7 @@ pub struct LazySuspended<'m, K: Kernel> {
 struct Left {
     enable_count: u8,
     pause_count: u8,
+    opened_at: Option<&'static Location<'static>>,
 }
 
 impl<'m, K: Kernel> Lazy<'m, K> {
@@ -47,6 +49,7 @@ impl<'m, K: Kernel> Lazy<'m, K> {
         let left = Left {
             enable_count: state.enable_count(),
             pause_count: state.pause_count(),
+            opened_at: state.opened_at(),
         };
         state.set_enable_count(0);
         state.set_pause_count(0);
@@ -65,11 +68,12 @@ impl<'m, K: Kernel> Lazy<'m, K> {
             self.leave_all();
             state.hints().resume();
         }
+        state.set_opened_at(left.opened_at);
         state.set_enable_count(left.enable_count);
         state.set_pause_count(left.pause_count);
         state.hints().resume();
         if state.is_active() {
-            self.mmu.hook_enter();
+            self.mmu.hook_enter(self.mmu.kernel().counters());
         }
     }
 }

@@ -69,7 +69,8 @@ impl<K: Kernel> PteRef<'_, K> {
     pub fn set(&mut self, frame: Frame, prot: Prot) -> Result<(), SpaceError> {
         let (mmu, pte, new) = (self.space.mmu, self.pte, (frame, prot));
         let quick = if self.is_fresh && prot.is_normal() && !prot.is_user() {
-            self.quick.set_fresh(mmu, self.state, pte, new)
+            self.quick.set_fresh(mmu, self.state, pte, new);
+            true
         } else {
             self.quick.set(mmu, self.state, pte, new)
         };
@@ -124,6 +125,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
     /// [`SpaceError::WrongHalf`], [`SpaceError::OutOfTables`],
     /// [`SpaceError::Block`], before the first call; or the first error of `f`, which
     /// ends the iteration: the section is left, what `f` did before stays.
+    #[track_caller]
     pub fn apply_to_page_range<E: From<SpaceError>>(
         &mut self,
         range: PageRange,

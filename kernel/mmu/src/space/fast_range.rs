@@ -47,6 +47,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// [`AddressSpace::apply_to_page_range`] refuses.
     // In place: the value is too large to be handed around.
     #[inline(always)]
+    #[track_caller]
     pub fn fast_pte_range(
         &mut self,
         range: PageRange,
@@ -85,6 +86,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// The table is missing. The section is opened where nothing can fail behind it.
     #[cold]
     #[inline(never)]
+    #[track_caller]
     fn build_fast_range(
         &self,
         range: PageRange,
@@ -180,7 +182,10 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
                 set(h);
             }
             rest.iter().for_each(set);
-            policy::account(space.mmu, pages, Desc::page(Frame::ZERO, prot));
+            let owed = policy::account(space.mmu, pages, Desc::page(Frame::ZERO, prot));
+            if pages > 0 {
+                space.mmu.owe_or_pay(owed);
+            }
         } else {
             for i in 0..pages {
                 let first = Desc::page(frame(first + i), prot);

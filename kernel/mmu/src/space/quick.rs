@@ -93,7 +93,7 @@ impl Quick {
         is_quick
     }
 
-    /// The same where it is known that it is. Always `true`.
+    /// The same where it is known that it is.
     #[inline(always)]
     pub(super) fn set_fresh<K: Kernel>(
         self,
@@ -101,10 +101,9 @@ impl Quick {
         state: &LazyMmuState,
         pte: &Pte,
         (frame, prot): (Frame, Prot),
-    ) -> bool {
+    ) {
         mmu.kernel().store(pte, Desc::page(frame, prot));
         self.stored(mmu, state, prot);
-        true
     }
 
     /// Behind a store: what it owes, if it is not owed already. A user's leaf owes nothing (R14).

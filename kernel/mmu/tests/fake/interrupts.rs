@@ -39,6 +39,7 @@ type Ask = Box<dyn FnMut(&Fake, Moment) -> Arrival>;
 pub struct Interrupts {
     next: RefCell<Option<Ask>>,
     struck: Cell<bool>,
+    offers: Cell<u32>,
 }
 
 impl Interrupts {
@@ -54,9 +55,24 @@ impl Fake {
         *self.interrupts.next.borrow_mut() = Some(Box::new(ask));
     }
 
+    /// A handler that goes on watching has let another task run, so what barriers were for cannot be told.
+    pub fn was_preempted(&self) {
+        self.interrupts.struck.set(true);
+    }
+
     /// The interrupt that did not arrive does not any more.
     pub fn strike_no_more(&self) {
         self.interrupts.next.take();
+    }
+
+    /// How often the library has called [`mmu::Context::preemption_point`] since the last call.
+    pub fn take_offers(&self) -> u32 {
+        self.interrupts.offers.take()
+    }
+
+    pub(super) fn offer(&self) {
+        assert!(!self.interrupt.get(), "an interrupt is no task to preempt");
+        self.interrupts.offers.set(self.interrupts.offers.get() + 1);
     }
 
     pub(super) fn moment(&self, moment: Moment) {

@@ -11,7 +11,12 @@ use mmu::{
 /// The address space of most tests.
 pub const USER: SpaceKind = SpaceKind::User(Asid(0x2b));
 /// Kernel and user half.
+#[cfg(not(miri))]
 pub const KINDS: [SpaceKind; 2] = [SpaceKind::Kernel, USER];
+/// Under Miri, where a test takes seconds for each, the user's, which has contiguous groups. What the
+/// kernel's alone has is in tests that name it.
+#[cfg(miri)]
+pub const KINDS: [SpaceKind; 1] = [USER];
 /// A 512 GiB boundary of the upper half, hence one of every level.
 pub const BASE: u64 = 0xffff_8000_0000_0000;
 
@@ -139,6 +144,11 @@ pub fn tables_below(kernel: &Fake, frame: u64, level: u8) -> usize {
 /// looks for what one repetition shows as well as a thousand, a two-hundredth.
 pub const fn reduced(n: usize) -> usize {
     if cfg!(miri) { n.div_ceil(200) } else { n }
+}
+
+/// The distance of the moments at which a test interrupts: 1, or under Miri `miri`.
+pub const fn stride(miri: usize) -> usize {
+    if cfg!(miri) { miri } else { 1 }
 }
 
 /// The strategies that a test runs with: all, or under Miri, which looks for what pointers do and not for

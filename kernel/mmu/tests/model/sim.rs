@@ -87,7 +87,8 @@ pub struct Sim {
     strike: RefCell<Option<Strike>>,
     kernel_root: Cell<Option<RootId>>,
     pub(super) counters: Counters,
-    pub(super) batches: [Batch; CPUS],
+    /// Boxed for Miri, which takes note of each cell that a reference to the machine reaches.
+    pub(super) batches: [Box<Batch>; CPUS],
     executed: Cell<Executed>,
     trace: RefCell<Vec<Event>>,
     pub(super) hazards: RefCell<Vec<Hazard>>,
@@ -114,7 +115,7 @@ impl Sim {
             kernel_root: Cell::new(None),
             counters: Counters::new(),
             // SAFETY: each is handed out to the CPU of its number, and one CPU at a time is at work.
-            batches: std::array::from_fn(|_| unsafe { Batch::new() }),
+            batches: std::array::from_fn(|_| Box::new(unsafe { Batch::new() })),
             executed: Cell::default(),
             trace: RefCell::default(),
             hazards: RefCell::default(),
@@ -164,6 +165,16 @@ impl Sim {
         prev.cpu.set(None);
         next.cpu.set(Some(cpu));
         self.running[cpu].set(task);
+    }
+
+    /// The lock of the run queue in which `task` waits, as `cpu` takes it.
+    pub fn pick(&self, cpu: usize, task: usize) {
+        self.lock(cpu, &self.tasks[task].left_with.get());
+    }
+
+    /// Whether nothing waits on `cpu`.
+    pub fn is_batch_empty(&self, cpu: usize) -> bool {
+        self.batches[cpu].is_empty()
     }
 
     /// Exception entry or return, or an ISB of the kernel's own.
@@ -296,6 +307,17 @@ impl Sim {
             machine.cse(cpu);
         }
         let outcomes = machine.access(cpu, root, va, kind, None);
+        machine.cpus[cpu] = before;
+        outcomes
+    }
+
+    /// What an access by `cpu` to the kernel's half may do whose address was computed from what it read with
+    /// `token`: a pointer that was handed over.
+    pub fn access_through(&self, cpu: usize, token: &Token, va: u64, kind: Kind) -> Outcomes {
+        let mut machine = self.machine.borrow_mut();
+        let before = machine.cpus[cpu];
+        machine.cpus[cpu].observe(token);
+        let outcomes = machine.access(cpu, self.kernel_root(), va, kind, Some(token));
         machine.cpus[cpu] = before;
         outcomes
     }
