@@ -19,7 +19,7 @@ use core::arch::naked_asm;
 /// Continues at its return address, at EL1; after an ERET with SP_EL1 and DAIF masked.
 ///
 /// In: x20 = the current level. MMU off at that level. Clobbers x0-x3, x16, x17. Leaves at EL1:
-/// SCTLR_EL1 with MMU and caches off. Reusable for secondary CPUs: it needs no stack and writes no
+/// SCTLR_EL1 with MMU and caches off. Secondary CPUs come this way, too: it needs no stack and writes no
 /// memory.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]

@@ -2,7 +2,7 @@
 
 //! The first Rust code: looks for the device tree and hands over.
 
-use crate::{BLOCK_SIZE, IMAGE_OFFSET, IMAGE_VIRT, tables::offset, window};
+use crate::{BLOCK_SIZE, IMAGE_OFFSET, window};
 use core::{cell::UnsafeCell, fmt, ptr};
 
 /// What the kernel learns from its start. Plain numbers; addresses and sizes in bytes.
@@ -24,8 +24,6 @@ pub struct Handoff {
     pub x0: u64,
     /// Exception level at entry: 1, 2 or 3.
     pub entry_el: u64,
-    /// Physical address of the early upper-half root.
-    pub early_ttbr1: u64,
 }
 
 impl fmt::Display for Handoff {
@@ -69,13 +67,9 @@ static HANDOFF: Cell = Cell(UnsafeCell::new(Handoff {
     dtb_size: 0,
     x0: 0,
     entry_el: 0,
-    early_ttbr1: 0,
 }));
 
 unsafe extern "C" {
-    /// The early tables; only their address is used.
-    static _boot_tables_start: [u8; 0];
-
     /// The kernel's entry, defined by the crate that links this one.
     safe fn kernel_main(handoff: &'static Handoff) -> !;
 }
@@ -89,12 +83,10 @@ pub(crate) fn image_phys() -> u64 {
 
 /// Called by the assembly with the stack and `.bss` ready.
 pub(crate) extern "C" fn first_rust(x0: u64, image_phys: u64, entry_el: u64) -> ! {
-    let tables = (&raw const _boot_tables_start) as u64 - IMAGE_VIRT + image_phys;
     let mut handoff = Handoff {
         image_phys,
         x0,
         entry_el,
-        early_ttbr1: tables + offset::KERNEL_L0,
         ..Handoff::default()
     };
     // x0 first. It may be anything: QEMU's raspi4b passes 0x100, an ELF file gets 0. The block of

@@ -29,7 +29,7 @@
 //!
 //! # What it does not do
 //!
-//! It starts no other CPU, parses no device tree (it only looks for the magic) and knows no
+//! It starts no other CPU (it is only where they enter, see [`secondary`]), parses no device tree (it only looks for the magic) and knows no
 //! console: before `kernel_main` the only way to speak is a code in x0, see [`park`].
 
 #![no_std]
@@ -43,10 +43,14 @@ pub mod entry;
 #[cfg(target_os = "none")]
 pub mod handoff;
 #[cfg(target_os = "none")]
+pub mod linear;
+#[cfg(target_os = "none")]
 pub mod mmu_on;
 #[cfg(target_os = "none")]
 pub mod park;
 pub mod registers;
+#[cfg(target_os = "none")]
+pub mod secondary;
 #[cfg(target_os = "none")]
 pub mod switch;
 #[cfg(target_os = "none")]
@@ -57,6 +61,7 @@ pub mod window;
 #[cfg(target_os = "none")]
 pub use self::{
     handoff::Handoff,
+    linear::show_ram,
     switch::{drop_identity_map, replace_ttbr1},
     window::map_early_device,
 };

@@ -73,7 +73,7 @@ pub(crate) extern "C" fn enable_mmu() {
         "msr ttbr1_el1, x1",
         "isb",                           // in effect before SCTLR_EL1.M can use them
         // Leftovers of firmware. TLB contents are UNKNOWN after reset, instruction cache contents
-        // too. Local scope: this CPU is the only one.
+        // too. Local scope: they are this CPU's own, on a secondary as on the boot CPU.
         "tlbi vmalle1",
         "ic iallu",
         "dsb nsh",                       // completes both (D8.17, B2.10)

@@ -10,6 +10,7 @@
 //! | [`SECONDARY`] | not the boot CPU (its affinity is not 0.0.0.0) | MPIDR_EL1 |
 //! | [`MISALIGNED`] | the image is not 0x80000 above a 2 MiB boundary | its address |
 //! | [`NO_4K_GRANULE`] | the CPU has no 4 KiB translation granule | ID_AA64MMFR0_EL1 |
+//! | [`NO_SLOT`] | a secondary CPU that the kernel has not prepared | MPIDR_EL1, affinity only |
 //! | [`EXCEPTION`] + n | exception n where nothing handles it | ELR of the current level |
 //!
 //! n is the vector's offset divided by 0x80. "Nothing handles it": at EL1 before the kernel has its
@@ -23,6 +24,8 @@ pub const SECONDARY: u64 = 0x6c6d_0001;
 pub const MISALIGNED: u64 = 0x6c6d_0002;
 /// x0 when the CPU lacks the 4 KiB granule.
 pub const NO_4K_GRANULE: u64 = 0x6c6d_0003;
+/// x0 of a CPU that entered as a secondary and has no slot.
+pub const NO_SLOT: u64 = 0x6c6d_0004;
 /// x0 of an unhandled exception is this plus the vector's number, 0 to 15.
 pub const EXCEPTION: u64 = 0x6c6d_0100;
 

@@ -106,6 +106,8 @@ pub mod block {
     pub const IDENTITY: u64 = VALID_AF | INNER_SHAREABLE | READ_ONLY | UXN;
     /// The device tree: data, never written.
     pub const READ_ONLY_DATA: u64 = VALID_AF | INNER_SHAREABLE | READ_ONLY | PXN | UXN;
+    /// RAM for the kernel's own tables.
+    pub const DATA: u64 = VALID_AF | INNER_SHAREABLE | PXN | UXN;
     /// The early console.
     pub const DEVICE_MMIO: u64 = VALID_AF | DEVICE | PXN | UXN;
     /// Type bits of a descriptor that points to the next table.

@@ -16,7 +16,7 @@ unsafe extern "C" {
 }
 
 /// Physical address of something in the image, from its virtual one.
-fn image_phys(virt: u64) -> u64 {
+pub(crate) fn image_phys(virt: u64) -> u64 {
     virt - IMAGE_VIRT + handoff::image_phys()
 }
 
@@ -77,7 +77,8 @@ unsafe extern "C" fn switch_ttbr1(new_root: u64, empty: u64) {
 /// # Safety
 ///
 /// Nothing may use a lower-half address any more: the vectors are the kernel's own,
-/// [`replace_ttbr1`] is done, and no other CPU is on its way through the identity map.
+/// [`replace_ttbr1`] is done. (Secondary CPUs pass through the identity map later, with TTBR0 and TCR
+/// of their own: the tables stay.)
 pub unsafe fn drop_identity_map() {
     // SAFETY: the caller vouches that nothing uses the lower half; the upper half is not touched.
     // Order: the empty root takes effect, then EPD0, then what the TLB still holds is invalidated

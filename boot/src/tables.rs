@@ -7,6 +7,7 @@
 //! | TTBR0 | the first block of the image, one to one, read-only and executable | one block |
 //! | TTBR1 | the image at its link address, writable and executable | 1 to 512 blocks, of which one in pages |
 //! | TTBR1 | the boot window, empty here | [`window`](crate::window) |
+//! | TTBR1 | RAM for the kernel's own tables, not here either | [`linear`](crate::linear) |
 //!
 //! The block in pages is the one with the boot stack's guard (`_boot_stack_guard`), which is left
 //! out: the deepest calls of the boot come before the kernel has tables of its own, and below the
@@ -50,8 +51,12 @@ pub(crate) mod offset {
     pub(crate) const EMPTY: u64 = 0x8000;
     /// The image's block that is mapped by pages, level 3.
     pub(crate) const IMAGE_L3: u64 = 0x9000;
+    /// RAM at the addresses of the kernel's linear map: level 1, and two of level 2 for the two
+    /// gigabytes from the one in which it starts.
+    pub(crate) const LINEAR_L1: u64 = 0xa000;
+    pub(crate) const LINEAR_L2: u64 = 0xb000;
     /// End of the last one.
-    pub(crate) const END: u64 = 0xa000;
+    pub(crate) const END: u64 = 0xd000;
 }
 
 /// Builds the tables; returns TTBR0 in x0 and TTBR1 in x1.

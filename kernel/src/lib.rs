@@ -11,18 +11,15 @@
 
 #![cfg_attr(not(test), no_std)]
 
-#[cfg(target_os = "none")]
 extern crate alloc;
 
 pub mod arch;
 #[cfg(target_os = "none")]
 pub mod bench;
-#[cfg(target_os = "none")]
-pub mod demo;
+pub mod errors;
 #[cfg(target_os = "none")]
 pub mod mm;
 pub mod platform;
-#[cfg(target_os = "none")]
 pub mod sched;
 pub mod selftest;
 #[cfg(target_os = "none")]

@@ -13,7 +13,8 @@ mod kernel_main {
     use kernel::platform::bootargs::Mode;
     use kernel::platform::exit::{Status, exit};
     use kernel::start::{self, StartError};
-    use kernel::{bench, demo, println, selftest};
+    use kernel::{bench, println};
+    use modes::{demo, selftest, soak};
 
     /// Where `boot` hands over: EL1, MMU on, upper half.
     #[unsafe(no_mangle)]
@@ -28,16 +29,25 @@ mod kernel_main {
         }
     }
 
+    /// Where `boot` hands over a secondary CPU: EL1, MMU on, upper half, the stack of its slot.
+    #[unsafe(no_mangle)]
+    extern "C" fn secondary_main(slot: u64) -> ! {
+        start::secondary_cpu(slot as usize)
+    }
+
     fn run(handoff: &'static Handoff) -> Result<Status, StartError> {
         let tree = start::device_tree(handoff)?;
         let description = start::describe(&tree)?;
         start::power(&description);
         let arguments = start::memory(handoff, description)?;
-        start::interrupt_controller(handoff)?;
+        start::interrupt_controller()?;
+        start::scheduler()?;
+        start::other_cpus(&arguments)?;
         Ok(match arguments.mode {
             Mode::Demo => demo::main(),
             Mode::Selftest => selftest::main(arguments.filter),
             Mode::Counts => bench::main(),
+            Mode::Soak => soak::main(arguments.seconds.into(), arguments.seed.into()),
             Mode::Provoke(end) => selftest::provoke::run(end),
         })
     }

@@ -29,8 +29,10 @@ use crate::platform::devicetree::{
 use crate::platform::interrupts::{self, Controller, InterruptError, Registers};
 use crate::platform::memory_map::{AddressLimits, BootMemory, MemoryMap, MemoryMapError};
 use crate::platform::phys_range::PhysRange;
-use crate::platform::{exit, psci};
+use crate::platform::{exit, psci, smp};
+use crate::sched::{self, SchedError};
 use crate::selftest::runner;
+use crate::wrap_errors;
 
 /// What the kernel knows about the machine it runs on.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub struct Machine {
     pub features: Features,
     /// What its cycle counter is good for.
     pub cycle_counter: CycleCounter,
+    /// Exception level at which the image was entered: 1, 2 or 3.
+    pub entry_el: u64,
     /// Whether it is QEMU or hardware.
     pub kind: runner::Machine,
 }
@@ -84,19 +88,11 @@ pub enum StartError {
     Device(DeviceError),
     /// The interrupt controller does not work.
     Interrupts(InterruptError),
+    /// There is no scheduler.
+    Scheduler(SchedError),
 }
 
-macro_rules! from {
-    ($($source:ty => $variant:ident),+ $(,)?) => {
-        $(impl From<$source> for StartError {
-            fn from(error: $source) -> Self {
-                Self::$variant(error)
-            }
-        })+
-    };
-}
-
-from! {
+wrap_errors!(StartError {
     DeviceTreeError => DeviceTree,
     BootArgumentError<'static> => BootArgument,
     MemoryMapError => Memory,
@@ -104,7 +100,8 @@ from! {
     mm::InitError => Init,
     DeviceError => Device,
     InterruptError => Interrupts,
-}
+    SchedError => Scheduler,
+});
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -134,6 +131,7 @@ impl fmt::Display for StartError {
             Self::Init(error) => error.fmt(f),
             Self::Device(error) => error.fmt(f),
             Self::Interrupts(error) => error.fmt(f),
+            Self::Scheduler(error) => error.fmt(f),
         }
     }
 }
@@ -142,6 +140,7 @@ impl core::error::Error for StartError {}
 
 /// The CPU's own block, vectors, and the log: from here on a fault is reported.
 pub fn cpu() {
+    sched::init_boot_cpu();
     percpu::init_boot_cpu();
     exceptions::init();
     exceptions::report::set_walk_reporter(mm::fault::explain);
@@ -209,7 +208,6 @@ pub fn memory(
     let boot = BootMemory {
         image: image.range(),
         device_tree: PhysRange::new(handoff.dtb_phys, handoff.dtb_size),
-        early_pool: image.early_pool(),
     };
     let limits = AddressLimits {
         physical_bits: u32::from(features.pa_bits).min(PA_BITS),
@@ -229,6 +227,7 @@ pub fn memory(
         memory,
         features,
         cycle_counter: CycleCounter::start(&features),
+        entry_el: handoff.entry_el,
         kind,
     });
     let arguments = BootArguments::parse(machine.description.boot_arguments.as_str())?;
@@ -252,11 +251,11 @@ pub fn memory(
     let built = unsafe { mm::init(handoff, &machine.memory, settings, registers, use_console)? };
     info!(
         "linear map: {} pages in tables of {} KiB, built with {} DSB and {} ISB; {} saved",
-        built.pages,
+        built.linear.pages,
         built.tables.size() >> 10,
-        built.counts.dsb(),
-        built.counts.isb,
-        built.counts.dsb_saved()
+        built.linear.counts.dsb(),
+        built.linear.counts.isb,
+        built.linear.counts.dsb_saved()
     );
     for high in machine.memory.unreachable() {
         warn!("RAM at {high} is beyond what this CPU or the linear map can address: not used");
@@ -296,7 +295,7 @@ fn settings(features: &Features, arguments: &BootArguments<'_>) -> Result<Settin
 ///
 /// # Errors
 /// Its registers cannot be mapped, or it does not work.
-pub fn interrupt_controller(handoff: &Handoff) -> Result<(), StartError> {
+pub fn interrupt_controller() -> Result<(), StartError> {
     let map = |range: PhysRange| -> Result<Registers, StartError> {
         let virt = mm::device::map(range)?;
         match NonNull::new(ptr::with_exposed_provenance_mut(virt as usize)) {
@@ -328,9 +327,32 @@ pub fn interrupt_controller(handoff: &Handoff) -> Result<(), StartError> {
     };
     // SAFETY: the tree says that these are the registers of such a GIC; mapped for ever,
     // by nobody else.
-    unsafe { interrupts::init(controller, handoff.entry_el)? };
+    unsafe { interrupts::init(controller, machine().entry_el)? };
     irq_mask::unmask_irq();
     Ok(())
+}
+
+/// Starts the scheduler: from here on there are tasks, and the caller is one.
+///
+/// # Errors
+/// The timer has no interrupt, or memory is too small for the first tasks.
+pub fn scheduler() -> Result<(), StartError> {
+    Ok(sched::init(machine().description.timer.virtual_timer)?)
+}
+
+/// Starts the other CPUs, as many as the boot arguments allow.
+///
+/// # Errors
+/// The interrupts that CPUs send each other cannot be had. A CPU that does not come is a warning.
+pub fn other_cpus(arguments: &BootArguments<'_>) -> Result<(), StartError> {
+    Ok(smp::start_all(machine(), arguments.cpus)?)
+}
+
+/// What a secondary CPU does: it comes online, and then runs what there is to run.
+pub fn secondary_cpu(slot: usize) -> ! {
+    smp::enter(slot);
+    irq_mask::unmask_irq();
+    sched::idle()
 }
 
 /// Makes the firmware's power interface known, so that the kernel can turn the

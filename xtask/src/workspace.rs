@@ -31,6 +31,11 @@ impl Workspace {
         Self { root, target }
     }
 
+    /// Another checkout, with a target directory of its own; both absolute.
+    pub fn at(root: PathBuf, target: PathBuf) -> Self {
+        Self { root, target }
+    }
+
     /// The directory that holds the workspace's `Cargo.toml`.
     pub fn root(&self) -> &Path {
         &self.root

@@ -30,8 +30,7 @@ impl Drop for Masked {
 
 /// Masks IRQs until the guard is dropped.
 pub fn mask() -> Masked {
-    const I: u64 = 1 << 7;
-    let unmask = daif() & I == 0;
+    let unmask = !are_masked();
     mask_irq();
     percpu::current().begin_masked(unmask);
     Masked {
@@ -72,15 +71,43 @@ pub(crate) fn mask_all() {
     unsafe { asm!("msr daifset, #0xf", options(nostack, preserves_flags)) };
 }
 
+/// Whether IRQs are masked.
+#[inline(always)]
+#[must_use]
+pub fn are_masked() -> bool {
+    const I: u64 = 1 << 7;
+    daif() & I != 0
+}
+
+/// Waits for an interrupt, masked or not. Stores of before are complete, so that nobody waits for them meanwhile.
+pub fn wait() {
+    // SAFETY: waits; a wake-up without a reason is allowed.
+    unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
+}
+
 /// Stops this CPU.
 pub fn halt() -> ! {
     mask_all();
     loop {
-        // SAFETY: waits; a wake-up only loops.
-        unsafe { asm!("wfi", options(nostack, preserves_flags)) };
+        wait_for_interrupt();
     }
 }
 
+/// Waits until an interrupt is pending, masked or not; may return early.
+pub fn wait_for_interrupt() {
+    // SAFETY: waiting changes nothing.
+    unsafe { asm!("wfi", options(nostack, preserves_flags)) };
+}
+
+/// Wakes all CPUs that wait in WFE: those of a spin table look at their word again.
+///
+/// What they are to find must have completed before, by a DSB: an event is not ordered with stores.
+pub fn send_event() {
+    // SAFETY: whoever waits for an event checks what it waits for.
+    unsafe { asm!("sev", options(nostack, preserves_flags)) };
+}
+
+#[inline(always)]
 fn daif() -> u64 {
     let value: u64;
     // SAFETY: reads PSTATE.

@@ -4,14 +4,15 @@
 //!
 //! Instructions are wrapped one by one ([`barrier`], [`tlbi`], [`cache`], [`sysreg`]); everything
 //! with a meaning above a single instruction is built on those. What needs no hardware (decoding
-//! of [ID registers](features) and of [syndromes](exceptions::esr), [walking frame
-//! records](backtrace)) compiles and is tested on the host as well.
+//! of [ID registers](features) and of [syndromes](exceptions::esr), [comparing
+//! CPUs](compatibility), [walking frame records](backtrace)) compiles and is tested on the host as well.
 
 pub mod backtrace;
 #[cfg(target_os = "none")]
 pub mod barrier;
 #[cfg(target_os = "none")]
 pub mod cache;
+pub mod compatibility;
 pub mod exceptions;
 pub mod features;
 #[cfg(target_os = "none")]
@@ -26,6 +27,8 @@ pub mod percpu;
 pub mod probe;
 #[cfg(target_os = "none")]
 pub mod semihosting;
+#[cfg(target_os = "none")]
+pub mod switch;
 #[cfg(target_os = "none")]
 pub mod sysreg;
 #[cfg(target_os = "none")]

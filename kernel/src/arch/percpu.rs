@@ -6,15 +6,22 @@
 //! offsets, which `exceptions::vectors` takes from here. A stack that is not
 //! within the bounds named here counts as overflowed, so whoever switches stacks changes the
 //! bounds ([`PerCpu::set_stack`]) with interrupts masked.
+//!
+//! The boot CPU's block is a static, the others' are made when their CPUs are started and stay for
+//! ever. [`of`] finds a block by its number, and [`online`] goes through the CPUs that are up; their
+//! numbers are 0 to [`online_count`] - 1 (unless one got lost on the last step of its way up, see
+//! [`platform::smp`](crate::platform::smp)).
 
 use super::{backtrace::Stack, barrier, sysreg};
 use core::{
     arch::asm,
     mem::offset_of,
     ptr,
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering},
 };
-use mmu::Batch;
+use mmu::{Batch, Counters};
+
+use crate::platform::devicetree::MAX_CPUS;
 
 /// A CPU's block. The vectors know the layout up to `emergency_top`.
 #[repr(C, align(64))]
@@ -31,14 +38,20 @@ pub struct PerCpu {
     emergency_top: AtomicU64,
     /// Number of the CPU, 0 for the boot CPU.
     index: u32,
-    /// How many interrupts deep this CPU is; 0 outside of handlers.
-    irq_depth: AtomicU32,
+    /// Affinity fields of its MPIDR_EL1; 0 in the boot CPU's block until [`init_boot_cpu`].
+    affinity: AtomicU64,
+    /// Whether the CPU takes interrupts and may be given work.
+    online: AtomicBool,
+    /// Whether the CPU has stopped for good, since the kernel ends.
+    stopped: AtomicBool,
     /// How many times this CPU has begun to report its end.
     ending: AtomicU32,
     /// How many [`Masked`](super::interrupts::Masked) there are, and
     masked: AtomicU32,
     /// whether IRQs came through before the first of them.
     unmask: AtomicBool,
+    /// What this CPU's interrupts execute.
+    interrupt_counters: Counters,
     /// What lazy MMU mode defers on this CPU.
     batch: Batch,
 }
@@ -51,18 +64,25 @@ pub(crate) const STACK: usize = offset_of!(PerCpu, stack_bottom);
 pub(crate) const EMERGENCY: usize = offset_of!(PerCpu, emergency_bottom);
 
 impl PerCpu {
-    const fn new(index: u32) -> Self {
+    /// A block for CPU `index`, which has the affinity fields `affinity` in its MPIDR_EL1.
+    ///
+    /// Both stacks are that CPU's alone, mapped writable, with an unmapped page below.
+    #[must_use]
+    pub const fn new(index: u32, affinity: u64, stack: Stack, emergency: Stack) -> Self {
         Self {
             scratch: [const { AtomicU64::new(0) }; 4],
-            stack_bottom: AtomicU64::new(0),
-            stack_top: AtomicU64::new(0),
-            emergency_bottom: AtomicU64::new(0),
-            emergency_top: AtomicU64::new(0),
+            stack_bottom: AtomicU64::new(stack.bottom),
+            stack_top: AtomicU64::new(stack.top),
+            emergency_bottom: AtomicU64::new(emergency.bottom),
+            emergency_top: AtomicU64::new(emergency.top),
             index,
-            irq_depth: AtomicU32::new(0),
+            affinity: AtomicU64::new(affinity),
+            online: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
             ending: AtomicU32::new(0),
             masked: AtomicU32::new(0),
             unmask: AtomicBool::new(false),
+            interrupt_counters: Counters::new(),
             // SAFETY: `batch` is called by the CPU of this block, whose current task is alone
             // with it: the library does not use it in interrupts.
             batch: unsafe { Batch::new() },
@@ -75,10 +95,26 @@ impl PerCpu {
         self.index
     }
 
-    /// How many interrupts deep this CPU is.
+    /// Affinity fields of its MPIDR_EL1 (Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0).
     #[must_use]
-    pub fn irq_depth(&self) -> u32 {
-        self.irq_depth.load(Ordering::Relaxed)
+    pub fn affinity(&self) -> u64 {
+        self.affinity.load(Ordering::Relaxed)
+    }
+
+    /// Whether the CPU takes interrupts and may be given work. Never undone.
+    #[must_use]
+    pub fn is_online(&self) -> bool {
+        self.online.load(Ordering::Acquire)
+    }
+
+    /// Whether the CPU has stopped for good.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// This CPU does nothing any more but halt; what it printed before is out.
+    pub(crate) fn set_stopped(&self) {
+        self.stopped.store(true, Ordering::Release);
     }
 
     /// What lazy MMU mode defers on this CPU, for the current task.
@@ -87,25 +123,11 @@ impl PerCpu {
         &self.batch
     }
 
-    /// Whether this CPU runs an interrupt handler (Linux's `in_hardirq()`).
+    /// Where the interrupts of this CPU count what they execute.
+    #[inline(always)]
     #[must_use]
-    pub fn in_interrupt(&self) -> bool {
-        self.irq_depth() != 0
-    }
-
-    /// An interrupt begins. Relaxed everywhere: only this CPU reads and writes.
-    pub(crate) fn enter_irq(&self) {
-        self.irq_depth.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// An interrupt ends.
-    pub(crate) fn leave_irq(&self) {
-        let before = self.irq_depth.fetch_sub(1, Ordering::Relaxed);
-        assert!(
-            before != 0,
-            "interrupt depth of CPU {} fell below 0",
-            self.index
-        );
+    pub const fn interrupt_counters(&self) -> &Counters {
+        &self.interrupt_counters
     }
 
     /// A masked section begins; IRQs are masked already, and `unmask` says whether they came
@@ -186,7 +208,14 @@ impl PerCpu {
     }
 }
 
-static BOOT_CPU: PerCpu = PerCpu::new(0);
+/// No stack yet: the linker's symbols are not known to the compiler.
+const UNKNOWN: Stack = Stack { bottom: 0, top: 0 };
+
+static BOOT_CPU: PerCpu = PerCpu::new(0, 0, UNKNOWN, UNKNOWN);
+
+/// Blocks by number; null where there is none.
+static BLOCKS: [AtomicPtr<PerCpu>; MAX_CPUS] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
 
 unsafe extern "C" {
     /// Bounds of the boot CPU's stacks (linker.ld); only their addresses are used.
@@ -209,9 +238,64 @@ pub fn init_boot_cpu() {
         bottom: (&raw const _boot_stack_bottom) as u64,
         top: (&raw const _boot_stack_top) as u64,
     });
+    BOOT_CPU
+        .affinity
+        .store(this_cpu_affinity(), Ordering::Relaxed);
     // SAFETY: the block is a static, and this is the only CPU.
     unsafe { sysreg::set_tpidr(&raw const BOOT_CPU as u64) };
     barrier::isb();
+    set_online(&BOOT_CPU);
+}
+
+/// Gives a secondary CPU its block. The first thing that it does; everything is still masked.
+///
+/// Nobody else finds the block before [`set_online`].
+///
+/// # Safety
+///
+/// `block` was made for this CPU and the stack that it runs on, and is used by no other.
+pub unsafe fn init_secondary(block: &'static PerCpu) {
+    // SAFETY: the block lives for ever, and the caller vouches that it is this CPU's alone.
+    unsafe { sysreg::set_tpidr(ptr::from_ref(block).expose_provenance() as u64) };
+    barrier::isb();
+}
+
+/// Lets everybody find the block, and its CPU be given work.
+///
+/// # Panics
+///
+/// If the number is taken, or is [`MAX_CPUS`] or more.
+pub fn set_online(block: &'static PerCpu) {
+    let place = &BLOCKS[block.index as usize];
+    let taken = place.swap(ptr::from_ref(block).cast_mut(), Ordering::Release);
+    assert!(taken.is_null(), "CPU {} is there twice", block.index);
+    block.online.store(true, Ordering::Release);
+}
+
+/// The block of CPU `index`, if that is online.
+#[must_use]
+pub fn of(index: u32) -> Option<&'static PerCpu> {
+    let block = BLOCKS.get(index as usize)?.load(Ordering::Acquire);
+    // SAFETY: null, or set from a `&'static PerCpu`.
+    let block = unsafe { block.as_ref() }?;
+    block.is_online().then_some(block)
+}
+
+/// The blocks of all CPUs that are online, by ascending numbers.
+pub fn online() -> impl Iterator<Item = &'static PerCpu> {
+    (0..MAX_CPUS as u32).filter_map(of)
+}
+
+/// How many CPUs are online.
+#[must_use]
+pub fn online_count() -> usize {
+    online().count()
+}
+
+/// Affinity fields of this CPU's MPIDR_EL1.
+#[must_use]
+pub fn this_cpu_affinity() -> u64 {
+    sysreg::mpidr() & boot::secondary::AFFINITY
 }
 
 /// The calling CPU's block.

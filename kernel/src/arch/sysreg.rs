@@ -35,6 +35,22 @@ read! {
     tpidr, "tpidr_el1"
 }
 
+read! {
+    /// The current task's address; see [`sched`](crate::sched).
+    sp_el0, "sp_el0"
+}
+
+/// Sets the current task's address. Later reads see it, without a context synchronization event.
+///
+/// # Safety
+///
+/// `value` is the address of a [`Task`](crate::sched::Task) that lives as long as it stays there, and is no other
+/// CPU's current one.
+pub unsafe fn set_sp_el0(value: u64) {
+    // SAFETY: the caller vouches for the task. SP_EL1 is selected, so this is no stack pointer.
+    unsafe { asm!("msr sp_el0, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
 /// Sets the per-CPU block's address.
 ///
 /// # Safety
@@ -54,4 +70,14 @@ pub unsafe fn set_tpidr(value: u64) {
 pub unsafe fn set_vbar(address: u64) {
     // SAFETY: the caller vouches for the table.
     unsafe { asm!("msr vbar_el1, {}", in(reg) address, options(nostack, preserves_flags)) };
+}
+
+/// Sets ICC_CTLR_EL1 to 0: the priority mask is no hint for distribution, and the end of an
+/// interrupt deactivates it, too. Takes effect with the next context synchronization event.
+///
+/// UNDEFINED before ICC_SRE_EL1.SRE is 1 and has taken effect.
+pub fn clear_icc_ctlr() {
+    // SAFETY: the values of reset on most machines; how interrupts are delivered is no invariant of
+    // memory.
+    unsafe { asm!("msr s3_0_c12_c12_4, xzr", options(nostack, preserves_flags)) };
 }

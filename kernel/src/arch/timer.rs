@@ -4,8 +4,8 @@
 //!
 //! Time is the virtual counter (CNTVCT_EL0, equal to the physical one, because boot writes
 //! CNTVOFF_EL2 = 0), in ticks of [`frequency`] per second: 62.5 MHz under QEMU, 54 MHz on a
-//! Raspberry Pi 4. EL1's virtual timer (CNTV) can be [armed](arm); the device tree says which
-//! interrupt it has.
+//! Raspberry Pi 4. EL1's virtual timer (CNTV) is the [scheduler's](crate::sched), the [physical] one is there
+//! for tests; the device tree says which interrupts they have.
 
 use super::{barrier, features::Features};
 use aarch64_cpu::registers::CNTFRQ_EL0;
@@ -43,25 +43,50 @@ pub fn uptime() -> Duration {
     Duration::from_secs(ticks / frequency) + Duration::from_nanos(nanoseconds)
 }
 
-/// Lets the timer fire once, `ticks` from now (at most 2^31 - 1); replaces what was armed before.
-pub fn arm(ticks: u32) {
-    const ENABLE: u64 = 1;
-    set(u64::from(ticks.min(i32::MAX as u32)), ENABLE);
-}
-
-/// Stops the timer; an interrupt that is pending goes away.
-pub fn disarm() {
-    set(0, 0);
-}
-
-fn set(ticks: u64, control: u64) {
+/// Lets the timer fire when the counter reaches `deadline`; at once if it has. Replaces what was armed before.
+#[inline(always)]
+pub fn arm_at(deadline: u64) {
     // SAFETY: a timer interrupt is handled or masked like any other.
     unsafe {
-        asm!("msr cntv_tval_el0, {}", "msr cntv_ctl_el0, {}", in(reg) ticks, in(reg) control,
+        asm!("msr cntv_cval_el0, {}", "msr cntv_ctl_el0, {}", in(reg) deadline, in(reg) ENABLE,
              options(nostack, preserves_flags));
     }
     // In effect when this returns, and before an end-of-interrupt that follows.
     barrier::isb();
+}
+
+/// Stops the timer; an interrupt that is pending goes away.
+pub fn disarm() {
+    // SAFETY: an interrupt that does not come cannot break an invariant.
+    unsafe { asm!("msr cntv_ctl_el0, xzr", options(nostack, preserves_flags)) };
+    barrier::isb();
+}
+
+/// CNTx_CTL_EL0.
+const ENABLE: u64 = 1;
+
+/// EL1's other timer, the physical one (CNTP). The scheduler does not use it: tests do, to be interrupted
+/// whenever they like.
+pub mod physical {
+    use super::{ENABLE, asm, barrier};
+
+    /// Lets it fire once, `ticks` from now (at most 2^31 - 1); replaces what was armed before.
+    pub fn arm(ticks: u32) {
+        // SAFETY: a timer interrupt is handled or masked like any other.
+        unsafe {
+            asm!("msr cntp_tval_el0, {}", "msr cntp_ctl_el0, {}",
+                 in(reg) u64::from(ticks.min(i32::MAX as u32)), in(reg) ENABLE,
+                 options(nostack, preserves_flags));
+        }
+        barrier::isb();
+    }
+
+    /// Stops it; an interrupt that is pending goes away.
+    pub fn disarm() {
+        // SAFETY: an interrupt that does not come cannot break an invariant.
+        unsafe { asm!("msr cntp_ctl_el0, xzr", options(nostack, preserves_flags)) };
+        barrier::isb();
+    }
 }
 
 /// What the cycle counter of the PMU is good for.

@@ -19,6 +19,7 @@
 //! `spread` is by how much the dearest repetition was dearer.
 
 mod ground;
+mod scheduler;
 mod windows;
 
 use core::fmt;
@@ -35,6 +36,7 @@ use crate::mm::frames::OutOfFrames;
 use crate::mm::vmap::VmapError;
 use crate::platform::exit::Status;
 use crate::println;
+use crate::sched::SpawnError;
 
 /// Pages of a window. The marginal cost is taken between the last two.
 const SIZES: [usize; 4] = [1, 16, 512, 4096];
@@ -58,6 +60,8 @@ pub enum BenchError {
     Vmap(VmapError),
     /// The address space refused.
     Space(SpaceError),
+    /// There is no second task.
+    Spawn(SpawnError),
 }
 
 impl From<OutOfFrames> for BenchError {
@@ -89,6 +93,7 @@ impl fmt::Display for BenchError {
             Self::Frames(error) => error.fmt(f),
             Self::Vmap(error) => error.fmt(f),
             Self::Space(error) => error.fmt(f),
+            Self::Spawn(error) => error.fmt(f),
         }
     }
 }
@@ -130,11 +135,17 @@ fn run() -> Result<(), BenchError> {
             }
         }
     }
-    Ok(())
+    // It holds the lock of the kernel's space.
+    drop(ground);
+    scheduler::measure()
 }
 
-/// Compares two loops of known length: what surrounds them cancels out.
-fn check_clock() -> Result<(), BenchError> {
+/// Whether the timer ticks once per instruction. Compares two loops of known length: what surrounds them
+/// cancels out.
+///
+/// # Errors
+/// [`BenchError::Clock`]: it does not.
+pub fn check_clock() -> Result<(), BenchError> {
     const ROUNDS: u64 = 10_000;
     let _masked = interrupts::mask();
     let ticks = [ROUNDS, 2 * ROUNDS].map(|rounds| {

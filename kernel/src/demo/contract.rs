@@ -6,7 +6,7 @@ use core::fmt;
 use mmu::{Backend, Backing, BarrierPolicy, Context, Prot, SpaceError};
 
 use super::workload::Workload;
-use super::{DemoError, title};
+use super::{DemoError, owed_text, title};
 use crate::arch::Arm64;
 use crate::mm::terms::Terms;
 use crate::mm::vmap::Area;
@@ -45,15 +45,7 @@ fn steps(out: &mut dyn fmt::Write, area: &Area, work: &Workload) -> Result<(), D
         action()?;
         let counts = Arm64.counters().read() - before;
         let state = lazy.state();
-        let owed = match (
-            state.owed().contains(mmu::Owed::STORES),
-            state.owed().contains(mmu::Owed::CONTEXT),
-        ) {
-            (true, true) => "DSB + ISB",
-            (true, false) => "DSB",
-            (false, true) => "ISB",
-            (false, false) => "nothing",
-        };
+        let owed = owed_text(state.owed());
         writeln!(
             out,
             "  {text:<26}({}, {})           {owed:<12}{:5} {:5}",

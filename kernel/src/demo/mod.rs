@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What `cargo xtask run` shows: lazy MMU mode in four chapters.
+//! What `cargo xtask run` shows: lazy MMU mode in five chapters.
 //!
 //! 1. [`one_page`]: what writing one page-table entry owes, and why;
 //! 2. [`savings`]: a table of what is executed for 1 to 65 536 pages, with Linux's
 //!    figures beside ours;
 //! 3. [`contract`]: nesting, pause and flush, with the counts after each step;
-//! 4. [`backends`]: one scenario with the strategies of five architectures.
+//! 4. [`backends`]: one scenario with the strategies of five architectures;
+//! 5. [`tasks`]: sections across context switches, on one CPU and from one to another.
 //!
 //! Each chapter chooses its own strategy and barrier policy; what `lazy=` and `policy=` chose at
 //! boot is in force again afterwards.
@@ -17,11 +18,12 @@ mod backends;
 mod contract;
 mod one_page;
 mod savings;
+mod tasks;
 mod workload;
 
 use core::fmt;
 
-use mmu::{LazyMmuError, SpaceError};
+use mmu::{LazyMmuError, Owed, SpaceError};
 
 use crate::mm::frames::OutOfFrames;
 use crate::mm::terms::TermsError;
@@ -29,6 +31,8 @@ use crate::mm::vmap::VmapError;
 use crate::platform::console::Console;
 use crate::platform::exit::Status;
 use crate::println;
+use crate::sched::{NoSuchCpu, SpawnError};
+use crate::wrap_errors;
 
 /// Why the demonstration ended early.
 #[derive(Debug)]
@@ -52,28 +56,24 @@ pub enum DemoError {
         /// What the address shows.
         found: u64,
     },
+    /// A task could not be started.
+    Spawn(SpawnError),
+    /// A task could not be moved.
+    Cpu(NoSuchCpu),
     /// The console failed.
     Console(fmt::Error),
 }
 
-macro_rules! from {
-    ($($source:ty => $variant:ident),+ $(,)?) => {
-        $(impl From<$source> for DemoError {
-            fn from(error: $source) -> Self {
-                Self::$variant(error)
-            }
-        })+
-    };
-}
-
-from! {
+wrap_errors!(DemoError {
     OutOfFrames => Frames,
     VmapError => Vmap,
     SpaceError => Space,
     LazyMmuError => Lazy,
     TermsError => Terms,
+    SpawnError => Spawn,
+    NoSuchCpu => Cpu,
     fmt::Error => Console,
-}
+});
 
 impl fmt::Display for DemoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -83,6 +83,8 @@ impl fmt::Display for DemoError {
             Self::Space(error) => error.fmt(f),
             Self::Lazy(error) => error.fmt(f),
             Self::Terms(error) => error.fmt(f),
+            Self::Spawn(error) => error.fmt(f),
+            Self::Cpu(error) => error.fmt(f),
             Self::ReadBack {
                 virt,
                 expected,
@@ -118,7 +120,18 @@ pub fn run(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
     one_page::tell(out)?;
     savings::tell(out)?;
     contract::tell(out)?;
-    backends::tell(out)
+    backends::tell(out)?;
+    tasks::tell(out)
+}
+
+/// What is owed, in words of a table.
+fn owed_text(owed: Owed) -> &'static str {
+    match (owed.contains(Owed::STORES), owed.contains(Owed::CONTEXT)) {
+        (true, true) => "DSB + ISB",
+        (true, false) => "DSB",
+        (false, true) => "ISB",
+        (false, false) => "nothing",
+    }
 }
 
 /// Writes a chapter's title.

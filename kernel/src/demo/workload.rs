@@ -55,19 +55,23 @@ impl Workload {
 
     /// Reads every page of `area` through its new address.
     pub(super) fn read_back(&self, area: &Area) -> Result<(), DemoError> {
-        for (i, frame) in self.order.iter().enumerate() {
-            let virt = area.start() + i as u64 * PAGE_SIZE;
-            let expected = read_mark(linear_virt(frame.as_u64()));
-            let found = read_mark(virt);
-            if found != expected {
-                return Err(DemoError::ReadBack {
-                    virt,
-                    expected,
-                    found,
-                });
-            }
+        (0..self.order.len()).try_for_each(|i| self.read_one(area, i))
+    }
+
+    /// Reads page `i` of `area` through its new address.
+    pub(super) fn read_one(&self, area: &Area, i: usize) -> Result<(), DemoError> {
+        let virt = area.start() + i as u64 * PAGE_SIZE;
+        let expected = read_mark(linear_virt(self.order[i].as_u64()));
+        let found = read_mark(virt);
+        if found == expected {
+            Ok(())
+        } else {
+            Err(DemoError::ReadBack {
+                virt,
+                expected,
+                found,
+            })
         }
-        Ok(())
     }
 }
 

@@ -1,177 +1,79 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Page tables before there is memory to put them in.
+//! Page tables before there is an allocator to take them from.
 //!
-//! The linear map is what makes RAM accessible, and building it takes tables, which
-//! take RAM. The way out: 64 KiB of the image ([`EarlyFrames::pool`]) hold the tables for the
-//! first [`FIRST_CHUNK`] bytes of RAM; these hold the tables for the next, larger piece, and
-//! so on. Each byte of table maps 512 bytes of RAM, so the pieces grow
-//! 500-fold and three of them reach beyond any RAM there is.
+//! The linear map is what makes RAM accessible, and building it takes tables, which take RAM. The way
+//! out: boot's tables show the start of the largest usable range ([`boot::show_ram`]), by blocks and
+//! at the very addresses at which the linear map will show it. There the tables of the kernel's own
+//! address space are built, one after the other, by the same `mmu::Mmu` that changes them later: it
+//! finds a table at the same address before and after the switch.
 //!
-//! [`EarlyKernel`] differs from the kernel proper only in where its tables are: in
-//! the image or in RAM that is mapped already.
+//! [`open`] begins, [`close`] ends it and says what was taken. In between the allocator of
+//! [`frames`](super::frames) is empty, which is when a request for a table comes here.
 
-use core::ptr::{self, NonNull};
+use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use mmu::{
-    Context, Counters, Desc, Frame, Hardware, LazyMmuError, LazyMmuState, PAGE_SIZE, Pte, Table,
-    TableFrames, TlbiOp,
-};
+use boot::BLOCK_SIZE;
+use mmu::{Frame, PAGE_SIZE};
 
-use super::image::Image;
-use super::layout::linear_virt;
-use crate::arch::hardware::Arm64;
+use super::layout::{LINEAR, linear_virt};
+use crate::arch::page;
+use crate::platform::memory_map::MemoryMap;
+use crate::platform::phys_range::PhysRange;
 
-/// RAM mapped with tables from the image's pool: 12 MiB need 6 last-level tables, or 7 when
-/// they start in the middle of a table's span, and at most one more of each level above
-/// for a boundary crossed; 16 are there.
-pub const FIRST_CHUNK: u64 = 12 << 20;
+/// First byte not handed out.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+/// End of what may be handed out; 0 while nothing may.
+static END: AtomicU64 = AtomicU64::new(0);
 
-/// A supply of frames that only goes up: first the pool in the image, then RAM.
-#[derive(Debug)]
-pub struct EarlyFrames {
-    next: AtomicU64,
-    end: AtomicU64,
+/// Begins to hand out frames of the largest usable range. Returns where they begin.
+///
+/// A range without one whole block has none; the first request for a table says so then.
+///
+/// # Safety
+/// Called once, on the boot CPU, with the boot tables live and nobody using what `memory` calls
+/// usable.
+pub unsafe fn open(memory: &MemoryMap) -> u64 {
+    let home = memory.usable().iter().max_by_key(|range| range.frames());
+    let Some(home) = home.map(|range| range.bytes()) else {
+        unreachable!("MemoryMap has at least MINIMUM_MEMORY usable bytes");
+    };
+    // Whole blocks only: what else lies in the block of its first or last byte may be memory that
+    // must not be mapped.
+    let start = home.start().next_multiple_of(BLOCK_SIZE);
+    let end = home.end() / BLOCK_SIZE * BLOCK_SIZE;
+    // SAFETY: usable RAM, by this function's contract not in use; blocks, and boot's tables live.
+    let end = unsafe { boot::show_ram(LINEAR, start, end) };
+    NEXT.store(start, Ordering::Relaxed);
+    END.store(end, Ordering::Relaxed);
+    start
 }
 
-impl EarlyFrames {
-    /// The pool in the image, zeroed by boot.
-    pub fn pool(image: &Image) -> Self {
-        let pool = image.early_pool();
-        Self {
-            next: AtomicU64::new(pool.start()),
-            end: AtomicU64::new(pool.end()),
-        }
-    }
-
-    /// Continues with the RAM `start..end`, physical page-aligned byte addresses.
-    pub fn continue_with(&self, start: u64, end: u64) {
-        self.next.store(start, Ordering::Relaxed);
-        self.end.store(end, Ordering::Relaxed);
-    }
-
-    /// Adds the RAM up to `end`, mapped by now.
-    pub fn extend(&self, end: u64) {
-        self.end.store(end, Ordering::Relaxed);
-    }
-
-    /// First byte not handed out.
-    pub fn next(&self) -> u64 {
-        self.next.load(Ordering::Relaxed)
-    }
-
-    /// Frames left.
-    pub fn left(&self) -> u64 {
-        (self.end.load(Ordering::Relaxed) - self.next()) / PAGE_SIZE
-    }
+/// Ends it. Returns the memory that was handed out since `start`, or `None` for nothing.
+pub fn close(start: u64) -> Option<PhysRange> {
+    END.store(0, Ordering::Relaxed);
+    PhysRange::from_bounds(start, NEXT.load(Ordering::Relaxed))
 }
 
-/// The kernel as the `mmu` crate sees it while the linear map grows.
-#[derive(Debug)]
-pub struct EarlyKernel {
-    frames: EarlyFrames,
-    image: Image,
+/// The next frame, zeroed. `None` after the last one, and outside of [`open`] and [`close`].
+#[cold]
+#[inline(never)]
+pub fn alloc_zeroed() -> Option<Frame> {
+    let next = NEXT.load(Ordering::Relaxed);
+    if next >= END.load(Ordering::Relaxed) {
+        return None;
+    }
+    let frame = Frame::from_u64(next)?;
+    NEXT.store(next + PAGE_SIZE, Ordering::Relaxed);
+    let memory = ptr::with_exposed_provenance_mut::<u8>(linear_virt(next) as usize);
+    // SAFETY: the frame is ours, whole, and shown writable at this address.
+    unsafe { page::clear_page(memory) };
+    Some(frame)
 }
 
-impl EarlyKernel {
-    /// Starts with the pool of `image`.
-    pub fn new(image: Image) -> Self {
-        Self {
-            frames: EarlyFrames::pool(&image),
-            image,
-        }
-    }
-
-    /// Where tables come from.
-    pub const fn frames(&self) -> &EarlyFrames {
-        &self.frames
-    }
-}
-
-// SAFETY: frames go up and are handed out once; each is inside the image, which the
-// boot tables map, or in RAM that the linear map covers (`extend` is called with nothing
-// else), and it is zeroed here.
-unsafe impl TableFrames for EarlyKernel {
-    fn alloc_table(&self) -> Option<Frame> {
-        if self.frames.left() == 0 {
-            return None;
-        }
-        let frame = Frame::from_u64(self.frames.next())?;
-        self.frames
-            .next
-            .store(frame.as_u64() + PAGE_SIZE, Ordering::Relaxed);
-        // SAFETY: the frame is ours, mapped, and a table is all atomics, for which
-        // zero is a value.
-        unsafe { self.table_ptr(frame).write_bytes(0, 1) };
-        Some(frame)
-    }
-
-    unsafe fn free_table(&self, frame: Frame) {
-        // Only a request that failed gives tables back, the last one first, and the boot
-        // ends with it.
-        self.frames.next.store(frame.as_u64(), Ordering::Relaxed);
-    }
-
-    fn table_ptr(&self, frame: Frame) -> NonNull<Table> {
-        let address = self
-            .image
-            .virt_of(frame.as_u64())
-            .unwrap_or(linear_virt(frame.as_u64()));
-        match NonNull::new(ptr::with_exposed_provenance_mut(address as usize)) {
-            Some(table) => table,
-            None => unreachable!("neither the image nor the linear map is at 0"),
-        }
-    }
-}
-
-impl Context for EarlyKernel {
-    fn lazy(&self) -> &LazyMmuState {
-        Arm64.lazy()
-    }
-
-    fn in_interrupt(&self) -> bool {
-        Arm64.in_interrupt()
-    }
-
-    fn counters(&self) -> &Counters {
-        Arm64.counters()
-    }
-
-    fn report(&self, error: LazyMmuError) {
-        Arm64.report(error);
-    }
-}
-
-impl Hardware for EarlyKernel {
-    fn store_linear(&self, run: &[Pte], first: Desc, step: u64) {
-        Arm64.store_linear(run, first, step);
-    }
-
-    fn store_frames(&self, run: &[Pte], frames: &[Frame], template: Desc) {
-        Arm64.store_frames(run, frames, template);
-    }
-
-    fn store_zero(&self, run: &[Pte]) {
-        Arm64.store_zero(run);
-    }
-
-    fn dmb_ishst(&self) {
-        Arm64.dmb_ishst();
-    }
-
-    fn dsb_ishst(&self) {
-        Arm64.dsb_ishst();
-    }
-
-    fn dsb_ish(&self) {
-        Arm64.dsb_ish();
-    }
-
-    fn isb(&self) {
-        Arm64.isb();
-    }
-
-    fn tlbi(&self, op: TlbiOp, operand: u64) {
-        Arm64.tlbi(op, operand);
-    }
+/// Whether a frame that is given back now is one of these. It is not handed out again: only a request
+/// that failed gives tables back, and the boot ends with it.
+#[inline]
+pub fn is_open() -> bool {
+    END.load(Ordering::Relaxed) != 0
 }

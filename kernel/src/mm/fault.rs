@@ -5,7 +5,9 @@ use core::fmt;
 
 use mmu::VirtAddr;
 
-use super::layout::{DEVICE, DEVICE_SIZE, LINEAR, LINEAR_SIZE, VMAP, VMAP_SIZE};
+use super::layout::{
+    DEVICE, DEVICE_SIZE, LINEAR, LINEAR_SIZE, STACKS, STACKS_SIZE, VMAP, VMAP_SIZE,
+};
 use super::{image, kernel_space};
 
 /// Writes which region `virt` is in and each descriptor that a walk of it reads. Waits
@@ -51,6 +53,10 @@ fn region(virt: u64) -> &'static str {
         0..0x1000 => "in the first page: a null pointer",
         LINEAR.. if virt - LINEAR < LINEAR_SIZE => "in the linear map",
         VMAP.. if virt - VMAP < VMAP_SIZE => "in the vmap area",
+        STACKS.. if virt - STACKS < STACKS_SIZE => {
+            "among the stacks of tasks; if nothing is mapped there it is a guard page: the stack above \
+             overflowed"
+        }
         DEVICE.. if virt - DEVICE < DEVICE_SIZE => "in the device mappings",
         _ if boot_guard.contains(&virt) => {
             "in the guard page below the boot stack: the stack overflowed"

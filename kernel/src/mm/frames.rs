@@ -65,7 +65,7 @@ struct Frames {
     buddy: Heap<ORDER>,
     singles: Option<NonNull<FreeFrame>>,
     usage: Usage,
-    /// While `Some`, the number of single frames that may still be handed out.
+    /// While `Some`, the number of frames that may still be handed out.
     budget: Option<usize>,
 }
 
@@ -125,13 +125,18 @@ pub fn alloc_zeroed() -> Result<Frame, OutOfFrames> {
 /// [`OutOfFrames`] when no such block can be had.
 pub fn alloc_contiguous(count: usize) -> Result<Frame, OutOfFrames> {
     let mut frames = FRAMES.lock();
+    let size = count.next_power_of_two();
+    if frames.budget.is_some_and(|budget| budget < size) {
+        return Err(frames.exhausted(count));
+    }
     let block = frames.buddy.alloc(block_layout(count)).or_else(|()| {
         frames.drain_singles();
         frames.buddy.alloc(block_layout(count))
     });
     match block {
         Ok(memory) => {
-            frames.usage.used += count.next_power_of_two();
+            frames.usage.used += size;
+            frames.budget = frames.budget.map(|budget| budget - size);
             Ok(frame_at(memory))
         }
         Err(()) => Err(frames.exhausted(count)),
@@ -167,13 +172,13 @@ pub fn usage() -> Usage {
     FRAMES.lock().usage
 }
 
-/// Lets at most `budget` more single frames be handed out, or any number again with
+/// Lets at most `budget` more frames be handed out, or any number again with
 /// `None`. For tests that run out of memory at a point of their choice.
 pub fn set_budget(budget: Option<usize>) {
     FRAMES.lock().budget = budget;
 }
 
-/// How many single frames [`set_budget`] still lets be handed out.
+/// How many frames [`set_budget`] still lets be handed out.
 pub fn budget() -> Option<usize> {
     FRAMES.lock().budget
 }

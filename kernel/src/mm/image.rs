@@ -24,8 +24,6 @@ linker_symbols!(
     _rodata_start,
     _rodata_end,
     _data_start,
-    _early_pool_start,
-    _early_pool_end,
     _boot_stack_guard,
     _boot_stack_bottom,
     _boot_stack_top,
@@ -84,19 +82,6 @@ impl Image {
     #[must_use]
     pub fn range(&self) -> PhysRange {
         self.phys_range(IMAGE_VIRT, address(&_image_end))
-    }
-
-    /// The physical memory set aside for the first tables.
-    #[must_use]
-    pub fn early_pool(&self) -> PhysRange {
-        self.phys_range(address(&_early_pool_start), address(&_early_pool_end))
-    }
-
-    /// Where the image shows physical address `phys`, `None` outside of it.
-    #[must_use]
-    pub fn virt_of(&self, phys: u64) -> Option<u64> {
-        let offset = phys.checked_sub(self.phys)?;
-        (offset < address(&_image_end) - IMAGE_VIRT).then_some(IMAGE_VIRT + offset)
     }
 
     /// The parts in ascending order. The pages below the stacks are in none of

@@ -12,13 +12,13 @@
 use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
 
-use mmu::{AddressSpace, Context, Frame, Mmu, PageRange, SpaceKind, Table, TableFrames};
+use mmu::{AddressSpace, Context, Frame, Mmu, PageRange, Table, TableFrames};
 use spin::Once;
-use spin::mutex::{SpinMutex, SpinMutexGuard};
 
-use super::frames;
 use super::layout::{DEVICE, DEVICE_SIZE, VMAP, linear_virt};
+use super::{early, frames};
 use crate::arch::hardware::Arm64;
+use crate::sync::{SpinLock, SpinLockGuard};
 
 /// The `mmu` crate bound to this kernel.
 pub static MMU: Mmu<Arm64> = Mmu::new(Arm64);
@@ -26,17 +26,25 @@ pub static MMU: Mmu<Arm64> = Mmu::new(Arm64);
 /// The address space type of this kernel.
 pub type Space = AddressSpace<'static, Arm64>;
 
-static KERNEL_SPACE: Once<SpinMutex<Space>> = Once::new();
+static KERNEL_SPACE: Once<SpinLock<Space>> = Once::new();
 
-// SAFETY: frames come from the allocator of physical memory, zeroed; the linear map
-// shows all of RAM from before the first call on, Normal write-back.
+// SAFETY: frames come from the allocator of physical memory, or before there is one from `early`,
+// zeroed; the linear map shows all of RAM, Normal write-back, and before there is one the boot tables
+// show the frames of `early` at the same addresses.
 unsafe impl TableFrames for Arm64 {
     fn alloc_table(&self) -> Option<Frame> {
-        frames::alloc_zeroed().ok()
+        match frames::alloc_zeroed() {
+            Ok(frame) => Some(frame),
+            Err(_) => early::alloc_zeroed(),
+        }
     }
 
     unsafe fn free_table(&self, frame: Frame) {
-        // SAFETY: the caller's promise is the one that is asked for here.
+        if early::is_open() {
+            return;
+        }
+        // SAFETY: the caller's promise is the one that is asked for here; the allocator handed out
+        // all frames but those that `early` did, which only a failed boot gives back.
         unsafe { frames::free(frame) };
     }
 
@@ -48,22 +56,12 @@ unsafe impl TableFrames for Arm64 {
     }
 }
 
-/// Takes over the live upper-half `root`, without limits to what may be changed.
-///
-/// # Safety
-/// `root` is the live upper-half root, its tables are shown by the linear map, and
-/// nobody else writes them from now on.
-pub unsafe fn take_over(root: Frame) -> Space {
-    // SAFETY: this function's contract.
-    unsafe { AddressSpace::from_root(&MMU, SpaceKind::Kernel, root) }
-}
-
 /// Makes `space` the kernel's address space for [`lock`]. From now on only the vmap area and
 /// the device mappings can be changed: unmapping the image, the heap or the linear map
 /// would pull memory from under code that never agreed to it.
 pub fn install(mut space: Space) {
     space.restrict(CHANGEABLE);
-    KERNEL_SPACE.call_once(|| SpinMutex::new(space));
+    KERNEL_SPACE.call_once(|| SpinLock::new(space));
 }
 
 /// The vmap area and the device mappings, with nothing in between but unused addresses.
@@ -75,7 +73,7 @@ const CHANGEABLE: PageRange = match PageRange::from_bounds(VMAP, DEVICE + DEVICE
 /// The kernel's address space, locked; see the [module](self).
 #[derive(Debug)]
 #[must_use = "the lock is released when this is dropped"]
-pub struct SpaceGuard(SpinMutexGuard<'static, Space>);
+pub struct SpaceGuard(SpinLockGuard<'static, Space>);
 
 impl Deref for SpaceGuard {
     type Target = Space;

@@ -4,6 +4,7 @@
 //! ```text
 //! 0xffff_0000_0000_0000  linear map: address = base + physical address   64 TiB
 //! 0xffff_8000_0000_0000  vmap area: mappings made and undone at run time  32 TiB
+//! 0xffff_a000_0000_0000  stacks of tasks                                   1 TiB
 //! 0xffff_c000_0000_0000  device registers                                  1 TiB
 //! 0xffff_ff00_0000_0000  boot window, only while the boot tables are live
 //! 0xffff_ffff_8008_0000  kernel image
@@ -24,6 +25,10 @@ pub const LINEAR_SIZE: u64 = 64 << 40;
 pub const VMAP: u64 = 0xffff_8000_0000_0000;
 /// Size of the vmap area in bytes.
 pub const VMAP_SIZE: u64 = 32 << 40;
+/// Start of the tasks' stacks.
+pub const STACKS: u64 = 0xffff_a000_0000_0000;
+/// Size of the tasks' stacks in bytes.
+pub const STACKS_SIZE: u64 = 1 << 40;
 /// Start of the device mappings.
 pub const DEVICE: u64 = 0xffff_c000_0000_0000;
 /// Size of the device mappings in bytes.

@@ -3,12 +3,13 @@
 //!
 //! [`init`] goes through these steps, and after it the boot tables are not used:
 //!
-//! 1. [`linear`]: all RAM, in the boot tables, which are live;
-//! 2. [`image`]: a new root that shares the linear map and maps the image by pages, each
-//!    part with its own permissions; text and rodata become read-only in the linear map, too;
-//! 3. the console's registers, so that the kernel can speak right after
-//! 4. the switch to the new root, and the end of the identity map;
-//! 5. [`frames`] and [`heap`] take over what RAM is left.
+//! 1. `early`: RAM for a root and its tables, which boot's tables show;
+//! 2. [`linear`]: all RAM;
+//! 3. [`image`]: the image by pages, each part with its own permissions; text and rodata become
+//!    read-only in the linear map, too;
+//! 4. the console's registers, so that the kernel can speak right after
+//! 5. the switch to the new root, and the end of the identity map;
+//! 6. [`frames`] and [`heap`] take over what RAM is left.
 //!
 //! From then on [`vmap`] and [`device`] map on top of [`kernel_space`].
 
@@ -29,14 +30,10 @@ pub use kernel_space::MMU;
 use core::fmt;
 
 use boot::Handoff;
-use mmu::{
-    AddressSpace, Backend, BarrierPolicy, Features, Frame, Mmu, PageRange, Prot, SpaceError,
-    SpaceKind,
-};
+use mmu::{AddressSpace, Backend, BarrierPolicy, Features, Prot, SpaceError, SpaceKind};
 
-use self::early::EarlyKernel;
 use self::image::Image;
-use self::layout::{LINEAR, LINEAR_SIZE, linear_pages};
+use self::layout::linear_pages;
 use crate::platform::console;
 use crate::platform::memory_map::{FrameRange, MemoryMap};
 use crate::platform::phys_range::PhysRange;
@@ -50,6 +47,15 @@ pub struct Settings {
     pub backend: Backend,
     /// The barrier policy; checked against `features` by the caller.
     pub policy: BarrierPolicy,
+}
+
+/// What [`init`] has done.
+#[derive(Clone, Copy, Debug)]
+pub struct Built {
+    /// The linear map.
+    pub linear: linear::Built,
+    /// RAM that holds tables now.
+    pub tables: PhysRange,
 }
 
 /// Why the kernel has no address space of its own.
@@ -94,36 +100,21 @@ pub unsafe fn init(
     settings: Settings,
     console: Option<PhysRange>,
     use_console: impl FnOnce(Option<u64>),
-) -> Result<linear::Built, InitError> {
+) -> Result<Built, InitError> {
     let image = Image::new(handoff);
-    let early = Mmu::new(EarlyKernel::new(image));
-    // Nothing of what is built here can wait: whole tables are filled, and nothing is changed. So the
-    // early tables need no batch, and the code of the backends that do is in the image once.
+    // Nothing of what is built here can wait: whole tables are filled, and nothing is changed.
     let backend = match settings.backend {
         Backend::Eager => Backend::Eager,
         _ => Backend::DeferBarriers,
     };
-    configure(
-        &early,
-        Settings {
-            backend,
-            ..settings
-        },
-    );
-    configure(&MMU, settings);
-
-    // SAFETY: boot built this root; all its tables are in the image; nobody else
-    // writes them (the boot window is filled once, before).
-    let mut boot_space =
-        unsafe { AddressSpace::from_root(&early, SpaceKind::Kernel, table(handoff.early_ttbr1)) };
-    let built = linear::build(&early, &mut boot_space, memory)?;
-
-    let mut space = AddressSpace::new(&early, SpaceKind::Kernel)?;
-    let linear_half =
-        PageRange::new(LINEAR, LINEAR_SIZE / mmu::PAGE_SIZE).map_err(SpaceError::from)?;
-    // SAFETY: the boot space is not used after this line, and the tables of the
-    // linear map are never freed.
-    unsafe { space.share_tables(&boot_space, linear_half)? };
+    configure(Settings {
+        backend,
+        ..settings
+    });
+    // SAFETY: this function's contract.
+    let tables_start = unsafe { early::open(memory) };
+    let mut space = AddressSpace::new(&MMU, SpaceKind::Kernel)?;
+    let linear = linear::build(&mut space, memory)?;
     image.map(&mut space)?;
     protect_image_alias(&image, &mut space)?;
     let console = console
@@ -141,54 +132,48 @@ pub unsafe fn init(
     // SAFETY: the vectors are the kernel's own, in the upper half, and no other CPU
     // is up.
     unsafe { boot::drop_identity_map() };
-    // SAFETY: live since the switch; all tables are in RAM, which the linear map shows;
-    // `space` and `boot_space` are not used any more.
-    kernel_space::install(unsafe { kernel_space::take_over(root) });
+    // Empty-handed from here on; what it had is in the linear map now like all RAM.
+    let Some(tables) = early::close(tables_start) else {
+        unreachable!("the address space has a root");
+    };
+    configure(settings);
+    kernel_space::install(space);
 
-    let tables = early.kernel().frames().next();
     for range in memory.usable() {
-        let bytes = range.bytes();
-        // The range that holds the tables begins behind them.
-        let start = if bytes.start() == built.tables.start() {
-            tables
-        } else {
-            bytes.start()
-        };
-        if let Some(free) = PhysRange::from_bounds(start, bytes.end()).and_then(FrameRange::inside)
-        {
+        for free in without(range.bytes(), tables) {
             // SAFETY: usable RAM without the tables, mapped by the linear map, given once.
             unsafe { frames::add(free) };
         }
     }
-    Ok(built)
+    Ok(Built { linear, tables })
 }
 
-fn configure<K: mmu::Kernel>(mmu: &Mmu<K>, settings: Settings) {
-    mmu.set_features(settings.features);
-    let backend = mmu.set_backend(settings.backend);
-    let policy = mmu.set_policy(settings.policy);
+fn configure(settings: Settings) {
+    MMU.set_features(settings.features);
+    let backend = MMU.set_backend(settings.backend);
+    let policy = MMU.set_policy(settings.policy);
     assert!(
         backend.is_ok() && policy.is_ok(),
         "settings are checked before mm::init: {settings:?}"
     );
 }
 
+/// The frames of `range` below and above `hole`.
+fn without(range: PhysRange, hole: PhysRange) -> impl Iterator<Item = FrameRange> {
+    [
+        (range.start(), range.end().min(hole.start())),
+        (range.start().max(hole.end()), range.end()),
+    ]
+    .into_iter()
+    .filter_map(|(start, end)| PhysRange::from_bounds(start, end).and_then(FrameRange::inside))
+}
+
 /// W^X holds for memory, not for addresses: what is executable at its link address
 /// must not be writable through the linear map.
-fn protect_image_alias<K: mmu::Kernel>(
-    image: &Image,
-    space: &mut AddressSpace<'_, K>,
-) -> Result<(), SpaceError> {
+fn protect_image_alias(image: &Image, space: &mut kernel_space::Space) -> Result<(), SpaceError> {
     let frames = image.frames(image.read_only());
     match FrameRange::inside(frames) {
         Some(frames) => space.protect(linear_pages(frames), Prot::KERNEL_RO),
         None => unreachable!("the image is page aligned"),
-    }
-}
-
-fn table(phys: u64) -> Frame {
-    match Frame::from_u64(phys) {
-        Some(frame) => frame,
-        None => unreachable!("linker.ld aligns the boot tables"),
     }
 }

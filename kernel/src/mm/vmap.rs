@@ -4,7 +4,7 @@
 //!
 //! An [`Area`] is a range of addresses with an unmapped guard page behind it. Addresses
 //! are given out first-fit from a sorted list; the pages below an area are always
-//! the guard of the one before.
+//! the guard of the one before. Stacks are in a [region](STACK_REGION) of their own ([`sched::Stack`](crate::sched::Stack)).
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -12,11 +12,34 @@ use core::fmt;
 use mmu::{Backing, Frame, PAGE_SIZE, PageRange, Prot, SpaceError, VirtAddr};
 
 use super::kernel_space::{self, MMU};
-use super::layout::{VMAP, VMAP_SIZE};
+use super::layout::{STACKS, STACKS_SIZE, VMAP, VMAP_SIZE};
 use crate::sync::IrqLock;
 
-/// Start and pages (guard included) of every area in use, in ascending order.
-static AREAS: IrqLock<Vec<(u64, u64)>> = IrqLock::new(Vec::new());
+/// Addresses that areas are taken from. Each has top-level entries of its own, so that regions never share a
+/// table.
+#[derive(Debug)]
+pub struct Region {
+    start: u64,
+    size: u64,
+    /// Start and pages (guard included) of every area in use, in ascending order.
+    areas: IrqLock<Vec<(u64, u64)>>,
+}
+
+impl Region {
+    const fn new(start: u64, size: u64) -> Self {
+        Self {
+            start,
+            size,
+            areas: IrqLock::new(Vec::new()),
+        }
+    }
+}
+
+/// The vmap area.
+pub static GENERAL: Region = Region::new(VMAP, VMAP_SIZE);
+
+/// The stacks of tasks.
+pub static STACK_REGION: Region = Region::new(STACKS, STACKS_SIZE);
 
 /// Why an area could not be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +84,7 @@ impl core::error::Error for VmapError {}
 #[must_use = "the area is given back on drop"]
 pub struct Area {
     pages: PageRange,
+    region: &'static Region,
 }
 
 impl Area {
@@ -69,13 +93,21 @@ impl Area {
     /// # Errors
     /// [`VmapError::NoRoom`]; [`VmapError::Space`] for zero pages.
     pub fn reserve(pages: u64) -> Result<Self, VmapError> {
+        Self::reserve_in(&GENERAL, pages)
+    }
+
+    /// The same, in `region`.
+    ///
+    /// # Errors
+    /// As [`Area::reserve`].
+    pub fn reserve_in(region: &'static Region, pages: u64) -> Result<Self, VmapError> {
         let span = pages
             .checked_add(1)
-            .filter(|span| *span <= VMAP_SIZE / PAGE_SIZE)
+            .filter(|span| *span <= region.size / PAGE_SIZE)
             .ok_or(VmapError::NoRoom { pages })?;
-        let mut areas = AREAS.lock();
+        let mut areas = region.areas.lock();
         areas.try_reserve(1).map_err(|_| VmapError::OutOfMemory)?;
-        let (mut start, mut place) = (VMAP, areas.len());
+        let (mut start, mut place) = (region.start, areas.len());
         for (i, &(used, used_span)) in areas.iter().enumerate() {
             if used - start >= span * PAGE_SIZE {
                 place = i;
@@ -83,12 +115,15 @@ impl Area {
             }
             start = used + used_span * PAGE_SIZE;
         }
-        if VMAP + VMAP_SIZE - start < span * PAGE_SIZE {
+        if region.start + region.size - start < span * PAGE_SIZE {
             return Err(VmapError::NoRoom { pages });
         }
         let range = PageRange::new(start, pages).map_err(SpaceError::from)?;
         areas.insert(place, (start, span));
-        Ok(Self { pages: range })
+        Ok(Self {
+            pages: range,
+            region,
+        })
     }
 
     /// The pages of the area, without the guard.
@@ -136,7 +171,11 @@ impl Drop for Area {
     fn drop(&mut self) {
         // Addresses that could not be unmapped are not given out again.
         match unmap_what_is_mapped(self.pages) {
-            Ok(()) => AREAS.lock().retain(|&(start, _)| start != self.start()),
+            Ok(()) => self
+                .region
+                .areas
+                .lock()
+                .retain(|&(start, _)| start != self.start()),
             Err(error) => log::error!("vmap area {} stays in use: {error}", self.pages),
         }
     }

@@ -5,12 +5,15 @@
 //! order:
 //!
 //! ```text
-//! mode=demo|selftest|counts|...     what to do                 (demo)
+//! mode=demo|selftest|counts|soak|...  what to do               (demo)
 //! filter=GLOB                       which self-tests           (*)
 //! lazy=eager|defer-barriers|...     lazy MMU backend           (defer-barriers)
 //! policy=auto|classic|ets2          barrier policy             (auto)
 //! log=error|warn|info|debug|trace   least important log line   (info)
 //! exit=auto|semihosting|psci|halt   how the run ends           (auto)
+//! cpus=1|2|...|8                    how many CPUs run at most  (all)
+//! seconds=N                         how long a soak takes      (10)
+//! seed=N                            its random numbers         (1)
 //! ```
 //!
 //! The backends are those of [`mmu::Backend`]. The other modes, from `panic` to `hang`, end badly on purpose
@@ -24,6 +27,7 @@ use core::fmt;
 use log::LevelFilter;
 use mmu::Backend;
 
+use crate::platform::devicetree::MAX_CPUS;
 use crate::selftest::filter::{Filter, FilterError};
 
 /// Boot arguments, with defaults filled in.
@@ -41,6 +45,12 @@ pub struct BootArguments<'a> {
     pub log: LevelFilter,
     /// How the run ends.
     pub exit: ExitMethod,
+    /// How many CPUs run at most, the boot CPU included.
+    pub cpus: usize,
+    /// How long a soak takes, in seconds, from 1 on.
+    pub seconds: u32,
+    /// Where the random numbers of a soak begin.
+    pub seed: u32,
 }
 
 impl Default for BootArguments<'_> {
@@ -52,6 +62,9 @@ impl Default for BootArguments<'_> {
             policy: PolicyChoice::Auto,
             log: LevelFilter::Info,
             exit: ExitMethod::Auto,
+            cpus: MAX_CPUS,
+            seconds: 10,
+            seed: 1,
         }
     }
 }
@@ -65,6 +78,8 @@ pub enum Mode {
     Selftest,
     /// Count the instructions of the library's operations.
     Counts,
+    /// Run random tasks for a while.
+    Soak,
     /// End badly.
     Provoke(Provocation),
 }
@@ -75,12 +90,18 @@ pub enum Mode {
 pub enum Provocation {
     /// A panic.
     Panic,
+    /// A panic in an interrupt of every other CPU, while this one prints.
+    PanicElsewhere,
     /// An exception that nobody expects.
     Exception,
     /// A jump to where nothing is mapped.
     Jump,
     /// A recursion that runs into the stack's guard page.
     StackOverflow,
+    /// The same in a task other than the first.
+    TaskOverflow,
+    /// A task that sleeps in a section of a backend that keeps its CPU.
+    SleepInSection,
     /// An interrupt handler that asks for the kernel's address space.
     LockInInterrupt,
     /// An endless loop without output.
@@ -112,10 +133,10 @@ pub enum ExitMethod {
 }
 
 /// Names and what each may be, in the order of the module's table.
-const ARGUMENTS: [(&str, &str); 6] = [
+const ARGUMENTS: [(&str, &str); 9] = [
     (
         "mode",
-        "demo|selftest|counts|panic|exception|jump|stack-overflow|lock-in-interrupt|hang",
+        "demo|selftest|counts|soak|panic|panic-elsewhere|exception|jump|stack-overflow|task-overflow|sleep-in-section|lock-in-interrupt|hang",
     ),
     ("filter", "GLOB"),
     (
@@ -125,6 +146,9 @@ const ARGUMENTS: [(&str, &str); 6] = [
     ("policy", "auto|classic|ets2"),
     ("log", "error|warn|info|debug|trace"),
     ("exit", "auto|semihosting|psci|halt"),
+    ("cpus", "1|2|3|4|5|6|7|8"),
+    ("seconds", "N, from 1 to 4294967295"),
+    ("seed", "N, from 0 to 4294967295"),
 ];
 
 impl<'a> BootArguments<'a> {
@@ -155,11 +179,19 @@ impl<'a> BootArguments<'a> {
             ("mode", "demo") => self.mode = Mode::Demo,
             ("mode", "selftest") => self.mode = Mode::Selftest,
             ("mode", "counts") => self.mode = Mode::Counts,
+            ("mode", "soak") => self.mode = Mode::Soak,
             ("mode", "panic") => self.mode = Mode::Provoke(Provocation::Panic),
+            ("mode", "panic-elsewhere") => {
+                self.mode = Mode::Provoke(Provocation::PanicElsewhere);
+            }
             ("mode", "exception") => self.mode = Mode::Provoke(Provocation::Exception),
             ("mode", "jump") => self.mode = Mode::Provoke(Provocation::Jump),
             ("mode", "lock-in-interrupt") => {
                 self.mode = Mode::Provoke(Provocation::LockInInterrupt);
+            }
+            ("mode", "task-overflow") => self.mode = Mode::Provoke(Provocation::TaskOverflow),
+            ("mode", "sleep-in-section") => {
+                self.mode = Mode::Provoke(Provocation::SleepInSection);
             }
             ("mode", "stack-overflow") => self.mode = Mode::Provoke(Provocation::StackOverflow),
             ("mode", "hang") => self.mode = Mode::Provoke(Provocation::Hang),
@@ -184,10 +216,30 @@ impl<'a> BootArguments<'a> {
             ("exit", "semihosting") => self.exit = ExitMethod::Semihosting,
             ("exit", "psci") => self.exit = ExitMethod::Psci,
             ("exit", "halt") => self.exit = ExitMethod::Halt,
+            // One digit: 08 and +8 are no numbers of CPUs.
+            ("cpus", _) => match value.as_bytes() {
+                [digit @ b'1'..=b'8'] => self.cpus = usize::from(digit - b'0'),
+                _ => return Err(BootArgumentError::BadValue { name, value }),
+            },
+            ("seconds", _) => match number(value) {
+                Some(seconds @ 1..) => self.seconds = seconds,
+                _ => return Err(BootArgumentError::BadValue { name, value }),
+            },
+            ("seed", _) => match number(value) {
+                Some(seed) => self.seed = seed,
+                None => return Err(BootArgumentError::BadValue { name, value }),
+            },
             _ => return Err(BootArgumentError::BadValue { name, value }),
         }
         Ok(())
     }
+}
+
+/// Digits and nothing else, and no zero in front.
+fn number(text: &str) -> Option<u32> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_short = text == "0" || !text.starts_with('0');
+    (is_plain && is_short).then(|| text.parse().ok()).flatten()
 }
 
 /// A word of the boot arguments that is not allowed.
@@ -276,12 +328,12 @@ mod tests {
         assert_eq!(arguments.policy, PolicyChoice::Auto);
         assert_eq!(arguments.log, LevelFilter::Info);
         assert_eq!(arguments.exit, ExitMethod::Auto);
+        assert_eq!(arguments.cpus, MAX_CPUS);
     }
 
     #[test]
     fn reads_every_argument() {
-        let text =
-            "exit=semihosting  log=trace policy=ets2 lazy=eager filter=tables.* mode=selftest";
+        let text = "exit=semihosting  log=trace policy=ets2 cpus=3 lazy=eager filter=tables.* mode=selftest";
         let arguments = BootArguments::parse(text).unwrap();
         assert_eq!(arguments.mode, Mode::Selftest);
         assert_eq!(arguments.filter, Filter::parse("tables.*").unwrap());
@@ -289,6 +341,30 @@ mod tests {
         assert_eq!(arguments.policy, PolicyChoice::Ets2);
         assert_eq!(arguments.log, LevelFilter::Trace);
         assert_eq!(arguments.exit, ExitMethod::Semihosting);
+        assert_eq!(arguments.cpus, 3);
+        let arguments = BootArguments::parse("mode=soak seed=0 seconds=600").unwrap();
+        assert_eq!(arguments.mode, Mode::Soak);
+        assert_eq!((arguments.seconds, arguments.seed), (600, 0));
+    }
+
+    #[test]
+    fn numbers_are_plain() {
+        for text in [
+            "seconds=0",
+            "seconds=",
+            "seconds=+1",
+            "seed=07",
+            "seed=4294967296",
+            "seed=-1",
+        ] {
+            assert!(
+                matches!(
+                    BootArguments::parse(text),
+                    Err(BootArgumentError::BadValue { .. })
+                ),
+                "{text}"
+            );
+        }
     }
 
     #[test]
@@ -301,7 +377,7 @@ mod tests {
 
     #[test]
     fn every_value_of_the_table_is_read_as_something_else() {
-        for (name, allowed) in ARGUMENTS.iter().filter(|known| known.0 != "filter") {
+        for (name, allowed) in ARGUMENTS.iter().filter(|known| known.1.contains('|')) {
             let mut results = Vec::new();
             for value in allowed.split('|') {
                 let text = format!("{name}={value}");
@@ -317,11 +393,11 @@ mod tests {
         let cases = [
             (
                 "mode=fast",
-                "boot argument mode='fast' is not allowed: use mode=demo|selftest|counts|panic|exception|jump|stack-overflow|lock-in-interrupt|hang",
+                "boot argument mode='fast' is not allowed: use mode=demo|selftest|counts|soak|panic|panic-elsewhere|exception|jump|stack-overflow|task-overflow|sleep-in-section|lock-in-interrupt|hang",
             ),
             (
                 "mode=",
-                "boot argument mode='' is not allowed: use mode=demo|selftest|counts|panic|exception|jump|stack-overflow|lock-in-interrupt|hang",
+                "boot argument mode='' is not allowed: use mode=demo|selftest|counts|soak|panic|panic-elsewhere|exception|jump|stack-overflow|task-overflow|sleep-in-section|lock-in-interrupt|hang",
             ),
             (
                 "Mode=demo",
@@ -337,6 +413,19 @@ mod tests {
                 "lazy=eager=x",
                 "boot argument lazy='eager=x' is not allowed: use lazy=eager|defer-barriers|defer-stores|batch-invalidations|multicall",
             ),
+            (
+                "cpus=0",
+                "boot argument cpus='0' is not allowed: use cpus=1|2|3|4|5|6|7|8",
+            ),
+            (
+                "cpus=9",
+                "boot argument cpus='9' is not allowed: use cpus=1|",
+            ),
+            (
+                "cpus=08",
+                "boot argument cpus='08' is not allowed: use cpus=1|",
+            ),
+            ("cpus=", "boot argument cpus='' is not allowed: use cpus=1|"),
             ("filter=a..b", "boot argument filter='a..b': "),
         ];
         for (text, expected) in cases {

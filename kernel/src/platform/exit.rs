@@ -15,7 +15,7 @@
 //! that is not there does no harm ([`semihosting`]), and a run with a broken device tree then
 //! still ends with a status.
 
-use super::{bootargs::ExitMethod, console::Emergency, psci};
+use super::{bootargs::ExitMethod, console::Emergency, psci, smp::stop};
 use crate::arch::{interrupts, semihosting};
 use core::{
     fmt::Write,
@@ -55,11 +55,13 @@ pub fn set_method(method: ExitMethod) {
     METHOD.store(number as u8, Ordering::Relaxed);
 }
 
-/// Ends the run. Prints the last line first, waits until it is out, and does not return.
+/// Ends the run. Stops the other CPUs, prints the last line, waits until it is out, and does not
+/// return.
 ///
 /// May be called in any state: it takes no lock.
 pub fn exit(status: Status) -> ! {
     interrupts::mask_all();
+    stop::stop_others();
     let status = status as u8;
     let mut out = Emergency::new();
     // The emergency writer never fails.

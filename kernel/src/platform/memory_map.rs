@@ -7,7 +7,7 @@
 //! * `linear`: RAM for the linear map. All banks except `no-map` memory, to
 //!   which not even a speculative read may go. The kernel image is in it.
 //! * `usable`: RAM for the frame allocator. A part of `linear` without anything
-//!   reserved, the kernel image (with its early table pool), the device tree
+//!   reserved, the kernel image, the device tree
 //!   blob, and the pages of spin-table release words, which a waiting CPU reads
 //!   until it is released.
 //!
@@ -38,8 +38,8 @@ pub const MINIMUM_MEMORY: u64 = 64 << 20;
 /// Each hole splits at most one range in two, so a list never has more ranges
 /// than banks and holes together.
 const MAX_RANGES: usize = MAX_BANKS + MAX_RESERVATIONS + MAX_CPUS + BOOT_HOLES;
-/// Image, early pool, blob.
-const BOOT_HOLES: usize = 4;
+/// Frame 0, image, blob.
+const BOOT_HOLES: usize = 3;
 
 /// Frames that follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +95,6 @@ pub struct BootMemory {
     pub image: PhysRange,
     /// The device tree blob, if there is one.
     pub device_tree: Option<PhysRange>,
-    /// Frames that already serve as translation tables; may lie in the image.
-    pub early_pool: PhysRange,
 }
 
 /// What addresses can be reached.
@@ -165,7 +163,6 @@ impl MemoryMap {
             remove(&mut ram, first);
         }
         remove(&mut ram, boot.image);
-        remove(&mut ram, boot.early_pool);
         if let Some(blob) = boot.device_tree {
             remove(&mut ram, blob);
         }

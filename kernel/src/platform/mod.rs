@@ -16,3 +16,5 @@ mod panic;
 pub mod phys_range;
 #[cfg(target_os = "none")]
 pub mod psci;
+#[cfg(target_os = "none")]
+pub mod smp;

@@ -9,6 +9,7 @@
 use super::{
     console::Emergency,
     exit::{Status, exit},
+    smp::stop,
 };
 use crate::arch::{
     backtrace, interrupts,
@@ -26,6 +27,8 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 }
 
 extern "C" fn report(info: &PanicInfo<'_>) -> ! {
+    // First of all: from here on this CPU speaks alone.
+    stop::stop_others();
     // Before the per-CPU block there are no vectors either: nothing can recurse but the handler.
     let failed = percpu::try_current().map_or(0, PerCpu::begin_ending);
     let mut out = Emergency::after(failed);
@@ -49,9 +52,11 @@ fn write_report(info: &PanicInfo<'_>, out: &mut Emergency) -> core::fmt::Result 
     };
     writeln!(
         out,
-        "  CPU {}, {} interrupts deep",
+        "  CPU {}, task {}, {} interrupts deep",
         cpu.index(),
-        cpu.irq_depth()
+        crate::sched::current().name(),
+        crate::sched::interrupt_depth()
     )?;
+    stop::write_running(out)?;
     backtrace::write_current(out)
 }

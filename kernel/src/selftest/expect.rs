@@ -43,32 +43,26 @@ pub struct Failure {
 // clippy.toml.
 const _: () = assert!(size_of::<Outcome>() < 400);
 
-/// Where an expectation stands and what it says; one static for each.
-#[derive(Debug)]
-pub struct Site {
-    /// Source file.
-    pub file: &'static str,
-    /// Line, from 1.
-    pub line: u32,
-    /// The expression, as it stands there.
-    pub text: &'static str,
-}
+/// The file in which an expectation stands, by reference: hundreds of expectations pass it, as one
+/// register instead of two, and the linker keeps one for each file.
+pub type File = &'static &'static str;
 
-/// Makes a failure at `site`.
+/// Makes a failure at `file`, `line`.
 ///
 /// The macros below only collect what differs from place to place; everything else
 /// is in these functions, out of line, because there are hundreds of expectations and the
-/// image has a size limit. They return the whole result, which the compiler builds in the
+/// image has a size limit. Place and text come as arguments, because a static for each takes more
+/// room. The functions return the whole result, which the compiler builds in the
 /// caller's place.
 ///
 /// # Errors
 /// Always: that is what it is for.
 #[cold]
 #[inline(never)]
-pub fn failed<T>(site: &'static Site, details: fmt::Arguments<'_>) -> Result<T, Outcome> {
+pub fn failed<T>(file: File, line: u32, details: fmt::Arguments<'_>) -> Result<T, Outcome> {
     Err(Outcome::Failure(Failure {
-        file: site.file,
-        line: site.line,
+        file,
+        line,
         details: Text::from_arguments(details),
     }))
 }
@@ -79,8 +73,8 @@ pub fn failed<T>(site: &'static Site, details: fmt::Arguments<'_>) -> Result<T, 
 /// Always.
 #[cold]
 #[inline(never)]
-pub fn untrue<T>(site: &'static Site) -> Result<T, Outcome> {
-    failed(site, format_args!("expected {}", site.text))
+pub fn untrue<T>(file: File, line: u32, text: &'static str) -> Result<T, Outcome> {
+    failed(file, line, format_args!("expected {text}"))
 }
 
 /// Two values differ.
@@ -90,18 +84,33 @@ pub fn untrue<T>(site: &'static Site) -> Result<T, Outcome> {
 #[cold]
 #[inline(never)]
 pub fn unequal<T>(
-    site: &'static Site,
+    file: File,
+    line: u32,
+    text: &'static str,
     left: &dyn fmt::Debug,
     right: &dyn fmt::Debug,
+) -> Result<T, Outcome> {
+    unequal_after(file, line, text, (left, right), format_args!(""))
+}
+
+/// Two values differ, and there is a `message` about it.
+///
+/// # Errors
+/// Always.
+#[cold]
+#[inline(never)]
+pub fn unequal_after<T>(
+    file: File,
+    line: u32,
+    text: &'static str,
+    (left, right): (&dyn fmt::Debug, &dyn fmt::Debug),
     message: fmt::Arguments<'_>,
 ) -> Result<T, Outcome> {
     let (left, right) = (value(left), value(right));
     failed(
-        site,
-        format_args!(
-            "expected {}\n  left:  {left:?}\n  right: {right:?}\n{message}",
-            site.text
-        ),
+        file,
+        line,
+        format_args!("expected {text}\n  left:  {left:?}\n  right: {right:?}\n{message}"),
     )
 }
 
@@ -112,13 +121,16 @@ pub fn unequal<T>(
 #[cold]
 #[inline(never)]
 pub fn other_variant<T>(
-    site: &'static Site,
+    file: File,
+    line: u32,
+    text: &'static str,
     wanted: &'static str,
     found: &dyn fmt::Debug,
 ) -> Result<T, Outcome> {
     failed(
-        site,
-        format_args!("expected {} to {wanted}\n  value: {found:?}", site.text),
+        file,
+        line,
+        format_args!("expected {text} to {wanted}\n  value: {found:?}"),
     )
 }
 
@@ -128,10 +140,16 @@ pub fn other_variant<T>(
 /// Always.
 #[cold]
 #[inline(never)]
-pub fn not_ok<T>(site: &'static Site, error: &dyn fmt::Display) -> Result<T, Outcome> {
+pub fn not_ok<T>(
+    file: File,
+    line: u32,
+    text: &'static str,
+    error: &dyn fmt::Display,
+) -> Result<T, Outcome> {
     failed(
-        site,
-        format_args!("expected {} to succeed\n  error: {error}", site.text),
+        file,
+        line,
+        format_args!("expected {text} to succeed\n  error: {error}"),
     )
 }
 
@@ -150,17 +168,13 @@ fn value(value: &dyn fmt::Debug) -> Text<MAX_VALUE> {
     Text::from_arguments(format_args!("{value:?}"))
 }
 
-/// A [`Site`] for the place where the macro is used.
+/// The [`File`] where the macro is used.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! site {
-    ($text:expr) => {{
-        static SITE: $crate::selftest::expect::Site = $crate::selftest::expect::Site {
-            file: file!(),
-            line: line!(),
-            text: $text,
-        };
-        &SITE
+macro_rules! this_file {
+    () => {{
+        const FILE: &str = file!();
+        &FILE
     }};
 }
 
@@ -182,13 +196,18 @@ impl fmt::Display for Failure {
 macro_rules! expect {
     ($condition:expr $(,)?) => {
         if !$condition {
-            return $crate::selftest::expect::untrue($crate::site!(stringify!($condition)));
+            return $crate::selftest::expect::untrue(
+                $crate::this_file!(),
+                line!(),
+                stringify!($condition),
+            );
         }
     };
     ($condition:expr, $($message:tt)+) => {
         if !$condition {
             return $crate::selftest::expect::failed(
-                $crate::site!(""),
+                $crate::this_file!(),
+                line!(),
                 format_args!("expected {}\n{}", stringify!($condition), format_args!($($message)+)),
             );
         }
@@ -200,16 +219,29 @@ macro_rules! expect {
 #[macro_export]
 macro_rules! expect_eq {
     ($left:expr, $right:expr $(,)?) => {
-        $crate::expect_eq!($left, $right, "")
+        match (&$left, &$right) {
+            (left, right) => {
+                if !(*left == *right) {
+                    return $crate::selftest::expect::unequal(
+                        $crate::this_file!(),
+                        line!(),
+                        concat!(stringify!($left), " == ", stringify!($right)),
+                        left,
+                        right,
+                    );
+                }
+            }
+        }
     };
     ($left:expr, $right:expr, $($message:tt)+) => {
         match (&$left, &$right) {
             (left, right) => {
                 if !(*left == *right) {
-                    return $crate::selftest::expect::unequal(
-                        $crate::site!(concat!(stringify!($left), " == ", stringify!($right))),
-                        left,
-                        right,
+                    return $crate::selftest::expect::unequal_after(
+                        $crate::this_file!(),
+                        line!(),
+                        concat!(stringify!($left), " == ", stringify!($right)),
+                        (left, right),
                         format_args!($($message)+),
                     );
                 }
@@ -226,7 +258,9 @@ macro_rules! expect_ok {
             Ok(value) => value,
             Err(error) => {
                 return $crate::selftest::expect::not_ok(
-                    $crate::site!(stringify!($result)),
+                    $crate::this_file!(),
+                    line!(),
+                    stringify!($result),
                     &error,
                 );
             }
@@ -241,7 +275,9 @@ macro_rules! expect_err {
         match $result {
             Ok(value) => {
                 return $crate::selftest::expect::other_variant(
-                    $crate::site!(stringify!($result)),
+                    $crate::this_file!(),
+                    line!(),
+                    stringify!($result),
                     "fail",
                     &value,
                 );
@@ -260,7 +296,9 @@ macro_rules! expect_matches {
             value => {
                 if !matches!(*value, $pattern $(if $guard)?) {
                     return $crate::selftest::expect::other_variant(
-                        $crate::site!(stringify!($value)),
+                        $crate::this_file!(),
+                        line!(),
+                        stringify!($value),
                         concat!("match ", stringify!($pattern $(if $guard)?)),
                         value,
                     );
@@ -282,7 +320,11 @@ macro_rules! skip {
 #[macro_export]
 macro_rules! fail {
     ($($details:tt)+) => {
-        return $crate::selftest::expect::failed($crate::site!(""), format_args!($($details)+))
+        return $crate::selftest::expect::failed(
+            $crate::this_file!(),
+            line!(),
+            format_args!($($details)+),
+        )
     };
 }
 

@@ -44,12 +44,8 @@ pub mod filter;
 pub mod ktap;
 #[cfg(test)]
 mod ktap_parser;
-#[cfg(target_os = "none")]
-pub mod provoke;
 pub mod registry;
 pub mod runner;
-#[cfg(target_os = "none")]
-pub mod suites;
 
 /// What a file with a suite needs.
 pub mod prelude {
@@ -58,34 +54,4 @@ pub mod prelude {
         case, cases, expect, expect_eq, expect_err, expect_matches, expect_ok, fail, group, skip,
         suite,
     };
-}
-
-/// Runs what `filter` selects, with the log on the console, and says how it went.
-#[cfg(target_os = "none")]
-pub fn main(filter: filter::Filter<'_>) -> crate::platform::exit::Status {
-    use crate::platform::{console::Console, exit::Status};
-    use crate::{println, start};
-
-    let registry = match registry::Registry::new(registry::registered()) {
-        Ok(registry) => registry,
-        Err(error) => {
-            println!("error: {error}");
-            return Status::Failure;
-        }
-    };
-    let mut leaks = suites::KernelState::after_warm_up();
-    match runner::run(
-        &registry,
-        filter,
-        start::machine().kind,
-        &mut leaks,
-        &mut Console,
-    ) {
-        Ok(tally) if tally.fail == 0 => Status::Success,
-        Ok(_) => Status::Failure,
-        Err(error) => {
-            println!("error: {error}");
-            Status::Failure
-        }
-    }
 }

@@ -4,23 +4,32 @@
 
 use core::hint::black_box;
 use core::ptr;
+use core::time::Duration;
 
+use mmu::Backend;
+
+use crate::arch::percpu;
 use crate::arch::timer;
-use crate::mm::kernel_space;
 use crate::mm::vmap::Area;
+use crate::mm::{MMU, kernel_space};
 use crate::platform::bootargs::Provocation;
 use crate::platform::interrupts::{self, IntId};
+use crate::platform::smp::call::call;
 use crate::println;
+use crate::sched;
 
 /// Ends the kernel in the way that is asked for. Does not return.
 pub fn run(end: Provocation) -> ! {
     println!("provoking: {end:?}");
     match end {
         Provocation::Panic => outer(|| panic!("provoked")),
+        Provocation::PanicElsewhere => outer(panic_on_the_other_cpus),
         Provocation::Exception => outer(write_to_an_unmapped_page),
         Provocation::StackOverflow => outer(|| {
             recurse(0);
         }),
+        Provocation::TaskOverflow => outer(overflow_in_a_task),
+        Provocation::SleepInSection => outer(sleep_in_a_section),
         Provocation::Jump => outer(jump_to_an_unmapped_page),
         Provocation::LockInInterrupt => outer(lock_in_an_interrupt),
         Provocation::Hang => outer(|| {
@@ -48,6 +57,22 @@ fn write_to_an_unmapped_page() {
     }
 }
 
+fn overflow_in_a_task() {
+    let task = sched::spawn("deep", || recurse(0));
+    println!("ended: {:?}", task.map(sched::JoinHandle::join));
+}
+
+/// R38: says which section, and where it was opened.
+fn sleep_in_a_section() {
+    let backend = MMU.set_backend(Backend::DeferStores);
+    let section = MMU.lazy().section();
+    println!(
+        "in a section: {:?}",
+        backend.and(section.as_ref().map(|_| ()).map_err(|error| *error))
+    );
+    sched::sleep(Duration::from_millis(1));
+}
+
 /// Calls an address of the vmap area as a function: a fault that looks almost like that of
 /// `arch::probe::try_exec`, and must not be taken for it.
 fn jump_to_an_unmapped_page() {
@@ -62,7 +87,7 @@ fn jump_to_an_unmapped_page() {
 /// Asks for the kernel's address space in an interrupt handler, which must be refused:
 /// the interrupted code may hold its lock.
 fn lock_in_an_interrupt() {
-    let id = IntId::sgi(6);
+    let id = IntId::sgi(5);
     let sent = interrupts::register(id, |_| drop(kernel_space::lock()))
         .and_then(|()| interrupts::enable(id))
         .and_then(|()| interrupts::send_to_self(id));
@@ -70,6 +95,31 @@ fn lock_in_an_interrupt() {
     let until = timer::ticks() + timer::frequency();
     while timer::ticks() < until {
         core::hint::spin_loop();
+    }
+}
+
+/// Sends all other CPUs an interrupt in which they panic, and goes on printing: one report must come
+/// out, whole, and nothing else with it.
+fn panic_on_the_other_cpus() {
+    let id = IntId::sgi(5);
+    let panics = |_| panic!("provoked by another CPU");
+    let registered = interrupts::register(id, panics);
+    for cpu in percpu::online().filter(|cpu| cpu.index() != 0) {
+        let enabled = call(
+            cpu.index(),
+            |number| {
+                // Without it, nothing happens, which is noticed below.
+                let _ = interrupts::enable(IntId::sgi(number as u32));
+            },
+            5,
+        );
+        println!("CPU {}: {enabled:?}", cpu.index());
+    }
+    println!("registered: {registered:?}");
+    println!("sent: {:?}", interrupts::send_to_others(id));
+    let until = timer::ticks() + 5 * timer::frequency();
+    while timer::ticks() < until {
+        println!("still here");
     }
 }
 

@@ -56,14 +56,30 @@ fn shown(workspace: &Workspace, path: &Path) -> String {
 /// breaks a rule of the boot protocol or is too large.
 pub fn build(workspace: &Workspace) -> Result<Artifacts> {
     provide_target(workspace)?;
-    process::run(process::cargo(workspace).args([
+    process::run(&mut cargo_build(workspace))?;
+    collect(workspace)
+}
+
+/// The command that compiles the kernel; the target must be there.
+pub fn cargo_build(workspace: &Workspace) -> Command {
+    let mut command = process::cargo(workspace);
+    command.args([
         "build",
         "--release",
-        "--package=kernel",
+        "--package=image",
         "--bin=kernel",
         "--target",
         KERNEL_TARGET,
-    ]))?;
+    ]);
+    command
+}
+
+/// Writes both artifacts from what [`cargo_build`] made.
+///
+/// # Errors
+///
+/// When the image breaks a rule of the boot protocol or is too large.
+pub fn collect(workspace: &Workspace) -> Result<Artifacts> {
     let built = workspace
         .target()
         .join(KERNEL_TARGET)

@@ -2,41 +2,53 @@
 
 //! Whether anything got worse than the committed report says.
 
-use super::lines::{Cost, Measured};
+use super::events::{EVENTS, Event};
+use super::lines::Measured;
 use super::operations::{OPERATIONS, Operation, Standing};
 
 /// Percent that a count of instructions may grow: an edit elsewhere may move the compiler's choices.
 pub const TOLERANCE: u64 = 2;
 
+const NOT_MEASURED: &str = "in the report, and not measured";
+const NOT_REPORTED: &str = "measured, and not in the report";
+
 /// Something that got worse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The operation's name; empty if it concerns all of them.
-    pub operation: &'static str,
+    /// The name of the operation or event.
+    pub subject: &'static str,
     /// What is worse.
     pub what: String,
 }
 
 /// Everything that got worse from `committed` to `measured`.
 pub fn problems(committed: &Measured, measured: &Measured) -> Vec<Problem> {
+    let operations = OPERATIONS.iter().map(|operation| {
+        let standing = |of| operation.standing(of);
+        let windows: Vec<String> = windows(operation, committed, measured).collect();
+        (
+            operation.name,
+            windows,
+            standing(committed),
+            standing(measured),
+        )
+    });
+    let events = EVENTS.iter().map(|event| {
+        let standing = |of| event.standing(of);
+        let costs = costs(event, committed, measured);
+        (event.name, costs, standing(committed), standing(measured))
+    });
     let mut problems = Vec::new();
-    for operation in &OPERATIONS {
-        let mut add = |what| {
-            problems.push(Problem {
-                operation: operation.name,
-                what,
-            });
-        };
+    for (subject, found, before, now) in operations.chain(events) {
+        let mut add = |what| problems.push(Problem { subject, what });
         if committed.terms != measured.terms {
             add(format!(
                 "measured with {}, reported with {}",
                 measured.terms, committed.terms
             ));
         }
-        windows(operation, committed, measured).for_each(&mut add);
-        if operation.standing(committed) == Standing::Met
-            && operation.standing(measured) == Standing::Missed
-        {
+        found.into_iter().for_each(&mut add);
+        if before == Standing::Met && now == Standing::Missed {
             add("the target that the report calls met is missed".to_owned());
         }
     }
@@ -52,11 +64,16 @@ fn windows(
     let gone = committed
         .of(op)
         .filter(move |(pages, _)| !measured.costs.contains_key(&(op, *pages)))
-        .map(|(pages, _)| format!("pages={pages}: in the report, and not measured"));
+        .map(|(pages, _)| format!("pages={pages}: {NOT_MEASURED}"));
     let worse = measured.of(op).flat_map(move |(pages, now)| {
         let found = match committed.costs.get(&(op, pages)) {
-            Some(before) => worse(before, now),
-            None => vec!["measured, and not in the report".to_owned()],
+            Some(before) => worse(&[
+                ("instructions", before.instructions, now.instructions),
+                ("DSB", before.dsb, now.dsb),
+                ("ISB", before.isb, now.isb),
+                ("TLBI", before.tlbi, now.tlbi),
+            ]),
+            None => vec![NOT_REPORTED.to_owned()],
         };
         found
             .into_iter()
@@ -65,23 +82,29 @@ fn windows(
     gone.chain(worse)
 }
 
-fn worse(before: &Cost, now: &Cost) -> Vec<String> {
-    let instructions = now.instructions * 100 > before.instructions * (100 + TOLERANCE);
-    let pairs = [
-        (
-            "instructions",
-            instructions,
-            before.instructions,
-            now.instructions,
-        ),
-        ("DSB", now.dsb > before.dsb, before.dsb, now.dsb),
-        ("ISB", now.isb > before.isb, before.isb, now.isb),
-        ("TLBI", now.tlbi > before.tlbi, before.tlbi, now.tlbi),
-    ];
-    pairs
-        .into_iter()
-        .filter(|(_, is_worse, _, _)| *is_worse)
-        .map(|(unit, _, before, now)| format!("{now} {unit}, the report has {before}"))
+fn costs(event: &Event, committed: &Measured, measured: &Measured) -> Vec<String> {
+    let [before, now] = [committed, measured].map(|side| side.events.get(event.name));
+    match (before, now) {
+        (None, None) => vec!["neither in the report nor measured".to_owned()],
+        (Some(_), None) => vec![NOT_MEASURED.to_owned()],
+        (None, Some(_)) => vec![NOT_REPORTED.to_owned()],
+        (Some(before), Some(now)) => worse(&[
+            ("instructions", before.instructions, now.instructions),
+            ("DSB", before.dsb, now.dsb),
+            ("ISB", before.isb, now.isb),
+        ]),
+    }
+}
+
+/// Which of these, a unit with its count before and now, are worse.
+fn worse(counts: &[(&str, u64, u64)]) -> Vec<String> {
+    counts
+        .iter()
+        .filter(|(unit, before, now)| match *unit {
+            "instructions" => now * 100 > before * (100 + TOLERANCE),
+            _ => now > before,
+        })
+        .map(|(unit, before, now)| format!("{now} {unit}, the report has {before}"))
         .collect()
 }
 
@@ -94,16 +117,23 @@ counts backend=defer-barriers policy=classic
 count op=8 pages=512 instructions=10000 spread=0 ptes=512 dsb=1 isb=1 tlbi=0
 count op=8 pages=4096 instructions=24336 spread=0 ptes=4096 dsb=1 isb=1 tlbi=0
 count op=15 pages=1 instructions=300 spread=0 ptes=1 dsb=1 isb=1 tlbi=0
+event name=switch instructions=150 spread=0 dsb=1 isb=0
+event name=schedule instructions=190 spread=0 dsb=1 isb=0
+event name=yield instructions=200 spread=0 dsb=1 isb=0
+event name=tick instructions=200 spread=0 dsb=0 isb=0
+event name=switch_out instructions=10 spread=0 dsb=1 isb=0
 ";
 
-    /// What is said when `from` in the report has become `to`.
+    /// What is said of what `REPORT` has when `from` in it has become `to`.
     fn said(from: &str, to: &str) -> Vec<String> {
         let committed = Measured::parse(REPORT).unwrap();
         let measured = Measured::parse(&REPORT.replace(from, to)).unwrap();
         problems(&committed, &measured)
             .into_iter()
             .filter(|problem| {
-                problem.operation == "map_scattered" || problem.operation == "map_each"
+                let subject = problem.subject;
+                ["map_scattered", "map_each"].contains(&subject)
+                    || EVENTS.iter().any(|event| event.name == subject)
             })
             .map(|problem| problem.what)
             .collect()
@@ -149,7 +179,7 @@ count op=15 pages=1 instructions=300 spread=0 ptes=1 dsb=1 isb=1 tlbi=0
 
     #[test]
     fn so_is_a_window_on_one_side_only() {
-        let gone = REPORT.lines().last().unwrap();
+        let gone = REPORT.lines().find(|line| line.contains("op=15")).unwrap();
         assert_eq!(said(gone, ""), ["pages=1: in the report, and not measured"]);
         let more = format!(
             "{gone}\n{}",
@@ -166,6 +196,49 @@ count op=15 pages=1 instructions=300 spread=0 ptes=1 dsb=1 isb=1 tlbi=0
     fn so_are_other_terms() {
         let told = "measured with backend=defer-barriers policy=ets2, reported with \
                     backend=defer-barriers policy=classic";
-        assert_eq!(said("classic", "ets2"), [told, told]);
+        assert_eq!(said("classic", "ets2"), [told; 2 + EVENTS.len()]);
+    }
+
+    #[test]
+    fn events_are_compared_like_operations() {
+        let switch = "switch instructions=150 spread=0 dsb=1 isb=0";
+        let missed = "the target that the report calls met is missed";
+        assert!(said("yield instructions=200", "yield instructions=204").is_empty());
+        assert_eq!(
+            said("yield instructions=200", "yield instructions=205"),
+            ["205 instructions, the report has 200"]
+        );
+        assert_eq!(
+            said(switch, &switch.replace("150", "151")),
+            [missed],
+            "below 2 %"
+        );
+        assert_eq!(
+            said(switch, &switch.replace("dsb=1 isb=0", "dsb=2 isb=1")),
+            ["2 DSB, the report has 1", "1 ISB, the report has 0"]
+        );
+        let line = format!("event name={switch}\n");
+        assert_eq!(said(&line, ""), [NOT_MEASURED, missed]);
+    }
+
+    #[test]
+    fn an_event_on_one_side_only_is_a_problem() {
+        let line = "event name=switch_out instructions=10 spread=0 dsb=1 isb=0\n";
+        let with = Measured::parse(REPORT).unwrap();
+        let without = Measured::parse(&REPORT.replace(line, "")).unwrap();
+        let said = |committed, measured| -> Vec<String> {
+            problems(committed, measured)
+                .into_iter()
+                .filter(|problem| problem.subject == "switch_out")
+                .map(|problem| problem.what)
+                .collect()
+        };
+        assert_eq!(said(&with, &without), [NOT_MEASURED]);
+        assert_eq!(said(&without, &with), [NOT_REPORTED]);
+        assert_eq!(
+            said(&without, &without),
+            ["neither in the report nor measured"]
+        );
+        assert!(said(&with, &with).is_empty());
     }
 }

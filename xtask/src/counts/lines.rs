@@ -3,6 +3,7 @@
 //! The lines in which the kernel says what it has measured (kernel/src/bench), and which the
 //! committed report repeats.
 
+use super::events::EVENTS;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +28,19 @@ pub struct Cost {
     pub tlbi: u64,
 }
 
+/// What one event of the scheduler costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventCost {
+    /// Instructions of the cheapest repetition.
+    pub instructions: u64,
+    /// By how many the dearest one had more.
+    pub spread: u64,
+    /// Executed DSB.
+    pub dsb: u64,
+    /// Executed ISB.
+    pub isb: u64,
+}
+
 /// What one page more costs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PerPage {
@@ -47,6 +61,8 @@ pub struct Measured {
     pub terms: String,
     /// By operation and pages.
     pub costs: BTreeMap<(u8, u64), Cost>,
+    /// By name, one of [`EVENTS`].
+    pub events: BTreeMap<&'static str, EventCost>,
 }
 
 impl Measured {
@@ -54,8 +70,8 @@ impl Measured {
     ///
     /// # Errors
     ///
-    /// A line that lacks something, says it twice, or did not write one entry per page; no line
-    /// at all.
+    /// A line that lacks something, says it twice, did not write one entry per page, or names an event
+    /// that nobody knows; no line at all.
     pub fn parse(text: &str) -> Result<Self> {
         let mut measured = Self::default();
         for line in text.lines() {
@@ -65,6 +81,12 @@ impl Measured {
                 let (key, cost) = window(words).with_context(|| format!("in `{line}`"))?;
                 ensure!(
                     measured.costs.insert(key, cost).is_none(),
+                    "`{line}` is the second one of its kind"
+                );
+            } else if let Some(words) = line.strip_prefix("event ") {
+                let (name, cost) = event(words).with_context(|| format!("in `{line}`"))?;
+                ensure!(
+                    measured.events.insert(name, cost).is_none(),
                     "`{line}` is the second one of its kind"
                 );
             }
@@ -110,36 +132,60 @@ impl fmt::Display for Measured {
                 cost.instructions, cost.spread, cost.ptes, cost.dsb, cost.isb, cost.tlbi
             )?;
         }
+        for event in &EVENTS {
+            if let Some(cost) = self.events.get(event.name) {
+                writeln!(
+                    f,
+                    "event name={} instructions={} spread={} dsb={} isb={}",
+                    event.name, cost.instructions, cost.spread, cost.dsb, cost.isb
+                )?;
+            }
+        }
         Ok(())
+    }
+}
+
+/// The words of a line, `name=value` each.
+struct Fields<'a>(BTreeMap<&'a str, &'a str>);
+
+impl<'a> Fields<'a> {
+    fn read(words: &'a str) -> Result<Self> {
+        let mut values = BTreeMap::new();
+        for word in words.split_whitespace() {
+            let (name, value) = word
+                .split_once('=')
+                .with_context(|| format!("`{word}` is no name=value"))?;
+            if values.insert(name, value).is_some() {
+                bail!("`{name}` stands there twice");
+            }
+        }
+        Ok(Self(values))
+    }
+
+    fn text(&self, name: &str) -> Result<&'a str> {
+        let value = self.0.get(name).copied();
+        value.with_context(|| format!("`{name}=` is missing"))
+    }
+
+    fn number(&self, name: &str) -> Result<u64> {
+        let value = self.text(name)?;
+        value
+            .parse()
+            .with_context(|| format!("`{name}={value}` has no number"))
     }
 }
 
 /// Reads `op=8 pages=512 instructions=...`.
 fn window(words: &str) -> Result<((u8, u64), Cost)> {
-    let mut values = BTreeMap::new();
-    for word in words.split_whitespace() {
-        let (name, value) = word
-            .split_once('=')
-            .with_context(|| format!("`{word}` is no name=value"))?;
-        let value: u64 = value
-            .parse()
-            .with_context(|| format!("`{word}` has no number"))?;
-        if values.insert(name, value).is_some() {
-            bail!("`{name}` stands there twice");
-        }
-    }
-    let value = |name: &str| {
-        let value = values.get(name).copied();
-        value.with_context(|| format!("`{name}=` is missing"))
-    };
-    let (op, pages) = (u8::try_from(value("op")?)?, value("pages")?);
+    let fields = Fields::read(words)?;
+    let (op, pages) = (u8::try_from(fields.number("op")?)?, fields.number("pages")?);
     let cost = Cost {
-        instructions: value("instructions")?,
-        spread: value("spread")?,
-        ptes: value("ptes")?,
-        dsb: value("dsb")?,
-        isb: value("isb")?,
-        tlbi: value("tlbi")?,
+        instructions: fields.number("instructions")?,
+        spread: fields.number("spread")?,
+        ptes: fields.number("ptes")?,
+        dsb: fields.number("dsb")?,
+        isb: fields.number("isb")?,
+        tlbi: fields.number("tlbi")?,
     };
     ensure!(
         cost.ptes == pages,
@@ -147,6 +193,23 @@ fn window(words: &str) -> Result<((u8, u64), Cost)> {
         cost.ptes
     );
     Ok(((op, pages), cost))
+}
+
+/// Reads `name=switch instructions=...`.
+fn event(words: &str) -> Result<(&'static str, EventCost)> {
+    let fields = Fields::read(words)?;
+    let name = fields.text("name")?;
+    let known = EVENTS.iter().find(|event| event.name == name);
+    let known = known.with_context(|| {
+        format!("event {name} is not known; describe it in xtask/src/counts/events.rs")
+    })?;
+    let cost = EventCost {
+        instructions: fields.number("instructions")?,
+        spread: fields.number("spread")?,
+        dsb: fields.number("dsb")?,
+        isb: fields.number("isb")?,
+    };
+    Ok((known.name, cost))
 }
 
 #[cfg(test)]
@@ -158,6 +221,8 @@ mod tests {
 counts backend=defer-barriers policy=classic
 count op=8 pages=512 instructions=1000 spread=0 ptes=512 dsb=1 isb=1 tlbi=0
 count op=8 pages=4096 instructions=8168 spread=3 ptes=4096 dsb=1 isb=1 tlbi=7168
+event name=switch instructions=140 spread=2 dsb=1 isb=0
+event name=tick instructions=231 spread=0 dsb=0 isb=0
 lazymmu: exit 0
 ";
 
@@ -166,7 +231,10 @@ lazymmu: exit 0
         let measured = Measured::parse(LOG).unwrap();
         assert_eq!(measured.terms, "backend=defer-barriers policy=classic");
         let shown = measured.to_string();
-        let expected: Vec<&str> = LOG.lines().filter(|l| l.starts_with("count")).collect();
+        let expected: Vec<&str> = LOG
+            .lines()
+            .filter(|l| l.starts_with("count") || l.starts_with("event"))
+            .collect();
         assert_eq!(shown.lines().collect::<Vec<_>>(), expected);
         let costs: Vec<_> = measured
             .of(8)
@@ -174,6 +242,12 @@ lazymmu: exit 0
             .collect();
         assert_eq!(costs, [(512, 0), (4096, 3)]);
         assert_eq!(measured.of(9).count(), 0);
+        let events: Vec<_> = measured
+            .events
+            .iter()
+            .map(|(name, cost)| (*name, cost.instructions, cost.dsb))
+            .collect();
+        assert_eq!(events, [("switch", 140, 1), ("tick", 231, 0)]);
     }
 
     #[test]
@@ -198,6 +272,10 @@ lazymmu: exit 0
                 "4096 entries were written for 512 pages",
             ),
             ("op=8 pages=4096", "op=300 pages=4096", "out of range"),
+            ("name=tick", "name=switch", "is the second one of its kind"),
+            ("name=tick", "name=tock", "event tock is not known"),
+            ("name=tick ", "", "`name=` is missing"),
+            ("=231", "=many", "`instructions=many` has no number"),
             ("count op", "xcount op", "no `counts backend="),
             ("counts b", "x", "no `counts backend="),
             (

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! `cargo xtask counts`: instructions and barriers per page of the library's hot paths, as
-//! compiled into this kernel, beside their targets and Linux's figures.
+//! compiled into this kernel, beside their targets and Linux's figures; and those of the scheduler's.
 //!
 //! The kernel measures itself (kernel/src/bench). The figures repeat exactly, because QEMU's clock
 //! counts instructions and rust-toolchain.toml names the compiler, so a report of them can be
 //! committed and compared: docs/instruction-counts.md. `cargo xtask test` fails when they get worse.
 
 mod compare;
+mod events;
 mod lines;
 mod operations;
 mod report;
 
 pub use compare::problems;
 pub use lines::Measured;
-pub use operations::OPERATIONS;
 
 use crate::build::{self, Artifacts};
 use crate::failure::Failure;
@@ -25,7 +25,10 @@ use crate::run::again;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use events::EVENTS;
+use operations::OPERATIONS;
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,10 +39,11 @@ const WRITE: &str = "`cargo xtask counts --write` writes it";
 /// Seconds that the boot may take.
 const TIMEOUT: u64 = 120;
 
-/// Count the instructions, DSB, ISB and TLBI per page of the library's hot paths
+/// Count the instructions, DSB, ISB and TLBI of the library's hot paths and the scheduler's
 ///
 /// Boots the kernel on QEMU's virt with the CPU max, where the generic timer can be made to tick
-/// once per instruction, and prints the marginal cost of a page between 512 and 4096 pages.
+/// once per instruction, and prints the marginal cost of a page between 512 and 4096 pages, then
+/// what a switch, a yield and a tick cost.
 #[derive(Args, Debug)]
 pub struct Counts {
     /// Fail if anything is worse than in docs/instruction-counts.md, as `cargo xtask test` does
@@ -72,7 +76,7 @@ impl Counts {
             let committed = committed(&workspace)?;
             let problems = problems(&committed, &measured);
             for problem in &problems {
-                println!("{}: {}", problem.operation, problem.what);
+                println!("{}: {}", problem.subject, problem.what);
             }
             if !problems.is_empty() {
                 let next = format!("if that is meant to be so: {WRITE} again");
@@ -102,6 +106,7 @@ pub fn measure(
 ) -> Result<Measured> {
     let machine = Machine {
         cpu: "max".to_owned(),
+        smp: NonZeroU32::MIN,
         clock: Clock::Instructions,
         ..Machine::default()
     };
@@ -129,6 +134,12 @@ pub fn measure(
         Verdict::Success => Measured::parse(&text).context("the kernel's counts cannot be read"),
         Verdict::Failed(failure) | Verdict::Broken(failure) => Err(failure.into()),
     }
+}
+
+/// The names of all that is measured, in the order of the report.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let operations = OPERATIONS.iter().map(|operation| operation.name);
+    operations.chain(EVENTS.iter().map(|event| event.name))
 }
 
 /// What the committed report says.

@@ -3,42 +3,51 @@
 //! Where mutants are tried: a copy of the checkout with a target directory of its own.
 //!
 //! The copy holds the files that git knows or would add, as they are now. One target directory
-//! serves all mutants, so each costs the library, one test binary and one test.
+//! serves all mutants, so each costs what it changes: the library, one test binary and one test, or the
+//! kernel and one boot.
 
-use super::list::{Killer, Mutant, SOURCES};
+use super::boots::Boots;
+use super::host;
+use super::killer::Killer;
+use super::list::{LISTS, Mutant};
 use crate::process;
 use crate::workspace::Workspace;
-use anyhow::{Context, Result, ensure};
-use std::collections::BTreeSet;
+use anyhow::{Context, Result};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::Output;
 
 /// What became of a mutant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// These tests failed.
+    /// These tests failed; the word of an [`Ending`](super::killer::Ending) stands for a kernel that did not get on.
     Killed(Vec<String>),
     /// Every test that ran passed.
     Survived,
     /// The compiler refused it: the entry is wrong. What the compiler said.
     NotBuilt(String),
+    /// The named test does not pass without the mutant either. Why.
+    FailsAnyhow(String),
 }
 
 impl Outcome {
     /// Tells whether the named test noticed.
     pub fn is_pass(&self, killer: &Killer) -> bool {
-        matches!(self, Self::Killed(by) if by.contains(&killer.test))
+        matches!(self, Self::Killed(by) if killer.accepts(by))
     }
 
     /// The result, and the tests concerned, for the table.
     pub fn shown(&self, killer: &Killer) -> [String; 2] {
         let (result, tests) = match self {
             Self::Killed(by) if !self.is_pass(killer) => ("killed by others only", by.join(", ")),
+            // Which test ran is worth more than how the kernel ended.
+            Self::Killed(by) if !by.iter().any(|one| one == killer.test()) => {
+                ("killed", format!("{}: {}", killer.test(), by.join(", ")))
+            }
             Self::Killed(by) => ("killed", by.join(", ")),
-            Self::Survived => ("SURVIVED", killer.test.clone()),
+            Self::Survived => ("SURVIVED", killer.test().to_owned()),
             Self::NotBuilt(_) => ("does not build", String::new()),
+            Self::FailsAnyhow(_) => ("its test fails anyhow", killer.test().to_owned()),
         };
         [result.to_owned(), tests]
     }
@@ -48,8 +57,10 @@ impl Outcome {
 #[derive(Debug)]
 pub struct Bench<'w> {
     workspace: &'w Workspace,
-    copy: PathBuf,
-    target: PathBuf,
+    copy: Workspace,
+    logs: PathBuf,
+    /// There if a mutant needs it.
+    boots: Option<Boots>,
 }
 
 impl<'w> Bench<'w> {
@@ -57,46 +68,60 @@ impl<'w> Bench<'w> {
     ///
     /// # Errors
     ///
-    /// When files cannot be copied, or a test fails as it is.
+    /// When files cannot be copied, the kernel cannot be built, or a host test fails as it is. A self-test that
+    /// does is found in the end, as the [outcome](Outcome::FailsAnyhow) of its mutants.
     pub fn set_up(workspace: &'w Workspace, mutants: &[Mutant]) -> Result<Self> {
         let home = workspace.target().join("mutants");
-        let bench = Self {
+        let mut bench = Self {
             workspace,
-            copy: home.join("workspace"),
-            target: home.join("target"),
+            copy: Workspace::at(home.join("workspace"), home.join("target")),
+            logs: home.join("logs"),
+            boots: None,
         };
         bench.copy_files()?;
         for mutant in mutants {
             // Before anything is built: an entry that has no place any more.
             mutant.apply(&bench.read(mutant)?)?;
         }
-        bench.check_tests(mutants)?;
+        for list in &LISTS {
+            let of_list = mutants.iter().filter(|mutant| mutant.list == list);
+            let killers = of_list.filter_map(|mutant| match mutant.killer() {
+                Killer::Host(host) => Some(host),
+                Killer::Boot(_) => None,
+            });
+            host::check(&bench.copy, list, killers)?;
+        }
+        let mut boots = mutants
+            .iter()
+            .filter_map(|mutant| match mutant.killer() {
+                Killer::Boot(boot) => Some(boot),
+                Killer::Host(_) => None,
+            })
+            .peekable();
+        if boots.peek().is_some() {
+            fs::create_dir_all(&bench.logs)
+                .with_context(|| format!("cannot make {}", bench.logs.display()))?;
+            bench.boots = Some(Boots::set_up(&bench.copy, &bench.logs, boots)?);
+        }
         Ok(bench)
     }
 
-    /// Tries a mutant with the test that is to kill it.
+    /// Tries a mutant with the test that is to kill it, or with `all` of the package or the machine.
     ///
     /// # Errors
     ///
-    /// When the copy cannot be written or cargo cannot be started.
-    pub fn try_killer(&self, mutant: &Mutant) -> Result<Outcome> {
-        let Killer { binary, test } = &mutant.killer;
-        let selected = [
-            &selector(binary)[..],
-            &["--", "--exact", test].map(str::to_owned),
-        ]
-        .concat();
-        self.with(mutant, || Ok(judge(&self.test(&selected)?, Some(test))))
-    }
-
-    /// Tries a mutant with all tests of the library.
-    ///
-    /// # Errors
-    ///
-    /// As [`Bench::try_killer`].
-    pub fn try_all(&self, mutant: &Mutant) -> Result<Outcome> {
-        let all = ["--lib", "--tests", "--no-fail-fast"].map(str::to_owned);
-        self.with(mutant, || Ok(judge(&self.test(&all)?, None)))
+    /// When the copy cannot be written, or cargo or QEMU cannot be started.
+    pub fn try_out(&self, mutant: &Mutant, all: bool) -> Result<Outcome> {
+        self.with(mutant, || match (mutant.killer(), &self.boots) {
+            (Killer::Host(killer), _) => {
+                host::run(&self.copy, mutant.list, (!all).then_some(killer))
+            }
+            (Killer::Boot(killer), Some(boots)) => {
+                let log = self.logs.join(format!("{}.log", mutant.name));
+                boots.run(&self.copy, killer, !all, &log)
+            }
+            (Killer::Boot(_), None) => unreachable!("`set_up` saw this mutant"),
+        })
     }
 
     /// Does `work` while the mutant stands in the copy.
@@ -113,7 +138,8 @@ impl<'w> Bench<'w> {
     }
 
     fn source(&self, mutant: &Mutant) -> PathBuf {
-        self.copy.join(SOURCES).join(&mutant.file)
+        let sources = self.copy.root().join(mutant.list.sources);
+        sources.join(&mutant.file)
     }
 
     fn read(&self, mutant: &Mutant) -> Result<String> {
@@ -121,38 +147,8 @@ impl<'w> Bench<'w> {
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     }
 
-    /// `cargo test` for the library in the copy.
-    fn test(&self, arguments: &[String]) -> Result<Output> {
-        process::cargo(self.workspace)
-            .current_dir(&self.copy)
-            .env("CARGO_TARGET_DIR", &self.target)
-            .args(["test", "--quiet", "--package", "mmu"])
-            .args(arguments)
-            .output()
-            .context("cannot start cargo")
-    }
-
-    /// Without this, a killer that fails anyhow would count as one that noticed.
-    fn check_tests(&self, mutants: &[Mutant]) -> Result<()> {
-        let binaries: BTreeSet<&str> = mutants
-            .iter()
-            .map(|mutant| mutant.killer.binary.as_str())
-            .collect();
-        let mut selected: Vec<String> = binaries.iter().flat_map(|it| selector(it)).collect();
-        selected.push("--no-fail-fast".to_owned());
-        eprintln!("testing the library as it is");
-        let output = self.test(&selected)?;
-        let shown = String::from_utf8_lossy(&output.stdout);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "the library's tests fail without any mutant; mend them first:\n{shown}{errors}"
-        );
-        Ok(())
-    }
-
     fn copy_files(&self) -> Result<()> {
-        let root = self.workspace.root();
+        let (root, copy) = (self.workspace.root(), self.copy.root());
         let listing = process::output(
             "git",
             &[
@@ -166,14 +162,14 @@ impl<'w> Bench<'w> {
             ],
         )
         .context("git must say which files to copy")?;
-        match fs::remove_dir_all(&self.copy) {
+        match fs::remove_dir_all(copy) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", self.copy.display()))?;
+                Err(error).with_context(|| format!("cannot remove {}", copy.display()))?;
             }
             _ => {}
         }
         for path in listing.split('\0').filter(|path| !path.is_empty()) {
-            copy_file(&root.join(path), &self.copy.join(path))
+            copy_file(&root.join(path), &copy.join(path))
                 .with_context(|| format!("cannot copy {path}"))?;
         }
         Ok(())
@@ -191,88 +187,23 @@ fn copy_file(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::copy(from, to).map(|_| ())
 }
 
-/// The arguments of `cargo test` that select a test binary.
-fn selector(binary: &str) -> Vec<String> {
-    match binary {
-        "--lib" => vec![binary.to_owned()],
-        name => vec!["--test".to_owned(), name.to_owned()],
-    }
-}
-
-/// Reads the end of `cargo test`. `only` is the test that ran, if it was one.
-fn judge(output: &Output, only: Option<&str>) -> Outcome {
-    if output.status.success() {
-        return Outcome::Survived;
-    }
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    if !stdout.lines().any(|line| line.starts_with("running ")) {
-        return Outcome::NotBuilt(String::from_utf8_lossy(&output.stderr).into_owned());
-    }
-    // A lone test that ended its process has failed, whatever was printed.
-    if let Some(test) = only {
-        return Outcome::Killed(vec![test.to_owned()]);
-    }
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    let failed = stdout
-        .lines()
-        .filter_map(|line| line.strip_prefix("---- ")?.strip_suffix(" stdout ----"));
-    // What a test prints is caught, except by one that panics again while it cleans up, which
-    // ends the process and with it the list of failures.
-    let aborted = stderr.lines().filter_map(|line| {
-        let (name, rest) = line.strip_prefix("thread '")?.split_once('\'')?;
-        rest.contains("panicked at").then_some(name)
-    });
-    let by: BTreeSet<String> = failed.chain(aborted).map(str::to_owned).collect();
-    Outcome::Killed(by.into_iter().collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::process::ExitStatusExt;
-    use std::process::ExitStatus;
-
-    fn output(code: i32, stdout: &str) -> Output {
-        Output {
-            status: ExitStatus::from_raw(code << 8),
-            stdout: stdout.as_bytes().to_vec(),
-            stderr: b"error[E0425]".to_vec(),
-        }
-    }
-
-    fn killer(test: &str) -> Killer {
-        Killer {
-            binary: "barriers".to_owned(),
-            test: test.to_owned(),
-        }
-    }
-
-    #[test]
-    fn outcomes_are_told_apart() {
-        let failed = "running 2 tests\n---- r15 stdout ----\nassertion failed\n";
-        let by_r15 = Outcome::Killed(vec!["r15".to_owned()]);
-        assert_eq!(judge(&output(101, failed), None), by_r15);
-        assert_eq!(judge(&output(101, "running 1 test\n"), Some("r15")), by_r15);
-        assert_eq!(
-            judge(&output(0, "running 1 test\n"), None),
-            Outcome::Survived
-        );
-        let aborted = Output {
-            stderr: b"thread 'r15' (7) panicked at core:\npanic in a destructor".to_vec(),
-            ..output(101, "running 2 tests\n")
-        };
-        assert_eq!(judge(&aborted, None), by_r15);
-        let not_built = judge(&output(101, ""), Some("r15"));
-        assert_eq!(not_built, Outcome::NotBuilt("error[E0425]".to_owned()));
-    }
 
     #[test]
     fn only_the_named_test_counts() {
         let outcome = Outcome::Killed(vec!["r15".to_owned()]);
-        assert!(outcome.is_pass(&killer("r15")));
-        assert!(!outcome.is_pass(&killer("r16")));
-        assert_eq!(outcome.shown(&killer("r16"))[0], "killed by others only");
-        assert!(!Outcome::Survived.is_pass(&killer("r15")));
-        assert!(!Outcome::NotBuilt(String::new()).is_pass(&killer("r15")));
+        let [named, other] = ["barriers r15", "barriers r16"].map(|it| Killer::host(it).unwrap());
+        assert!(outcome.is_pass(&named));
+        assert!(!outcome.is_pass(&other));
+        assert_eq!(outcome.shown(&other)[0], "killed by others only");
+        assert!(!Outcome::Survived.is_pass(&named));
+        assert!(!Outcome::NotBuilt(String::new()).is_pass(&named));
+        let mut boot = Killer::boot("sched.turns").unwrap();
+        let hung = Outcome::Killed(vec!["hang".to_owned()]);
+        assert!(!hung.is_pass(&boot));
+        assert!(boot.add_endings("hang"));
+        assert_eq!(hung.shown(&boot), ["killed", "sched.turns: hang"]);
     }
 }

@@ -2,14 +2,18 @@
 
 //! `cargo xtask mutants`: is there a test that notices if this line goes?
 //!
-//! The list is `kernel/mmu/mutants.txt`: single changes of the page-table library, each of
-//! which breaks a rule, and the test that must fail then. They are made one after the other
-//! in a copy of the checkout below target/mutants, never in the checkout itself. A survivor
-//! means that a test has lost its teeth, or that code was moved to where it looks no more.
+//! There are two lists of single changes, each of which breaks a rule, and the test that must fail then:
+//! `kernel/mmu/mutants.txt` of the page-table library, with its host tests, and `kernel/mutants.txt` of the
+//! kernel, with its self-tests on emulated machines and, for what needs none, its host tests. They are made one
+//! after the other in a copy of the checkout below target/mutants, never in the checkout itself. A survivor means
+//! that a test has lost its teeth, or that code was moved to where it looks no more.
 //!
 //! This is no search for new mutants: what is listed is what somebody found worth a test.
 
 mod bench;
+mod boots;
+mod host;
+mod killer;
 mod list;
 
 use crate::failure::{self, Failure};
@@ -20,20 +24,23 @@ use anyhow::{Result, ensure};
 use bench::{Bench, Outcome};
 use clap::Args;
 use comfy_table::{Table, presets};
-use list::Mutant;
+use list::{LISTS, Mutant};
 
-/// Break the page-table library line by line and see that the named test notices each time
+/// Break the library and the kernel line by line and see that the named test notices each time
 ///
-/// The list is kernel/mmu/mutants.txt. Each mutant is built and tested in a copy of the checkout
-/// in target/mutants. The last line is `N passed, N failed`; passed is a mutant that its own test
-/// killed.
+/// The lists are kernel/mmu/mutants.txt (host tests of the library) and kernel/mutants.txt
+/// (self-tests of the kernel, each in a boot of its own, and its host tests). Each mutant is built and
+/// tested in a copy of the checkout in target/mutants, where the logs of the boots are kept, too. The
+/// last line is `N passed, N failed`; passed is a mutant that its own test killed.
 #[derive(Args, Debug)]
 pub struct Mutants {
-    /// Only the mutants whose name or file matches, with * for any characters
+    /// Only the mutants whose name or file matches, with * for any characters; kernel/* and boot/*
+    /// are the files of the kernel's list
     #[arg(long, value_name = "GLOB")]
     filter: Option<String>,
 
-    /// Run all tests of the library for each mutant and show which of them kill it; slow
+    /// Run all tests of the package, or all self-tests on the entry's machine, for each mutant and
+    /// show which of them kill it; slow
     #[arg(long)]
     all: bool,
 }
@@ -44,35 +51,37 @@ impl Mutants {
         let workspace = Workspace::find();
         let mut mutants = list::read(workspace.root())?;
         mutants.retain(|mutant| self.wants(mutant));
-        ensure!(
-            !mutants.is_empty(),
-            "no mutant matches; {} lists them",
-            list::PATH
-        );
+        let lists = LISTS.each_ref().map(|list| list.path).join(" and ");
+        ensure!(!mutants.is_empty(), "no mutant matches; {lists} name them");
         let bench = Bench::set_up(&workspace, &mutants)?;
         let mut table = Table::new();
         table.load_style(presets::UTF8_BORDERS_ONLY);
         table.set_header(["mutant", "file", "result", "test"]);
-        let mut passed = 0;
+        let mut killed = [0; LISTS.len()];
         for (i, mutant) in mutants.iter().enumerate() {
-            let outcome = if self.all {
-                bench.try_all(mutant)?
-            } else {
-                bench.try_killer(mutant)?
-            };
-            if guest::interrupted() {
-                return Err(Failure::new(failure::INTERRUPTED, "interrupted").into());
-            }
-            let [result, by] = outcome.shown(&mutant.killer);
+            let outcome = bench.try_out(mutant, self.all)?;
+            stop_if_interrupted()?;
+            let [result, by] = outcome.shown(mutant.killer());
             eprintln!("[{}/{}] {}: {result}", i + 1, mutants.len(), mutant.name);
-            if let Outcome::NotBuilt(errors) = &outcome {
-                eprintln!("{errors}");
+            if let Outcome::NotBuilt(why) | Outcome::FailsAnyhow(why) = &outcome {
+                eprintln!("{why}");
             }
             table.add_row([mutant.name.clone(), mutant.file.clone(), result, by]);
-            passed += usize::from(outcome.is_pass(&mutant.killer));
+            for (list, killed) in LISTS.iter().zip(&mut killed) {
+                let counts = mutant.list == list && outcome.is_pass(mutant.killer());
+                *killed += usize::from(counts);
+            }
         }
+        println!("{table}\n");
+        for (list, killed) in LISTS.iter().zip(killed) {
+            let tried = mutants.iter().filter(|it| it.list == list).count();
+            if tried > 0 {
+                println!("{}: {killed} of {tried} killed", list.subject);
+            }
+        }
+        let passed: usize = killed.iter().sum();
         let failed = mutants.len() - passed;
-        println!("{table}\n\n{passed} passed, {failed} failed");
+        println!("{passed} passed, {failed} failed");
         if failed == 0 {
             Ok(())
         } else {
@@ -85,4 +94,12 @@ impl Mutants {
             glob::matches(filter, &mutant.name) || glob::matches(filter, &mutant.file)
         })
     }
+}
+
+/// An error after Ctrl-C: what a boot or a build said then means nothing.
+fn stop_if_interrupted() -> Result<()> {
+    if guest::interrupted() {
+        return Err(Failure::new(failure::INTERRUPTED, "interrupted").into());
+    }
+    Ok(())
 }

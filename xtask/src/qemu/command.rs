@@ -135,7 +135,7 @@ mod tests {
     fn plain_machine_is_entered_at_el1_by_the_flat_image() {
         assert_eq!(
             shown(&Machine::default(), &Sockets::default()),
-            "-machine virt,gic-version=2 -cpu cortex-a72 -smp 1 -m 1G \
+            "-machine virt,gic-version=2 -cpu cortex-a72 -smp 2 -m 1G \
              -nic none -display none -monitor none -serial stdio \
              -semihosting-config enable=on,target=native \
              -kernel kernel8.img -append mode=demo exit=semihosting"
@@ -179,7 +179,7 @@ mod tests {
         };
         assert_eq!(
             shown(&machine, &sockets),
-            "-machine virt,gic-version=2,virtualization=on,secure=on -cpu cortex-a72 -smp 1 -m 1G \
+            "-machine virt,gic-version=2,virtualization=on,secure=on -cpu cortex-a72 -smp 2 -m 1G \
              -nic none -display none -monitor none -serial stdio \
              -semihosting-config enable=on,target=native \
              -kernel kernel.elf -append mode=demo exit=semihosting \

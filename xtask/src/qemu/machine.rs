@@ -24,7 +24,7 @@ pub struct MachineOptions {
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
 
-    /// Number of CPUs [default: 1]
+    /// Number of CPUs [default: 2]
     #[arg(long, value_name = "COUNT")]
     pub smp: Option<NonZeroU32>,
 
@@ -104,6 +104,9 @@ pub enum Clock {
     /// Each instruction takes a nanosecond, and a CPU that waits skips the wait.
     Instructions,
 }
+
+/// CPUs of the usual machine: enough for a task to move to another one.
+const CPUS: NonZeroU32 = NonZeroU32::new(2).expect("2 is not 0");
 
 /// An amount of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,7 +258,7 @@ impl MachineOptions {
         Machine {
             board: self.machine.unwrap_or_default(),
             cpu: self.cpu.clone().unwrap_or_else(|| "cortex-a72".to_owned()),
-            smp: self.smp.unwrap_or(NonZeroU32::MIN),
+            smp: self.smp.unwrap_or(CPUS),
             memory: self.memory.unwrap_or_default(),
             gic: self.gic.unwrap_or_default(),
             el: self.el.unwrap_or_default(),
@@ -331,6 +334,6 @@ mod tests {
             machine.options(),
             " --cpu max --memory 128M --el 3 --icount"
         );
-        assert_eq!(machine.to_string(), "virt max gic2 el3 128M icount");
+        assert_eq!(machine.to_string(), "virt max gic2 el3 128M smp2 icount");
     }
 }

@@ -3,10 +3,10 @@
 //! The in-kernel suite: boots, a few at a time, and what their logs say.
 
 use super::matrix::Planned;
+use super::parallel;
 use super::summary::{Failed, Row};
 use crate::build::Artifacts;
 use crate::failure::{self, Failure};
-use crate::guest;
 use crate::ktap::{Parser, Report, Status};
 use crate::qemu::Input;
 use crate::qemu::boot::Watch;
@@ -17,8 +17,6 @@ use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use std::fmt::Write;
 use std::fs;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 /// Seconds that one boot may take by default.
 const TIMEOUT: u32 = 120;
@@ -53,38 +51,15 @@ impl Bench<'_> {
     ///
     /// When QEMU cannot be started at all. Everything else is a failed row.
     pub fn run(&self, boots: &[Planned], jobs: usize) -> Result<Vec<Row>> {
-        let next = AtomicUsize::new(0);
-        let work = || -> Result<Vec<(usize, Row)>> {
-            let mut rows = Vec::new();
-            // Each boot is started and followed on one thread: the guest dies
-            // with the thread that started it.
-            while let index = next.fetch_add(1, Ordering::Relaxed)
-                && let Some(planned) = boots.get(index)
-                && !guest::interrupted()
-            {
-                let row = self.boot(planned)?;
-                self.progress.inc(1);
-                if let Some(row) = row {
-                    self.progress.suspend(|| println!("{}", row.line()));
-                    rows.push((index, row));
-                }
+        let rows = parallel::each(boots, jobs, |planned| {
+            let row = self.boot(planned)?;
+            self.progress.inc(1);
+            if let Some(row) = &row {
+                self.progress.suspend(|| println!("{}", row.line()));
             }
-            Ok(rows)
-        };
-        let mut rows = thread::scope(|scope| -> Result<Vec<(usize, Row)>> {
-            let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
-            let mut rows = Vec::new();
-            for worker in workers {
-                rows.extend(
-                    worker
-                        .join()
-                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
-                );
-            }
-            Ok(rows)
+            Ok(row)
         })?;
-        rows.sort_by_key(|(index, _)| *index);
-        Ok(rows.into_iter().map(|(_, row)| row).collect())
+        Ok(rows.into_iter().flatten().collect())
     }
 
     /// Boots once; nothing comes back when the filter matches no test of the kernel.
@@ -93,10 +68,7 @@ impl Bench<'_> {
         let given = &self.options.bootargs;
         let mut arguments = vec!["mode=selftest".to_owned()];
         arguments.extend(self.filter.map(|filter| format!("filter={filter}")));
-        // The kernel takes no argument twice: what was given replaces what was planned.
-        let planned_ones = planned.bootargs.split_whitespace();
-        let kept = planned_ones.filter(|one| !given.iter().any(|given| key(given) == key(one)));
-        arguments.extend(kept.map(str::to_owned));
+        arguments.extend(not_replaced(planned.bootargs, given).map(str::to_owned));
         arguments.extend_from_slice(given);
         let bootargs = arguments.join(" ");
         let options = planned.machine.options();
@@ -154,6 +126,14 @@ impl Bench<'_> {
             .and_then(|()| fs::write(&path, log))
             .with_context(|| format!("cannot write {}", path.display()))
     }
+}
+
+/// The boot arguments of `planned` that are not given: the kernel takes none twice, and what is given
+/// replaces what was planned.
+pub fn not_replaced<'a>(planned: &'a str, given: &'a [String]) -> impl Iterator<Item = &'a str> {
+    planned
+        .split_whitespace()
+        .filter(|one| !given.iter().any(|given| key(given) == key(one)))
 }
 
 /// The key of a boot argument `key=value`.
@@ -236,6 +216,13 @@ mod tests {
 
     fn ended(status: u8) -> Failure {
         Failure::new(status, "what happened")
+    }
+
+    #[test]
+    fn what_is_given_replaces_what_was_planned() {
+        let given = ["lazy=eager", "log=debug"].map(str::to_owned);
+        let kept: Vec<&str> = not_replaced("cpus=2 lazy=multicall", &given).collect();
+        assert_eq!(kept, ["cpus=2"]);
     }
 
     #[test]

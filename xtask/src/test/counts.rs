@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the library's operations execute, against docs/instruction-counts.md: one test each.
+//! What the library's operations and the scheduler execute, against docs/instruction-counts.md: one
+//! test each.
 
 use super::boots::Bench;
 use super::summary::{Failed, Row};
-use crate::counts::{OPERATIONS, committed, measure, problems};
+use crate::counts::{committed, measure, names, problems};
 use crate::glob;
 use anyhow::Result;
 use std::fmt::Write;
@@ -13,7 +14,7 @@ use std::time::Instant;
 /// Name of the row, and first part of the names of its tests.
 const ROW: &str = "counts";
 
-/// Measures and compares; nothing comes back when the filter selects no operation.
+/// Measures and compares; nothing comes back when the filter selects nothing that is measured.
 ///
 /// # Errors
 ///
@@ -24,7 +25,7 @@ pub fn run(bench: &Bench<'_>) -> Result<Option<Row>> {
             .filter
             .is_none_or(|filter| glob::matches(filter, &format!("{ROW}.{name}")))
     };
-    if !OPERATIONS.iter().any(|operation| selected(operation.name)) {
+    if !names().any(selected) {
         return Ok(None);
     }
     let mut row = Row::new(ROW);
@@ -36,18 +37,13 @@ pub fn run(bench: &Bench<'_>) -> Result<Option<Row>> {
     bench.keep(ROW, &log)?;
     match measured.and_then(|measured| Ok(problems(&committed(bench.workspace)?, &measured))) {
         Ok(problems) => {
-            for operation in OPERATIONS
-                .iter()
-                .filter(|operation| selected(operation.name))
-            {
-                let mine = problems
-                    .iter()
-                    .filter(|problem| problem.operation == operation.name);
+            for name in names().filter(|name| selected(name)) {
+                let mine = problems.iter().filter(|problem| problem.subject == name);
                 let detail: Vec<String> = mine.map(|problem| problem.what.clone()).collect();
                 if detail.is_empty() {
                     row.passed += 1;
                 } else {
-                    row.fail(failed(&format!("{ROW}.{}", operation.name), detail));
+                    row.fail(failed(&format!("{ROW}.{name}"), detail));
                 }
             }
         }

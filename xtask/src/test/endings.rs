@@ -18,6 +18,7 @@ use crate::qemu::{Boot, Machine, Verdict};
 use crate::run::again;
 use anyhow::{Context, Result};
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,7 @@ enum Tree {
 /// A boot and how it must end.
 struct Ending {
     name: &'static str,
+    smp: u32,
     mebibytes: u32,
     tree: Tree,
     bootargs: &'static str,
@@ -53,49 +55,59 @@ struct Ending {
 const GIB: u32 = 1024;
 
 #[rustfmt::skip]
-const ENDINGS: [Ending; 17] = [
-    Ending { name: "demo", mebibytes: GIB, tree: Tree::Usual, bootargs: "", status: 0,
-        says: &["== 1.", "== 2.", "65536  lazy, range known", "== 3.", "lazymmu: exit 0"] },
-    Ending { name: "demo_in_little_memory", mebibytes: 128, tree: Tree::Usual, bootargs: "", status: 0,
-        says: &["RAM is too small for 65536 different frames", "lazymmu: exit 0"] },
-    Ending { name: "panic", mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=panic", status: 2,
+const ENDINGS: [Ending; 20] = [
+    Ending { name: "demo", smp: 2, mebibytes: GIB, tree: Tree::Usual, bootargs: "", status: 0,
+        says: &["== 1.", "== 2.", "65536  lazy, range known", "== 3.", "== 4.", "== 5.", "moves to CPU 1 and back", "lazymmu: exit 0"] },
+    Ending { name: "demo_in_little_memory", smp: 1, mebibytes: 128, tree: Tree::Usual, bootargs: "", status: 0,
+        says: &["RAM is too small for 65536 different frames", "There is one CPU: with --smp 2", "lazymmu: exit 0"] },
+    Ending { name: "panic", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=panic", status: 2,
         says: &["panic: provoked", "at kernel/src/selftest/provoke.rs:", "0 interrupts deep", "backtrace:",
             "provoke::run::{{closure}}", "provoke::outer", "provoke::run", "kernel_main at", "lazymmu: exit 2"] },
-    Ending { name: "exception", mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=exception", status: 3,
+    Ending { name: "panic_elsewhere", smp: 4, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=panic-elsewhere", status: 2,
+        says: &["4 of 4 CPUs are online", "registered: Ok(())", "panic: provoked by another CPU", "at kernel/src/selftest/provoke.rs:",
+            "  CPU *, 1 interrupts deep", "backtrace:", "provoke::panic_on_the_other_cpus", "secondary_cpu", "lazymmu: exit 2"] },
+    Ending { name: "exception", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=exception", status: 3,
         says: &["exception: data abort from EL1, translation fault at level 0, write, at 0xffff80",
             "in the vmap area; level 0: invalid", "backtrace:", "write_to_an_unmapped_page",
             "provoke::outer", "provoke::run", "kernel_main at", "lazymmu: exit 3"] },
-    Ending { name: "jump", mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=jump", status: 3,
+    Ending { name: "jump", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=jump", status: 3,
         says: &["exception: instruction abort from EL1, translation fault at level 0, instruction fetch, at 0xffff80",
             "in the vmap area; level 0: invalid", "  jumped to 0xffff80", "backtrace:", "  #0 0xffff80",
             "  #1 0x*provoke::jump_to_an_unmapped_page", "  #2 0x*provoke::outer", "provoke::run", "kernel_main at", "lazymmu: exit 3"] },
-    Ending { name: "stack_overflow", mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=stack-overflow", status: 3,
+    Ending { name: "stack_overflow", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=stack-overflow", status: 3,
         says: &["exception: kernel stack overflow: SP 0xffffffff80", "  found by: exception: data abort from EL1, translation fault at level 3, write",
             "guard page below the boot stack", "backtrace:", "  #0 0x*provoke::recurse at", "  #1 0x*provoke::recurse at", "... more than 32 frames",
             "lazymmu: exit 3"] },
-    Ending { name: "lock_in_an_interrupt", mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=lock-in-interrupt", status: 2,
+    Ending { name: "stack_overflow_of_a_task", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=task-overflow", status: 3,
+        says: &["exception: kernel stack overflow: SP 0xffffa0", "  found by: exception: data abort from EL1, translation fault at level 3, write",
+            "CPU 0, task deep, 0 interrupts deep", "among the stacks of tasks", "backtrace:", "  #0 0x*provoke::recurse at", "lazymmu: exit 3"] },
+    Ending { name: "sleep_in_a_section", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=sleep-in-section", status: 2,
+        says: &["in a section: Ok(())", "panic: task main would sleep in a lazy MMU section, 1 deep, opened at kernel/src/selftest/provoke.rs:*that backend defer-stores keeps on its CPU",
+            "at kernel/src/selftest/provoke.rs:", "CPU 0, task main, 0 interrupts deep",
+            "provoke::sleep_in_a_section", "lazymmu: exit 2"] },
+    Ending { name: "lock_in_an_interrupt", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=lock-in-interrupt", status: 2,
         says: &["panic: an interrupt handler asked for the kernel's address space", "1 interrupts deep", "backtrace:",
             "kernel_space::lock", "exceptions::handler::handle", "exception_save", "provoke::lock_in_an_interrupt",
             "provoke::outer", "kernel_main at", "lazymmu: exit 2"] },
-    Ending { name: "hang", mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=hang", status: failure::HUNG,
+    Ending { name: "hang", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=hang", status: failure::HUNG,
         says: &["provoking: Hang", "the guest hangs", "provoke::"] },
-    Ending { name: "unknown_argument", mebibytes: GIB, tree: Tree::Usual, bootargs: "lasy=eager", status: 1,
+    Ending { name: "unknown_argument", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "lasy=eager", status: 1,
         says: &["error: boot argument 'lasy' is not known; allowed are mode="] },
-    Ending { name: "bad_value", mebibytes: GIB, tree: Tree::Usual, bootargs: "lazy=later", status: 1,
+    Ending { name: "bad_value", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "lazy=later", status: 1,
         says: &["error: boot argument lazy='later' is not allowed: use lazy=eager|"] },
-    Ending { name: "word_without_value", mebibytes: GIB, tree: Tree::Usual, bootargs: "quiet", status: 1,
+    Ending { name: "word_without_value", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "quiet", status: 1,
         says: &["error: boot argument 'quiet' has no value"] },
-    Ending { name: "policy_the_cpu_lacks", mebibytes: GIB, tree: Tree::Usual, bootargs: "policy=ets2", status: 1,
+    Ending { name: "policy_the_cpu_lacks", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "policy=ets2", status: 1,
         says: &["error: barrier policy ets2 needs FEAT_ETS2"] },
-    Ending { name: "filter_without_tests", mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=selftest filter=no.such", status: 1,
+    Ending { name: "filter_without_tests", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=selftest filter=no.such", status: 1,
         says: &["error: no self-test matches filter=no.such"] },
-    Ending { name: "counts_without_a_counter", mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=counts", status: 1,
+    Ending { name: "counts_without_a_counter", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=counts", status: 1,
         says: &["error: 20000 instructions took ", "use cargo xtask counts"] },
-    Ending { name: "too_little_memory", mebibytes: 32, tree: Tree::Usual, bootargs: "", status: 1,
+    Ending { name: "too_little_memory", smp: 1, mebibytes: 32, tree: Tree::Usual, bootargs: "", status: 1,
         says: &["KiB of memory are usable, the kernel needs", "--memory 128M"] },
-    Ending { name: "no_device_tree", mebibytes: GIB, tree: Tree::Missing, bootargs: "", status: 1,
+    Ending { name: "no_device_tree", smp: 1, mebibytes: GIB, tree: Tree::Missing, bootargs: "", status: 1,
         says: &["error: no device tree: x0 was 0x0"] },
-    Ending { name: "bare_device_tree", mebibytes: GIB, tree: Tree::Bare, bootargs: "", status: 1,
+    Ending { name: "bare_device_tree", smp: 1, mebibytes: GIB, tree: Tree::Bare, bootargs: "", status: 1,
         says: &["error: device tree has no interrupt controller the kernel knows"] },
 ];
 
@@ -139,6 +151,7 @@ impl Ending {
     fn boot(&self, bench: &Bench<'_>, bare: &Path) -> Result<Option<Failed>> {
         let name = format!("{ROW}.{}", self.name);
         let machine = Machine {
+            smp: NonZeroU32::new(self.smp).unwrap_or(NonZeroU32::MIN),
             memory: Memory::mebibytes(self.mebibytes),
             ..Machine::default()
         };
@@ -182,6 +195,9 @@ impl Ending {
         if let Some(missing) = first_missing(&lines, self.says) {
             problems.push(format!("did not say (in this place): {missing}"));
         }
+        if let Some(second) = second_report(&lines) {
+            problems.push(format!("a second CPU reports its end: {second}"));
+        }
         if self.name == "demo" {
             problems.extend(differs_from_readme(bench, &lines)?);
         }
@@ -214,6 +230,16 @@ fn first_missing<'w>(lines: &[String], wanted: &[&'w str]) -> Option<&'w str> {
             !rest.any(|line| glob::matches(&pattern, line))
         })
         .copied()
+}
+
+/// The first line of a second report: reports of one CPU in another one say so.
+fn second_report(lines: &[String]) -> Option<&str> {
+    lines
+        .iter()
+        .filter(|line| line.starts_with("panic: ") || line.starts_with("exception: "))
+        .filter(|line| !line.ends_with("while reporting"))
+        .map(String::as_str)
+        .nth(1)
 }
 
 /// Compares the demonstration with README.md's transcript.
@@ -309,6 +335,20 @@ mod tests {
         assert_eq!(first_missing(&lines, &["e"]), Some("e"));
         assert_eq!(first_missing(&lines, &["a*b", "d"]), None);
         assert_eq!(first_missing(&lines, &["a*c"]), Some("a*c"));
+    }
+
+    #[test]
+    fn one_report_is_enough() {
+        let lines = [
+            "panic: a",
+            "  CPU 1",
+            "exception: b, while reporting",
+            "exception: c",
+            "panic: d",
+        ]
+        .map(str::to_owned);
+        assert_eq!(second_report(&lines), Some("exception: c"));
+        assert_eq!(second_report(&lines[..3]), None);
     }
 
     #[test]

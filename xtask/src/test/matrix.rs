@@ -5,9 +5,10 @@
 //! Every combination of CPU, interrupt controller and entry level once, because
 //! each changes what boot and exceptions do; then what changes only one thing.
 
+use crate::qemu::machine::Clock::{self, Host, Instructions};
 use crate::qemu::machine::ExceptionLevel::{self, El1, El2, El3};
 use crate::qemu::machine::Gic::{self, V2, V3};
-use crate::qemu::machine::{Board, Clock, Memory};
+use crate::qemu::machine::{Board, Memory};
 use crate::qemu::{Machine, MachineOptions};
 use std::num::NonZeroU32;
 
@@ -18,38 +19,50 @@ struct Entry {
     el: ExceptionLevel,
     mebibytes: u32,
     smp: u32,
+    clock: Clock,
     bootargs: &'static str,
 }
 
 #[rustfmt::skip]
-const MATRIX: [Entry; 22] = [
-    Entry { cpu: "cortex-a72", gic: V2, el: El1, mebibytes: 1024, smp: 1, bootargs: "" },
-    Entry { cpu: "cortex-a72", gic: V2, el: El2, mebibytes: 1024, smp: 1, bootargs: "" },
-    Entry { cpu: "cortex-a72", gic: V2, el: El3, mebibytes: 1024, smp: 1, bootargs: "" },
-    Entry { cpu: "cortex-a72", gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "" },
-    Entry { cpu: "cortex-a72", gic: V3, el: El2, mebibytes: 1024, smp: 1, bootargs: "" },
-    Entry { cpu: "cortex-a72", gic: V3, el: El3, mebibytes: 1024, smp: 1, bootargs: "" },
-    Entry { cpu: "max",        gic: V2, el: El1, mebibytes: 1024, smp: 1, bootargs: "" },
-    Entry { cpu: "max",        gic: V2, el: El2, mebibytes: 1024, smp: 1, bootargs: "" },
-    Entry { cpu: "max",        gic: V2, el: El3, mebibytes: 1024, smp: 1, bootargs: "" },
-    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "" },
-    Entry { cpu: "max",        gic: V3, el: El2, mebibytes: 1024, smp: 1, bootargs: "" },
-    Entry { cpu: "max",        gic: V3, el: El3, mebibytes: 1024, smp: 1, bootargs: "" },
+const MATRIX: [Entry; 31] = [
+    Entry { cpu: "cortex-a72", gic: V2, el: El1, mebibytes: 1024, smp: 1, clock: Host, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V2, el: El2, mebibytes: 1024, smp: 1, clock: Host, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V2, el: El3, mebibytes: 1024, smp: 1, clock: Host, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V3, el: El1, mebibytes: 1024, smp: 1, clock: Host, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V3, el: El2, mebibytes: 1024, smp: 1, clock: Host, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V3, el: El3, mebibytes: 1024, smp: 1, clock: Host, bootargs: "" },
+    Entry { cpu: "max",        gic: V2, el: El1, mebibytes: 1024, smp: 1, clock: Host, bootargs: "" },
+    Entry { cpu: "max",        gic: V2, el: El2, mebibytes: 1024, smp: 1, clock: Host, bootargs: "" },
+    Entry { cpu: "max",        gic: V2, el: El3, mebibytes: 1024, smp: 1, clock: Host, bootargs: "" },
+    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, clock: Host, bootargs: "" },
+    Entry { cpu: "max",        gic: V3, el: El2, mebibytes: 1024, smp: 1, clock: Host, bootargs: "" },
+    Entry { cpu: "max",        gic: V3, el: El3, mebibytes: 1024, smp: 1, clock: Host, bootargs: "" },
     // A CPU that repeats TLB invalidations (R34).
-    Entry { cpu: "neoverse-n1", gic: V3, el: El2, mebibytes: 1024, smp: 1, bootargs: "" },
+    Entry { cpu: "neoverse-n1", gic: V3, el: El2, mebibytes: 1024, smp: 1, clock: Host, bootargs: "" },
     // Little and much memory.
-    Entry { cpu: "cortex-a72", gic: V2, el: El1, mebibytes:  128, smp: 1, bootargs: "" },
-    Entry { cpu: "cortex-a72", gic: V3, el: El2, mebibytes: 8192, smp: 1, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V2, el: El1, mebibytes:  128, smp: 1, clock: Host, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V3, el: El2, mebibytes: 8192, smp: 1, clock: Host, bootargs: "" },
     // CPUs that nobody starts must stay out of the way.
-    Entry { cpu: "cortex-a72", gic: V3, el: El3, mebibytes: 1024, smp: 4, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V3, el: El3, mebibytes: 1024, smp: 4, clock: Host, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V2, el: El1, mebibytes: 1024, smp: 4, clock: Host, bootargs: "cpus=2" },
+    // More than one CPU: PSCI by HVC at EL1, by SMC at EL2.
+    Entry { cpu: "cortex-a72", gic: V2, el: El1, mebibytes: 1024, smp: 2, clock: Host, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V2, el: El2, mebibytes: 1024, smp: 4, clock: Host, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V2, el: El2, mebibytes: 1024, smp: 8, clock: Host, bootargs: "" },
+    Entry { cpu: "max",        gic: V3, el: El2, mebibytes: 1024, smp: 2, clock: Host, bootargs: "" },
+    Entry { cpu: "cortex-a72", gic: V3, el: El1, mebibytes: 1024, smp: 4, clock: Host, bootargs: "" },
+    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 8, clock: Host, bootargs: "" },
     // What the defaults on this CPU do not exercise.
-    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "lazy=eager" },
-    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "policy=classic" },
+    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, clock: Host, bootargs: "lazy=eager" },
+    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, clock: Host, bootargs: "policy=classic" },
     // Every other backend; one of them without range operations of the TLB, too.
-    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "lazy=defer-stores" },
-    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "lazy=batch-invalidations" },
-    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "lazy=multicall" },
-    Entry { cpu: "cortex-a72", gic: V3, el: El1, mebibytes: 1024, smp: 1, bootargs: "lazy=multicall" },
+    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, clock: Host, bootargs: "lazy=defer-stores" },
+    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, clock: Host, bootargs: "lazy=batch-invalidations" },
+    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, clock: Host, bootargs: "lazy=multicall" },
+    Entry { cpu: "cortex-a72", gic: V3, el: El1, mebibytes: 1024, smp: 1, clock: Host, bootargs: "lazy=multicall" },
+    // Preemption at each instruction (suite sweep): the timer has to count them.
+    Entry { cpu: "max",        gic: V2, el: El1, mebibytes: 1024, smp: 1, clock: Instructions, bootargs: "" },
+    Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, clock: Instructions, bootargs: "" },
 ];
 
 /// A machine to boot and what to tell the kernel.
@@ -82,7 +95,7 @@ pub fn select(options: &MachineOptions) -> Vec<Planned> {
                 memory: Memory::mebibytes(entry.mebibytes),
                 gic: entry.gic,
                 el: entry.el,
-                clock: Clock::Host,
+                clock: entry.clock,
             },
             bootargs: entry.bootargs,
         })
@@ -130,11 +143,14 @@ mod tests {
             [
                 "virt max gic2 el1 1G",
                 "virt max gic3 el1 1G",
+                "virt max gic3 el1 1G smp8",
                 "virt max gic3 el1 1G lazy=eager",
                 "virt max gic3 el1 1G policy=classic",
                 "virt max gic3 el1 1G lazy=defer-stores",
                 "virt max gic3 el1 1G lazy=batch-invalidations",
                 "virt max gic3 el1 1G lazy=multicall",
+                "virt max gic2 el1 1G icount",
+                "virt max gic3 el1 1G icount",
             ]
         );
     }
@@ -146,6 +162,6 @@ mod tests {
             el: Some(El2),
             ..MachineOptions::default()
         };
-        assert_eq!(names(&other), ["virt cortex-a53 gic2 el2 1G"]);
+        assert_eq!(names(&other), ["virt cortex-a53 gic2 el2 1G smp2"]);
     }
 }

@@ -8,13 +8,15 @@ mod counts;
 mod endings;
 pub mod host;
 mod matrix;
+mod parallel;
 mod soak;
 mod summary;
 
+use crate::build::{self, Artifacts};
 use crate::failure::{self, Failure};
+use crate::guest;
 use crate::qemu::{MachineOptions, Qemu};
 use crate::workspace::Workspace;
-use crate::{build, guest};
 use anyhow::{Result, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -24,7 +26,7 @@ use std::thread;
 use std::time::Duration;
 use summary::{Failed, Row, Summary};
 
-/// Run the host tests, then the in-kernel suite on a matrix of machines
+/// Run the host tests, then the in-kernel suite on a matrix of machines and a short soak
 ///
 /// Options that describe a machine select the boots that match and leave out the host tests; if
 /// no boot of the matrix matches, exactly that machine is booted. The console of every boot is
@@ -63,7 +65,7 @@ impl Test {
             self.in_the_kernel(&workspace, &mut summary)?;
         }
         if let Some(plan) = self.soak.plan() {
-            soak_what_passed(&plan, &workspace, &mut summary)?;
+            self.soak_what_passed(&plan, &workspace, &mut summary)?;
         }
         summary.print();
         if summary.is_success() {
@@ -110,45 +112,67 @@ impl Test {
     }
 
     fn boot_all(&self, workspace: &Workspace, boots: &[Planned]) -> Result<Vec<Row>> {
-        let qemu = Qemu::provide()?;
-        let artifacts = build::build(workspace)?;
+        let (qemu, artifacts) = (Qemu::provide()?, build::build(workspace)?);
         let progress = progress(boots.len());
-        let bench = boots::Bench {
-            workspace,
-            qemu: &qemu,
-            artifacts: &artifacts,
-            options: &self.options,
-            filter: self.filter.as_deref(),
-            progress: &progress,
-        };
+        let bench = self.bench(workspace, &qemu, &artifacts, &progress);
         let mut rows = bench.run(boots, self.jobs())?;
         if !self.options.any_machine() && !self.options.gdb && self.options.bootargs.is_empty() {
             rows.extend(endings::run(&bench)?);
             if !guest::interrupted() {
                 rows.extend(counts::run(&bench)?);
             }
+            if !guest::interrupted() {
+                rows.extend(soak::short::run(&bench, self.jobs())?);
+            }
         }
         progress.finish_and_clear();
         Ok(rows)
+    }
+
+    fn bench<'a>(
+        &'a self,
+        workspace: &'a Workspace,
+        qemu: &'a Qemu,
+        artifacts: &'a Artifacts,
+        progress: &'a ProgressBar,
+    ) -> boots::Bench<'a> {
+        boots::Bench {
+            workspace,
+            qemu,
+            artifacts,
+            options: &self.options,
+            filter: self.filter.as_deref(),
+            progress,
+        }
+    }
+
+    /// The soak, or a row that says why not: with a failure at hand, hours of random tests show nothing
+    /// new.
+    fn soak_what_passed(
+        &self,
+        plan: &soak::Plan,
+        workspace: &Workspace,
+        summary: &mut Summary,
+    ) -> Result<()> {
+        let progress = progress(plan.seconds());
+        let row = if !summary.is_success() {
+            plan.not_started()
+        } else if self.host {
+            plan.run(workspace, None, &progress)?
+        } else {
+            let (qemu, artifacts) = (Qemu::provide()?, build::build(workspace)?);
+            let bench = self.bench(workspace, &qemu, &artifacts, &progress);
+            plan.run(workspace, Some(&bench), &progress)?
+        };
+        summary.add(row, &progress);
+        progress.finish_and_clear();
+        Ok(())
     }
 
     fn jobs(&self) -> usize {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         self.jobs.map_or(cores.min(4), NonZeroUsize::get)
     }
-}
-
-/// The soak, or a row that says why not: with a failure at hand, hours of random tests show nothing new.
-fn soak_what_passed(plan: &soak::Plan, workspace: &Workspace, summary: &mut Summary) -> Result<()> {
-    let progress = progress(plan.seconds());
-    let row = if summary.is_success() {
-        plan.run(workspace, &progress)?
-    } else {
-        plan.not_started()
-    };
-    summary.add(row, &progress);
-    progress.finish_and_clear();
-    Ok(())
 }
 
 fn stop_if_interrupted() -> Result<()> {

@@ -7,8 +7,9 @@ use super::{
     report,
 };
 use crate::{
-    arch::{percpu, probe},
+    arch::{interrupts::unmask_serror, probe},
     platform::interrupts,
+    sched,
 };
 
 /// Called by the vectors with everything masked; returns to the interrupted code.
@@ -20,10 +21,10 @@ pub(super) extern "C" fn handle(frame: &mut TrapFrame) {
     }
 }
 
-/// An interrupt. Masked throughout: handlers do not nest.
+/// An interrupt. Masked throughout: handlers do not nest. At its end another task may get the CPU; the frame
+/// stays on the stack of the one that was interrupted.
 fn irq() {
-    let cpu = percpu::current();
-    cpu.enter_irq();
-    interrupts::dispatch();
-    cpu.leave_irq();
+    // The task that comes next may have left its CPU outside of an exception, where SError is not masked.
+    unmask_serror();
+    sched::interrupt(interrupts::dispatch);
 }

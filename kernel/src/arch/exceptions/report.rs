@@ -27,6 +27,7 @@ use crate::{
     platform::{
         console::Emergency,
         exit::{Status, exit},
+        smp::stop,
     },
 };
 use core::fmt::{self, Write};
@@ -53,6 +54,8 @@ pub(super) fn unexpected(frame: &TrapFrame) -> ! {
 }
 
 extern "C" fn report(frame: &TrapFrame) -> ! {
+    // First of all: from here on this CPU speaks alone.
+    stop::stop_others();
     let failed = percpu::current().begin_ending();
     let mut out = Emergency::after(failed);
     // A writer without errors.
@@ -102,13 +105,15 @@ fn write_report(frame: &TrapFrame, out: &mut Emergency) -> fmt::Result {
     writeln!(out)?;
     writeln!(
         out,
-        "  vector {} ({}, {}), CPU {}, {} interrupts deep",
+        "  vector {} ({}, {}), CPU {}, task {}, {} interrupts deep",
         frame.vector(),
         frame.origin(),
         frame.kind(),
         cpu.index(),
-        cpu.irq_depth()
+        crate::sched::current().name(),
+        crate::sched::interrupt_depth()
     )?;
+    stop::write_running(out)?;
     if frame.stack_was_bad() && !frame.overflowed(stack) {
         writeln!(
             out,

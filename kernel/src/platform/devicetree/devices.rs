@@ -177,6 +177,7 @@ pub fn timer(
     // Order without names: secure physical, non-secure physical, virtual,
     // hypervisor.
     Ok(TimerInterrupts {
+        physical_timer: intid("phys", 1)?,
         virtual_timer: intid("virt", 2)?,
     })
 }

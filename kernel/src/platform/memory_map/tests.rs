@@ -52,7 +52,6 @@ fn boot() -> BootMemory {
     BootMemory {
         image: range(RAM + 0x8_0000, RAM + 0x12_3000),
         device_tree: PhysRange::new(RAM + 0x400_0000, 0x1f00),
-        early_pool: range(RAM + 0x11_0000, RAM + 0x12_0000),
     }
 }
 
@@ -78,21 +77,6 @@ fn takes_out_image_and_blob() {
     assert!(map.unreachable().is_empty());
     assert_eq!(map.usable()[0].start().as_u64(), RAM);
     assert_eq!(map.usable()[0].frames(), 0x80);
-}
-
-#[test]
-fn an_early_pool_outside_the_image_is_taken_out_too() {
-    let boot = BootMemory {
-        early_pool: range(RAM + 0x200_0000, RAM + 0x201_0000),
-        ..boot()
-    };
-    let map = MemoryMap::new(&machine(&[range(RAM, RAM_END)], &[]), &boot, LIMITS).unwrap();
-    let pool = boot.early_pool;
-    assert!(
-        map.usable()
-            .iter()
-            .all(|range| !range.bytes().overlaps(pool))
-    );
 }
 
 #[test]
@@ -141,7 +125,6 @@ fn the_page_of_a_release_word_stays_as_it_is() {
     };
     let boot = BootMemory {
         device_tree: None,
-        early_pool: range(0x10_0000, 0x11_0000),
         ..boot
     };
     let map = MemoryMap::new(&machine, &boot, LIMITS).unwrap();
@@ -302,7 +285,6 @@ fn expected(page: PhysRange, machine: &MachineDescription, boot: &BootMemory) ->
     let linear = ram && !machine.reservations.iter().filter(hit).any(forbidden);
     let taken = machine.reservations.iter().any(|entry| hit(&entry))
         || boot.image.overlaps(page)
-        || boot.early_pool.overlaps(page)
         || page.start() == 0
         || boot.device_tree.is_some_and(|blob| blob.overlaps(page));
     (linear, linear && !taken)
@@ -325,7 +307,6 @@ proptest! {
         banks in some_banks(),
         reservations in some_reservations(),
         blob in proptest::option::of(some_range()),
-        pool in some_range(),
     ) {
         // A bank far away makes sure that there is enough memory, and holds
         // the image; the pages under test are the others.
@@ -333,7 +314,7 @@ proptest! {
         banks.truncate(MAX_BANKS - 1);
         banks.push(range(RAM, RAM_END));
         let machine = machine(&banks, &reservations);
-        let boot = BootMemory { device_tree: blob, early_pool: pool, ..boot() };
+        let boot = BootMemory { device_tree: blob, ..boot() };
         let map = MemoryMap::new(&machine, &boot, LIMITS).unwrap();
         check_list(map.linear());
         check_list(map.usable());

@@ -6,6 +6,8 @@
 //! architecture does: barriers per entry or per section, invalidations per request, per 192
 //! ranges, or per range of pages that touch, and queues of 32.
 
+use core::ops::Range;
+
 use mmu::Backend;
 
 use super::fixture::dsb_ish_of_a_flush;
@@ -35,14 +37,21 @@ suite! {
 /// stores that waited, and stores that were made late.
 type Figures = [u16; 7];
 
-/// Plays `steps`, which end their section, after `before`, and compares what they execute with the figures
-/// of each strategy, in the order of [`Backend::ALL`].
+/// Plays `step` after `before`, in a section that announces the pages `range`, and compares what the section
+/// executes with the figures of each strategy, in the order of [`Backend::ALL`].
 #[inline(never)]
-fn counted(mapped: usize, before: &[Step], steps: &[Step], expected: &[Figures; 5]) -> TestResult {
+fn counted(
+    mapped: usize,
+    before: &[Step],
+    range: Range<usize>,
+    step: Step,
+    expected: &[Figures; 5],
+) -> TestResult {
+    let section = [Announce(range), step, Leave];
     for (backend, figures) in Backend::ALL.into_iter().zip(expected) {
         let mut scene = Scene::new(backend, mapped, 401)?;
         scene.play(before)?;
-        let spent = scene.counted(steps)?;
+        let spent = scene.counted(&section)?;
         // For whoever maps there next.
         scene.play(&[Flush(0..401)])?;
         let [pairs, flushes, by_address, by_range, drains, deferred, late] = figures.map(u64::from);
@@ -76,7 +85,7 @@ fn counted(mapped: usize, before: &[Step], steps: &[Step], expected: &[Figures; 
 #[rustfmt::skip]
 fn pages_mapped_one_by_one() -> TestResult {
     // The page behind them has the table built.
-    counted(0, &[MapEach(100..101)], &[Announce(0..100), MapEach(0..100), Leave], &[
+    counted(0, &[MapEach(100..101)], 0..100, MapEach(0..100), &[
         [100, 0, 0, 0, 0,   0,   0],
         [  1, 0, 0, 0, 0,   0,   0],
         [  1, 0, 0, 0, 1, 100, 100],
@@ -88,7 +97,7 @@ fn pages_mapped_one_by_one() -> TestResult {
 
 #[rustfmt::skip]
 fn neighbors_protected_one_by_one() -> TestResult {
-    counted(200, &[], &[Announce(0..200), ProtectEach(0..200, 1), Leave], &[
+    counted(200, &[], 0..200, ProtectEach(0..200, 1), &[
         [200, 200, 200, 200,  0,   0,   0],
         [  0, 200, 200, 200,  0,   0,   0],
         [  0,   1, 200,   2,  1, 200, 200],
@@ -101,7 +110,7 @@ fn neighbors_protected_one_by_one() -> TestResult {
 
 #[rustfmt::skip]
 fn pages_far_apart_protected_one_by_one() -> TestResult {
-    counted(400, &[], &[Announce(0..400), ProtectEach(0..384, 2), Leave], &[
+    counted(400, &[], 0..400, ProtectEach(0..384, 2), &[
         [192, 192, 192, 192,  0,   0,   0],
         [  0, 192, 192, 192,  0,   0,   0],
         [  0,   1, 192, 192,  1, 192, 192],
@@ -109,7 +118,7 @@ fn pages_far_apart_protected_one_by_one() -> TestResult {
         [  0,   1, 192, 192,  1,   0,   0],
         [  0,  12, 192, 192, 12, 192, 192],
     ])?;
-    counted(400, &[], &[Announce(0..400), ProtectEach(0..386, 2), Leave], &[
+    counted(400, &[], 0..400, ProtectEach(0..386, 2), &[
         [193, 193, 193, 193,  0,   0,   0],
         [  0, 193, 193, 193,  0,   0,   0],
         [  0,   1, 193, 193,  1, 193, 193],
@@ -121,7 +130,7 @@ fn pages_far_apart_protected_one_by_one() -> TestResult {
 
 #[rustfmt::skip]
 fn pages_outside_the_range_protected_one_by_one() -> TestResult {
-    counted(60, &[], &[Announce(50..60), ProtectEach(0..40, 1), Leave], &[
+    counted(60, &[], 50..60, ProtectEach(0..40, 1), &[
         [ 40,  40,  40,  40,  0,   0,   0],
         [  0,  40,  40,  40,  0,   0,   0],
         // Nobody said that they would come, so nothing but barriers waits.
@@ -133,7 +142,7 @@ fn pages_outside_the_range_protected_one_by_one() -> TestResult {
 
 #[rustfmt::skip]
 fn pages_unmapped_one_by_one_and_flushed_once() -> TestResult {
-    counted(100, &[], &[Announce(0..100), UnmapEach(0..100), Leave], &[
+    counted(100, &[], 0..100, UnmapEach(0..100), &[
         [0, 1, 100, 2, 0, 0, 0],
         [0, 1, 100, 2, 0, 0, 0],
         [0, 1, 100, 2, 1, 0, 0],
@@ -149,7 +158,7 @@ fn r28_pages_set_and_cleared_again() -> TestResult {
         pte.get_and_clear();
         Ok(())
     });
-    counted(0, &[Entries(10..11, SET)], &[Announce(0..10), set_and_clear, Leave], &[
+    counted(0, &[Entries(10..11, SET)], 0..10, set_and_clear, &[
         // Emptied: the invalidation is the caller's, and not counted here.
         [10,  0,  0,  0,  0,  0,  0],
         [ 1,  0,  0,  0,  0,  0,  0],

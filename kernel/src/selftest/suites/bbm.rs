@@ -4,7 +4,7 @@
 
 use mmu::{MemoryType, PAGE_SIZE, Prot, SpaceError, VirtAddr, bbm::Violation, bits};
 
-use super::fixture::{Pages, counted, dsb_ish_of_a_flush, store};
+use super::fixture::{Pages, apply, counted, dsb_ish_of_a_flush, store};
 use crate::arch::cache;
 use crate::arch::probe::try_read_u64;
 use crate::mm::kernel_space;
@@ -32,8 +32,9 @@ fn r29_another_frame_is_refused_in_place() -> TestResult {
     let pages = expect_ok!(Pages::mapped(2));
     pages.fill(0, 10);
     let first = expect_ok!(pages.area.part(0, 1));
-    let result = kernel_space::lock()
-        .apply_to_page_range(first, |pte| pte.set(pages.frames[1], Prot::KERNEL));
+    let result = apply(&mut kernel_space::lock(), first, &mut |pte| {
+        pte.set(pages.frames[1], Prot::KERNEL)
+    });
     expect_matches!(
         result,
         Err(SpaceError::BreakBeforeMake {

@@ -7,12 +7,13 @@
 use core::fmt;
 use core::ptr;
 
-use mmu::{Backend, BarrierPolicy, Context, Counts, Prot};
+use mmu::{Backend, BarrierPolicy, Context, Counts, PageRange, Prot, PteRef, SpaceError};
 
 use crate::arch::Arm64;
 use crate::arch::probe::{self, Fault};
 use crate::mm::MMU;
 use crate::mm::frames::{FrameList, OutOfFrames};
+use crate::mm::kernel_space::Space;
 use crate::mm::layout::linear_virt;
 use crate::mm::terms::{Terms, TermsError};
 use crate::mm::vmap::{self, Area, VmapError};
@@ -82,6 +83,16 @@ pub(super) fn store(virt: u64, value: u64) -> Result<(), Fault> {
     // SAFETY: the suites call this with addresses of frames they own, of pages that
     // nothing maps, and of pages that may not be written, where nothing is changed.
     unsafe { probe::try_write_u64(virt, value) }
+}
+
+/// [`AddressSpace::apply_to_page_range`](mmu::AddressSpace::apply_to_page_range), compiled once.
+#[inline(never)]
+pub(super) fn apply(
+    space: &mut Space,
+    range: PageRange,
+    each: &mut dyn FnMut(&mut PteRef<'_, Arm64>) -> Result<(), SpaceError>,
+) -> Result<(), SpaceError> {
+    space.apply_to_page_range(range, each)
 }
 
 /// The current task's counts.

@@ -10,7 +10,6 @@ use mmu::{
 };
 
 use super::fixture::{Pages, counted, dsb_ish_of_a_flush, with};
-use crate::arch::percpu;
 use crate::arch::timer;
 use crate::mm::frames::FrameList;
 use crate::mm::kernel_space::Space;
@@ -82,11 +81,11 @@ fn an_interrupt_arrives_and_returns() -> TestResult {
     for _ in 0..3 {
         SEEN.store(0, Ordering::Relaxed);
         interrupted!(|| {
-            let depth = percpu::current().irq_depth();
+            let depth = sched::interrupt_depth();
             SEEN.store(u64::from(depth), Ordering::Relaxed);
         });
         expect_eq!(SEEN.load(Ordering::Relaxed), 1);
-        expect_eq!(percpu::current().irq_depth(), 0);
+        expect_eq!(sched::interrupt_depth(), 0);
     }
     Ok(())
 }
@@ -275,30 +274,30 @@ fn period() -> u32 {
 
 fn timer_handler(_: IntId) {
     TICKS.fetch_add(1, Ordering::Relaxed);
-    timer::arm(period());
+    timer::physical::arm(period());
 }
 
-/// The virtual timer firing all the time; stopped on drop.
+/// The physical timer firing all the time; stopped on drop.
 struct Ticking(IntId);
 
 impl Ticking {
     fn start() -> Result<Self, Outcome> {
-        let Some(intid) = start::machine().description.timer.virtual_timer else {
-            skip!("the device tree names no interrupt for the virtual timer");
+        let Some(intid) = start::machine().description.timer.physical_timer else {
+            skip!("the device tree names no interrupt for the physical timer");
         };
         let id = IntId::ppi(intid - 16);
         TICKS.store(0, Ordering::Relaxed);
         expect_ok!(interrupts::register(id, timer_handler));
         let ticking = Self(id);
         expect_ok!(interrupts::enable(id));
-        timer::arm(period());
+        timer::physical::arm(period());
         Ok(ticking)
     }
 }
 
 impl Drop for Ticking {
     fn drop(&mut self) {
-        timer::disarm();
+        timer::physical::disarm();
         if let Err(error) = interrupts::unregister(self.0) {
             log::error!("the timer's interrupt stays registered: {error}");
         }

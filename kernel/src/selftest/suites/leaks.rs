@@ -3,13 +3,14 @@
 //! that is possible, put back. And its own suite, which leaves things behind on purpose.
 
 use core::fmt;
+use core::time::Duration;
 
 use aarch64_cpu::registers::DAIF;
 use mmu::{Backend, Backing, BarrierPolicy, Owed, Prot};
 use tock_registers::interfaces::Readable;
 
 use super::fixture::{self, Pages, counts};
-use crate::arch::interrupts;
+use crate::arch::{interrupts, timer};
 use crate::mm::vmap::Area;
 use crate::mm::{MMU, frames, heap, kernel_space};
 use crate::sched;
@@ -37,14 +38,44 @@ suite! {
 /// The leak check: frames, heap, lazy state, terms and the interrupt mask are after a test what
 /// they were before.
 #[derive(Debug)]
-pub struct KernelState(());
+pub struct KernelState {
+    /// How many tasks there are while no test runs.
+    tasks: usize,
+}
 
 impl KernelState {
     /// Ready to compare. Makes and drops an area first: what the vmap area allocates
     /// once and keeps is not the first test's leak.
     pub fn after_warm_up() -> Self {
-        drop(Area::reserve(1));
-        Self(())
+        let areas = [(); 32].map(|()| Area::reserve(1));
+        drop(areas);
+        // And what the first task takes for good: tables for stacks, room in the list of them.
+        let tasks = [(); 32].map(|()| sched::spawn("warm-up", || ()));
+        for task in tasks.into_iter().flatten() {
+            task.join();
+        }
+        let mut state = Self::new();
+        state.settle();
+        state.tasks = sched::alive();
+        state
+    }
+
+    /// Ready to compare.
+    fn new() -> Self {
+        Self {
+            tasks: sched::alive(),
+        }
+    }
+
+    /// Waits, within reason, until tasks that have ended are cleared away: on other CPUs that takes a moment.
+    fn settle(&self) {
+        let until = timer::ticks() + timer::frequency();
+        while (sched::alive() > self.tasks || !sched::is_quiet()) && timer::ticks() < until {
+            match sched::may_sleep() {
+                Ok(()) => sched::sleep(Duration::from_micros(50)),
+                Err(_) => core::hint::spin_loop(),
+            }
+        }
     }
 }
 
@@ -54,6 +85,7 @@ const IRQS: u64 = 1 << 7;
 /// What a test could change for those after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot {
+    tasks: usize,
     /// Frames in use by others than the heap.
     frames: usize,
     /// Bytes in use on the heap.
@@ -98,9 +130,11 @@ impl LeakCheck for KernelState {
     type Snapshot = Snapshot;
 
     fn snapshot(&mut self) -> Snapshot {
+        self.settle();
         let lazy = sched::current().lazy();
         let counts = counts();
         Snapshot {
+            tasks: sched::alive(),
             frames: frames::usage().used - heap::frames_held(),
             heap: heap::bytes_used(),
             sections: (lazy.enable_count(), lazy.pause_count()),
@@ -119,6 +153,7 @@ impl LeakCheck for KernelState {
         after: &Snapshot,
         report: &mut dyn fmt::Write,
     ) -> fmt::Result {
+        differs(report, "tasks", &before.tasks, &after.tasks)?;
         differs(report, "frames in use", &before.frames, &after.frames)?;
         differs(report, "bytes of heap in use", &before.heap, &after.heap)?;
         differs(
@@ -189,7 +224,7 @@ fn found_and_put_back(make: Mess) -> TestResult {
     let _terms = expect_ok!(fixture::with(Backend::DeferBarriers));
     let pages = expect_ok!(Pages::mapped(2));
     expect_ok!(kernel_space::lock().unmap(expect_ok!(pages.area.part(1, 1))));
-    let mut check = KernelState(());
+    let mut check = KernelState::new();
     let before = check.snapshot();
     let mess = make(&pages)?;
     let after = check.snapshot();
@@ -248,7 +283,7 @@ fn mask_interrupts(_: &Pages) -> Result<&'static str, Outcome> {
 }
 
 fn frames_are_counted() -> TestResult {
-    let mut check = KernelState(());
+    let mut check = KernelState::new();
     let before = check.snapshot();
     let frame = expect_ok!(frames::alloc());
     let after = check.snapshot();

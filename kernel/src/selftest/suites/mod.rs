@@ -15,6 +15,11 @@ mod leaks;
 mod memory;
 mod registers;
 mod scene;
+mod sched;
+mod sched_fixture;
+mod sched_lazy;
+mod smp;
+mod sweep;
 mod tables;
 mod wx;
 

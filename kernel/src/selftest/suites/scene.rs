@@ -11,7 +11,7 @@ use core::ops::Range;
 
 use mmu::{Backend, Backing, Counts, PageRange, Prot, PteRef, SpaceError};
 
-use super::fixture::{Pages, counts, store, with};
+use super::fixture::{Pages, apply, counts, store, with};
 use crate::arch::Arm64;
 use crate::arch::percpu;
 use crate::arch::probe::try_read_u64;
@@ -257,7 +257,7 @@ impl Scene {
         let mut numbers = which.clone();
         let Self { lock, pages, .. } = self;
         let space = lock.get_or_insert_with(kernel_space::lock);
-        space.apply_to_page_range(range, |pte| match numbers.next() {
+        apply(space, range, &mut |pte| match numbers.next() {
             Some(i) => change(pages, i, pte),
             None => Ok(()),
         })

@@ -6,7 +6,7 @@ use mmu::{
     SpaceError, SpaceKind, VirtAddr, bits,
 };
 
-use super::fixture::{Pages, counted, counts, dsb_ish_of_a_flush, store};
+use super::fixture::{Pages, apply, counted, counts, dsb_ish_of_a_flush, store};
 use crate::arch::exceptions::esr::Status;
 use crate::arch::probe::try_read_u64;
 use crate::mm::frames::{self, FrameList};
@@ -179,7 +179,7 @@ fn apply_sets_and_clears_each_entry() -> TestResult {
     let pages = expect_ok!(Pages::unmapped(700));
     let range = pages.area.pages();
     let mut next = 0;
-    expect_ok!(kernel_space::lock().apply_to_page_range(range, |pte| {
+    expect_ok!(apply(&mut kernel_space::lock(), range, &mut |pte| {
         let frame = pages.frames[next];
         next += 1;
         pte.set(frame, Prot::KERNEL)
@@ -188,10 +188,10 @@ fn apply_sets_and_clears_each_entry() -> TestResult {
     reads_back(&pages)?;
     let mut space = kernel_space::lock();
     let mut right = 0;
-    expect_ok!(space.apply_to_page_range(range, |pte| {
+    expect_ok!(apply(&mut space, range, &mut |pte| {
         let old: Desc = pte.get_and_clear();
         right += usize::from(old.frame() == pages.frames[right]);
-        Ok::<(), SpaceError>(())
+        Ok(())
     }));
     expect_ok!(space.flush_tlb_range(range));
     drop(space);
@@ -203,7 +203,7 @@ fn apply_sets_and_clears_each_entry() -> TestResult {
 fn apply_stops_at_the_callback_error() -> TestResult {
     let pages = expect_ok!(Pages::unmapped(10));
     let mut calls = 0;
-    let result = kernel_space::lock().apply_to_page_range(pages.area.pages(), |pte| {
+    let result = apply(&mut kernel_space::lock(), pages.area.pages(), &mut |pte| {
         calls += 1;
         if calls == 5 {
             return Err(SpaceError::NotMapped { va: pte.va() });
@@ -304,8 +304,9 @@ fn bad_ranges() -> TestResult {
 
 /// Runs `request`, which must fail, and checks that it executed no barrier and
 /// took no frame.
+#[inline(never)]
 fn changes_nothing(
-    request: impl FnOnce(&mut Space) -> Result<(), SpaceError>,
+    request: &mut dyn FnMut(&mut Space) -> Result<(), SpaceError>,
 ) -> Result<SpaceError, Outcome> {
     let (used, before) = (frames::usage().used, counts());
     let result = request(&mut kernel_space::lock());
@@ -322,7 +323,7 @@ fn a_mapped_page() -> TestResult {
     let other = expect_ok!(FrameList::alloc(3));
     let middle = expect_ok!(pages.area.part(1, 1));
     expect_ok!(kernel_space::lock().unmap(expect_ok!(pages.area.part(0, 1))));
-    let error = changes_nothing(|space| {
+    let error = changes_nothing(&mut |space| {
         space.map(pages.area.pages(), Backing::Scattered(&other), Prot::KERNEL)
     })?;
     expect_matches!(error, SpaceError::AlreadyMapped { va, .. } if va == middle.start());
@@ -336,9 +337,9 @@ fn an_unmapped_page() -> TestResult {
     expect_ok!(kernel_space::lock().unmap(last));
     let range = pages.area.pages();
     let errors = [
-        changes_nothing(|space| space.unmap(range))?,
-        changes_nothing(|space| space.protect(range, Prot::KERNEL_RO))?,
-        changes_nothing(|space| space.remap(range, Prot::DEVICE))?,
+        changes_nothing(&mut |space| space.unmap(range))?,
+        changes_nothing(&mut |space| space.protect(range, Prot::KERNEL_RO))?,
+        changes_nothing(&mut |space| space.remap(range, Prot::DEVICE))?,
     ];
     for error in errors {
         expect_eq!(error, SpaceError::NotMapped { va: last.start() });
@@ -351,14 +352,14 @@ fn the_other_half() -> TestResult {
     let range = expect_ok!(PageRange::new(0x1000, 1));
     let frames = expect_ok!(FrameList::alloc(1));
     let error =
-        changes_nothing(|space| space.map(range, Backing::Scattered(&frames), Prot::KERNEL))?;
+        changes_nothing(&mut |space| space.map(range, Backing::Scattered(&frames), Prot::KERNEL))?;
     expect_matches!(error, SpaceError::WrongHalf { .. });
     Ok(())
 }
 
 fn user_attributes() -> TestResult {
     let pages = expect_ok!(Pages::unmapped(1));
-    let error = changes_nothing(|space| {
+    let error = changes_nothing(&mut |space| {
         space.map(
             pages.area.pages(),
             Backing::Scattered(&pages.frames),
@@ -371,7 +372,7 @@ fn user_attributes() -> TestResult {
 
 fn a_wrong_number_of_frames() -> TestResult {
     let pages = expect_ok!(Pages::unmapped(3));
-    let error = changes_nothing(|space| {
+    let error = changes_nothing(&mut |space| {
         space.map(
             pages.area.pages(),
             Backing::Scattered(&pages.frames[..2]),
@@ -394,7 +395,7 @@ fn running_out_of_tables() -> TestResult {
     let frame = expect_ok!(FrameList::alloc(1));
     let repeated = alloc::vec![frame[0]; 2000];
     for budget in 0..4 {
-        let error = changes_nothing(|space| {
+        let error = changes_nothing(&mut |space| {
             frames::set_budget(Some(budget));
             let result = space.map(area.pages(), Backing::Scattered(&repeated), Prot::KERNEL);
             frames::set_budget(None);

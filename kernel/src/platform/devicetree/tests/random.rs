@@ -40,7 +40,6 @@ fn judge(blob: &[u8]) -> Result<(), TestCaseError> {
     let boot = BootMemory {
         image,
         device_tree: None,
-        early_pool: image,
     };
     let limits = AddressLimits {
         physical_bits: 44,

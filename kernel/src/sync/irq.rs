@@ -3,7 +3,7 @@
 //!
 //! `spin`'s mutex knows nothing of interrupts: a handler that takes a lock which the
 //! interrupted code holds would spin forever. [`IrqLock`] masks interrupts on this CPU
-//! while it is held.
+//! while it is held, which also keeps its holder on the CPU.
 
 use core::ops::{Deref, DerefMut};
 

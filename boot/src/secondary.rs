@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The way of a secondary CPU, from its physical entry to `secondary_main`.
+//!
+//! Firmware starts it at [`entry_phys`] (PSCI CPU_ON, or a spin table), at EL1, EL2 or EL3, MMU and
+//! caches off. What is in its registers depends on the method (PSCI passes a context id, a spin
+//! table does not), so nothing there is used: a CPU knows itself by MPIDR_EL1.
+//!
+//! # The order, and why
+//!
+//! 1. [`el`] and [`mmu_on`](crate::mmu_on) as on the boot CPU: every control that resets to an UNKNOWN value is a
+//!    CPU's own. TTBR0 is the identity map of the early tables, which still lie where boot built
+//!    them, and TTBR1 is the kernel's final root.
+//! 2. The upper half; from there on the identity map is not needed, and goes as in
+//!    [`drop_identity_map`](crate::drop_identity_map).
+//! 3. The table of [`Slot`]s says which stack is this CPU's. It is read with the caches on, like
+//!    everything else that the kernel has written.
+//!
+//! # Caches
+//!
+//! A CPU with its caches off sees memory, not what another CPU's cache holds, and what it stores
+//! goes past lines that the others may hold. So it stores nothing until its caches are on, and
+//! reads three things only:
+//!
+//! - instructions and literals of `.text.boot`, which firmware put into memory and nobody writes;
+//! - the early tables, through the walker, which is coherent (TCR_EL1.IRGN, ORGN and SH), and not
+//!   before the MMU is on;
+//! - the kernel's root, a word that [`prepare`] cleans to the point of coherency.
+//!
+//! QEMU has no caches and cannot show the loss of any of this.
+
+use crate::{
+    el,
+    mmu_on::{enable_mmu, init_el1},
+    park::{self, park},
+    registers::TCR_EPD0,
+    switch,
+    tables::offset,
+};
+use core::{
+    arch::{asm, naked_asm},
+    mem::offset_of,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// A place for a CPU to run on.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Slot {
+    /// Affinity fields of its MPIDR_EL1, all other bits 0; [`Slot::NOBODY`] if the place is free.
+    mpidr: AtomicU64,
+    /// Address above its stack, 16-byte aligned.
+    stack_top: AtomicU64,
+}
+
+impl Slot {
+    /// No CPU has this affinity: the bits above Aff3 are never part of one.
+    pub const NOBODY: u64 = u64::MAX;
+
+    /// A free place.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            mpidr: AtomicU64::new(Self::NOBODY),
+            stack_top: AtomicU64::new(0),
+        }
+    }
+
+    /// Gives the place to the CPU with affinity `mpidr`, which has not been started yet; it is
+    /// going to run on the stack below `stack_top`.
+    ///
+    /// # Safety
+    ///
+    /// - `stack_top` is 16-byte aligned, and memory that the kernel's root maps writable lies below
+    ///   it, which nobody else uses from now on;
+    /// - the slot was not given to anybody before.
+    pub unsafe fn give(&self, mpidr: u64, stack_top: u64) {
+        self.stack_top.store(stack_top, Ordering::Relaxed);
+        // Whoever finds itself here finds its stack, too. The CPU that looks was started after this
+        // and a DSB, so even Relaxed would do.
+        self.mpidr.store(mpidr, Ordering::Release);
+    }
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What a secondary reads before it has a stack.
+#[repr(C)]
+struct Shared {
+    /// Physical address of the upper half's root: read with the caches off.
+    root: AtomicU64,
+    /// The slots: read with the caches on.
+    slots: AtomicU64,
+    count: AtomicU64,
+}
+
+static SHARED: Shared = Shared {
+    root: AtomicU64::new(0),
+    slots: AtomicU64::new(0),
+    count: AtomicU64::new(0),
+};
+
+/// The affinity fields of MPIDR_EL1: Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0.
+pub const AFFINITY: u64 = 0xff_00ff_ffff;
+
+unsafe extern "C" {
+    /// The kernel's entry for secondary CPUs, defined by the crate that links this one: EL1, MMU and
+    /// caches on, all of DAIF masked, on the stack of `slot`, with no per-CPU block and the vectors
+    /// of [`mod@park`]; the lower half translates nothing.
+    safe fn secondary_main(slot: u64) -> !;
+}
+
+/// Says where secondaries find their way: the upper half's root and the slots.
+///
+/// To be called before the first of them is started. Each is started after its slot is
+/// [given](Slot::give) to it and a `DSB SY`, so that it finds what was written.
+///
+/// # Safety
+///
+/// - `root_phys` is the root of the upper half that is in use, and stays so;
+/// - the early tables are as boot left them ([`crate::drop_identity_map`] does not change them).
+pub unsafe fn prepare(root_phys: u64, slots: &'static [Slot]) {
+    let first = slots.as_ptr().expose_provenance() as u64;
+    SHARED.slots.store(first, Ordering::Relaxed);
+    SHARED.count.store(slots.len() as u64, Ordering::Relaxed);
+    SHARED.root.store(root_phys, Ordering::Relaxed);
+    // SAFETY: maintenance changes nothing that Rust can see. The word is in memory when the DSB
+    // completes (B2.10.8), where a CPU without caches reads it. Later stores to neighbors in the
+    // line write the line back with this same word.
+    unsafe {
+        asm!(
+            "dc cvac, {word}",
+            "dsb sy",
+            word = in(reg) &raw const SHARED.root,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Physical address where firmware is to start a secondary CPU.
+#[must_use]
+pub fn entry_phys() -> u64 {
+    switch::image_phys(entry as *const () as u64)
+}
+
+/// The entry, at its physical address, at any of EL1, EL2, EL3; every reference is PC-relative.
+///
+/// The register plan is that of [`crate::entry`], but x21 holds the physical address of the early
+/// tables.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.boot")]
+extern "C" fn entry() -> ! {
+    naked_asm!(
+        "mrs x20, CurrentEL",
+        "lsr x20, x20, #2",            // CurrentEL[3:2]
+        "bl {drop_to_el1}",
+        "bl {init_el1}",
+        "adrp x21, _boot_tables_start", // 4 KiB aligned
+        "adrp x2, {SHARED}",
+        "add x2, x2, :lo12:{SHARED}",
+        "ldr x1, [x2, #{ROOT}]",       // TTBR1; the only data read past the caches
+        "add x0, x21, #{IDENTITY_L0}", // TTBR0
+        "bl {enable_mmu}",
+        "ldr x8, ={upper_half}",       // an absolute address: the link address
+        "br x8",
+        drop_to_el1 = sym el::drop_to_el1,
+        init_el1 = sym init_el1,
+        enable_mmu = sym enable_mmu,
+        upper_half = sym upper_half,
+        SHARED = sym SHARED,
+        ROOT = const offset_of!(Shared, root),
+        IDENTITY_L0 = const offset::IDENTITY_L0,
+    )
+}
+
+/// First instructions at the link address: the end of the identity map, the slot, the stack.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.boot")]
+extern "C" fn upper_half() -> ! {
+    naked_asm!(
+        // What goes wrong from here on parks at an address that exists without the identity map.
+        "adrp x0, boot_park_vectors",
+        "add x0, x0, :lo12:boot_park_vectors",
+        "msr vbar_el1, x0",
+        // As `drop_identity_map`: the empty root takes effect, then EPD0, then what this CPU's TLB
+        // still holds is invalidated, and that completed (R_YNJCP, U2). Local: the identity map is
+        // in no other CPU's TLB, or that CPU does the same on its way.
+        "mov x0, #{EMPTY}",
+        "add x0, x0, x21",
+        "msr ttbr0_el1, x0",
+        "isb",
+        "mrs x0, tcr_el1",
+        "orr x0, x0, #{EPD0}",
+        "msr tcr_el1, x0",
+        "isb",
+        "tlbi vmalle1",
+        "dsb nsh",
+        "isb",
+        // Which slot is this CPU's?
+        "mrs x1, mpidr_el1",
+        "ldr x2, ={AFFINITY}",
+        "and x1, x1, x2",
+        "adrp x2, {SHARED}",
+        "add x2, x2, :lo12:{SHARED}",
+        "ldr x3, [x2, #{SLOTS}]",
+        "ldr x4, [x2, #{COUNT}]",
+        "mov x0, #0",
+        "1:",
+        "cmp x0, x4",
+        "b.hs 3f",
+        "ldr x5, [x3, #{MPIDR}]",
+        "cmp x5, x1",
+        "b.eq 2f",
+        "add x3, x3, #{SLOT_SIZE}",
+        "add x0, x0, #1",
+        "b 1b",
+        "2:",
+        "ldr x5, [x3, #{STACK_TOP}]",
+        "mov sp, x5",
+        // Backtraces end at a frame record of zeros (AAPCS64 6.4.6).
+        "mov x29, #0",
+        "mov x30, #0",
+        "bl {secondary_main}",
+        "brk #0",                      // it does not return
+        "3:",
+        "ldr w0, ={NO_SLOT}",
+        "b {park}",
+        EMPTY = const offset::EMPTY,
+        EPD0 = const TCR_EPD0,
+        AFFINITY = const AFFINITY,
+        SHARED = sym SHARED,
+        SLOTS = const offset_of!(Shared, slots),
+        COUNT = const offset_of!(Shared, count),
+        MPIDR = const offset_of!(Slot, mpidr),
+        STACK_TOP = const offset_of!(Slot, stack_top),
+        SLOT_SIZE = const size_of::<Slot>(),
+        secondary_main = sym secondary_main,
+        NO_SLOT = const park::NO_SLOT,
+        park = sym park,
+    )
+}

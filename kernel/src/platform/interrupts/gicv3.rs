@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! GICv3 and 4 (IHI 0069), through crate `arm-gic`: the distributor for shared interrupts, a
+//! redistributor per CPU for its private ones, and system registers for the rest.
+//!
+//! A redistributor is accessed by its CPU alone, with interrupts masked; of the others each CPU reads
+//! GICR_TYPER only, to find its own. System registers are the CPU's anyway. So only the distributor
+//! has a lock.
+
+use super::{IntId, InterruptError, Registers};
+use crate::{
+    arch::{barrier, interrupts, percpu, sysreg},
+    platform::devicetree::MAX_CPUS,
+    sync::IrqLock,
+};
+use arm_gic::{
+    InterruptGroup, UniqueMmioPointer,
+    gicv3::{
+        GicCpuInterface, GicDistributor, GicRedistributor, GicRedistributorIterator, SgiTarget,
+        SgiTargetGroup, registers::GicrSgi,
+    },
+};
+use core::{
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicPtr, Ordering},
+};
+use safe_mmio::fields::ReadPure;
+
+/// Bytes of a redistributor: two frames of 64 KiB, and
+const SIZE: u64 = 0x2_0000;
+/// two more with virtual LPIs.
+const SIZE_VIRTUAL: u64 = 0x4_0000;
+
+/// The controller.
+pub(super) struct GicV3 {
+    distributor: IrqLock<GicDistributor<'static>>,
+    distributor_phys: u64,
+    /// The region of redistributors, bytes of each, and how many there are.
+    redistributors: Registers,
+    size: u64,
+    count: usize,
+    /// The redistributor of each CPU, by the kernel's number; null before [`Self::init_cpu`].
+    own: [AtomicPtr<GicrSgi>; MAX_CPUS],
+}
+
+// SAFETY: the pointer in `redistributors` leads to device memory that is mapped for ever and on all
+// CPUs; the module's head says who accesses what.
+unsafe impl Send for GicV3 {}
+// SAFETY: as above.
+unsafe impl Sync for GicV3 {}
+
+impl GicV3 {
+    /// Looks how many redistributors there are, and how large they are.
+    ///
+    /// # Safety
+    /// As [`super::init`].
+    pub(super) unsafe fn new(
+        distributor: Registers,
+        redistributors: Registers,
+        stride: Option<u64>,
+    ) -> Result<Self, InterruptError> {
+        let none = InterruptError::NoRedistributor {
+            affinity: percpu::this_cpu_affinity(),
+        };
+        if redistributors.size < SIZE {
+            return Err(none);
+        }
+        let base: NonNull<GicrSgi> = redistributors.virt.cast();
+        // SAFETY: the caller vouches for the region, which has room for one, and no other
+        // reference to it exists yet.
+        let first = GicRedistributor::new(unsafe { UniqueMmioPointer::new(base) });
+        let size = if first.typer().virtual_lpis_supported() {
+            SIZE_VIRTUAL
+        } else {
+            SIZE
+        };
+        if let Some(stride) = stride.filter(|stride| *stride != size) {
+            return Err(InterruptError::Stride { stride, size });
+        }
+        // SAFETY: as above, `first` is not used any more; no more are asked for than fit.
+        let all = unsafe { GicRedistributorIterator::new(base) }?;
+        let count = all.take((redistributors.size / size) as usize).count();
+        // SAFETY: the caller vouches for the block, which nobody else uses.
+        let registers = unsafe { UniqueMmioPointer::new(distributor.virt.cast()) };
+        Ok(Self {
+            distributor: IrqLock::new(GicDistributor::new(registers)),
+            distributor_phys: distributor.phys,
+            redistributors,
+            size,
+            count,
+            own: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS],
+        })
+    }
+
+    /// Physical addresses of distributor and first redistributor, and how many of these there are,
+    /// for EL3.
+    pub(super) fn physical(&self) -> [u64; 3] {
+        let first = self.redistributors.phys;
+        [self.distributor_phys, first, self.count as u64]
+    }
+
+    /// Disables all shared interrupts, and enables the distributor. By the boot CPU.
+    pub(super) fn init(&self) {
+        let mut distributor = self.distributor.lock();
+        distributor.enable_all_interrupts(false);
+        distributor.configure_default_settings();
+    }
+
+    /// Wakes the calling CPU's redistributor, disables its private interrupts, and enables its CPU
+    /// interface.
+    pub(super) fn init_cpu(&self) -> Result<(), InterruptError> {
+        let cpu = percpu::current();
+        let affinity = cpu.affinity();
+        let own = self
+            .find(affinity)
+            .ok_or(InterruptError::NoRedistributor { affinity })?;
+        // SGIs are sent to the 16 CPUs whose Aff0 is below 16 (ICC_SGI1R_EL1.RS stays 0).
+        if affinity & 0xff >= 16 {
+            return Err(InterruptError::Unreachable { affinity });
+        }
+        self.own[cpu.index() as usize].store(own.as_ptr(), Ordering::Relaxed);
+        // The registers behind ICC_SRE_EL1.SRE are UNDEFINED until it has taken effect.
+        GicCpuInterface::enable_system_register_el1();
+        barrier::isb();
+        self.redistributor(|redistributor| {
+            // The error says that it is awake already.
+            let _ = redistributor.mark_core_awake();
+            redistributor.configure_default_settings();
+        })?;
+        sysreg::clear_icc_ctlr();
+        GicCpuInterface::set_priority_mask(0xff);
+        GicCpuInterface::enable_group1(true);
+        barrier::isb();
+        Ok(())
+    }
+
+    /// The redistributor of the CPU with these affinity fields.
+    fn find(&self, affinity: u64) -> Option<NonNull<GicrSgi>> {
+        /// GICR_TYPER[63:32], by a word: not all buses split 64 bits.
+        const TYPER_AFFINITY: usize = 0xc;
+        // Aff3 stands right above the others there.
+        let wanted = (affinity >> 8 & 0xff00_0000 | affinity & 0xff_ffff) as u32;
+        for index in 0..self.count {
+            let offset = index * self.size as usize;
+            // SAFETY: `new` found `count` redistributors of this size.
+            let frame = unsafe { self.redistributors.virt.add(offset) };
+            // SAFETY: as above; the register is within the first frame.
+            let typer = unsafe { frame.add(TYPER_AFFINITY) }.cast::<ReadPure<u32>>();
+            // SAFETY: mapped as Device memory for ever; the pointer lives for one read of a register
+            // that nobody writes.
+            let typer = unsafe { UniqueMmioPointer::new(typer) };
+            if typer.read() == wanted {
+                return Some(frame.cast());
+            }
+        }
+        None
+    }
+
+    /// Runs `action` on the calling CPU's redistributor.
+    fn redistributor<R>(
+        &self,
+        action: impl FnOnce(&mut GicRedistributor<'_>) -> R,
+    ) -> Result<R, InterruptError> {
+        interrupts::without(|| {
+            let own = self.own[percpu::current().index() as usize].load(Ordering::Relaxed);
+            let own = NonNull::new(own).ok_or(InterruptError::NotInitialized)?;
+            // SAFETY: found by `init_cpu`, so it is this CPU's; nobody else uses it, and nothing on
+            // this CPU comes in between.
+            let registers = unsafe { UniqueMmioPointer::new(own) };
+            Ok(action(&mut GicRedistributor::new(registers)))
+        })
+    }
+
+    /// Lets `id` through; a private one on the calling CPU, a shared one to the calling CPU.
+    pub(super) fn enable(&self, id: IntId) -> Result<(), InterruptError> {
+        if id.is_private() {
+            self.redistributor(|own| own.enable_interrupt(id, true))??;
+        } else {
+            let mut distributor = self.distributor.lock();
+            distributor.set_routing(id, Some(percpu::current().affinity()))?;
+            distributor.enable_interrupt(id, true)?;
+        }
+        Ok(())
+    }
+
+    /// Stops `id`; a private one on the calling CPU.
+    pub(super) fn disable(&self, id: IntId) -> Result<(), InterruptError> {
+        if id.is_private() {
+            self.redistributor(|own| {
+                let disabled = own.enable_interrupt(id, false);
+                own.wait_for_pending_write();
+                disabled
+            })??;
+        } else {
+            let mut distributor = self.distributor.lock();
+            distributor.enable_interrupt(id, false)?;
+            distributor.wait_for_pending_write();
+        }
+        Ok(())
+    }
+
+    /// Sends SGI `id` to the CPU with these affinity fields.
+    pub(super) fn send(&self, id: IntId, affinity: u64) -> Result<(), InterruptError> {
+        let field = |shift: u32| (affinity >> shift & 0xff) as u8;
+        GicCpuInterface::send_sgi(
+            id,
+            SgiTarget::List {
+                affinity3: field(32),
+                affinity2: field(16),
+                affinity1: field(8),
+                target_list: 1 << (affinity & 0xf),
+            },
+            SgiTargetGroup::CurrentGroup1,
+        )?;
+        // The register write takes effect now, not at some later context synchronization.
+        barrier::isb();
+        Ok(())
+    }
+
+    /// Acknowledges the next interrupt.
+    #[inline(always)]
+    pub(super) fn acknowledge(&self) -> Option<IntId> {
+        let id = GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1)?;
+        // The acknowledgement is complete before the handler touches its device (IHI 0069 4.1.1).
+        barrier::dsb_sy();
+        // 1020 to 1022 are for the secure side or for other groups.
+        (id < IntId::SPECIAL_SECURE || id > IntId::SPECIAL_NONE).then_some(id)
+    }
+
+    /// Ends an acknowledged interrupt.
+    #[inline(always)]
+    pub(super) fn end(&self, id: IntId) {
+        GicCpuInterface::end_interrupt(id, InterruptGroup::Group1);
+        barrier::isb();
+    }
+}

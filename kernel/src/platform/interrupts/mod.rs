@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The interrupt controller: GICv2 or GICv3.
+//!
+//! Protocol: [`init`] once, by the boot CPU, with the mapped registers; [`init_cpu`] by each
+//! secondary CPU; [`register`] a handler, then [`enable`] its interrupt; [`dispatch`] runs for each
+//! IRQ exception: acknowledge, handler, end of interrupt. Handlers run with IRQs masked, at
+//! interrupt depth 1 or more ([`percpu`]); they must not sleep. They do not nest, and all
+//! interrupts have one priority.
+//!
+//! # More than one CPU
+//!
+//! Interrupts 0 to 15 (software-generated, [`send`]) and 16 to 31 (of a CPU's own devices, such as
+//! its timer) are *private*: each CPU has its own of that number. A handler is registered once for
+//! all CPUs, and each CPU enables the interrupt for itself. A shared interrupt goes to the CPU that
+//! enabled it last.
+//!
+//! Dispatch takes no lock and searches nothing for private interrupts, since every tick of every CPU
+//! comes this way. Enabling and disabling of shared ones takes a lock that masks interrupts, so a
+//! handler can never wait for what it interrupted.
+//!
+//! # Groups
+//!
+//! The kernel is on the non-secure side, where there is one, and all of its interrupts are in
+//! Group 1 there. Who put them there? Firmware, or, entered at EL3, the image itself: the service
+//! in [`boot::el3`]. A GICv2 without security extensions has all interrupts in Group 0 instead.
+
+mod error;
+mod gicv2;
+mod gicv3;
+mod handlers;
+
+use self::{gicv2::GicV2, gicv3::GicV3};
+use crate::arch::{
+    barrier, interrupts,
+    percpu::{self, PerCpu},
+};
+use core::{
+    fmt,
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
+};
+use spin::Once;
+
+pub use self::{error::InterruptError, handlers::MAX_SHARED};
+pub use arm_gic::IntId;
+
+/// What runs when an interrupt arrives.
+pub type Handler = fn(IntId);
+
+/// A block of registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registers {
+    /// Physical address of the first register; EL3 needs it.
+    pub phys: u64,
+    /// Where they are mapped as Device memory.
+    pub virt: NonNull<u8>,
+    /// How many bytes of them are mapped.
+    pub size: u64,
+}
+
+/// A controller's registers, mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Controller {
+    /// GICv2.
+    V2 {
+        /// GICD, 4 KiB.
+        distributor: Registers,
+        /// GICC, 8 KiB.
+        cpu_interface: Registers,
+    },
+    /// GICv3 (or 4).
+    V3 {
+        /// GICD, 64 KiB.
+        distributor: Registers,
+        /// The region of redistributors that has the boot CPU's, up to the one marked as last or
+        /// the end of the region.
+        redistributors: Registers,
+        /// Bytes from one to the next, if the device tree says so.
+        stride: Option<u64>,
+    },
+}
+
+/// The controller in use.
+enum Gic {
+    V2(GicV2),
+    V3(GicV3),
+}
+
+static GIC: Once<Gic> = Once::new();
+
+/// Exception level at which the image was entered; at 3, EL3's service is used.
+static ENTRY_EL: AtomicU64 = AtomicU64::new(0);
+
+impl fmt::Debug for Gic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V2(_) => "GICv2",
+            Self::V3(_) => "GICv3",
+        })
+    }
+}
+
+/// Initializes the distributor, and the interface of the boot CPU; everything is disabled
+/// afterwards, the CPU's own IRQ mask is untouched.
+///
+/// `entry_el` is where the image was entered: at 3, EL3's service is used.
+///
+/// # Errors
+///
+/// [`InterruptError::InitializedAlready`], [`InterruptError::NoRedistributor`],
+/// [`InterruptError::Group1Refused`], or what the GIC says.
+///
+/// # Safety
+///
+/// The registers are those of the machine's GIC, of the version given, mapped as Device memory for
+/// ever, and nobody else uses them.
+pub unsafe fn init(controller: Controller, entry_el: u64) -> Result<(), InterruptError> {
+    if GIC.get().is_some() {
+        return Err(InterruptError::InitializedAlready);
+    }
+    let new = match controller {
+        Controller::V2 {
+            distributor,
+            cpu_interface,
+        } => {
+            // SAFETY: this function's contract.
+            Gic::V2(unsafe { GicV2::new(distributor, cpu_interface) })
+        }
+        Controller::V3 {
+            distributor,
+            redistributors,
+            stride,
+        } => {
+            // SAFETY: this function's contract.
+            Gic::V3(unsafe { GicV3::new(distributor, redistributors, stride)? })
+        }
+    };
+    ENTRY_EL.store(entry_el, Ordering::Relaxed);
+    let gic = GIC.call_once(|| new);
+    move_to_group_1(gic)?;
+    match gic {
+        Gic::V2(gic) => gic.init(),
+        Gic::V3(gic) => gic.init(),
+    }
+    init_interface(gic)
+}
+
+/// Initializes the calling CPU's part of the controller; its private interrupts are disabled
+/// afterwards, its IRQ mask is untouched. For secondary CPUs; [`init`] has done it for the boot CPU.
+///
+/// # Errors
+///
+/// Those of [`init`], and [`InterruptError::Unreachable`].
+pub fn init_cpu() -> Result<(), InterruptError> {
+    let gic = gic()?;
+    // With a GICv2 the groups of private interrupts and the priority mask are each CPU's own.
+    move_to_group_1(gic)?;
+    init_interface(gic)
+}
+
+fn init_interface(gic: &Gic) -> Result<(), InterruptError> {
+    match gic {
+        Gic::V2(gic) => gic.init_cpu(),
+        Gic::V3(gic) => gic.init_cpu(),
+    }
+}
+
+#[inline(always)]
+fn gic() -> Result<&'static Gic, InterruptError> {
+    GIC.get().ok_or(InterruptError::NotInitialized)
+}
+
+/// Has EL3, if that is the image's own, put the shared and the calling CPU's private interrupts into
+/// Group 1; [`boot::el3`] says what the arguments are.
+fn move_to_group_1(gic: &Gic) -> Result<(), InterruptError> {
+    if ENTRY_EL.load(Ordering::Relaxed) != 3 {
+        return Ok(());
+    }
+    let mut registers = [0; 17];
+    match gic {
+        Gic::V2(gic) => {
+            registers[0] = 2;
+            registers[1..3].copy_from_slice(&gic.physical());
+        }
+        Gic::V3(gic) => {
+            registers[0] = 3;
+            registers[1..4].copy_from_slice(&gic.physical());
+        }
+    }
+    match smccc::smc64(boot::el3::GROUP1_CALL as u32, registers)[0] {
+        0 => Ok(()),
+        _ => Err(InterruptError::Group1Refused),
+    }
+}
+
+/// Makes `handler` run for interrupt `id`, which still has to be [enabled](enable); of a private one
+/// on every CPU that enables it.
+///
+/// # Errors
+///
+/// [`InterruptError::Taken`], [`InterruptError::Full`].
+pub fn register(id: IntId, handler: Handler) -> Result<(), InterruptError> {
+    handlers::add(id, handler)
+}
+
+/// Disables interrupt `id` and forgets its handler, if it has one. Of a private interrupt that other
+/// CPUs have enabled, they disable their own before.
+///
+/// # Errors
+///
+/// Those of [`disable`].
+pub fn unregister(id: IntId) -> Result<(), InterruptError> {
+    disable(id)?;
+    handlers::remove(id);
+    Ok(())
+}
+
+/// Lets interrupt `id` through: a private one on the calling CPU, a shared one to the calling CPU.
+///
+/// # Errors
+///
+/// [`InterruptError::CannotEnable`], or what the GIC says.
+pub fn enable(id: IntId) -> Result<(), InterruptError> {
+    interrupts::without(|| match gic()? {
+        Gic::V2(gic) => gic.enable(id),
+        Gic::V3(gic) => gic.enable(id),
+    })
+}
+
+/// Stops interrupt `id`, a private one on the calling CPU. One that is pending in the CPU already
+/// may still arrive.
+///
+/// # Errors
+///
+/// What the GIC says.
+pub fn disable(id: IntId) -> Result<(), InterruptError> {
+    interrupts::without(|| match gic()? {
+        Gic::V2(gic) => {
+            gic.disable(id);
+            Ok(())
+        }
+        Gic::V3(gic) => gic.disable(id),
+    })
+}
+
+/// Sends software-generated interrupt `id` to the calling CPU. It arrives as soon as IRQs are
+/// unmasked, not necessarily before this returns.
+///
+/// # Errors
+///
+/// [`InterruptError::NotInitialized`], [`InterruptError::NotSendable`].
+pub fn send_to_self(id: IntId) -> Result<(), InterruptError> {
+    interrupts::without(|| match sendable(id)? {
+        Gic::V2(gic) => {
+            gic.send_to_self(id);
+            Ok(())
+        }
+        Gic::V3(gic) => gic.send(id, percpu::current().affinity()),
+    })
+}
+
+/// Sends software-generated interrupt `id` to CPU `index`, which may be the calling one. What this
+/// CPU stored before, the handler there observes.
+///
+/// # Errors
+///
+/// [`InterruptError::NotInitialized`], [`InterruptError::NotSendable`],
+/// [`InterruptError::NoSuchCpu`].
+pub fn send(id: IntId, index: u32) -> Result<(), InterruptError> {
+    let gic = sendable(id)?;
+    let cpu = percpu::of(index).ok_or(InterruptError::NoSuchCpu { index })?;
+    publish();
+    send_one(gic, id, cpu)
+}
+
+/// Sends software-generated interrupt `id` to every CPU that is online, except the calling one. What
+/// this CPU stored before, the handlers there observe.
+///
+/// Not by the GIC's own "all but this one": that reaches CPUs as well which are not online, and a
+/// request would wait for them until they are.
+///
+/// # Errors
+///
+/// [`InterruptError::NotInitialized`], [`InterruptError::NotSendable`].
+pub fn send_to_others(id: IntId) -> Result<(), InterruptError> {
+    let gic = sendable(id)?;
+    publish();
+    // Masked: which one is the calling CPU must stay true.
+    interrupts::without(|| {
+        let here = percpu::current().index();
+        percpu::online()
+            .filter(|cpu| cpu.index() != here)
+            .try_for_each(|cpu| send_one(gic, id, cpu))
+    })
+}
+
+fn sendable(id: IntId) -> Result<&'static Gic, InterruptError> {
+    if id.is_sgi() {
+        gic()
+    } else {
+        Err(InterruptError::NotSendable(id))
+    }
+}
+
+/// Earlier stores are observed by other CPUs before the request that follows: a DMB would not order
+/// them before the write of a system register.
+fn publish() {
+    barrier::dsb_ishst();
+}
+
+fn send_one(gic: &Gic, id: IntId, cpu: &PerCpu) -> Result<(), InterruptError> {
+    match gic {
+        Gic::V2(gic) => {
+            gic.send(id, cpu.index());
+            Ok(())
+        }
+        Gic::V3(gic) => gic.send(id, cpu.affinity()),
+    }
+}
+
+/// Handles one interrupt. Called from the vectors, at interrupt depth 1 or more, IRQs masked.
+pub fn dispatch() {
+    debug_assert!(crate::sched::in_hard_interrupt());
+    // Without an acknowledgement it was gone before: 1023, "spurious". Nothing to end.
+    match GIC.get() {
+        Some(Gic::V2(gic)) => {
+            if let Some((raw, id)) = gic.acknowledge() {
+                handle(id);
+                gic.end(raw);
+            }
+        }
+        Some(Gic::V3(gic)) => {
+            if let Some(id) = gic.acknowledge() {
+                handle(id);
+                gic.end(id);
+            }
+        }
+        None => {}
+    }
+}
+
+#[inline(always)]
+fn handle(id: IntId) {
+    match handlers::find(id) {
+        Some(handler) => handler(id),
+        None => unexpected(id),
+    }
+}
+
+/// Nobody has asked for it: a level-triggered one would come again at once, for ever.
+#[cold]
+#[inline(never)]
+fn unexpected(id: IntId) {
+    let stopped = disable(id);
+    log::warn!(
+        "{id:?} arrived on CPU {} and has no handler: disabled ({stopped:?})",
+        percpu::current().index()
+    );
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A function that another CPU runs, in an interrupt. Linux: `smp_call_function_single()`.
+//!
+//! For what only that CPU can do: its private interrupts, its timer. There is one call at a time in
+//! the machine; a second caller is told so, and waits for nobody.
+
+use crate::{
+    arch::{percpu, timer},
+    platform::interrupts::{self, IntId, InterruptError},
+};
+use core::{
+    fmt, hint, mem, ptr,
+    sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
+};
+use spin::Mutex;
+
+/// The interrupt.
+const CALL: IntId = IntId::sgi(6);
+
+/// What is run: in an interrupt of the other CPU, so it must not sleep.
+pub type Function = fn(u64);
+
+/// Why a function was not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallError {
+    /// Somebody else calls.
+    Busy,
+    /// The interrupt could not be sent.
+    Interrupt(InterruptError),
+    /// The CPU did not answer within three seconds; it is not going to run the function, or it is
+    /// in it still.
+    Silent {
+        /// Its number.
+        index: u32,
+    },
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy => f.write_str("another CPU is being called: try again"),
+            Self::Interrupt(error) => error.fmt(f),
+            Self::Silent { index } => write!(
+                f,
+                "CPU {index} did not answer: it masks its interrupts for too long"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for CallError {}
+
+/// The function and its argument; null when nothing is asked for.
+static FUNCTION: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+static ARGUMENT: AtomicU64 = AtomicU64::new(0);
+/// The CPU that is asked.
+static TARGET: AtomicU32 = AtomicU32::new(0);
+/// How many functions have been run to their end.
+static DONE: AtomicU32 = AtomicU32::new(0);
+
+/// Held by the caller.
+static CALLER: Mutex<()> = Mutex::new(());
+
+/// Gets the interrupt ready, on the boot CPU.
+pub(super) fn init() -> Result<(), InterruptError> {
+    interrupts::register(CALL, |_| answer())?;
+    enable()
+}
+
+/// Lets the interrupt through on the calling CPU.
+pub(super) fn enable() -> Result<(), InterruptError> {
+    interrupts::enable(CALL)
+}
+
+/// Runs `function(argument)` on CPU `index`, which may be the calling one, and waits for its end.
+/// Interrupts must not be masked if it is the calling one.
+///
+/// # Errors
+///
+/// [`CallError`].
+pub fn call(index: u32, function: Function, argument: u64) -> Result<(), CallError> {
+    let Some(_caller) = CALLER.try_lock() else {
+        return Err(CallError::Busy);
+    };
+    let before = DONE.load(Ordering::Acquire);
+    ARGUMENT.store(argument, Ordering::Relaxed);
+    TARGET.store(index, Ordering::Relaxed);
+    FUNCTION.store(function as *mut (), Ordering::Release);
+    if let Err(error) = interrupts::send(CALL, index) {
+        FUNCTION.store(ptr::null_mut(), Ordering::Relaxed);
+        return Err(CallError::Interrupt(error));
+    }
+    let until = timer::ticks().saturating_add(3 * timer::frequency());
+    while DONE.load(Ordering::Acquire) == before {
+        if timer::ticks() > until {
+            // Whoever comes too late finds nothing.
+            FUNCTION.swap(ptr::null_mut(), Ordering::AcqRel);
+            return Err(CallError::Silent { index });
+        }
+        hint::spin_loop();
+    }
+    Ok(())
+}
+
+/// The handler.
+fn answer() {
+    if TARGET.load(Ordering::Acquire) != percpu::current().index() {
+        return;
+    }
+    let function = FUNCTION.swap(ptr::null_mut(), Ordering::AcqRel);
+    if function.is_null() {
+        return;
+    }
+    // SAFETY: `call` stores a `Function` there, or null.
+    let function = unsafe { mem::transmute::<*mut (), Function>(function) };
+    function(ARGUMENT.load(Ordering::Relaxed));
+    DONE.fetch_add(1, Ordering::Release);
+}

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What the `mmu` crate asks: who is running, and in an interrupt or not.
+
+use mmu::{Batch, Context, Counters, Counts, LazyMmuError, LazyMmuState};
+
+use super::preempt;
+use super::run;
+use super::task::current;
+use crate::arch::{Arm64, percpu};
+
+/// What the interrupts of the calling CPU executed.
+#[must_use]
+pub fn interrupt_counts() -> Counts {
+    percpu::current().interrupt_counters().read()
+}
+
+impl Context for Arm64 {
+    #[inline(always)]
+    fn lazy(&self) -> &LazyMmuState {
+        current().lazy()
+    }
+
+    #[inline(always)]
+    fn in_interrupt(&self) -> bool {
+        preempt::in_interrupt()
+    }
+
+    /// An interrupt's events are nobody's but its CPU's. (Neither an interrupt nor a task with bottom halves off
+    /// changes its CPU.)
+    #[inline(always)]
+    fn counters(&self) -> &Counters {
+        if self.in_interrupt() {
+            percpu::current().interrupt_counters()
+        } else {
+            current().counters()
+        }
+    }
+
+    #[inline(always)]
+    fn task_counters(&self) -> Option<&Counters> {
+        (!self.in_interrupt()).then(|| current().counters())
+    }
+
+    /// The CPU's; the library asks while the task cannot leave it.
+    fn batch(&self) -> Option<&Batch> {
+        Some(percpu::current().batch())
+    }
+
+    fn preemption_point(&self) {
+        run::preempt_if_due();
+    }
+
+    fn report(&self, error: LazyMmuError) {
+        log::error!("task {}: {error}", current().name());
+    }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Whether the calling task may give up its CPU, and if not, why.
+
+use core::fmt;
+use core::panic::Location;
+
+use super::preempt::{BOTTOM_HALVES_MASK, INTERRUPT_MASK};
+use super::task::current;
+use crate::arch::interrupts;
+use crate::mm::MMU;
+
+/// What forbids to sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CannotSleep {
+    /// An interrupt handler runs: there is no task that could sleep.
+    Interrupt,
+    /// Bottom halves are off.
+    BottomHalvesOff,
+    /// Preemption is off; a spin lock is held, for example.
+    PreemptOff,
+    /// Interrupts are masked.
+    Masked,
+    /// A lazy MMU section is active and its backend keeps the batch on the CPU (R38).
+    LazySection {
+        /// Sections entered and not left.
+        depth: u8,
+        /// Where the outermost one was entered.
+        opened: Option<&'static Location<'static>>,
+    },
+}
+
+impl fmt::Display for CannotSleep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Interrupt => f.write_str("in an interrupt handler: let a task do it"),
+            Self::BottomHalvesOff => f.write_str("with bottom halves off: turn them on first"),
+            Self::PreemptOff => f.write_str(
+                "with preemption off: release the spin lock, or drop the PreemptOff, first",
+            ),
+            Self::Masked => f.write_str("with interrupts masked: unmask them first"),
+            Self::LazySection { depth, opened } => {
+                write!(f, "in a lazy MMU section, {depth} deep")?;
+                if let Some(opened) = opened {
+                    write!(f, ", opened at {opened}")?;
+                }
+                write!(
+                    f,
+                    ", that backend {} keeps on its CPU (R38): leave all sections first, as \
+                     suspend_all() does",
+                    MMU.backend()
+                )
+            }
+        }
+    }
+}
+
+impl core::error::Error for CannotSleep {}
+
+/// Whether the caller may sleep now.
+///
+/// # Errors
+/// [`CannotSleep`], and why.
+pub fn may_sleep() -> Result<(), CannotSleep> {
+    let count = current().preempt_count();
+    if count & INTERRUPT_MASK != 0 {
+        return Err(CannotSleep::Interrupt);
+    }
+    if count & BOTTOM_HALVES_MASK != 0 {
+        return Err(CannotSleep::BottomHalvesOff);
+    }
+    if count != 0 {
+        return Err(CannotSleep::PreemptOff);
+    }
+    if interrupts::are_masked() {
+        return Err(CannotSleep::Masked);
+    }
+    let lazy = MMU.lazy();
+    lazy.might_sleep().map_err(|_| CannotSleep::LazySection {
+        depth: lazy.state().enable_count(),
+        opened: lazy.state().opened_at(),
+    })
+}
+
+/// Says that the caller is about to sleep, perhaps: whatever forbids it is found even when there is nothing to wait
+/// for. Linux: `might_sleep()`, which warns; here it ends the kernel, since the wait could not happen.
+///
+/// # Panics
+/// If the caller must not sleep, with what forbids it.
+#[track_caller]
+pub fn might_sleep() {
+    if let Err(why) = may_sleep() {
+        panic!("task {} would sleep {why}", current().name());
+    }
+}

@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Tasks, time slices, sleeping and locks, on however many CPUs there are.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::time::Duration;
+
+use super::interrupts::in_interrupt;
+use super::sched_fixture::{Slices, cpus, pinned, second_cpu, settle, spin_until, switches_of_cpu};
+use crate::arch::switch::{self, Context};
+use crate::arch::{interrupts, sysreg, timer};
+use crate::mm::{frames, heap};
+use crate::platform;
+use crate::sched::{
+    self, Builder, CannotSleep, CpuMask, Mutex, STACK_PAGES, SpawnError, Task, WaitQueue,
+    may_sleep, preempt, spawn, yield_now,
+};
+use crate::selftest::prelude::*;
+use crate::sync::IrqLock;
+
+suite! {
+    name: "sched",
+    order: 50,
+    tests: [
+        case!(QemuVisible, a_task_runs_and_leaves_a_value),
+        case!(QemuVisible, a_detached_task_is_cleared_away),
+        case!(QemuVisible, a_value_nobody_takes_is_dropped),
+        case!(QemuVisible, tasks_take_turns),
+        case!(QemuVisible, a_time_slice_ends),
+        case!(QemuVisible, preemption_off_keeps_the_cpu),
+        case!(QemuVisible, sleepers_wake_in_order_and_not_early),
+        case!(QemuVisible, a_mutex_excludes_and_may_be_held_asleep),
+        case!(QemuVisible, an_interrupt_wakes_who_waits),
+        case!(QemuVisible, r38_might_sleep_says_what_forbids_it),
+        case!(QemuVisible, one_task_needs_no_ticks),
+        case!(QemuVisible, a_task_costs_its_stack_and_512_bytes),
+        case!(QemuVisible, no_memory_for_a_stack),
+        case!(QemuVisible, requests_that_are_refused),
+        case!(QemuVisible, registers_survive_a_switch),
+        group!("smp", [
+            case!(QemuVisible, a_pinned_task_stays),
+            case!(QemuVisible, a_task_moves_when_it_is_told_to),
+            case!(QemuVisible, no_cpu_idles_while_another_has_two_tasks),
+            case!(QemuVisible, a_wake_up_reaches_an_idle_cpu),
+            case!(QemuVisible, preemption_off_is_the_tasks_own),
+        ]),
+    ],
+}
+
+fn a_task_runs_and_leaves_a_value() -> TestResult {
+    let captured = Box::new(40);
+    let handle = expect_ok!(spawn("adder", move || {
+        let name = sched::current().name();
+        Box::new(*captured + name.len())
+    }));
+    expect_eq!(*handle.join(), 45);
+    Ok(())
+}
+
+fn a_detached_task_is_cleared_away() -> TestResult {
+    static RAN: AtomicU32 = AtomicU32::new(0);
+    RAN.store(0, Ordering::Relaxed);
+    let used = frames::usage().used;
+    for _ in 0..3 {
+        // One is dropped before its task has run, one after: both ways of clearing away.
+        let handle = expect_ok!(spawn("detached", || {
+            RAN.fetch_add(1, Ordering::Relaxed);
+        }));
+        sched::sleep(Duration::from_millis(2));
+        drop(handle);
+        drop(expect_ok!(spawn("detached", || {
+            RAN.fetch_add(1, Ordering::Relaxed);
+        })));
+    }
+    expect!(settle(
+        || RAN.load(Ordering::Relaxed) == 6 && frames::usage().used == used
+    ));
+    Ok(())
+}
+
+/// Counts how often it is dropped.
+struct Counted(&'static AtomicU32);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn a_value_nobody_takes_is_dropped() -> TestResult {
+    static DROPPED: AtomicU32 = AtomicU32::new(0);
+    DROPPED.store(0, Ordering::Relaxed);
+    let early = expect_ok!(spawn("early", || Counted(&DROPPED)));
+    expect!(settle(|| early.is_finished()));
+    expect_eq!(DROPPED.load(Ordering::Relaxed), 0);
+    drop(early);
+    expect_eq!(DROPPED.load(Ordering::Relaxed), 1);
+    drop(expect_ok!(spawn("late", || {
+        sched::sleep(Duration::from_millis(1));
+        Counted(&DROPPED)
+    })));
+    expect!(settle(|| DROPPED.load(Ordering::Relaxed) == 2));
+    Ok(())
+}
+
+fn tasks_take_turns() -> TestResult {
+    let turns = Arc::new(IrqLock::new(Vec::new()));
+    let mut handles = Vec::new();
+    // Nobody begins before all are there, or loses a turn to the clock: a busy host makes a time slice short.
+    let _slices = Slices::of(Duration::from_secs(1));
+    let off = preempt::off();
+    for number in 0..3_u32 {
+        let turns = Arc::clone(&turns);
+        handles.push(expect_ok!(pinned("turns", 0, move || {
+            for _ in 0..4 {
+                turns.lock().push(number);
+                yield_now();
+            }
+        })));
+    }
+    drop(off);
+    for handle in handles {
+        handle.join();
+    }
+    expect_eq!(*turns.lock(), [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2]);
+    Ok(())
+}
+
+fn a_time_slice_ends() -> TestResult {
+    static COUNTS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+    static STOP: AtomicBool = AtomicBool::new(false);
+    STOP.store(false, Ordering::Relaxed);
+    let before = sched::stats(0);
+    let mut handles = Vec::new();
+    for count in &COUNTS {
+        count.store(0, Ordering::Relaxed);
+        handles.push(expect_ok!(pinned("spinner", 0, move || {
+            while !STOP.load(Ordering::Relaxed) {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        })));
+    }
+    // Neither gives way, and so neither does this task's sleep end without a preemption.
+    let both = settle(|| COUNTS.iter().all(|count| count.load(Ordering::Relaxed) > 0));
+    STOP.store(true, Ordering::Relaxed);
+    for handle in handles {
+        handle.join();
+    }
+    expect!(both);
+    expect!(sched::stats(0).preemptions > before.preemptions);
+    Ok(())
+}
+
+fn preemption_off_keeps_the_cpu() -> TestResult {
+    static RAN: AtomicBool = AtomicBool::new(false);
+    RAN.store(false, Ordering::Relaxed);
+    let _slices = Slices::of(Duration::from_micros(100));
+    // A slice of that length begins.
+    sched::sleep(Duration::from_micros(100));
+    let off = preempt::off();
+    let other = expect_ok!(pinned("other", 0, || RAN.store(true, Ordering::Relaxed)));
+    let switches = sched::current().switches();
+    // Two ticks: the second one is behind the end of the slice, whenever the host lets it come.
+    let ticks = sched::stats(0).ticks;
+    spin_until(Duration::from_secs(2), || {
+        RAN.load(Ordering::Relaxed) || sched::stats(0).ticks >= ticks + 2
+    });
+    let ran = RAN.load(Ordering::Relaxed);
+    drop(off);
+    // Its slice is long over, so it makes room here.
+    let gave_way = sched::current().switches() > switches;
+    other.join();
+    expect!(!ran, "the other task ran while preemption was off");
+    expect!(gave_way, "the preemption that was due was forgotten");
+    Ok(())
+}
+
+fn sleepers_wake_in_order_and_not_early() -> TestResult {
+    let order = Arc::new(IrqLock::new(Vec::new()));
+    let mut handles = Vec::new();
+    // All count from here, however late they begin.
+    let start = timer::uptime();
+    for milliseconds in [60_u64, 20, 40] {
+        let order = Arc::clone(&order);
+        handles.push(expect_ok!(pinned("sleeper", 0, move || {
+            let asked = Duration::from_millis(milliseconds);
+            sched::sleep(asked.saturating_sub(timer::uptime() - start));
+            order.lock().push(milliseconds);
+            timer::uptime() - start >= asked
+        })));
+    }
+    for handle in handles {
+        expect!(handle.join(), "a sleep was too short");
+    }
+    expect_eq!(*order.lock(), [20, 40, 60]);
+    Ok(())
+}
+
+fn a_mutex_excludes_and_may_be_held_asleep() -> TestResult {
+    const ROUNDS: u64 = 20;
+    let total = Arc::new(Mutex::new(0));
+    let mut handles = Vec::new();
+    for _ in 0..4 {
+        let total = Arc::clone(&total);
+        handles.push(expect_ok!(spawn("adder", move || {
+            for round in 0..ROUNDS {
+                let mut total = total.lock();
+                let seen = *total;
+                match round % 3 {
+                    0 => yield_now(),
+                    1 => sched::sleep(Duration::from_micros(50)),
+                    _ => {}
+                }
+                *total = seen + 1;
+            }
+        })));
+    }
+    for handle in handles {
+        handle.join();
+    }
+    expect_eq!(*total.lock(), 4 * ROUNDS);
+    let held = total.lock();
+    expect!(total.try_lock().is_none());
+    drop(held);
+    Ok(())
+}
+
+fn an_interrupt_wakes_who_waits() -> TestResult {
+    static READY: AtomicBool = AtomicBool::new(false);
+    static QUEUE: WaitQueue = WaitQueue::new();
+    READY.store(false, Ordering::Relaxed);
+    let waiter = expect_ok!(spawn("waiter", || {
+        QUEUE.wait_until(|| READY.load(Ordering::Relaxed));
+    }));
+    expect!(settle(|| QUEUE.len() == 1));
+    // A wake-up without the condition is none.
+    QUEUE.wake_all();
+    expect!(settle(|| QUEUE.len() == 1));
+    expect!(!waiter.is_finished());
+    expect_ok!(in_interrupt(|| {
+        READY.store(true, Ordering::Relaxed);
+        QUEUE.wake_one();
+    }));
+    waiter.join();
+    Ok(())
+}
+
+fn r38_might_sleep_says_what_forbids_it() -> TestResult {
+    static IN_INTERRUPT: AtomicBool = AtomicBool::new(false);
+    expect_eq!(may_sleep(), Ok(()));
+    let off = preempt::off();
+    expect_eq!(may_sleep(), Err(CannotSleep::PreemptOff));
+    drop(off);
+    let off = preempt::bottom_halves_off();
+    expect_eq!(may_sleep(), Err(CannotSleep::BottomHalvesOff));
+    drop(off);
+    let masked = interrupts::mask();
+    expect_eq!(may_sleep(), Err(CannotSleep::Masked));
+    drop(masked);
+    IN_INTERRUPT.store(false, Ordering::Relaxed);
+    expect_ok!(in_interrupt(|| {
+        let refused = may_sleep() == Err(CannotSleep::Interrupt);
+        IN_INTERRUPT.store(refused, Ordering::Relaxed);
+    }));
+    expect!(IN_INTERRUPT.load(Ordering::Relaxed));
+    expect_eq!(may_sleep(), Ok(()));
+    Ok(())
+}
+
+fn one_task_needs_no_ticks() -> TestResult {
+    // What earlier tests left is over.
+    sched::sleep(Duration::from_millis(12));
+    let before = sched::stats(0);
+    spin_until(Duration::from_millis(20), || false);
+    let ticks = sched::stats(0).ticks - before.ticks;
+    expect!(ticks <= 1, "{ticks} ticks in 20 ms with one task");
+    // And one that sleeps needs one; until then the CPU is idle.
+    sched::sleep(Duration::from_millis(20));
+    let after = sched::stats(0);
+    expect!(
+        after.ticks - before.ticks <= 4,
+        "{} ticks",
+        after.ticks - before.ticks
+    );
+    expect!(after.idle > before.idle);
+    Ok(())
+}
+
+fn a_task_costs_its_stack_and_512_bytes() -> TestResult {
+    expect!(size_of::<Task>() + 16 <= 512);
+    // The first one may take tables for the stacks and room in the list of areas, which stay.
+    expect_ok!(spawn("warm-up", || ())).join();
+    let frames_before = frames::usage().used;
+    let heap_before = heap::bytes_used();
+    let task = expect_ok!(spawn("measured", || ()));
+    let frames = frames::usage().used - frames_before;
+    let heap = heap::bytes_used() - heap_before;
+    task.join();
+    expect_eq!(frames, STACK_PAGES);
+    expect!(heap <= 512, "{heap} bytes of heap");
+    expect_eq!(frames::usage().used, frames_before);
+    expect_eq!(heap::bytes_used(), heap_before);
+    Ok(())
+}
+
+fn no_memory_for_a_stack() -> TestResult {
+    let used = frames::usage().used;
+    for budget in [0, STACK_PAGES - 1] {
+        frames::set_budget(Some(budget));
+        let result = spawn("too much", || ());
+        frames::set_budget(None);
+        expect_matches!(result, Err(SpawnError::Stack(_)));
+        expect_eq!(frames::usage().used, used);
+    }
+    Ok(())
+}
+
+fn requests_that_are_refused() -> TestResult {
+    let large = [0_u64; 1024];
+    let result = spawn("large", move || large.len());
+    expect_matches!(result, Err(SpawnError::TooLarge { .. }));
+    let result = Builder::new("nowhere").pinned(31).spawn(|| ());
+    expect_matches!(result, Err(SpawnError::NoSuchCpu(_)));
+    expect!(sched::migrate(31).is_err());
+    expect_eq!(sched::allowed(), CpuMask::only(0));
+    Ok(())
+}
+
+/// To another stack and back, both sides with values of their own in every register that a switch saves. Not by way
+/// of the scheduler: its functions save most of the registers themselves, and hide that the switch forgets one.
+fn registers_survive_a_switch() -> TestResult {
+    static HERE: Context = Context::new();
+    static THERE: Context = Context::new();
+    static CHANGED: AtomicU64 = AtomicU64::new(0);
+    extern "C" fn go() {
+        // SAFETY: interrupts are masked, and nobody else knows these contexts; the current task stays. There is
+        // no exception that would ask for the stack's bounds.
+        unsafe { switch::switch(&HERE, &THERE, sysreg::sp_el0()) };
+    }
+    extern "C" fn come_back() {
+        // SAFETY: as above.
+        unsafe { switch::switch(&THERE, &HERE, sysreg::sp_el0()) };
+    }
+    extern "C" fn other_side(seed: u64) -> ! {
+        loop {
+            let changed = switch::keeps_registers(come_back, seed);
+            CHANGED.fetch_or(changed, Ordering::Relaxed);
+        }
+    }
+    CHANGED.store(0, Ordering::Relaxed);
+    let stack = Box::new([0_u64; 512]);
+    let top = stack.as_ptr_range().end.expose_provenance() as u64 & !15;
+    let masked = interrupts::mask();
+    // SAFETY: the upper end of the box, which is kept until the other side is left for the last time.
+    unsafe { THERE.prepare(top, other_side, 0x5a5a_0001_0000) };
+    let changed = (0..3).fold(0, |changed, round| {
+        changed | switch::keeps_registers(go, 0x3c3c_0002_0000 | round << 8)
+    });
+    drop(masked);
+    drop(stack);
+    expect_eq!((changed, CHANGED.load(Ordering::Relaxed)), (0, 0));
+    Ok(())
+}
+
+fn a_pinned_task_stays() -> TestResult {
+    let _ = second_cpu()?;
+    let mut handles = Vec::new();
+    for cpu in cpus() {
+        handles.push(expect_ok!(pinned("pinned", cpu, move || {
+            (0..20).all(|_| {
+                yield_now();
+                sched::sleep(Duration::from_micros(20));
+                sched::cpu() == cpu
+            })
+        })));
+    }
+    for handle in handles {
+        expect!(handle.join(), "a pinned task was elsewhere");
+    }
+    Ok(())
+}
+
+fn a_task_moves_when_it_is_told_to() -> TestResult {
+    let other = second_cpu()?;
+    static STOP: AtomicBool = AtomicBool::new(false);
+    STOP.store(false, Ordering::Relaxed);
+    // By itself.
+    let itself = expect_ok!(spawn("mover", move || {
+        (0..50).all(|round| {
+            let cpu = if round % 2 == 0 { other } else { 0 };
+            sched::migrate(cpu).is_ok() && sched::cpu() == cpu
+        })
+    }));
+    expect!(itself.join());
+    // By another task, while it runs, sleeps, and is ready.
+    let moved = expect_ok!(pinned("moved", other, || {
+        while !STOP.load(Ordering::Relaxed) {
+            sched::sleep(Duration::from_micros(30));
+        }
+    }));
+    let mut ok = true;
+    for round in 0..40 {
+        let cpu = if round % 2 == 0 { 0 } else { other };
+        ok &= sched::set_allowed(moved.task(), CpuMask::only(cpu)).is_ok();
+        ok &= settle(|| moved.task().cpu() == cpu);
+    }
+    STOP.store(true, Ordering::Relaxed);
+    moved.join();
+    expect!(ok);
+    Ok(())
+}
+
+fn no_cpu_idles_while_another_has_two_tasks() -> TestResult {
+    let _ = second_cpu()?;
+    let online = cpus().count();
+    static STOP: AtomicBool = AtomicBool::new(false);
+    static WHERE: AtomicU32 = AtomicU32::new(0);
+    STOP.store(false, Ordering::Relaxed);
+    WHERE.store(0, Ordering::Relaxed);
+    let mut handles = Vec::new();
+    for _ in 0..online {
+        // They begin on one CPU, and are let go there.
+        handles.push(expect_ok!(pinned("worker", 0, || {
+            while !STOP.load(Ordering::Relaxed) {
+                WHERE.fetch_or(1 << sched::cpu(), Ordering::Relaxed);
+            }
+        })));
+    }
+    for handle in &handles {
+        expect_ok!(sched::set_allowed(handle.task(), CpuMask::ALL));
+    }
+    let spread = settle(|| WHERE.load(Ordering::Relaxed) == sched::online().0);
+    STOP.store(true, Ordering::Relaxed);
+    for handle in handles {
+        handle.join();
+    }
+    expect!(
+        spread,
+        "of the CPUs {:#x} only {:#x} ran something",
+        sched::online().0,
+        WHERE.load(Ordering::Relaxed)
+    );
+    Ok(())
+}
+
+fn a_wake_up_reaches_an_idle_cpu() -> TestResult {
+    let other = second_cpu()?;
+    static TURN: AtomicU32 = AtomicU32::new(0);
+    static QUEUE: WaitQueue = WaitQueue::new();
+    TURN.store(0, Ordering::Relaxed);
+    const ROUNDS: u32 = 200;
+    let before = switches_of_cpu(other);
+    let echo = expect_ok!(pinned("echo", other, || {
+        for round in 0..ROUNDS {
+            QUEUE.wait_until(|| TURN.load(Ordering::Acquire) == 2 * round + 1);
+            TURN.store(2 * round + 2, Ordering::Release);
+            QUEUE.wake_all();
+        }
+    }));
+    for round in 0..ROUNDS {
+        TURN.store(2 * round + 1, Ordering::Release);
+        QUEUE.wake_all();
+        QUEUE.wait_until(|| TURN.load(Ordering::Acquire) == 2 * round + 2);
+    }
+    echo.join();
+    expect!(switches_of_cpu(other) >= before + u64::from(ROUNDS));
+    // The interrupt that says so is the scheduler's for good.
+    expect!(platform::interrupts::register(sched::RESCHEDULE, |_| ()).is_err());
+    Ok(())
+}
+
+fn preemption_off_is_the_tasks_own() -> TestResult {
+    let other = second_cpu()?;
+    let off = preempt::off();
+    let task = expect_ok!(pinned("other", other, may_sleep));
+    // Not asleep: preemption is to stay off until the other task has looked.
+    spin_until(Duration::from_secs(2), || task.is_finished());
+    drop(off);
+    expect_eq!(task.join(), Ok(()));
+    Ok(())
+}

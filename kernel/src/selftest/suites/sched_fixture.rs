@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the suites about tasks share.
+
+use core::time::Duration;
+
+use mmu::{
+    AddressSpace, Backing, Mapping, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind, VirtAddr,
+};
+
+use crate::arch::timer;
+use crate::bench;
+use crate::mm::MMU;
+use crate::mm::frames::FrameList;
+use crate::mm::kernel_space::Space;
+use crate::mm::layout::VMAP;
+use crate::sched::{self, Builder, CPUS, JoinHandle, SLICE_PER_SECOND, SpawnError};
+use crate::selftest::expect::Outcome;
+use crate::skip;
+
+/// A space of one task's own, which no CPU translates with: what is done to it may be interrupted anywhere, because
+/// no lock is held.
+pub(super) struct Private {
+    space: Option<Space>,
+    pub(super) frames: FrameList,
+}
+
+impl Private {
+    /// A space with `pages` pages mapped read-write.
+    ///
+    /// # Errors
+    /// Memory is exhausted.
+    pub(super) fn mapped(pages: usize) -> Result<Self, SpaceError> {
+        let out = |_| SpaceError::OutOfTables {
+            needed: pages,
+            available: 0,
+        };
+        let frames = FrameList::alloc(pages).map_err(out)?;
+        let mut own = Self {
+            space: Some(AddressSpace::new(&MMU, SpaceKind::Kernel)?),
+            frames,
+        };
+        let (range, frames) = (Self::pages(0, pages as u64)?, &own.frames);
+        if let Some(space) = &mut own.space {
+            space.map(range, Backing::Scattered(frames), Prot::KERNEL)?;
+        }
+        Ok(own)
+    }
+
+    /// `count` pages of any such space, from page `first` on.
+    ///
+    /// # Errors
+    /// There are none.
+    pub(super) fn pages(first: u64, count: u64) -> Result<PageRange, SpaceError> {
+        Ok(PageRange::new(VMAP + first * PAGE_SIZE, count)?)
+    }
+
+    /// The space.
+    pub(super) fn space(&mut self) -> &mut Space {
+        match &mut self.space {
+            Some(space) => space,
+            None => unreachable!("taken by `drop` only"),
+        }
+    }
+
+    /// What page `i` is mapped to, and how.
+    pub(super) fn query(&self, i: u64) -> Option<Mapping> {
+        let space = self.space.as_ref()?;
+        space.query(VirtAddr::new(VMAP + i * PAGE_SIZE)?)
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        if let Some(space) = self.space.take() {
+            // SAFETY: its root was never in a TTBR, and it shares no table.
+            unsafe { space.destroy() };
+        }
+    }
+}
+
+/// Time slices of another length, until dropped.
+pub(super) struct Slices(());
+
+impl Slices {
+    /// Slices so long that no test sees one end, in force on return: for tests that count switches.
+    pub(super) fn endless() -> Self {
+        let slices = Self::of(Duration::from_secs(2));
+        // The next one begins with a switch.
+        sched::sleep(Duration::from_micros(50));
+        slices
+    }
+
+    /// Slices of `length`, from the next switch on.
+    pub(super) fn of(length: Duration) -> Self {
+        CPUS.set_slice(ticks(length) as u32);
+        Self(())
+    }
+}
+
+impl Drop for Slices {
+    fn drop(&mut self) {
+        CPUS.set_slice((timer::frequency() / SLICE_PER_SECOND) as u32);
+    }
+}
+
+/// `time` in ticks of the timer.
+pub(super) fn ticks(time: Duration) -> u64 {
+    (time.as_nanos() * u128::from(timer::frequency()) / 1_000_000_000) as u64
+}
+
+/// Runs `work` in a task of its own on CPU number `cpu`.
+///
+/// # Errors
+/// Those of [`Builder::spawn`].
+pub(super) fn pinned<T: Send + 'static>(
+    name: &'static str,
+    cpu: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, SpawnError> {
+    Builder::new(name).pinned(cpu).spawn(work)
+}
+
+/// Whether the timer ticks once per instruction: in QEMU with `-cpu max -icount shift=0`, and nowhere else.
+pub(super) fn ticks_count_instructions() -> bool {
+    bench::check_clock().is_ok()
+}
+
+/// The numbers of the CPUs that are online.
+pub(super) fn cpus() -> impl Iterator<Item = usize> {
+    let online = sched::online();
+    (0..sched::MAX_CPUS).filter(move |cpu| online.has(*cpu))
+}
+
+/// A CPU that is not the tests' own.
+pub(super) fn second_cpu() -> Result<usize, Outcome> {
+    match cpus().find(|cpu| *cpu != 0) {
+        Some(cpu) => Ok(cpu),
+        None => skip!("one CPU only: run with --smp 2"),
+    }
+}
+
+/// How often `cpu` has switched.
+pub(super) fn switches_of_cpu(cpu: usize) -> u64 {
+    sched::stats(cpu).switches
+}
+
+/// Waits, asleep in between, until `condition` holds; `false` if it does not within seconds.
+pub(super) fn settle(mut condition: impl FnMut() -> bool) -> bool {
+    let until = timer::ticks() + 10 * timer::frequency();
+    while !condition() {
+        if timer::ticks() > until {
+            return false;
+        }
+        sched::sleep(Duration::from_micros(200));
+    }
+    true
+}
+
+/// Spins for `time`, or until `condition` holds.
+pub(super) fn spin_until(time: Duration, mut condition: impl FnMut() -> bool) {
+    let until = timer::ticks() + ticks(time);
+    while timer::ticks() < until && !condition() {
+        core::hint::spin_loop();
+    }
+}

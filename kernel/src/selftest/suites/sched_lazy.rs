@@ -1,0 +1,505 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Lazy MMU mode and context switches: whose state it is, what a switch does for it, and what other CPUs see.
+//!
+//! QEMU completes every store at once, so a missing barrier at the switch shows in the counts only (`trace-only`); that
+//! it is needed is what the machine model of the `mmu` crate says (`r17_*` there).
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::time::Duration;
+
+use mmu::{Backend, Backing, Owed, Prot};
+
+use super::fixture::{Pages, counts, store, with};
+use super::sched_fixture::{Private, Slices, cpus, pinned, second_cpu, settle, spin_until};
+use crate::arch::percpu;
+use crate::arch::probe::try_read_u64 as load;
+use crate::mm::{MMU, kernel_space};
+use crate::sched::task::current_arc;
+use crate::sched::{self, preempt, yield_now};
+use crate::selftest::prelude::*;
+
+suite! {
+    name: "sched-lazy",
+    order: 52,
+    tests: [
+        case!(QemuVisible, r1_a_new_task_starts_clean),
+        case!(QemuVisible, r11_tasks_in_sections_of_different_depth_keep_their_own_state),
+        case!(TraceOnly, r17_after_a_switch_only_the_isb_is_owed),
+        case!(TraceOnly, r16_a_switch_with_nothing_owed_changes_nothing),
+        case!(QemuVisible, r17_queued_on_one_cpu_flushed_and_used_on_another),
+        case!(QemuVisible, a_section_is_held_across_sleep),
+        case!(QemuVisible, r38_a_backend_that_keeps_its_cpu_is_not_preempted),
+        cases!(QemuVisible, r23_what_waits_is_executed_at_the_switch, {
+            batch_invalidations: Backend::BatchInvalidations,
+            multicall: Backend::Multicall,
+        }),
+        case!(QemuVisible, r8_a_task_that_ends_in_a_section_is_reported_and_drained),
+        case!(QemuVisible, r3_bottom_halves_off_counts_as_an_interrupt),
+        case!(QemuVisible, r33_an_unmap_reaches_every_cpu),
+        case!(QemuVisible, r37_a_mapping_is_published_to_another_cpu),
+        case!(TraceOnly, r17_a_switch_completes_the_stores_of_who_leaves),
+    ],
+}
+
+/// Maps page `i` of `pages` where it belongs.
+fn map(pages: &Pages, i: usize) -> Result<(), Outcome> {
+    let part = expect_ok!(pages.area.part(i as u64, 1));
+    let backing = Backing::Contiguous(pages.frames[i]);
+    expect_ok!(kernel_space::lock().map(part, backing, Prot::KERNEL));
+    Ok(())
+}
+
+fn unmap(pages: &Pages, i: usize) -> Result<(), Outcome> {
+    let part = expect_ok!(pages.area.part(i as u64, 1));
+    expect_ok!(kernel_space::lock().unmap(part));
+    Ok(())
+}
+
+/// What a task found, for a test that joins it: nothing, or what is wrong.
+type Found = Result<(), Outcome>;
+
+fn r1_a_new_task_starts_clean() -> TestResult {
+    let _terms = expect_ok!(with(Backend::DeferBarriers));
+    let pages = expect_ok!(Pages::unmapped(1));
+    let section = expect_ok!(MMU.lazy().section());
+    let pause = expect_ok!(MMU.lazy().paused());
+    drop(pause);
+    map(&pages, 0)?;
+    expect_eq!(MMU.lazy().state().owed(), Owed::all());
+    let child = expect_ok!(pinned("child", 0, || {
+        let state = MMU.lazy().state();
+        let before = counts();
+        MMU.lazy().flush();
+        (
+            state.enable_count(),
+            state.pause_count(),
+            state.owed(),
+            MMU.lazy().is_lazy_mmu_mode_active(),
+            (counts() - before).dsb() + (counts() - before).isb,
+        )
+    }));
+    let (enable, pause, owed, active, executed) = child.join();
+    expect_eq!((enable, pause), (0, 0));
+    expect_eq!(owed, Owed::empty());
+    expect!(!active);
+    // A flush of the child pays nothing of its creator's.
+    expect_eq!(executed, 0);
+    expect_eq!(MMU.lazy().state().enable_count(), 1);
+    drop(section);
+    Ok(())
+}
+
+fn r11_tasks_in_sections_of_different_depth_keep_their_own_state() -> TestResult {
+    /// Switches that are to happen, and rounds after which a task gives up waiting for them.
+    const SWITCHES: u64 = 3000;
+    const ROUNDS: u32 = 100_000;
+    let _terms = expect_ok!(with(Backend::DeferBarriers));
+    let _slices = Slices::of(Duration::from_micros(20));
+    let switches = || cpus().map(|cpu| sched::stats(cpu).switches).sum::<u64>();
+    let before = switches();
+    let mut handles = Vec::new();
+    let kinds = [(0_u8, 0_u8), (1, 0), (2, 1), (3, 0), (5, 2), (255, 1)];
+    // So many that each CPU has several.
+    for (depth, pauses) in kinds.into_iter().cycle().take(3 * cpus().count() + 3) {
+        handles.push(expect_ok!(sched::spawn("deep", move || -> Found {
+            let pages = expect_ok!(Pages::unmapped(1));
+            let lazy = MMU.lazy();
+            let mine = |more: u8| {
+                let state = lazy.state();
+                (state.enable_count(), state.pause_count()) == (depth + more, pauses)
+            };
+            for _ in 0..depth {
+                expect_ok!(lazy.enable());
+            }
+            for _ in 0..pauses {
+                expect_ok!(lazy.pause());
+            }
+            let active = depth > 0 && pauses == 0;
+            let mut result = Ok(());
+            for round in 0..ROUNDS {
+                result = one_round(&pages, active, &mine, round);
+                if result.is_err() || round.is_multiple_of(16) && switches() - before >= SWITCHES {
+                    break;
+                }
+            }
+            for _ in 0..pauses {
+                expect_ok!(lazy.resume());
+            }
+            for _ in 0..depth {
+                expect_ok!(lazy.disable());
+            }
+            expect_eq!(lazy.state().owed(), Owed::empty());
+            result
+        })));
+    }
+    for handle in handles {
+        handle.join()?;
+    }
+    let switched = switches() - before;
+    expect!(switched >= SWITCHES, "only {switched} switches");
+    Ok(())
+}
+
+/// Maps, gives others time, and looks whether what is counted and owed is still the task's own.
+fn one_round(pages: &Pages, active: bool, mine: &dyn Fn(u8) -> bool, round: u32) -> Found {
+    let lazy = MMU.lazy();
+    expect!(mine(0));
+    expect_eq!(lazy.is_lazy_mmu_mode_active(), active);
+    map(pages, 0)?;
+    let owed = lazy.state().owed();
+    // What a switch may have done already is the stores' half.
+    expect_eq!(owed.contains(Owed::CONTEXT), active);
+    if round.is_multiple_of(2) {
+        yield_now();
+    } else {
+        spin_until(Duration::from_micros(15), || false);
+    }
+    expect!(mine(0));
+    expect_eq!(lazy.state().owed().contains(Owed::CONTEXT), active);
+    if active && round.is_multiple_of(3) && lazy.state().enable_count() < 255 {
+        // A nested section flushes at its end (R5).
+        expect_ok!(lazy.enable());
+        expect!(mine(1));
+        expect_ok!(lazy.disable());
+    } else {
+        lazy.flush();
+    }
+    expect_eq!(lazy.state().owed(), Owed::empty());
+    let value = u64::from(round) << 32 | u64::from(sched::current().cpu() as u32);
+    expect_ok!(store(pages.virt(0), value));
+    expect_eq!(pages.frame_value(0), value);
+    unmap(pages, 0)?;
+    expect!(mine(0));
+    Ok(())
+}
+
+fn r17_after_a_switch_only_the_isb_is_owed() -> TestResult {
+    let _slices = Slices::endless();
+    let _terms = expect_ok!(with(Backend::DeferBarriers));
+    let pages = expect_ok!(Pages::unmapped(1));
+    let section = expect_ok!(MMU.lazy().section());
+    map(&pages, 0)?;
+    expect_eq!(MMU.lazy().state().owed(), Owed::all());
+    let before = counts();
+    let switches = sched::current().switches();
+    let other = expect_ok!(pinned("other", 0, || ()));
+    while !other.is_finished() {
+        yield_now();
+    }
+    let switches = sched::current().switches() - switches;
+    let spent = counts() - before;
+    expect!(switches >= 1);
+    // One `DSB ISH` for each time that the task left its CPU; the map of the other's stack has barriers of its own.
+    expect!(spent.dsb_ish >= switches, "{spent:?}");
+    expect_eq!(MMU.lazy().state().owed() - Owed::CONTEXT, Owed::empty());
+    other.join();
+    // The spawn above has flushed. Again, with a switch and nothing else.
+    unmap(&pages, 0)?;
+    let other = expect_ok!(pinned("other", 0, || {
+        yield_now();
+        yield_now();
+    }));
+    map(&pages, 0)?;
+    expect_eq!(MMU.lazy().state().owed(), Owed::all());
+    let before = counts();
+    yield_now();
+    let spent = counts() - before;
+    expect_eq!((spent.dsb_ish, spent.dsb_ishst, spent.isb), (1, 0, 0));
+    expect_eq!(MMU.lazy().state().owed(), Owed::CONTEXT);
+    let before = counts();
+    drop(section);
+    let spent = counts() - before;
+    expect_eq!((spent.dsb(), spent.isb), (0, 1));
+    expect_ok!(store(pages.virt(0), 1));
+    other.join();
+    unmap(&pages, 0)?;
+    Ok(())
+}
+
+fn r16_a_switch_with_nothing_owed_changes_nothing() -> TestResult {
+    let _slices = Slices::endless();
+    let _terms = expect_ok!(with(Backend::DeferBarriers));
+    let other = expect_ok!(pinned("other", 0, || {
+        yield_now();
+        yield_now();
+    }));
+    let section = expect_ok!(MMU.lazy().section());
+    let before = counts();
+    yield_now();
+    let spent = counts() - before;
+    expect_eq!((spent.dsb_ish, spent.dsb_ishst, spent.isb), (1, 0, 0));
+    expect_eq!(spent.flush + spent.leave + spent.enter, 0);
+    let before = counts();
+    drop(section);
+    expect_eq!((counts() - before).dsb() + (counts() - before).isb, 0);
+    other.join();
+    Ok(())
+}
+
+fn r17_queued_on_one_cpu_flushed_and_used_on_another() -> TestResult {
+    let other = second_cpu()?;
+    let _terms = expect_ok!(with(MMU.backend()));
+    let task = expect_ok!(sched::spawn("mover", move || -> Found {
+        for _ in 0..50 {
+            let pages = expect_ok!(Pages::unmapped(2));
+            expect_ok!(sched::migrate(0));
+            let section = expect_ok!(MMU.lazy().section());
+            map(&pages, 0)?;
+            map(&pages, 1)?;
+            if MMU.backend().is_preemptible() {
+                expect_ok!(sched::migrate(other));
+                expect_eq!(MMU.lazy().state().enable_count(), 1);
+            }
+            drop(section);
+            expect_ok!(store(pages.virt(0), 11));
+            expect_ok!(sched::migrate(0));
+            expect_ok!(store(pages.virt(1), 12));
+            expect_eq!((pages.frame_value(0), pages.frame_value(1)), (11, 12));
+            unmap(&pages, 0)?;
+            unmap(&pages, 1)?;
+        }
+        Ok(())
+    }));
+    task.join()
+}
+
+fn a_section_is_held_across_sleep() -> TestResult {
+    let _terms = expect_ok!(with(Backend::DeferBarriers));
+    let pages = expect_ok!(Pages::unmapped(1));
+    let section = expect_ok!(MMU.lazy().section());
+    map(&pages, 0)?;
+    sched::sleep(Duration::from_millis(1));
+    expect_eq!(MMU.lazy().state().enable_count(), 1);
+    expect!(MMU.lazy().state().owed().contains(Owed::CONTEXT));
+    drop(section);
+    expect_ok!(store(pages.virt(0), 1));
+    unmap(&pages, 0)?;
+    Ok(())
+}
+
+fn r38_a_backend_that_keeps_its_cpu_is_not_preempted() -> TestResult {
+    static RAN: AtomicBool = AtomicBool::new(false);
+    RAN.store(false, Ordering::Relaxed);
+    let _terms = expect_ok!(with(Backend::DeferStores));
+    let _slices = Slices::of(Duration::from_micros(100));
+    sched::sleep(Duration::from_micros(100));
+    let refused = sched::stats(0).refused;
+    // The other one must not be faster than the section.
+    let off = preempt::off();
+    let other = expect_ok!(pinned("other", 0, || RAN.store(true, Ordering::Relaxed)));
+    let section = expect_ok!(MMU.lazy().section());
+    drop(off);
+    expect!(sched::may_sleep().is_err());
+    // Many ticks, of which a busy host may swallow most. Two tries would show nothing: the first one, and one at
+    // a tick that was armed before it.
+    spin_until(Duration::from_millis(100), || RAN.load(Ordering::Relaxed));
+    let ran_inside = RAN.load(Ordering::Relaxed);
+    let tried = sched::stats(0).refused - refused;
+    drop(section);
+    let ran_after = settle(|| RAN.load(Ordering::Relaxed));
+    other.join();
+    expect!(!ran_inside, "preempted inside of the section");
+    expect!(tried >= 1, "the preemption was tried {tried} times");
+    expect!(ran_after);
+    Ok(())
+}
+
+fn r23_what_waits_is_executed_at_the_switch(backend: Backend) -> TestResult {
+    let _slices = Slices::endless();
+    let _terms = expect_ok!(with(backend));
+    let mut own = expect_ok!(Private::mapped(2));
+    let other = expect_ok!(pinned("other", 0, || -> bool {
+        // Another task of the same CPU finds its batch empty.
+        (0..3).all(|_| {
+            let empty = percpu::current().batch().is_empty();
+            yield_now();
+            empty
+        })
+    }));
+    let section = expect_ok!(MMU.lazy().section());
+    let before = counts();
+    let page = expect_ok!(Private::pages(0, 1));
+    expect_ok!(own.space().protect(page, Prot::KERNEL_RO));
+    expect!(!percpu::current().batch().is_empty());
+    yield_now();
+    expect!(percpu::current().batch().is_empty());
+    let spent = counts() - before;
+    expect_eq!(spent.drains, 1);
+    expect!(spent.tlbi >= 1);
+    expect_eq!(
+        own.query(0).map(|mapping| mapping.entry.is_writable()),
+        Some(false)
+    );
+    drop(section);
+    expect!(other.join(), "a task found something in its CPU's batch");
+    Ok(())
+}
+
+fn r8_a_task_that_ends_in_a_section_is_reported_and_drained() -> TestResult {
+    let _terms = expect_ok!(with(MMU.backend()));
+    let pages = Arc::new(expect_ok!(Pages::unmapped(1)));
+    let inner = Arc::clone(&pages);
+    let task = expect_ok!(pinned("careless", 0, move || -> Found {
+        expect_ok!(MMU.lazy().enable());
+        expect_ok!(MMU.lazy().enable());
+        map(&inner, 0)
+    }));
+    expect!(settle(|| task.is_finished()));
+    let kept = Arc::clone(task.task());
+    task.join()?;
+    expect_eq!(kept.lazy().enable_count(), 0);
+    expect_eq!(kept.lazy().owed(), Owed::empty());
+    let counts = kept.counts();
+    expect_eq!(counts.enter, counts.leave);
+    drop(kept);
+    expect_ok!(store(pages.virt(0), 3));
+    expect_eq!(pages.frame_value(0), 3);
+    unmap(&pages, 0)
+}
+
+fn r3_bottom_halves_off_counts_as_an_interrupt() -> TestResult {
+    let _terms = expect_ok!(with(Backend::DeferBarriers));
+    let section = expect_ok!(MMU.lazy().section());
+    let off = preempt::bottom_halves_off();
+    expect!(!MMU.lazy().is_lazy_mmu_mode_active());
+    // All four calls do nothing.
+    expect_ok!(MMU.lazy().enable());
+    expect_ok!(MMU.lazy().pause());
+    expect_eq!(MMU.lazy().state().enable_count(), 1);
+    expect_eq!(MMU.lazy().state().pause_count(), 0);
+    drop(off);
+    expect!(MMU.lazy().is_lazy_mmu_mode_active());
+    drop(section);
+    Ok(())
+}
+
+/// Another CPU reads a page until it is gone. A broadcast that did not reach it would let it read on.
+fn r33_an_unmap_reaches_every_cpu() -> TestResult {
+    let _ = second_cpu()?;
+    let _terms = expect_ok!(with(MMU.backend()));
+    static PAGE: AtomicU64 = AtomicU64::new(0);
+    static ROUND: AtomicU32 = AtomicU32::new(0);
+    static READERS: AtomicU32 = AtomicU32::new(0);
+    static GONE: AtomicU32 = AtomicU32::new(0);
+    const ROUNDS: u32 = 50;
+    /// Asleep the CPUs are the host's for others.
+    const NAP: Duration = Duration::from_micros(20);
+    ROUND.store(0, Ordering::Relaxed);
+    let mut readers = Vec::new();
+    for cpu in cpus().filter(|cpu| *cpu != 0) {
+        readers.push(expect_ok!(pinned("reader", cpu, || -> u32 {
+            let mut stale = 0;
+            for round in 1..=ROUNDS {
+                while ROUND.load(Ordering::Acquire) < round {
+                    sched::sleep(NAP);
+                }
+                let page = PAGE.load(Ordering::Relaxed);
+                // It is in this CPU's TLB now.
+                let first = load(page).is_ok();
+                READERS.fetch_add(1, Ordering::AcqRel);
+                while GONE.load(Ordering::Acquire) < round {
+                    sched::sleep(NAP);
+                }
+                stale += u32::from(!first) + u32::from(load(page).is_ok());
+                READERS.fetch_add(1, Ordering::AcqRel);
+            }
+            stale
+        })));
+    }
+    let count = readers.len() as u32;
+    let mut result = Ok(());
+    GONE.store(0, Ordering::Relaxed);
+    for round in 1..=ROUNDS {
+        READERS.store(0, Ordering::Relaxed);
+        let pages = match Pages::mapped(1) {
+            Ok(pages) => pages,
+            Err(_) => break,
+        };
+        PAGE.store(pages.virt(0), Ordering::Relaxed);
+        ROUND.store(round, Ordering::Release);
+        while READERS.load(Ordering::Acquire) < count {
+            sched::sleep(NAP);
+        }
+        result = result.and(unmap(&pages, 0));
+        GONE.store(round, Ordering::Release);
+        // The next round's page may have the same address.
+        while READERS.load(Ordering::Acquire) < 2 * count {
+            sched::sleep(NAP);
+        }
+    }
+    // Whatever happened, the readers come to their end.
+    ROUND.store(ROUNDS, Ordering::Release);
+    GONE.store(ROUNDS, Ordering::Release);
+    let mut stale = 0;
+    for reader in readers {
+        stale += reader.join();
+    }
+    result?;
+    expect_eq!(stale, 0);
+    Ok(())
+}
+
+/// The rule for readers on other CPUs (R37): acquire what says that the mapping is there, then an ISB.
+fn r37_a_mapping_is_published_to_another_cpu() -> TestResult {
+    let other = second_cpu()?;
+    let _terms = expect_ok!(with(MMU.backend()));
+    static PAGE: AtomicU64 = AtomicU64::new(0);
+    PAGE.store(0, Ordering::Relaxed);
+    const ROUNDS: u64 = 100;
+    let reader = expect_ok!(pinned("reader", other, || -> u64 {
+        let mut wrong = 0;
+        for round in 1..=ROUNDS {
+            let mut page = 0;
+            while page == 0 {
+                page = PAGE.load(Ordering::Acquire);
+                yield_now();
+            }
+            crate::arch::barrier::isb();
+            wrong += u64::from(load(page) != Ok(round));
+            PAGE.store(0, Ordering::Release);
+        }
+        wrong
+    }));
+    let mut result = Ok(());
+    for round in 1..=ROUNDS {
+        let publish = || -> Found {
+            let pages = expect_ok!(Pages::unmapped(1));
+            pages.fill(0, round);
+            let section = expect_ok!(MMU.lazy().section());
+            map(&pages, 0)?;
+            // Not before its end: what is deferred is nobody's to rely on.
+            drop(section);
+            PAGE.store(pages.virt(0), Ordering::Release);
+            while PAGE.load(Ordering::Acquire) != 0 {
+                sched::sleep(Duration::from_micros(20));
+            }
+            unmap(&pages, 0)
+        };
+        result = result.and(publish());
+    }
+    expect_eq!(reader.join(), 0);
+    result
+}
+
+/// Before anybody else runs, not when the task comes back: by then another CPU may have had it.
+fn r17_a_switch_completes_the_stores_of_who_leaves() -> TestResult {
+    let _slices = Slices::endless();
+    let _terms = expect_ok!(with(Backend::DeferBarriers));
+    let pages = expect_ok!(Pages::unmapped(1));
+    let me = current_arc();
+    // A time slice that ends too early would let the other task look before there is anything to see.
+    let off = preempt::off();
+    let other = expect_ok!(pinned("other", 0, move || me.lazy().owed()));
+    let section = expect_ok!(MMU.lazy().section());
+    map(&pages, 0)?;
+    let before = MMU.lazy().state().owed();
+    drop(off);
+    yield_now();
+    let seen = other.join();
+    expect_eq!(before, Owed::all());
+    expect_eq!(seen, Owed::CONTEXT);
+    drop(section);
+    unmap(&pages, 0)
+}
