@@ -450,7 +450,7 @@ fn a_wake_up_reaches_an_idle_cpu() -> TestResult {
     static TURN: AtomicU32 = AtomicU32::new(0);
     static QUEUE: WaitQueue = WaitQueue::new();
     TURN.store(0, Ordering::Relaxed);
-    const ROUNDS: u32 = 200;
+    const ROUNDS: u32 = 50;
     let before = switches_of_cpu(other);
     let echo = expect_ok!(pinned("echo", other, || {
         for round in 0..ROUNDS {
@@ -459,12 +459,16 @@ fn a_wake_up_reaches_an_idle_cpu() -> TestResult {
             QUEUE.wake_all();
         }
     }));
+    let mut asleep = true;
     for round in 0..ROUNDS {
+        // Its CPU has nothing to do: each wake-up is a switch there.
+        asleep &= settle(|| QUEUE.len() == 1);
         TURN.store(2 * round + 1, Ordering::Release);
         QUEUE.wake_all();
         QUEUE.wait_until(|| TURN.load(Ordering::Acquire) == 2 * round + 2);
     }
     echo.join();
+    expect!(asleep);
     expect!(switches_of_cpu(other) >= before + u64::from(ROUNDS));
     // The interrupt that says so is the scheduler's for good.
     expect!(platform::interrupts::register(sched::RESCHEDULE, |_| ()).is_err());
