@@ -65,6 +65,8 @@ pub(super) struct Task {
     root: Cell<Option<RootId>>,
     /// What the CPU that it left had done.
     left_with: Cell<Token>,
+    /// Where it ran last; `None` before it has left a CPU.
+    left_from: Cell<Option<usize>>,
     /// Where it runs.
     cpu: Cell<Option<usize>>,
 }
@@ -162,9 +164,15 @@ impl Sim {
             machine.dsb(cpu, Barrier::Full);
         }
         prev.left_with.set(machine.cpus[cpu].released());
-        prev.cpu.set(None);
+        prev.left_from.set(prev.cpu.take());
         next.cpu.set(Some(cpu));
         self.running[cpu].set(task);
+    }
+
+    /// Whether `task`, which runs nowhere, has left another CPU than `cpu`: whoever switches to it there synchronizes.
+    pub fn has_moved(&self, task: usize, cpu: usize) -> bool {
+        let left_from = self.tasks[task].left_from.get();
+        left_from.is_some_and(|from| from != cpu)
     }
 
     /// The lock of the run queue in which `task` waits, as `cpu` takes it.

@@ -156,7 +156,7 @@ pub enum Op {
     InterruptBoth(Range),
     /// The next call finds memory for so many tables.
     NoMemory(u8),
-    /// Another task runs, voluntarily: no context synchronization.
+    /// Another task runs, voluntarily: no context synchronization, unless it comes from another CPU.
     Switch(u8),
     /// Another task runs, by preemption, which ends in an exception return.
     Preempt(u8),

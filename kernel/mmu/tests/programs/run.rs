@@ -536,8 +536,12 @@ impl<'m> Run<'m> {
         let stays = lazy.state().is_active() && !self.mmu.backend().is_preemptible();
         assert_eq!(left.is_err(), stays, "R38");
         if left.is_ok() {
+            let has_moved = sim.has_moved(next, cpu);
             sim.switch(cpu, next, self.switch);
             self.contract.switched(cpu, prev, next);
+            if has_moved {
+                self.synchronize(cpu);
+            }
         }
     }
 
