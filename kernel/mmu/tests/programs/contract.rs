@@ -223,7 +223,8 @@ impl Contract {
             {
                 page.state = State::Settled;
                 page.made = event;
-                page.invalidated = [0; CPUS];
+                // Those of other CPUs stay: where a queue took the page in and out again nothing was executed here, and
+                // this CPU has synchronized with none of them.
                 page.invalidated[cpu] = self.now;
             }
         }
@@ -237,7 +238,6 @@ impl Contract {
             if matches!(page.state, State::Stale(_, of) if of == Some(token)) {
                 page.state = State::Settled;
                 page.made = now;
-                page.invalidated = [0; CPUS];
                 for event in page.invalidated_at.into_iter().chain([now]) {
                     page.invalidated[event.cpu] = event.at;
                 }
