@@ -68,9 +68,7 @@ impl Masked {
             not_send: PhantomData,
         }
     }
-}
 
-impl Masked {
     /// They are masked, and somebody else unmasks them.
     const fn already() -> Self {
         Self {
@@ -124,7 +122,8 @@ pub(super) fn schedule(why: Why, _masked: &Masked) {
     // SAFETY: current from here on, so its queue keeps it alive; an idle task lives for ever.
     let next = unsafe { &*next };
     if next.arrive(index as u32) {
-        // Behind the acquisition of the queue's lock, on whose outcome there has been a branch.
+        // Rule: rows X2, X3 (R37). Behind the acquisition of the queue's lock, on whose outcome there has been a branch.
+        // Witness: the model (`model_scheduler` of `mmu`); QEMU shows nothing, and `arrivals` counts it only.
         barrier::isb();
         decision.count_arrival();
     }

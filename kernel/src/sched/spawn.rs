@@ -214,8 +214,7 @@ pub(super) fn new_task(task: Task) -> Result<Arc<Task>, SpawnError> {
 /// [`SpawnError`]; nothing is kept.
 pub(super) fn idle_task(name: &'static str, cpu: usize) -> Result<Arc<Task>, SpawnError> {
     extern "C" fn begin(_: u64) -> ! {
-        run::arrived();
-        interrupts::unmask_irq();
+        arrive();
         run::idle()
     }
     let stack = Stack::new(STACK_PAGES).map_err(SpawnError::Stack)?;
