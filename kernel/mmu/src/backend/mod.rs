@@ -306,7 +306,8 @@ pub(crate) fn drain<K: Kernel>(mmu: &Mmu<K>) {
 
 /// What waits is executed because the CPU changes hands, on behalf of the task that leaves, in an interrupt or
 /// not. Behind it the batch is as empty as the next task must find it: what another task let wait
-/// there it would neither see nor drain.
+/// there it would neither see nor drain. What the drain synchronized on this CPU, the arrival on another
+/// synchronizes there (step 3 of the protocol in `lazy/switch.rs`): nobody owes that `ISB` again (R16).
 #[inline]
 pub(crate) fn switch_out<K: Kernel>(mmu: &Mmu<K>) {
     let state = mmu.kernel().lazy();
@@ -316,8 +317,6 @@ pub(crate) fn switch_out<K: Kernel>(mmu: &Mmu<K>) {
         let before = state.set_busy(Busy::Yes);
         drain_batch(mmu);
         state.set_busy(before);
-        // The drain has synchronized this CPU. The task's section may end on another.
-        state.owe(Owed::CONTEXT);
     }
 }
 
