@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the guest said: lines out of bytes, backtraces completed, the report kept.
+//! What the guest said: lines out of bytes, backtraces and expectations completed, the report kept.
 //!
 //! The kernel announces its end by `lazymmu: exit N`, and a fault by a line that
 //! begins with `panic:` or `exception:`; everything from there on is its report.
 
+use crate::expectation;
 use crate::symbols::Symbols;
 use std::collections::VecDeque;
 
@@ -54,7 +55,7 @@ impl Console {
         let raw = String::from_utf8_lossy(&bytes);
         let raw = raw.trim_end_matches(['\n', '\r']);
         let line = match &self.symbols {
-            Some(symbols) => symbols.annotate(raw),
+            Some(symbols) => expectation::annotate(symbols.annotate(raw), symbols.root()),
             None => raw.to_owned(),
         };
         if let Some(status) = raw.strip_prefix("lazymmu: exit ") {

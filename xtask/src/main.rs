@@ -10,6 +10,7 @@ mod build;
 mod check;
 mod console;
 mod counts;
+mod expectation;
 mod failure;
 mod gdb;
 mod glob;

@@ -146,9 +146,8 @@ KTAP version 1
     ok 1 passes
     # fails.tag: trace-only
     # fails: EXPECTATION FAILED at PLACE
-    #   expected 1 + 1 == 3
-    #     left:  2
-    #     right: 3
+    #   left:  2
+    #   right: 3
     #   after the first step
     not ok 2 fails
     # skips.tag: qemu-visible
