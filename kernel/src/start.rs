@@ -21,7 +21,7 @@ use crate::mm::device::DeviceError;
 use crate::mm::image::Image;
 use crate::mm::layout::LINEAR_SIZE;
 use crate::mm::{self, MMU, Settings};
-use crate::platform::bootargs::{BootArgumentError, BootArguments, PolicyChoice};
+use crate::platform::bootargs::{BootArgumentError, BootArguments, LinuxWords, PolicyChoice};
 use crate::platform::console;
 use crate::platform::devicetree::{
     DeviceTree, DeviceTreeError, InterruptController, MachineDescription,
@@ -236,6 +236,9 @@ pub fn memory(
     info!("lazymmu {}: {handoff}", env!("CARGO_PKG_VERSION"));
     for note in &machine.description.notes {
         warn!("device tree: {note}");
+    }
+    if let Some(words) = LinuxWords::find_in(machine.description.boot_arguments.as_str()) {
+        info!("{words}");
     }
     info!("{}", machine.description.model);
     info!("{features}");

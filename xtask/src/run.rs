@@ -28,9 +28,10 @@ impl Run {
     /// Builds, boots and follows the guest to its end.
     pub fn execute(self) -> Result<()> {
         let workspace = Workspace::find();
+        let machine = self.options.machine()?;
         let qemu = Qemu::provide()?;
+        qemu.require(machine.board)?;
         let artifacts = build::build(&workspace)?;
-        let machine = self.options.machine();
         let bootargs = self.options.bootargs.join(" ");
         let boot = Boot {
             machine: &machine,

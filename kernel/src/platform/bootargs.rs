@@ -21,6 +21,11 @@
 //!
 //! A word that is anything else is an error, not a warning: a mistyped argument
 //! that is ignored makes a run look like a different one.
+//!
+//! The exception is what is meant for Linux, because the firmware of a Raspberry Pi puts it in front of
+//! what stands in `cmdline.txt`, whatever the kernel is, and nobody can take it away: parameters of
+//! Linux's modules, `module.parameter=value`, and the names in [`LINUX`], as often as they like. It is
+//! passed over, and one line of the log repeats it ([`LinuxWords`]). None of our names has a dot.
 
 use core::fmt;
 
@@ -132,7 +137,8 @@ pub enum ExitMethod {
     Halt,
 }
 
-/// Names and what each may be, in the order of the module's table.
+/// Names and what each may be, in the order of the module's table. Words between bars stand in the order
+/// of the constants that they are read as.
 const ARGUMENTS: [(&str, &str); 9] = [
     (
         "mode",
@@ -151,6 +157,97 @@ const ARGUMENTS: [(&str, &str); 9] = [
     ("seed", "N, from 0 to 4294967295"),
 ];
 
+const MODES: [Mode; 13] = [
+    Mode::Demo,
+    Mode::Selftest,
+    Mode::Counts,
+    Mode::Soak,
+    Mode::Provoke(Provocation::Panic),
+    Mode::Provoke(Provocation::PanicElsewhere),
+    Mode::Provoke(Provocation::Exception),
+    Mode::Provoke(Provocation::Jump),
+    Mode::Provoke(Provocation::StackOverflow),
+    Mode::Provoke(Provocation::TaskOverflow),
+    Mode::Provoke(Provocation::SleepInSection),
+    Mode::Provoke(Provocation::LockInInterrupt),
+    Mode::Provoke(Provocation::Hang),
+];
+
+const POLICIES: [PolicyChoice; 3] = [
+    PolicyChoice::Auto,
+    PolicyChoice::Classic,
+    PolicyChoice::Ets2,
+];
+
+const LEVELS: [LevelFilter; 5] = [
+    LevelFilter::Error,
+    LevelFilter::Warn,
+    LevelFilter::Info,
+    LevelFilter::Debug,
+    LevelFilter::Trace,
+];
+
+const EXITS: [ExitMethod; 4] = [
+    ExitMethod::Auto,
+    ExitMethod::Semihosting,
+    ExitMethod::Psci,
+    ExitMethod::Halt,
+];
+
+/// Names that the firmware of a Raspberry Pi 4, its device tree, or the `cmdline.txt` of a card made for
+/// Linux give to Linux; those with a dot are not listed.
+const LINUX: [&str; 11] = [
+    "cgroup_disable",
+    "cma",
+    "coherent_pool",
+    "console",
+    "kgdboc",
+    "numa",
+    "numa_policy",
+    "root",
+    "rootfstype",
+    "rootwait",
+    "video",
+];
+
+/// Whether `word` is meant for Linux.
+#[inline(never)] // The image has little room, and this is asked in three places.
+fn is_for_linux(word: &str) -> bool {
+    match word.split_once('=') {
+        // The dot of a module's parameter: something stands on both of its sides.
+        Some((name, _)) => LINUX.contains(&name) || name.trim_matches('.').contains('.'),
+        // A dot without a value is rather a filter whose name was forgotten.
+        None => LINUX.contains(&word),
+    }
+}
+
+/// Words of the boot arguments that are meant for Linux.
+#[derive(Clone, Copy, Debug)]
+pub struct LinuxWords<'a> {
+    text: &'a str,
+}
+
+impl<'a> LinuxWords<'a> {
+    /// Those in `text`, the value of `/chosen/bootargs`; `None` if there is none.
+    #[must_use]
+    pub fn find_in(text: &'a str) -> Option<Self> {
+        let mut words = text.split_ascii_whitespace();
+        words.any(is_for_linux).then_some(Self { text })
+    }
+}
+
+impl fmt::Display for LinuxWords<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("boot arguments meant for Linux and passed over:")?;
+        for word in self.text.split_ascii_whitespace() {
+            if is_for_linux(word) {
+                write!(f, " {word}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl<'a> BootArguments<'a> {
     /// Reads `text`, the value of `/chosen/bootargs`.
     ///
@@ -160,6 +257,9 @@ impl<'a> BootArguments<'a> {
         let mut arguments = Self::default();
         let mut seen = [false; ARGUMENTS.len()];
         for word in text.split_ascii_whitespace() {
+            if is_for_linux(word) {
+                continue;
+            }
             let Some((name, value)) = word.split_once('=') else {
                 return Err(BootArgumentError::NoValue { word });
             };
@@ -169,67 +269,32 @@ impl<'a> BootArguments<'a> {
             if core::mem::replace(&mut seen[index], true) {
                 return Err(BootArgumentError::Twice { name });
             }
-            arguments.set(name, value)?;
+            arguments.set(ARGUMENTS[index], value)?;
         }
         Ok(arguments)
     }
 
-    fn set(&mut self, name: &'a str, value: &'a str) -> Result<(), BootArgumentError<'a>> {
-        match (name, value) {
-            ("mode", "demo") => self.mode = Mode::Demo,
-            ("mode", "selftest") => self.mode = Mode::Selftest,
-            ("mode", "counts") => self.mode = Mode::Counts,
-            ("mode", "soak") => self.mode = Mode::Soak,
-            ("mode", "panic") => self.mode = Mode::Provoke(Provocation::Panic),
-            ("mode", "panic-elsewhere") => {
-                self.mode = Mode::Provoke(Provocation::PanicElsewhere);
-            }
-            ("mode", "exception") => self.mode = Mode::Provoke(Provocation::Exception),
-            ("mode", "jump") => self.mode = Mode::Provoke(Provocation::Jump),
-            ("mode", "lock-in-interrupt") => {
-                self.mode = Mode::Provoke(Provocation::LockInInterrupt);
-            }
-            ("mode", "task-overflow") => self.mode = Mode::Provoke(Provocation::TaskOverflow),
-            ("mode", "sleep-in-section") => {
-                self.mode = Mode::Provoke(Provocation::SleepInSection);
-            }
-            ("mode", "stack-overflow") => self.mode = Mode::Provoke(Provocation::StackOverflow),
-            ("mode", "hang") => self.mode = Mode::Provoke(Provocation::Hang),
-            ("filter", _) => {
+    fn set(
+        &mut self,
+        (name, allowed): (&'static str, &str),
+        value: &'a str,
+    ) -> Result<(), BootArgumentError<'a>> {
+        let bad = BootArgumentError::BadValue { name, value };
+        // Which of the table's words it is; the constants below stand in their order.
+        let choice = || allowed.split('|').position(|word| word == value).ok_or(bad);
+        match name {
+            "mode" => self.mode = MODES[choice()?],
+            "filter" => {
                 self.filter = Filter::parse(value)
                     .map_err(|error| BootArgumentError::BadFilter { value, error })?;
             }
-            ("lazy", "eager") => self.lazy = Backend::Eager,
-            ("lazy", "defer-barriers") => self.lazy = Backend::DeferBarriers,
-            ("lazy", "defer-stores") => self.lazy = Backend::DeferStores,
-            ("lazy", "batch-invalidations") => self.lazy = Backend::BatchInvalidations,
-            ("lazy", "multicall") => self.lazy = Backend::Multicall,
-            ("policy", "auto") => self.policy = PolicyChoice::Auto,
-            ("policy", "classic") => self.policy = PolicyChoice::Classic,
-            ("policy", "ets2") => self.policy = PolicyChoice::Ets2,
-            ("log", "error") => self.log = LevelFilter::Error,
-            ("log", "warn") => self.log = LevelFilter::Warn,
-            ("log", "info") => self.log = LevelFilter::Info,
-            ("log", "debug") => self.log = LevelFilter::Debug,
-            ("log", "trace") => self.log = LevelFilter::Trace,
-            ("exit", "auto") => self.exit = ExitMethod::Auto,
-            ("exit", "semihosting") => self.exit = ExitMethod::Semihosting,
-            ("exit", "psci") => self.exit = ExitMethod::Psci,
-            ("exit", "halt") => self.exit = ExitMethod::Halt,
-            // One digit: 08 and +8 are no numbers of CPUs.
-            ("cpus", _) => match value.as_bytes() {
-                [digit @ b'1'..=b'8'] => self.cpus = usize::from(digit - b'0'),
-                _ => return Err(BootArgumentError::BadValue { name, value }),
-            },
-            ("seconds", _) => match number(value) {
-                Some(seconds @ 1..) => self.seconds = seconds,
-                _ => return Err(BootArgumentError::BadValue { name, value }),
-            },
-            ("seed", _) => match number(value) {
-                Some(seed) => self.seed = seed,
-                None => return Err(BootArgumentError::BadValue { name, value }),
-            },
-            _ => return Err(BootArgumentError::BadValue { name, value }),
+            "lazy" => self.lazy = Backend::ALL[choice()?],
+            "policy" => self.policy = POLICIES[choice()?],
+            "log" => self.log = LEVELS[choice()?],
+            "exit" => self.exit = EXITS[choice()?],
+            "cpus" => self.cpus = choice()? + 1,
+            "seconds" => self.seconds = number(value).filter(|seconds| *seconds > 0).ok_or(bad)?,
+            _ => self.seed = number(value).ok_or(bad)?,
         }
         Ok(())
     }
@@ -347,6 +412,62 @@ mod tests {
         assert_eq!((arguments.seconds, arguments.seed), (600, 0));
     }
 
+    /// What a Raspberry Pi 4 passed to Linux: its tree's, the firmware's, those of `cmdline.txt`.
+    const OF_A_PI: &str = "coherent_pool=1M 8250.nr_uarts=1 snd_bcm2835.enable_headphones=0 \
+        cgroup_disable=memory numa_policy=interleave nvme.max_host_mem_size_mb=32 \
+        snd_bcm2835.enable_headphones=1 numa=fake=4 video=HDMI-A-1:1280x720M@60 \
+        bcm2708_fb.fbwidth=0 smsc95xx.macaddr=02:00:00:00:00:00 vc_mem.mem_base=0x3ec00000 \
+        vc_mem.mem_size=0x40000000  console=ttyS0,115200 console=tty1 kgdboc=ttyS0,115200 \
+        root=PARTUUID=00000000-02 rootfstype=ext4 fsck.repair=yes rootwait cma=64M";
+
+    #[test]
+    fn what_firmware_says_to_linux_is_passed_over_and_shown() {
+        let text = format!("{OF_A_PI} mode=selftest  lazy=eager");
+        let arguments = BootArguments::parse(&text).unwrap();
+        assert_eq!(
+            arguments,
+            BootArguments::parse("mode=selftest lazy=eager").unwrap()
+        );
+        let shown = LinuxWords::find_in(&text).unwrap().to_string();
+        let words = OF_A_PI
+            .split_ascii_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        assert_eq!(
+            shown,
+            format!("boot arguments meant for Linux and passed over: {words}")
+        );
+        assert!(LinuxWords::find_in("mode=selftest filter=a.b").is_none());
+        assert!(LinuxWords::find_in("").is_none());
+    }
+
+    #[test]
+    fn what_is_only_like_linux_is_refused() {
+        for text in [
+            "lazy.nesting",
+            ".lazy=eager",
+            "lazy.=eager",
+            ".=",
+            "rootwaits",
+            "Console=tty1",
+            "consoles=tty1",
+            "quiet",
+            "lasy=eager",
+        ] {
+            assert!(BootArguments::parse(text).is_err(), "{text}");
+        }
+        // A dot in a value makes no name.
+        assert!(BootArguments::parse("filter=tables.*").is_ok());
+        assert!(BootArguments::parse("mode=lazy.fast").is_err());
+    }
+
+    #[test]
+    fn none_of_our_names_is_linuxs() {
+        for (name, _) in ARGUMENTS {
+            assert!(!is_for_linux(&format!("{name}=1")) && !is_for_linux(name));
+        }
+    }
+
     #[test]
     fn numbers_are_plain() {
         for text in [
@@ -384,6 +505,29 @@ mod tests {
                 let parsed = format!("{:?}", BootArguments::parse(&text).unwrap());
                 assert!(!results.contains(&parsed), "{text}");
                 results.push(parsed);
+            }
+        }
+    }
+
+    #[test]
+    fn each_word_is_read_as_what_it_says() {
+        // `Debug` of each value is the word in another spelling: PanicElsewhere, panic-elsewhere.
+        let plain = |text: String| text.replace(['-', ')'], "").to_lowercase();
+        for (name, allowed) in ARGUMENTS.iter().filter(|known| known.1.contains('|')) {
+            for value in allowed.split('|') {
+                let text = format!("{name}={value}");
+                let read = BootArguments::parse(&text).unwrap();
+                let shown = match *name {
+                    "mode" => format!("{:?}", read.mode),
+                    "lazy" => format!("{:?}", read.lazy),
+                    "policy" => format!("{:?}", read.policy),
+                    "log" => format!("{:?}", read.log),
+                    "exit" => format!("{:?}", read.exit),
+                    _ => format!("{}", read.cpus),
+                };
+                let shown = plain(shown);
+                let shown = shown.strip_prefix("provoke(").unwrap_or(&shown);
+                assert_eq!(shown, plain(value.to_owned()), "{text}");
             }
         }
     }

@@ -97,7 +97,7 @@ impl Killer {
         let line = Line::try_parse_from(line.split_whitespace()).ok()?;
         Some(Self::Boot(Boot {
             test: line.test,
-            machine: line.options.machine(),
+            machine: line.options.machine().ok()?,
             bootargs: line.options.bootargs.join(" "),
             timeout: line.options.timeout(TIMEOUT),
             ends: Vec::new(),

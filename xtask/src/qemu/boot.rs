@@ -4,8 +4,9 @@
 
 use super::command::{self, Input, Sockets};
 use super::inspect;
-use super::machine::Machine;
+use super::machine::{Board, ExceptionLevel, Machine};
 use super::program::Qemu;
+use super::raspi4b_tree;
 use super::verdict::{self, Verdict};
 use crate::build::Artifacts;
 use crate::console::Console;
@@ -15,6 +16,7 @@ use crate::workspace::Workspace;
 use anyhow::{Context, Result};
 use std::ffi::OsStr;
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -90,12 +92,14 @@ impl Boot<'_> {
             }
         }
 
+        let tree = self.usual_tree(workspace)?;
+        let input = tree.as_deref().map_or(self.input, Input::Tree);
         let mut command = qemu.command();
         command.current_dir(workspace.root()).args(command::boot(
             self.machine,
             &with_defaults(self.bootargs),
             self.artifacts,
-            self.input,
+            input,
             &sockets,
         ));
         let shown = typed(&command);
@@ -114,6 +118,20 @@ impl Boot<'_> {
             duration: ended.duration,
             verdict: verdict::judge(&ended, &console, &self.again, &shown),
         })
+    }
+}
+
+impl Boot<'_> {
+    /// The device tree that belongs to the machine's usual input, where QEMU makes none.
+    fn usual_tree(&self, workspace: &Workspace) -> Result<Option<PathBuf>> {
+        let machine = self.machine;
+        match (machine.board, machine.el, self.input) {
+            (Board::Raspi4b, ExceptionLevel::El2, Input::Usual) => match &machine.dtb {
+                Some(path) => Ok(Some(path.clone())),
+                None => raspi4b_tree::write(workspace.target()).map(Some),
+            },
+            _ => Ok(None),
+        }
     }
 }
 

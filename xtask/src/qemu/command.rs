@@ -16,6 +16,14 @@
 //! device tree to 1 MiB and leaves it out in silence where that does not fit.
 //! (The flat image by `-device loader` enters at EL3 too, but then QEMU refuses
 //! `-append`.) With more than one CPU, all of them start at the entry point.
+//!
+//! And on `raspi4b`, which takes no option and makes no device tree:
+//!
+//! | entry | QEMU is given | device tree |
+//! |---|---|---|
+//! | EL2 | the flat image, `-dtb` | x0 points at it ([`raspi4b_tree`](super::raspi4b_tree)) |
+//! | EL2 | the flat image | none: x0 = 0x100, where ATAGS are |
+//! | EL3 | the ELF file | none, with `-dtb` neither: x0 = 0 |
 
 use super::machine::{Board, Clock, ExceptionLevel, Gic, Machine};
 use crate::build::Artifacts;
@@ -34,11 +42,13 @@ pub struct Sockets<'a> {
 /// What QEMU is given in place of the usual.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Input<'a> {
-    /// The kernel in the form that fits the entry, and QEMU's own device tree.
+    /// The kernel in the form that fits the entry, and QEMU's own device tree if it makes one.
     #[default]
     Usual,
     /// The ELF file at any entry: x0 is 0, and below EL3 nobody looks for a tree elsewhere.
     Elf,
+    /// The flat image, and no device tree unless QEMU makes one.
+    NoTree,
     /// This device tree. QEMU adds memory and boot arguments to it.
     Tree(&'a Path),
 }
@@ -51,9 +61,7 @@ pub fn boot(
     input: Input<'_>,
     sockets: &Sockets<'_>,
 ) -> Vec<OsString> {
-    let board = match machine.board {
-        Board::Virt => "virt",
-    };
+    let board = machine.board.name();
     let gic = match machine.gic {
         Gic::V2 => "2",
         Gic::V3 => "3",
@@ -65,10 +73,11 @@ pub fn boot(
     };
     let mut arguments = Vec::new();
     let mut add = |option: &str, value: OsString| arguments.extend([option.into(), value]);
-    add(
-        "-machine",
-        format!("{board},gic-version={gic}{level}").into(),
-    );
+    let board = match machine.board {
+        Board::Virt => format!("{board},gic-version={gic}{level}"),
+        Board::Raspi4b => board.to_owned(),
+    };
+    add("-machine", board.into());
     add("-cpu", machine.cpu.clone().into());
     add("-smp", machine.smp.to_string().into());
     add("-m", machine.memory.to_string().into());
@@ -118,13 +127,17 @@ mod tests {
     use std::num::NonZeroU32;
 
     fn shown(machine: &Machine, sockets: &Sockets<'_>) -> String {
+        shown_with(machine, Input::Usual, sockets)
+    }
+
+    fn shown_with(machine: &Machine, input: Input<'_>, sockets: &Sockets<'_>) -> String {
         let artifacts = Artifacts {
             elf: "kernel.elf".into(),
             image: "kernel8.img".into(),
             size: 0,
         };
         let bootargs = "mode=demo exit=semihosting";
-        boot(machine, bootargs, &artifacts, Input::Usual, sockets)
+        boot(machine, bootargs, &artifacts, input, sockets)
             .iter()
             .map(|argument| argument.to_string_lossy())
             .collect::<Vec<_>>()
@@ -184,6 +197,29 @@ mod tests {
              -semihosting-config enable=on,target=native \
              -kernel kernel.elf -append mode=demo exit=semihosting \
              -chardev socket,id=gdb,server=on,wait=off,path=target/gdb.sock -gdb chardev:gdb -S"
+        );
+    }
+
+    #[test]
+    fn a_pi_has_no_options_of_its_machine_and_a_tree_given() {
+        let machine = Board::Raspi4b.usual();
+        let tree = Input::Tree(Path::new("pi.dtb"));
+        assert_eq!(
+            shown_with(&machine, tree, &Sockets::default()),
+            "-machine raspi4b -cpu cortex-a72 -smp 4 -m 2G \
+             -nic none -display none -monitor none -serial stdio \
+             -semihosting-config enable=on,target=native \
+             -kernel kernel8.img -dtb pi.dtb -append mode=demo exit=semihosting"
+        );
+        let at_el3 = Machine {
+            el: ExceptionLevel::El3,
+            ..machine
+        };
+        let command = shown(&at_el3, &Sockets::default());
+        assert!(
+            command.contains("-machine raspi4b -cpu")
+                && command.contains("-kernel kernel.elf -append"),
+            "{command}"
         );
     }
 }

@@ -3,9 +3,12 @@
 //! The emulated machine: what can be asked for on the command line, and what one
 //! boot runs on.
 
+pub use super::board::Board;
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use std::fmt;
 use std::num::NonZeroU32;
+use std::path::{self, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -15,7 +18,7 @@ use std::time::Duration;
 /// a selection from its matrix.
 #[derive(Args, Clone, Debug, Default)]
 pub struct MachineOptions {
-    /// Board to emulate [default: virt]
+    /// Board to emulate; the defaults below are those of virt, raspi4b is what it is [default: virt]
     #[arg(long, value_enum)]
     pub machine: Option<Board>,
 
@@ -40,6 +43,11 @@ pub struct MachineOptions {
     #[arg(long, value_enum)]
     pub el: Option<ExceptionLevel>,
 
+    /// Device tree for raspi4b in place of xtask's own: the bcm2711-rpi-4-b.dtb of the board's
+    /// firmware or of Linux
+    #[arg(long, value_name = "FILE")]
+    pub dtb: Option<PathBuf>,
+
     /// Let a nanosecond of the guest's time pass with each instruction, instead of with the host's
     /// time; with --cpu max its timer then counts instructions
     #[arg(long)]
@@ -58,14 +66,6 @@ pub struct MachineOptions {
     /// Boot arguments for the kernel, key=value, e.g. -- lazy=eager log=debug
     #[arg(last = true, value_name = "BOOTARGS")]
     pub bootargs: Vec<String>,
-}
-
-/// A board that QEMU emulates.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Board {
-    /// QEMU's own board
-    #[default]
-    Virt,
 }
 
 /// The interrupt controller's architecture version.
@@ -104,9 +104,6 @@ pub enum Clock {
     /// Each instruction takes a nanosecond, and a CPU that waits skips the wait.
     Instructions,
 }
-
-/// CPUs of the usual machine: enough for a task to move to another one.
-const CPUS: NonZeroU32 = NonZeroU32::new(2).expect("2 is not 0");
 
 /// An amount of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +163,7 @@ fn typed(value: &impl ValueEnum) -> String {
 
 impl fmt::Display for Board {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&typed(self))
+        f.write_str(self.name())
     }
 }
 
@@ -199,31 +196,43 @@ pub struct Machine {
     pub el: ExceptionLevel,
     /// Clock.
     pub clock: Clock,
+    /// A device tree in place of the board's usual one; absolute.
+    pub dtb: Option<PathBuf>,
 }
 
 impl Default for Machine {
     fn default() -> Self {
-        MachineOptions::default().machine()
+        Board::default().usual()
     }
 }
 
 impl Machine {
     /// The options that select this machine again, without those at their default.
     pub fn options(&self) -> String {
-        let default = Self::default();
+        let board = match self.board == Board::default() {
+            true => String::new(),
+            false => format!(" --machine {}", self.board),
+        };
+        board + &self.differences(&self.board.usual())
+    }
+
+    /// The options that make this machine of `other`, which is on the same board.
+    pub fn differences(&self, other: &Self) -> String {
         let mut options = String::new();
         let mut add = |name: &str, differs: bool, value: &dyn fmt::Display| {
             if differs {
                 options.push_str(&format!(" --{name} {value}"));
             }
         };
-        add("machine", self.board != default.board, &self.board);
-        add("cpu", self.cpu != default.cpu, &self.cpu);
-        add("smp", self.smp != default.smp, &self.smp);
-        add("memory", self.memory != default.memory, &self.memory);
-        add("gic", self.gic != default.gic, &self.gic);
-        add("el", self.el != default.el, &self.el);
-        if self.clock == Clock::Instructions {
+        add("cpu", self.cpu != other.cpu, &self.cpu);
+        add("smp", self.smp != other.smp, &self.smp);
+        add("memory", self.memory != other.memory, &self.memory);
+        add("gic", self.gic != other.gic, &self.gic);
+        add("el", self.el != other.el, &self.el);
+        if let Some(path) = &self.dtb {
+            add("dtb", self.dtb != other.dtb, &path.display());
+        }
+        if self.clock != other.clock && self.clock == Clock::Instructions {
             options.push_str(" --icount");
         }
         options
@@ -240,6 +249,7 @@ impl fmt::Display for Machine {
             gic,
             el,
             clock,
+            dtb,
         } = self;
         write!(f, "{board} {cpu} gic{gic} el{el} {memory}")?;
         if smp.get() > 1 {
@@ -248,26 +258,38 @@ impl fmt::Display for Machine {
         if *clock == Clock::Instructions {
             f.write_str(" icount")?;
         }
+        if dtb.is_some() {
+            f.write_str(" dtb")?;
+        }
         Ok(())
     }
 }
 
 impl MachineOptions {
-    /// The machine asked for, with defaults for what was not given.
-    pub fn machine(&self) -> Machine {
-        Machine {
-            board: self.machine.unwrap_or_default(),
-            cpu: self.cpu.clone().unwrap_or_else(|| "cortex-a72".to_owned()),
-            smp: self.smp.unwrap_or(CPUS),
-            memory: self.memory.unwrap_or_default(),
-            gic: self.gic.unwrap_or_default(),
-            el: self.el.unwrap_or_default(),
+    /// The machine asked for, with the board's defaults for what was not given.
+    ///
+    /// # Errors
+    ///
+    /// One line about options that contradict the board, or a device tree that is none.
+    pub fn machine(&self) -> Result<Machine> {
+        let usual = self.machine.unwrap_or_default().usual();
+        let machine = Machine {
+            board: usual.board,
+            cpu: self.cpu.clone().unwrap_or(usual.cpu),
+            smp: self.smp.unwrap_or(usual.smp),
+            memory: self.memory.unwrap_or(usual.memory),
+            gic: self.gic.unwrap_or(usual.gic),
+            el: self.el.unwrap_or(usual.el),
             clock: if self.icount {
                 Clock::Instructions
             } else {
-                Clock::Host
+                usual.clock
             },
-        }
+            // QEMU is started elsewhere.
+            dtb: self.dtb.as_ref().map(path::absolute).transpose()?,
+        };
+        machine.board.check(&machine)?;
+        Ok(machine)
     }
 
     /// Tells whether any option that describes a machine was given.
@@ -278,17 +300,25 @@ impl MachineOptions {
             || self.memory.is_some()
             || self.gic.is_some()
             || self.el.is_some()
+            || self.dtb.is_some()
             || self.icount
     }
 
     /// Tells whether `machine` has everything that was asked for.
     pub fn selects(&self, machine: &Machine) -> bool {
-        self.machine.is_none_or(|board| board == machine.board)
+        // Whoever describes a machine without its board describes one of the usual board.
+        let board = match self.machine {
+            None if self.any_machine() => Some(Board::default()),
+            given => given,
+        };
+        board.is_none_or(|board| board == machine.board)
             && self.cpu.as_ref().is_none_or(|cpu| *cpu == machine.cpu)
             && self.smp.is_none_or(|smp| smp == machine.smp)
             && self.memory.is_none_or(|memory| memory == machine.memory)
             && self.gic.is_none_or(|gic| gic == machine.gic)
             && self.el.is_none_or(|el| el == machine.el)
+            // What is booted by plan has the board's usual one.
+            && self.dtb.is_none()
             && (!self.icount || machine.clock == Clock::Instructions)
     }
 

@@ -3,12 +3,14 @@
 //! Everything about QEMU: the machine asked for, the program and its arguments,
 //! one supervised boot and the verdict on it.
 
+mod board;
 pub mod boot;
 mod command;
 mod inspect;
 mod install;
 pub mod machine;
 mod program;
+mod raspi4b_tree;
 mod verdict;
 
 pub use boot::Boot;

@@ -3,6 +3,8 @@
 //! The QEMU program: found, checked for its version, installed when absent.
 
 use super::install;
+use super::machine::Board;
+use crate::process;
 use anyhow::{Context, Result, bail};
 use std::env;
 use std::ffi::OsStr;
@@ -54,6 +56,7 @@ impl fmt::Display for Version {
 #[derive(Clone, Debug)]
 pub struct Qemu {
     path: PathBuf,
+    version: Version,
 }
 
 impl Qemu {
@@ -83,7 +86,35 @@ impl Qemu {
                 path.display()
             );
         }
-        Ok(Self { path })
+        Ok(Self { path, version })
+    }
+
+    /// Why it does not emulate `board`; nothing if it does.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be asked.
+    pub fn lacks(&self, board: Board) -> Result<Option<String>> {
+        let machines = process::output(&self.path, &["-machine", "help"])?;
+        let mut names = machines
+            .lines()
+            .filter_map(|line| line.split_whitespace().next());
+        Ok(match names.any(|name| name == board.name()) {
+            true => None,
+            false => Some(format!("QEMU {} has no machine {board}", self.version)),
+        })
+    }
+
+    /// Makes sure that it emulates `board`.
+    ///
+    /// # Errors
+    ///
+    /// When it does not; the error says what to do.
+    pub fn require(&self, board: Board) -> Result<()> {
+        match self.lacks(board)? {
+            None => Ok(()),
+            Some(why) => bail!("{why}; install {WANTED} or later and set {OVERRIDE} to it"),
+        }
     }
 
     /// A command that starts it.
@@ -127,6 +158,8 @@ pub fn in_path(program: impl AsRef<OsStr>) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn versions_are_found_in_what_programs_print() {
@@ -140,6 +173,27 @@ mod tests {
         assert_eq!(found("1:7.2+dfsg-7+deb12u15"), Some((7, 2)));
         assert_eq!(found("(none)"), None);
         assert_eq!(found(""), None);
+    }
+
+    #[test]
+    fn an_old_qemu_says_itself_what_it_lacks() {
+        let scratch = tempfile::tempdir().expect("there is room for a file");
+        let path = scratch.path().join("qemu");
+        let script = "#!/bin/sh\necho 'Supported machines are:'\n\
+                      echo 'raspi3b   Raspberry Pi 3B'\necho 'virt      ARM Virtual Machine'\n";
+        fs::write(&path, script).expect("it can be written");
+        let version = Version { major: 8, minor: 2 };
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("it is ours");
+        let qemu = Qemu { path, version };
+        let lacks = |board| qemu.lacks(board).expect("the script runs");
+        assert_eq!(lacks(Board::Virt), None);
+        let why = "QEMU 8.2 has no machine raspi4b";
+        assert_eq!(lacks(Board::Raspi4b).as_deref(), Some(why));
+        let error = qemu.require(Board::Raspi4b).expect_err("it has none");
+        assert_eq!(
+            error.to_string(),
+            format!("{why}; install 9.0 or later and set LAZYMMU_QEMU to it")
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! Boots whose end is the test: the demonstration, refused input, panic,
-//! exception, overflow, hang.
+//! exception, overflow, hang; and on a Raspberry Pi 4 what its firmware may do.
 //!
 //! Each must end with its status and say what it should on the way. The
 //! demonstration must also print what README.md shows.
@@ -13,7 +13,8 @@ use crate::glob;
 use crate::guest;
 use crate::qemu::Input;
 use crate::qemu::boot::Watch;
-use crate::qemu::machine::Memory;
+use crate::qemu::machine::Board::{self, Raspi4b, Virt};
+use crate::qemu::machine::{ExceptionLevel, Memory};
 use crate::qemu::{Boot, Machine, Verdict};
 use crate::run::again;
 use anyhow::{Context, Result};
@@ -35,6 +36,8 @@ enum Tree {
     Usual,
     /// None.
     Missing,
+    /// None, and the ELF file at EL3.
+    MissingAtEl3,
     /// One that says nothing but how addresses are written.
     Bare,
 }
@@ -42,6 +45,7 @@ enum Tree {
 /// A boot and how it must end.
 struct Ending {
     name: &'static str,
+    board: Board,
     smp: u32,
     mebibytes: u32,
     tree: Tree,
@@ -55,68 +59,80 @@ struct Ending {
 const GIB: u32 = 1024;
 
 #[rustfmt::skip]
-const ENDINGS: [Ending; 20] = [
-    Ending { name: "demo", smp: 2, mebibytes: GIB, tree: Tree::Usual, bootargs: "", status: 0,
+const ENDINGS: [Ending; 23] = [
+    Ending { name: "demo", board: Virt, smp: 2, mebibytes: GIB, tree: Tree::Usual, bootargs: "", status: 0,
         says: &["== 1.", "== 2.", "65536  lazy, range known", "== 3.", "== 4.", "== 5.", "moves to CPU 1 and back", "lazymmu: exit 0"] },
-    Ending { name: "demo_in_little_memory", smp: 1, mebibytes: 128, tree: Tree::Usual, bootargs: "", status: 0,
+    Ending { name: "demo_in_little_memory", board: Virt, smp: 1, mebibytes: 128, tree: Tree::Usual, bootargs: "", status: 0,
         says: &["RAM is too small for 65536 different frames", "There is one CPU: with --smp 2", "lazymmu: exit 0"] },
-    Ending { name: "panic", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=panic", status: 2,
+    Ending { name: "panic", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=panic", status: 2,
         says: &["panic: provoked", "at kernel/src/selftest/provoke.rs:", "0 interrupts deep", "backtrace:",
             "provoke::run::{{closure}}", "provoke::outer", "provoke::run", "kernel_main at", "lazymmu: exit 2"] },
-    Ending { name: "panic_elsewhere", smp: 4, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=panic-elsewhere", status: 2,
+    Ending { name: "panic_elsewhere", board: Virt, smp: 4, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=panic-elsewhere", status: 2,
         says: &["4 of 4 CPUs are online", "registered: Ok(())", "panic: provoked by another CPU", "at kernel/src/selftest/provoke.rs:",
             "  CPU *, 1 interrupts deep", "backtrace:", "provoke::panic_on_the_other_cpus", "secondary_cpu", "lazymmu: exit 2"] },
-    Ending { name: "exception", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=exception", status: 3,
+    Ending { name: "exception", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=exception", status: 3,
         says: &["exception: data abort from EL1, translation fault at level 0, write, at 0xffff80",
             "in the vmap area; level 0: invalid", "backtrace:", "write_to_an_unmapped_page",
             "provoke::outer", "provoke::run", "kernel_main at", "lazymmu: exit 3"] },
-    Ending { name: "jump", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=jump", status: 3,
+    Ending { name: "jump", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=jump", status: 3,
         says: &["exception: instruction abort from EL1, translation fault at level 0, instruction fetch, at 0xffff80",
             "in the vmap area; level 0: invalid", "  jumped to 0xffff80", "backtrace:", "  #0 0xffff80",
             "  #1 0x*provoke::jump_to_an_unmapped_page", "  #2 0x*provoke::outer", "provoke::run", "kernel_main at", "lazymmu: exit 3"] },
-    Ending { name: "stack_overflow", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=stack-overflow", status: 3,
+    Ending { name: "stack_overflow", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=stack-overflow", status: 3,
         says: &["exception: kernel stack overflow: SP 0xffffffff80", "  found by: exception: data abort from EL1, translation fault at level 3, write",
             "guard page below the boot stack", "backtrace:", "  #0 0x*provoke::recurse at", "  #1 0x*provoke::recurse at", "... more than 32 frames",
             "lazymmu: exit 3"] },
-    Ending { name: "stack_overflow_of_a_task", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=task-overflow", status: 3,
+    Ending { name: "stack_overflow_of_a_task", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=task-overflow", status: 3,
         says: &["exception: kernel stack overflow: SP 0xffffa0", "  found by: exception: data abort from EL1, translation fault at level 3, write",
             "CPU 0, task deep, 0 interrupts deep", "among the stacks of tasks", "backtrace:", "  #0 0x*provoke::recurse at", "lazymmu: exit 3"] },
-    Ending { name: "sleep_in_a_section", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=sleep-in-section", status: 2,
+    Ending { name: "sleep_in_a_section", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=sleep-in-section", status: 2,
         says: &["in a section: Ok(())", "panic: task main would sleep in a lazy MMU section, 1 deep, opened at kernel/src/selftest/provoke.rs:*that backend defer-stores keeps on its CPU",
             "at kernel/src/selftest/provoke.rs:", "CPU 0, task main, 0 interrupts deep",
             "provoke::sleep_in_a_section", "lazymmu: exit 2"] },
-    Ending { name: "lock_in_an_interrupt", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=lock-in-interrupt", status: 2,
+    Ending { name: "lock_in_an_interrupt", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=lock-in-interrupt", status: 2,
         says: &["panic: an interrupt handler asked for the kernel's address space", "1 interrupts deep", "backtrace:",
             "kernel_space::lock", "exceptions::handler::handle", "exception_save", "provoke::lock_in_an_interrupt",
             "provoke::outer", "kernel_main at", "lazymmu: exit 2"] },
-    Ending { name: "hang", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=hang", status: failure::HUNG,
+    Ending { name: "hang", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=hang", status: failure::HUNG,
         says: &["provoking: Hang", "the guest hangs", "provoke::"] },
-    Ending { name: "unknown_argument", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "lasy=eager", status: 1,
+    Ending { name: "unknown_argument", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "lasy=eager", status: 1,
         says: &["error: boot argument 'lasy' is not known; allowed are mode="] },
-    Ending { name: "bad_value", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "lazy=later", status: 1,
+    Ending { name: "bad_value", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "lazy=later", status: 1,
         says: &["error: boot argument lazy='later' is not allowed: use lazy=eager|"] },
-    Ending { name: "word_without_value", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "quiet", status: 1,
+    Ending { name: "word_without_value", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "quiet", status: 1,
         says: &["error: boot argument 'quiet' has no value"] },
-    Ending { name: "policy_the_cpu_lacks", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "policy=ets2", status: 1,
+    Ending { name: "policy_the_cpu_lacks", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "policy=ets2", status: 1,
         says: &["error: barrier policy ets2 needs FEAT_ETS2"] },
-    Ending { name: "filter_without_tests", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=selftest filter=no.such", status: 1,
+    Ending { name: "filter_without_tests", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=selftest filter=no.such", status: 1,
         says: &["error: no self-test matches filter=no.such"] },
-    Ending { name: "counts_without_a_counter", smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=counts", status: 1,
+    Ending { name: "counts_without_a_counter", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=counts", status: 1,
         says: &["error: 20000 instructions took ", "use cargo xtask counts"] },
-    Ending { name: "too_little_memory", smp: 1, mebibytes: 32, tree: Tree::Usual, bootargs: "", status: 1,
+    Ending { name: "too_little_memory", board: Virt, smp: 1, mebibytes: 32, tree: Tree::Usual, bootargs: "", status: 1,
         says: &["KiB of memory are usable, the kernel needs", "--memory 128M"] },
-    Ending { name: "no_device_tree", smp: 1, mebibytes: GIB, tree: Tree::Missing, bootargs: "", status: 1,
+    Ending { name: "no_device_tree", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Missing, bootargs: "", status: 1,
         says: &["error: no device tree: x0 was 0x0"] },
-    Ending { name: "bare_device_tree", smp: 1, mebibytes: GIB, tree: Tree::Bare, bootargs: "", status: 1,
+    Ending { name: "bare_device_tree", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Bare, bootargs: "", status: 1,
         says: &["error: device tree has no interrupt controller the kernel knows"] },
+    // With the boot arguments of a board's firmware, and those of its usual cmdline.txt.
+    Ending { name: "raspi4b_demo", board: Raspi4b, smp: 4, mebibytes: 2 * GIB, tree: Tree::Usual, status: 0,
+        bootargs: "coherent_pool=1M 8250.nr_uarts=1 snd_bcm2835.enable_headphones=0 cgroup_disable=memory numa_policy=interleave \
+            smsc95xx.macaddr=02:00:00:00:00:00 vc_mem.mem_base=0x3ec00000 vc_mem.mem_size=0x40000000  \
+            console=ttyS0,115200 console=tty1 root=/dev/mmcblk0p2 rootfstype=ext4 fsck.repair=yes rootwait",
+        says: &["entered at EL2, image at 0x80000,", "meant for Linux and passed over: coherent_pool=1M 8250.nr_uarts=1 *fsck.repair=yes rootwait",
+            "info: Raspberry Pi 4 Model B", "4 of 4 CPUs are online", "== 5.", "lazymmu: exit 0"] },
+    Ending { name: "raspi4b_with_atags", board: Raspi4b, smp: 4, mebibytes: 2 * GIB, tree: Tree::Missing, bootargs: "", status: 1,
+        says: &["error: no device tree: x0 was 0x100", "lazymmu: exit 1"] },
+    Ending { name: "raspi4b_entered_at_el3", board: Raspi4b, smp: 4, mebibytes: 2 * GIB, tree: Tree::MissingAtEl3, bootargs: "", status: 1,
+        says: &["error: no device tree: x0 was 0x0 *start the flat image kernel8.img, not the ELF file", "lazymmu: exit 1"] },
 ];
 
-/// Boots them one after the other; nothing comes back when the filter selects none.
+/// Boots them one after the other; nothing comes back when the filter selects none. `no_pi` says why
+/// there is no Raspberry Pi 4.
 ///
 /// # Errors
 ///
 /// When QEMU cannot be started at all, or a file cannot be written.
-pub fn run(bench: &Bench<'_>) -> Result<Option<Row>> {
+pub fn run(bench: &Bench<'_>, no_pi: Option<&str>) -> Result<Option<Row>> {
     let selected = |ending: &&Ending| {
         let name = format!("{ROW}.{}", ending.name);
         bench
@@ -133,14 +149,21 @@ pub fn run(bench: &Bench<'_>) -> Result<Option<Row>> {
         if guest::interrupted() {
             break;
         }
+        if no_pi.is_some() && ending.board == Raspi4b {
+            row.skipped += 1;
+            continue;
+        }
         match ending.boot(bench, &bare)? {
             None => row.passed += 1,
             Some(failed) => row.fail(failed),
         }
     }
     row.seconds = start.elapsed().as_secs_f64();
-    if row.passed + row.failed == 0 {
+    if row.passed + row.failed + row.skipped == 0 {
         return Ok(None);
+    }
+    if let (Some(why), "ok", 1..) = (no_pi, row.status.as_str(), row.skipped) {
+        row.status = format!("ok; left out: {why}");
     }
     bench.progress.suspend(|| println!("{}", row.line()));
     Ok(Some(row))
@@ -150,10 +173,15 @@ impl Ending {
     /// Boots; a failure comes back if it ends in another way.
     fn boot(&self, bench: &Bench<'_>, bare: &Path) -> Result<Option<Failed>> {
         let name = format!("{ROW}.{}", self.name);
+        let usual = self.board.usual();
         let machine = Machine {
             smp: NonZeroU32::new(self.smp).unwrap_or(NonZeroU32::MIN),
             memory: Memory::mebibytes(self.mebibytes),
-            ..Machine::default()
+            el: match self.tree {
+                Tree::MissingAtEl3 => ExceptionLevel::El3,
+                Tree::Usual | Tree::Missing | Tree::Bare => usual.el,
+            },
+            ..usual
         };
         let repeat = again(&machine.options(), self.bootargs);
         let boot = Boot {
@@ -161,7 +189,8 @@ impl Ending {
             bootargs: self.bootargs,
             artifacts: bench.artifacts,
             input: match self.tree {
-                Tree::Usual => Input::Usual,
+                Tree::Usual | Tree::MissingAtEl3 => Input::Usual,
+                Tree::Missing if self.board == Raspi4b => Input::NoTree,
                 Tree::Missing => Input::Elf,
                 Tree::Bare => Input::Tree(bare),
             },
@@ -213,7 +242,7 @@ impl Ending {
                 .map(|line| format!("| {line}")),
         );
         let mut failed = Failed::new(&name, problems);
-        if matches!(self.tree, Tree::Usual) {
+        if matches!(self.tree, Tree::Usual | Tree::MissingAtEl3) {
             failed.again = format!("again: {repeat}");
         }
         Ok(Some(failed))

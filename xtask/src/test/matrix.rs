@@ -10,6 +10,7 @@ use crate::qemu::machine::ExceptionLevel::{self, El1, El2, El3};
 use crate::qemu::machine::Gic::{self, V2, V3};
 use crate::qemu::machine::{Board, Memory};
 use crate::qemu::{Machine, MachineOptions};
+use anyhow::Result;
 use std::num::NonZeroU32;
 
 /// One boot of the matrix.
@@ -65,6 +66,10 @@ const MATRIX: [Entry; 31] = [
     Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, clock: Instructions, bootargs: "" },
 ];
 
+/// The boots of a Raspberry Pi 4, where only boot arguments can differ: its CPUs come by spin table, its
+/// memory has a hole.
+const RASPI4B: [&str; 2] = ["", "lazy=multicall"];
+
 /// A machine to boot and what to tell the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
@@ -84,30 +89,39 @@ impl Planned {
 }
 
 /// The boots that have everything that was asked for; if there is none, the machine asked for.
-pub fn select(options: &MachineOptions) -> Vec<Planned> {
-    let mut selected: Vec<Planned> = MATRIX
-        .iter()
-        .map(|entry| Planned {
-            machine: Machine {
-                board: Board::Virt,
-                cpu: entry.cpu.to_owned(),
-                smp: NonZeroU32::new(entry.smp).unwrap_or(NonZeroU32::MIN),
-                memory: Memory::mebibytes(entry.mebibytes),
-                gic: entry.gic,
-                el: entry.el,
-                clock: entry.clock,
-            },
-            bootargs: entry.bootargs,
-        })
+///
+/// # Errors
+///
+/// When what was asked for contradicts itself.
+pub fn select(options: &MachineOptions) -> Result<Vec<Planned>> {
+    let asked_for = options.machine()?;
+    let on_virt = MATRIX.iter().map(|entry| Planned {
+        machine: Machine {
+            cpu: entry.cpu.to_owned(),
+            smp: NonZeroU32::new(entry.smp).unwrap_or(NonZeroU32::MIN),
+            memory: Memory::mebibytes(entry.mebibytes),
+            gic: entry.gic,
+            el: entry.el,
+            clock: entry.clock,
+            ..Board::Virt.usual()
+        },
+        bootargs: entry.bootargs,
+    });
+    let on_raspi4b = RASPI4B.iter().map(|bootargs| Planned {
+        machine: Board::Raspi4b.usual(),
+        bootargs,
+    });
+    let mut selected: Vec<Planned> = on_virt
+        .chain(on_raspi4b)
         .filter(|planned| options.selects(&planned.machine))
         .collect();
     if selected.is_empty() {
         selected.push(Planned {
-            machine: options.machine(),
+            machine: asked_for,
             bootargs: "",
         });
     }
-    selected
+    Ok(selected)
 }
 
 #[cfg(test)]
@@ -115,7 +129,8 @@ mod tests {
     use super::*;
 
     fn names(options: &MachineOptions) -> Vec<String> {
-        select(options).iter().map(Planned::name).collect()
+        let planned = select(options).expect("the options do not contradict each other");
+        planned.iter().map(Planned::name).collect()
     }
 
     #[test]
@@ -123,7 +138,7 @@ mod tests {
         let mut all = names(&MachineOptions::default());
         all.sort();
         all.dedup();
-        assert_eq!(all.len(), MATRIX.len());
+        assert_eq!(all.len(), MATRIX.len() + RASPI4B.len());
     }
 
     #[test]
@@ -163,5 +178,39 @@ mod tests {
             ..MachineOptions::default()
         };
         assert_eq!(names(&other), ["virt cortex-a53 gic2 el2 1G smp2"]);
+        // A Raspberry Pi has as much, but nobody asked for one.
+        let large = MachineOptions {
+            memory: Some(Memory::mebibytes(2048)),
+            ..MachineOptions::default()
+        };
+        assert_eq!(names(&large), ["virt cortex-a72 gic2 el1 2G smp2"]);
+    }
+
+    #[test]
+    fn a_pi_is_booted_as_planned_or_with_what_was_asked_for() {
+        let pi = MachineOptions {
+            machine: Some(Board::Raspi4b),
+            ..MachineOptions::default()
+        };
+        assert_eq!(
+            names(&pi),
+            [
+                "raspi4b cortex-a72 gic2 el2 2G smp4",
+                "raspi4b cortex-a72 gic2 el2 2G smp4 lazy=multicall",
+            ]
+        );
+        let counting = MachineOptions {
+            icount: true,
+            ..pi.clone()
+        };
+        assert_eq!(
+            names(&counting),
+            ["raspi4b cortex-a72 gic2 el2 2G smp4 icount"]
+        );
+        let impossible = MachineOptions {
+            gic: Some(V3),
+            ..pi
+        };
+        assert!(select(&impossible).is_err());
     }
 }

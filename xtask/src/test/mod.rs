@@ -15,6 +15,7 @@ mod summary;
 use crate::build::{self, Artifacts};
 use crate::failure::{self, Failure};
 use crate::guest;
+use crate::qemu::machine::Board;
 use crate::qemu::{MachineOptions, Qemu};
 use crate::workspace::Workspace;
 use anyhow::{Result, ensure};
@@ -28,9 +29,10 @@ use summary::{Failed, Row, Summary};
 
 /// Run the host tests, then the in-kernel suite on a matrix of machines and a short soak
 ///
-/// Options that describe a machine select the boots that match and leave out the host tests; if
-/// no boot of the matrix matches, exactly that machine is booted. The console of every boot is
-/// kept in target/test-logs. The last line is `N passed, N failed`.
+/// Options that describe a machine select the boots that match, on virt unless --machine says
+/// otherwise, and leave out the host tests; if no boot of the matrix matches, exactly that machine
+/// is booted. The console of every boot is kept in target/test-logs. The last line is `N passed, N
+/// failed`.
 #[derive(Args, Debug)]
 pub struct Test {
     /// Run only tests whose name matches, with * for any characters: suite.test in the kernel,
@@ -39,7 +41,7 @@ pub struct Test {
     filter: Option<String>,
 
     /// Run only the host tests
-    #[arg(long, conflicts_with_all = ["machine", "cpu", "smp", "memory", "gic", "el", "icount", "gdb"])]
+    #[arg(long, conflicts_with_all = ["machine", "cpu", "smp", "memory", "gic", "el", "dtb", "icount", "gdb"])]
     host: bool,
 
     /// Boots at a time [default: number of host CPUs, at most 4]
@@ -57,12 +59,13 @@ impl Test {
     /// Runs what was asked for and ends in the summary.
     pub fn execute(self) -> Result<()> {
         let workspace = Workspace::find();
+        let boots = matrix::select(&self.options)?;
         let mut summary = Summary::default();
         if !self.options.any_machine() && !self.options.gdb {
             self.on_the_host(&workspace, &mut summary)?;
         }
         if !self.host {
-            self.in_the_kernel(&workspace, &mut summary)?;
+            self.in_the_kernel(&workspace, &boots, &mut summary)?;
         }
         if let Some(plan) = self.soak.plan() {
             self.soak_what_passed(&plan, &workspace, &mut summary)?;
@@ -90,14 +93,18 @@ impl Test {
         Ok(())
     }
 
-    fn in_the_kernel(&self, workspace: &Workspace, summary: &mut Summary) -> Result<()> {
-        let boots = matrix::select(&self.options);
+    fn in_the_kernel(
+        &self,
+        workspace: &Workspace,
+        boots: &[Planned],
+        summary: &mut Summary,
+    ) -> Result<()> {
         ensure!(
             boots.len() == 1 || !self.options.gdb,
             "--gdb needs exactly one boot, {} are selected; narrow them by --cpu, --gic, --el, --memory",
             boots.len()
         );
-        match self.boot_all(workspace, &boots) {
+        match self.boot_all(workspace, boots) {
             Ok(rows) => rows.into_iter().for_each(|row| summary.add_silently(row)),
             Err(error) => {
                 // What the host tests found is still worth a summary.
@@ -112,12 +119,26 @@ impl Test {
     }
 
     fn boot_all(&self, workspace: &Workspace, boots: &[Planned]) -> Result<Vec<Row>> {
-        let (qemu, artifacts) = (Qemu::provide()?, build::build(workspace)?);
+        let qemu = Qemu::provide()?;
+        if let Some(board) = self.options.machine {
+            qemu.require(board)?;
+        }
+        // An old QEMU has no Raspberry Pi 4, which is no reason to test nothing.
+        let no_pi = qemu.lacks(Board::Raspi4b)?;
+        let (left_out, boots): (Vec<_>, Vec<_>) = boots
+            .iter()
+            .cloned()
+            .partition(|planned| no_pi.is_some() && planned.machine.board == Board::Raspi4b);
+        let artifacts = build::build(workspace)?;
         let progress = progress(boots.len());
         let bench = self.bench(workspace, &qemu, &artifacts, &progress);
-        let mut rows = bench.run(boots, self.jobs())?;
+        let mut rows = bench.run(&boots, self.jobs())?;
+        rows.extend(left_out.iter().map(|planned| {
+            let why = no_pi.as_deref().unwrap_or_default();
+            Row::left_out(&planned.name(), why)
+        }));
         if !self.options.any_machine() && !self.options.gdb && self.options.bootargs.is_empty() {
-            rows.extend(endings::run(&bench)?);
+            rows.extend(endings::run(&bench, no_pi.as_deref())?);
             if !guest::interrupted() {
                 rows.extend(counts::run(&bench)?);
             }

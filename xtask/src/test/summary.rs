@@ -43,7 +43,7 @@ pub struct Row {
     pub failed: usize,
     /// Tests that were skipped.
     pub skipped: usize,
-    /// One word.
+    /// One word, or why nothing ran.
     pub status: String,
     /// How long it took, in seconds.
     pub seconds: f64,
@@ -62,6 +62,15 @@ impl Row {
             status: "ok".to_owned(),
             seconds: 0.0,
             failures: Vec::new(),
+        }
+    }
+
+    /// A set that cannot run here.
+    pub fn left_out(name: &str, why: &str) -> Self {
+        Self {
+            skipped: 1,
+            status: format!("left out: {why}"),
+            ..Self::new(name)
         }
     }
 
@@ -229,6 +238,14 @@ mod tests {
         assert!(
             !Summary {
                 rows: vec![row.clone()]
+            }
+            .is_success()
+        );
+        let left_out = Row::left_out("b", "why");
+        assert!(left_out.line().ends_with("1 skipped (0.0 s) left out: why"));
+        assert!(
+            !Summary {
+                rows: vec![left_out]
             }
             .is_success()
         );

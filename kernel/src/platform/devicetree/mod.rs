@@ -19,7 +19,8 @@
 //! * the root must have `#address-cells` and `#size-cells`; the defaults (2, 1)
 //!   are not assumed, because a wrong guess moves RAM;
 //! * overlapping banks are joined, unfilled ones (size 0) skipped;
-//! * a tree without `stdout-path` gets the first enabled PL011;
+//! * a tree without `stdout-path`, or where it leads to no PL011 (Linux's tree of a Raspberry Pi 4 names
+//!   the mini UART), gets the first enabled one;
 //! * reservations of the driver-allocated kind (`size`, no `reg`) are ignored.
 //!
 //! What is odd but harmless is kept in [`MachineDescription::notes`].

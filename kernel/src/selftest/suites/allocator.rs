@@ -116,7 +116,7 @@ impl All {
     /// Takes single frames until there are no more. Skips the test where that is too much.
     fn take() -> Result<Self, Outcome> {
         if start::machine().kind == Machine::Emulated && frames::usage().total > MOST {
-            skip!("the host would have to provide all memory: run with --memory 1G");
+            skip!("the host would have to provide all memory: run on virt with --memory 1G");
         }
         let usable = start::machine().memory.usable();
         let starts = usable.iter().map(|range| range.bytes().start());

@@ -8,7 +8,7 @@
 use super::{Round, Seed, Work};
 use crate::failure;
 use crate::qemu::boot::Watch;
-use crate::qemu::machine::{Board, Clock, ExceptionLevel, Gic, Memory};
+use crate::qemu::machine::{Board, Gic};
 use crate::qemu::{Boot, Input, Machine, Verdict};
 use crate::run::again;
 use crate::test::boots::{Bench, not_replaced};
@@ -51,13 +51,10 @@ pub struct Scene {
 impl Scene {
     pub fn new(smp: u32, (cpu, gic): (&str, Gic), lazy: &'static str) -> Self {
         let machine = Machine {
-            board: Board::Virt,
             cpu: cpu.to_owned(),
             smp: NonZeroU32::new(smp).unwrap_or(NonZeroU32::MIN),
-            memory: Memory::default(),
             gic,
-            el: ExceptionLevel::El1,
-            clock: Clock::Host,
+            ..Board::Virt.usual()
         };
         Self { machine, lazy }
     }

@@ -4,4 +4,5 @@
 mod broken;
 mod good;
 mod random;
+mod raspberry_pi;
 mod source;

@@ -104,6 +104,45 @@ impl Source {
     }
 }
 
+/// Overwrites the node called `name`, with all that is in it, by no-operations, as libfdt's
+/// `fdt_nop_node` does.
+pub fn nop_node(blob: &mut [u8], name: &str) {
+    const BEGIN: u32 = 1;
+    const END: u32 = 2;
+    const PROPERTY: u32 = 3;
+    const NOP: u32 = 4;
+    let word = |blob: &[u8], at: usize| u32::from_be_bytes(blob[at..at + 4].try_into().unwrap());
+    let text_end = |blob: &[u8], at: usize| {
+        let length = blob[at..].iter().position(|byte| *byte == 0).unwrap();
+        (at + length + 1).next_multiple_of(4)
+    };
+    let wanted = [&BEGIN.to_be_bytes(), name.as_bytes(), &[0]].concat();
+    let start = blob
+        .windows(wanted.len())
+        .position(|bytes| bytes == wanted)
+        .unwrap_or_else(|| panic!("no node {name}"));
+    let (mut at, mut depth) = (start, 0);
+    loop {
+        let token = word(blob, at);
+        at += 4;
+        match token {
+            BEGIN => {
+                depth += 1;
+                at = text_end(blob, at);
+            }
+            PROPERTY => at = (at + 8 + word(blob, at) as usize).next_multiple_of(4),
+            END => depth -= 1,
+            _ => panic!("token {token}"),
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    for bytes in blob[start..at].chunks_exact_mut(4) {
+        bytes.copy_from_slice(&NOP.to_be_bytes());
+    }
+}
+
 /// The essentials of QEMU virt with a GICv2.
 pub fn virt() -> Source {
     let cpu = |number: u32| {
