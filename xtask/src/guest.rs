@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use std::io::{ErrorKind, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -28,6 +28,8 @@ const GOODBYE: Duration = Duration::from_secs(2);
 
 static GUESTS: Mutex<Vec<Arc<Mutex<Child>>>> = Mutex::new(Vec::new());
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// How many [`Answering`] there are.
+static ANSWERING: AtomicUsize = AtomicUsize::new(0);
 
 /// How long a guest may take.
 #[derive(Clone, Copy, Debug)]
@@ -68,9 +70,10 @@ pub struct Ended {
 pub fn leave_none_behind() {
     let installed = ctrlc::set_handler(|| {
         let first = !INTERRUPTED.swap(true, Ordering::SeqCst);
-        // With a guest, its supervisor reports and cleans up; a second signal or
-        // no guest at all ends at once.
-        if kill_all() == 0 || !first {
+        // With a guest, its supervisor reports and cleans up, and so does who has said so; a
+        // second signal or nobody to do it ends at once.
+        let nobody = kill_all() == 0 && ANSWERING.load(Ordering::SeqCst) == 0;
+        if nobody || !first {
             std::process::exit(i32::from(failure::INTERRUPTED));
         }
     });
@@ -87,6 +90,25 @@ pub fn leave_none_behind() {
 /// Tells whether Ctrl-C was pressed.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// While it lives, Ctrl-C only makes [`interrupted`] true: its owner looks there often, and leaves
+/// things as they should be.
+#[derive(Debug)]
+pub struct Answering(());
+
+impl Answering {
+    /// From now on.
+    pub fn new() -> Self {
+        ANSWERING.fetch_add(1, Ordering::SeqCst);
+        Self(())
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        ANSWERING.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Kills every running guest and returns how many there were.
@@ -168,6 +190,18 @@ impl Guest {
             stderr,
             started: Instant::now(),
         })
+    }
+
+    /// Tells whether it runs.
+    pub fn is_running(&self) -> bool {
+        matches!(lock(&self.child).try_wait(), Ok(None))
+    }
+
+    /// Ends the guest and returns what QEMU itself had to say.
+    pub fn stop(self) -> String {
+        kill(&mut lock(&self.child));
+        let stderr = self.stderr.recv_timeout(GOODBYE).unwrap_or_default();
+        String::from_utf8_lossy(&stderr).trim().to_owned()
     }
 
     /// Follows the guest to its end.
@@ -373,6 +407,19 @@ mod tests {
             started.elapsed() < GOODBYE,
             "the sleeping process keeps standard error open"
         );
+    }
+
+    #[test]
+    fn stopped_guest_leaves_its_last_words() {
+        let guest = Guest::start(script("echo why >&2; exec sleep 60")).expect("sh starts");
+        assert!(guest.is_running());
+        // It has written once its standard error is a pipe with something in it.
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(guest.stop(), "why");
+        let ended = Guest::start(script("exit 1")).expect("sh starts");
+        while ended.is_running() {
+            thread::sleep(TICK);
+        }
     }
 
     #[test]

@@ -124,6 +124,11 @@ impl Parser {
         self.report.cases.len()
     }
 
+    /// Tells whether a KTAP log has begun.
+    pub fn has_started(&self) -> bool {
+        self.started
+    }
+
     /// Ends the log and returns what it reported.
     pub fn finish(mut self) -> Report {
         if !self.started {

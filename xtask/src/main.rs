@@ -15,12 +15,14 @@ mod failure;
 mod gdb;
 mod glob;
 mod guest;
+mod image;
 mod ktap;
 mod miri;
 mod mutants;
 mod process;
 mod qemu;
 mod run;
+mod serial;
 mod symbols;
 mod test;
 mod workspace;
@@ -47,6 +49,8 @@ enum Command {
     Mutants(mutants::Mutants),
     Counts(counts::Counts),
     Gdb(gdb::Gdb),
+    Image(image::Image),
+    Serial(serial::Serial),
 }
 
 fn main() -> ExitCode {
@@ -71,5 +75,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Mutants(command) => command.execute(),
         Command::Counts(command) => command.execute(),
         Command::Gdb(command) => command.execute(),
+        Command::Image(command) => command.execute(),
+        Command::Serial(command) => command.execute(),
     }
 }

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 /// The kernel's compilation target.
 pub const KERNEL_TARGET: &str = "aarch64-unknown-none-softfloat";
 
+/// Name of the kernel with symbols that belongs to the card in the same folder.
+pub const CARD_SYMBOLS: &str = "sdcard.elf";
+
 /// The directories of this checkout, all absolute.
 #[derive(Clone, Debug)]
 pub struct Workspace {
@@ -54,6 +57,11 @@ impl Workspace {
     /// The flat kernel image that a boot loader takes.
     pub fn kernel_image(&self) -> PathBuf {
         self.target.join("kernel8.img")
+    }
+
+    /// The kernel on the last card that was made (`cargo xtask image`), with symbols.
+    pub fn card_elf(&self) -> PathBuf {
+        self.target.join(CARD_SYMBOLS)
     }
 
     /// The socket on which a guest started with `--gdb` waits for a debugger.

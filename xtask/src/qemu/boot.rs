@@ -72,7 +72,7 @@ impl Boot<'_> {
         let debugger = workspace.gdb_socket();
         let mut sockets = Sockets {
             control: Some(&control),
-            debugger: None,
+            ..Sockets::default()
         };
         let mut limits = None;
         match self.watch {
@@ -123,7 +123,7 @@ impl Boot<'_> {
 
 impl Boot<'_> {
     /// The device tree that belongs to the machine's usual input, where QEMU makes none.
-    fn usual_tree(&self, workspace: &Workspace) -> Result<Option<PathBuf>> {
+    pub fn usual_tree(&self, workspace: &Workspace) -> Result<Option<PathBuf>> {
         let machine = self.machine;
         match (machine.board, machine.el, self.input) {
             (Board::Raspi4b, ExceptionLevel::El2, Input::Usual) => match &machine.dtb {

@@ -30,9 +30,22 @@ use crate::build::Artifacts;
 use std::ffi::OsString;
 use std::path::Path;
 
-/// Where QEMU listens, besides the console.
+/// Where the guest's UART ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Uart {
+    /// At QEMU's standard output.
+    #[default]
+    Output,
+    /// At a pseudo terminal, as a board's at a serial port. There is no semihosting then, as on a
+    /// board, and the guest waits: what it prints before somebody reads is lost.
+    Terminal,
+}
+
+/// Where QEMU listens, and where the console is.
 #[derive(Debug, Default)]
 pub struct Sockets<'a> {
+    /// The console.
+    pub uart: Uart,
     /// Socket for questions about a guest that hangs.
     pub control: Option<&'a Path>,
     /// Socket for a debugger; the guest waits for it.
@@ -88,8 +101,13 @@ pub fn boot(
     add("-nic", "none".into());
     add("-display", "none".into());
     add("-monitor", "none".into());
-    add("-serial", "stdio".into());
-    add("-semihosting-config", "enable=on,target=native".into());
+    match sockets.uart {
+        Uart::Output => {
+            add("-serial", "stdio".into());
+            add("-semihosting-config", "enable=on,target=native".into());
+        }
+        Uart::Terminal => add("-serial", "pty".into()),
+    }
     let kernel = match (machine.el, input) {
         (ExceptionLevel::El3, _) | (_, Input::Elf) => &artifacts.elf,
         (ExceptionLevel::El1 | ExceptionLevel::El2, _) => &artifacts.image,
@@ -108,6 +126,8 @@ pub fn boot(
             with_path("socket,id=gdb,server=on,wait=off,path=", path, ""),
         );
         add("-gdb", "chardev:gdb".into());
+    }
+    if sockets.debugger.is_some() || sockets.uart == Uart::Terminal {
         arguments.push("-S".into());
     }
     arguments
@@ -168,7 +188,7 @@ mod tests {
         };
         let sockets = Sockets {
             control: Some(Path::new("/tmp/x/control")),
-            debugger: None,
+            ..Sockets::default()
         };
         assert_eq!(
             shown(&machine, &sockets),
@@ -187,8 +207,8 @@ mod tests {
             ..Machine::default()
         };
         let sockets = Sockets {
-            control: None,
             debugger: Some(Path::new("target/gdb.sock")),
+            ..Sockets::default()
         };
         assert_eq!(
             shown(&machine, &sockets),
@@ -220,6 +240,20 @@ mod tests {
             command.contains("-machine raspi4b -cpu")
                 && command.contains("-kernel kernel.elf -append"),
             "{command}"
+        );
+    }
+
+    #[test]
+    fn on_a_terminal_the_guest_waits_and_has_no_semihosting() {
+        let sockets = Sockets {
+            uart: Uart::Terminal,
+            ..Sockets::default()
+        };
+        assert_eq!(
+            shown(&Machine::default(), &sockets),
+            "-machine virt,gic-version=2 -cpu cortex-a72 -smp 2 -m 1G \
+             -nic none -display none -monitor none -serial pty \
+             -kernel kernel8.img -append mode=demo exit=semihosting -S"
         );
     }
 }

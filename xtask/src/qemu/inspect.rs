@@ -20,16 +20,21 @@ const REQUEST: &[u8] = br#"{"execute":"qmp_capabilities"}
 
 /// Describes program counter and link register of each CPU.
 pub fn where_is(socket: &Path, symbols: Option<&Symbols>) -> Vec<String> {
-    match ask(socket) {
+    match ask(socket, REQUEST) {
         Ok(answer) => describe(&answer, symbols),
         Err(error) => vec![format!("QEMU does not say where the CPUs are: {error:#}")],
     }
 }
 
-fn ask(socket: &Path) -> Result<String> {
+/// Sends requests and returns all answers, up to that of the one with the id `last`.
+///
+/// # Errors
+///
+/// When nobody listens, or QEMU does not answer in time.
+pub fn ask(socket: &Path, requests: &[u8]) -> Result<String> {
     let mut stream = UnixStream::connect(socket).context("cannot connect to its control socket")?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(REQUEST)?;
+    stream.write_all(requests)?;
     let mut answer = String::new();
     let mut chunk = [0; 4096];
     while !answer.contains(r#""id": "last""#) {

@@ -11,10 +11,12 @@ mod install;
 pub mod machine;
 mod program;
 mod raspi4b_tree;
-mod verdict;
+mod terminal;
+pub mod verdict;
 
 pub use boot::Boot;
 pub use command::Input;
 pub use machine::{Machine, MachineOptions};
 pub use program::{Qemu, in_path};
+pub use terminal::Terminal;
 pub use verdict::Verdict;

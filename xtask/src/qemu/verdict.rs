@@ -58,20 +58,7 @@ fn find(end: &End, announced: Option<u8>) -> Finding<'_> {
 /// `again` is the xtask command that boots the same, `command` that of QEMU.
 pub fn judge(ended: &Ended, console: &Console, again: &str, command: &str) -> Verdict {
     let (status, what, next) = match find(&ended.end, console.announced()) {
-        Finding::Status(0) => return Verdict::Success,
-        Finding::Status(1) => {
-            let what = "the kernel ended with status 1: a failed test, or input that it refuses";
-            let failure = Failure::new(1, quoted(what.to_owned(), console));
-            return Verdict::Failed(failure.with_next(look_inside(again)));
-        }
-        Finding::Status(status) => {
-            let what = match status {
-                2 => "the kernel panicked".to_owned(),
-                3 => "the kernel met an unexpected exception".to_owned(),
-                _ => format!("the kernel ended with status {status}, which means nothing to xtask"),
-            };
-            (status, what, look_inside(again))
-        }
+        Finding::Status(status) => return announced(status, console, &look_inside(again)),
         Finding::Vanished => {
             let what = "QEMU ended, but the kernel did not announce its end (`lazymmu: exit N`): \
                         it was switched off or reset in between";
@@ -95,6 +82,22 @@ pub fn judge(ended: &Ended, console: &Console, again: &str, command: &str) -> Ve
         }
     };
     Verdict::Broken(Failure::new(status, quoted(what, console)).with_next(next))
+}
+
+/// The verdict on a kernel that ended with `status`; `next` is what to do if that is no success.
+pub fn announced(status: u8, console: &Console, next: &str) -> Verdict {
+    let what = match status {
+        0 => return Verdict::Success,
+        1 => "the kernel ended with status 1: a failed test, or input that it refuses".to_owned(),
+        2 => "the kernel panicked".to_owned(),
+        3 => "the kernel met an unexpected exception".to_owned(),
+        _ => format!("the kernel ended with status {status}, which means nothing to xtask"),
+    };
+    let failure = Failure::new(status, quoted(what, console)).with_next(next);
+    match status {
+        1 => Verdict::Failed(failure),
+        _ => Verdict::Broken(failure),
+    }
 }
 
 fn hung(why: &str, ended: &Ended) -> String {
@@ -126,7 +129,7 @@ fn qemu_failed(ended: &Ended) -> String {
 }
 
 /// Adds the kernel's report, or else its last lines.
-fn quoted(mut what: String, console: &Console) -> String {
+pub fn quoted(mut what: String, console: &Console) -> String {
     let report = console.report();
     let (title, lines): (_, Vec<&str>) = if report.is_empty() {
         ("the last lines on its console:", console.tail().collect())

@@ -142,7 +142,7 @@ fn key(argument: &str) -> &str {
 }
 
 /// Turns a log and a verdict into a row.
-fn judge(name: &str, report: Report, verdict: Verdict) -> Row {
+pub fn judge(name: &str, report: Report, verdict: Verdict) -> Row {
     let mut row = Row::new(name);
     for case in report.cases {
         match case.status {

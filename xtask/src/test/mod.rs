@@ -3,20 +3,22 @@
 //! `cargo xtask test`: host tests, then the in-kernel suite on a matrix of machines, and with
 //! `--soak` random tests for as long as one likes.
 
-mod boots;
+pub mod boots;
+mod card;
 mod counts;
 mod endings;
 pub mod host;
 mod matrix;
 mod parallel;
+mod serial;
 mod soak;
-mod summary;
+pub mod summary;
 
 use crate::build::{self, Artifacts};
 use crate::failure::{self, Failure};
 use crate::guest;
 use crate::qemu::machine::Board;
-use crate::qemu::{MachineOptions, Qemu};
+use crate::qemu::{Machine, MachineOptions, Qemu};
 use crate::workspace::Workspace;
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -139,6 +141,17 @@ impl Test {
         }));
         if !self.options.any_machine() && !self.options.gdb && self.options.bootargs.is_empty() {
             rows.extend(endings::run(&bench, no_pi.as_deref())?);
+            // Stands for a board in what is tried once.
+            let like_a_board = match no_pi {
+                None => Board::Raspi4b.usual(),
+                Some(_) => Machine::default(),
+            };
+            if !guest::interrupted() {
+                rows.extend(card::run(&bench, &like_a_board)?);
+            }
+            if !guest::interrupted() {
+                rows.extend(serial::run(&bench, &like_a_board)?);
+            }
             if !guest::interrupted() {
                 rows.extend(counts::run(&bench)?);
             }

@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A serial port: found, opened at 115200 8N1, read, and left as it was.
+//!
+//! It is only read: the kernel takes no input, and the board's RX pin may stay unconnected.
+
+use crate::guest;
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::termios::{self, BaudRate, ControlFlags, SetArg, Termios};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Where serial ports are.
+pub const DEVICES: &str = "/dev";
+/// How the names of USB serial ports begin, on Linux and on macOS.
+const USB: [&str; 5] = [
+    "ttyUSB",
+    "ttyACM",
+    "cu.usb",
+    "cu.SLAB_USB",
+    "cu.wchusbserial",
+];
+/// How often who waits looks around.
+const TICK: Duration = Duration::from_millis(50);
+/// Time for the system to give a new port to its group.
+const SETTLING: Duration = Duration::from_secs(2);
+
+/// How a wait for a port ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// There it is.
+    Found(PathBuf),
+    /// The time is over.
+    TimedOut,
+    /// Ctrl-C.
+    Interrupted,
+}
+
+/// Waits for `named`, or else for the only USB serial port in `devices`. `notice` is called once if
+/// it is not there at once.
+///
+/// # Errors
+///
+/// When there are several to choose from.
+pub fn wait(
+    named: Option<&Path>,
+    devices: &Path,
+    patience: Option<Duration>,
+    notice: impl FnOnce(),
+) -> Result<Wait> {
+    let start = Instant::now();
+    let mut notice = Some(notice);
+    loop {
+        if let Some(port) = present(named, devices)? {
+            return Ok(Wait::Found(port));
+        }
+        if let Some(notice) = notice.take() {
+            notice();
+        }
+        if guest::interrupted() {
+            return Ok(Wait::Interrupted);
+        }
+        if patience.is_some_and(|patience| start.elapsed() > patience) {
+            return Ok(Wait::TimedOut);
+        }
+        thread::sleep(TICK);
+    }
+}
+
+fn present(named: Option<&Path>, devices: &Path) -> Result<Option<PathBuf>> {
+    if let Some(port) = named {
+        return Ok(port.exists().then(|| port.to_owned()));
+    }
+    let mut ports = usb_ports(devices)?;
+    match ports.len() {
+        0 | 1 => Ok(ports.pop()),
+        _ => {
+            let choices = ports
+                .iter()
+                .map(|port| format!("\n  cargo xtask serial --port {}", port.display()));
+            bail!(
+                "there are {} USB serial ports; type one of{}",
+                ports.len(),
+                choices.collect::<String>()
+            );
+        }
+    }
+}
+
+/// The USB serial ports in `devices`, in order of their names.
+fn usb_ports(devices: &Path) -> Result<Vec<PathBuf>> {
+    let unreadable = || format!("cannot look for serial ports in {}", devices.display());
+    let mut ports = Vec::new();
+    for entry in fs::read_dir(devices).with_context(unreadable)? {
+        let entry = entry.with_context(unreadable)?;
+        let name = entry.file_name();
+        if USB
+            .iter()
+            .any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
+        {
+            ports.push(entry.path());
+        }
+    }
+    ports.sort();
+    Ok(ports)
+}
+
+/// What a look at a port found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing within the time.
+    Nothing,
+    /// There is no such port any more; the text says how the system put it.
+    Gone(String),
+}
+
+/// A port in use.
+#[derive(Debug)]
+pub struct Port {
+    file: File,
+    /// Its settings before.
+    before: Termios,
+}
+
+impl Port {
+    /// Opens a port and sets it to 115200 8N1, raw.
+    ///
+    /// # Errors
+    ///
+    /// When it is no serial port, may not be used, or is used by somebody else.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = open_settled(path).with_context(|| cannot_open(path))?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => bail!(
+                "{} is in use by another program, which would get half of the log; end it first",
+                path.display()
+            ),
+            // A system without such locks does without.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
+        }
+        let before = termios::tcgetattr(&file)
+            .with_context(|| format!("{} is no serial port", path.display()))?;
+        let port = Self { file, before };
+        let mut settings = port.before.clone();
+        termios::cfmakeraw(&mut settings);
+        settings
+            .control_flags
+            .remove(ControlFlags::CSTOPB | ControlFlags::CRTSCTS);
+        settings
+            .control_flags
+            .insert(ControlFlags::CREAD | ControlFlags::CLOCAL);
+        termios::cfsetspeed(&mut settings, BaudRate::B115200)
+            .and_then(|()| termios::tcsetattr(&port.file, SetArg::TCSANOW, &settings))
+            .with_context(|| format!("{} cannot be set to 115200 8N1", path.display()))?;
+        Ok(port)
+    }
+
+    /// Reads what has come, or waits a little for something to come.
+    ///
+    /// # Errors
+    ///
+    /// When the port cannot be read although it is there.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<Heard> {
+        let mut events = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+        let tick = PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut events, tick) {
+            Ok(0) | Err(Errno::EINTR) => return Ok(Heard::Nothing),
+            Ok(_) => {}
+            Err(error) => return Err(error).context("cannot wait for the serial port"),
+        }
+        match self.file.read(buffer) {
+            Ok(0) => Ok(Heard::Gone("end of file".to_owned())),
+            Ok(length) => Ok(Heard::Bytes(length)),
+            Err(error) => match (error.kind(), error.raw_os_error()) {
+                (ErrorKind::WouldBlock | ErrorKind::Interrupted, _) => Ok(Heard::Nothing),
+                (_, Some(libc::EIO | libc::ENXIO | libc::ENODEV | libc::EBADF)) => {
+                    Ok(Heard::Gone(error.to_string()))
+                }
+                _ => Err(error).context("cannot read the serial port"),
+            },
+        }
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        // A port that is gone has no settings.
+        let _ = termios::tcsetattr(&self.file, SetArg::TCSANOW, &self.before);
+    }
+}
+
+/// Opens a port, which for a moment after it was plugged in belongs to root alone.
+fn open_settled(path: &Path) -> std::io::Result<File> {
+    let start = Instant::now();
+    loop {
+        let opened = OpenOptions::new()
+            .read(true)
+            // Neither becomes it our terminal, nor is a modem's carrier waited for.
+            .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
+            .open(path);
+        match opened {
+            Err(error)
+                if error.kind() == ErrorKind::PermissionDenied && start.elapsed() < SETTLING =>
+            {
+                thread::sleep(TICK);
+            }
+            done => return done,
+        }
+    }
+}
+
+fn cannot_open(path: &Path) -> String {
+    let path = path.display();
+    format!(
+        "cannot open {path}; `ls -l {path}` shows which group may (`dialout` on Debian and Ubuntu: \
+         `sudo usermod -aG dialout $USER`, then log in again), and `fuser {path}` who uses it"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::pty::openpty;
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+
+    /// A pseudo terminal: the end that a board would be at, the port, and its path.
+    fn pair() -> (File, File, PathBuf) {
+        let pty = openpty(None, None).expect("the system has pseudo terminals");
+        let path = nix::unistd::ttyname(&pty.slave).expect("it has a name");
+        (pty.master.into(), pty.slave.into(), path)
+    }
+
+    fn found(devices: &Path, named: Option<&Path>) -> Result<Wait> {
+        wait(named, devices, Some(Duration::ZERO), || ())
+    }
+
+    #[test]
+    fn only_usb_serial_port_is_taken() {
+        let devices = tempfile::tempdir().expect("there is room");
+        let make = |name: &str| File::create(devices.path().join(name)).expect("there is room");
+        for other in ["ttyS0", "ttyAMA0", "tty", "cu.Bluetooth"] {
+            make(other);
+        }
+        assert_eq!(
+            found(devices.path(), None).expect("none is no error"),
+            Wait::TimedOut
+        );
+        make("ttyUSB0");
+        let port = devices.path().join("ttyUSB0");
+        assert_eq!(
+            found(devices.path(), None).expect("there is one"),
+            Wait::Found(port.clone())
+        );
+        make("cu.usbserial-110");
+        let error = found(devices.path(), None)
+            .expect_err("which one?")
+            .to_string();
+        assert!(
+            error.contains("2 USB serial ports")
+                && error.contains("--port ")
+                && error.contains("cu.usbserial-110\n"),
+            "{error}"
+        );
+        assert_eq!(
+            found(devices.path(), Some(&port)).expect("it has a name"),
+            Wait::Found(port)
+        );
+    }
+
+    #[test]
+    fn port_that_is_plugged_in_later_is_waited_for() {
+        let devices = tempfile::tempdir().expect("there is room");
+        let port = devices.path().join("ttyACM3");
+        let late = port.clone();
+        let mut noticed = 0;
+        let plugged = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(200));
+            File::create(late)
+        });
+        let start = Instant::now();
+        let waited = wait(None, devices.path(), None, || noticed += 1);
+        assert_eq!(waited.expect("it comes"), Wait::Found(port));
+        assert!(start.elapsed() >= Duration::from_millis(200));
+        assert_eq!(noticed, 1);
+        assert!(plugged.join().expect("it does not panic").is_ok());
+    }
+
+    #[test]
+    fn bytes_come_as_they_were_sent_and_settings_are_put_back() {
+        let (mut board, slave, path) = pair();
+        let before = termios::tcgetattr(&slave).expect("it is a terminal");
+        let mut port = Port::open(&path).expect("it is a port");
+        let settings = termios::tcgetattr(&slave).expect("it is a terminal");
+        assert_eq!(termios::cfgetospeed(&settings), BaudRate::B115200);
+        let flags = settings.control_flags;
+        assert!(flags.contains(ControlFlags::CS8 | ControlFlags::CREAD | ControlFlags::CLOCAL));
+        assert!(!flags.intersects(ControlFlags::PARENB | ControlFlags::CSTOPB));
+
+        let mut buffer = [0; 64];
+        assert_eq!(port.read(&mut buffer).expect("it is there"), Heard::Nothing);
+        // What a terminal would make something else of: CR, EOF, interrupt, XOFF, 8 bits.
+        let sent = b"a\r\n\x04\x03\x13\xff";
+        board.write_all(sent).expect("somebody listens");
+        assert_eq!(
+            port.read(&mut buffer).expect("it is there"),
+            Heard::Bytes(sent.len())
+        );
+        assert_eq!(&buffer[..sent.len()], sent);
+        drop(port);
+        assert_eq!(
+            termios::tcgetattr(&slave).expect("it is a terminal"),
+            before
+        );
+    }
+
+    #[test]
+    fn unplugged_port_is_gone() {
+        let (board, slave, path) = pair();
+        let mut port = Port::open(&path).expect("it is a port");
+        drop((board, slave));
+        let heard = port.read(&mut [0; 64]).expect("gone is no error");
+        assert!(matches!(heard, Heard::Gone(_)), "{heard:?}");
+    }
+
+    #[test]
+    fn port_is_read_by_one_only_and_nothing_else_is_a_port() {
+        let (_board, _slave, path) = pair();
+        let first = Port::open(&path).expect("it is a port");
+        let error = Port::open(&path).expect_err("it is in use").to_string();
+        assert!(error.contains("in use by another program"), "{error}");
+        drop(first);
+        Port::open(&path).expect("it is free again");
+
+        let folder = tempfile::tempdir().expect("there is room");
+        let file = folder.path().join("ttyUSB0");
+        let error = format!("{:#}", Port::open(&file).expect_err("there is none"));
+        assert!(
+            error.contains("cannot open") && error.contains("dialout"),
+            "{error}"
+        );
+        File::create(&file).expect("there is room");
+        let error = format!("{:#}", Port::open(&file).expect_err("it is a file"));
+        assert!(error.contains("is no serial port"), "{error}");
+        let link = folder.path().join("board");
+        symlink(&path, &link).expect("there is room");
+        Port::open(&link).expect("it leads to a port");
+    }
+}
