@@ -3,7 +3,7 @@
 //! From EL3 or EL2 down to EL1.
 //!
 //! Most EL2 and EL3 controls reset to an architecturally UNKNOWN value (D24.2), so each one that
-//! can trap, or change what EL1 sees, is written here, whatever QEMU resets it to. EL2 is
+//! can trap, or change what EL1 sees, is written here, whatever QEMU resets it to (H6, H7). EL2 is
 //! configured from EL3 as well when both exist, so a single ERET does.
 //!
 //! Fields of extensions that the kernel does not use (SVE, SME, MTE, pointer authentication, MPAM,
@@ -61,7 +61,7 @@ pub(crate) extern "C" fn drop_to_el1() {
 /// EL3's controls: everything below runs non-secure in AArch64 and is trapped nowhere.
 ///
 /// What the Raspberry Pi's stub does (`armstub8.S`), except that SMC stays enabled, because [`el3`]
-/// serves one. CNTFRQ_EL0 is not touched: only the board knows the frequency, and the kernel
+/// serves one. CNTFRQ_EL0 is not touched (H22): only the board knows the frequency, and the kernel
 /// refuses 0.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
@@ -88,7 +88,7 @@ extern "C" fn init_el3() {
         "msr mdcr_el3, xzr",            // no trap of debug and PMU registers
         // SMPEN on Cortex-A53/A57/A72/A73: without it the core takes no part in coherency, and must
         // not enable its caches (Cortex-A72 TRM, CPUECTLR_EL1). Firmware that starts us at EL2 or
-        // EL1 has done it.
+        // EL1 has done it (H8).
         "mrs x0, midr_el1",
         "ubfx x1, x0, #24, #8",
         "cmp x1, #0x41",                // implementer Arm

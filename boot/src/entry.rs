@@ -5,7 +5,7 @@
 //! The header is the one of Linux's `Documentation/arch/arm64/booting.rst`: QEMU and the Raspberry
 //! Pi firmware load a flat file with it [`IMAGE_OFFSET`] above a 2 MiB boundary and jump to its
 //! first byte with the physical address of the device tree in x0, MMU off, D-cache off or coherent
-//! with the image, DAIF masked.
+//! with the image, DAIF masked (H1 of docs/hardware.md, like all such numbers).
 //!
 //! Register plan of the whole path until `kernel_main`'s stack exists (nothing is saved in memory
 //! before that):
@@ -57,7 +57,7 @@ pub(crate) extern "C" fn entry() -> ! {
         "mov x19, x0",
         // Only the CPU with affinity 0.0.0.0 boots; it is the boot CPU on both boards. QEMU's
         // raspi4b lets all four CPUs enter an ELF file at once. Electing one would take exclusives,
-        // which Device memory does not support (B2.12.2), so the affinity decides.
+        // which Device memory does not support (B2.12.2, H4), so the affinity decides.
         "mrs x1, mpidr_el1",
         "and x2, x1, #0xffffff",      // Aff2, Aff1, Aff0
         "ubfx x3, x1, #32, #8",       // Aff3
@@ -85,7 +85,7 @@ pub(crate) extern "C" fn entry() -> ! {
         "bl {enable_mmu}",
         // Still at the physical address, through the identity map. A literal holds the link
         // address: the first absolute reference of the image, and the last instruction that runs
-        // here.
+        // here (H2).
         "ldr x8, ={upper_half}",
         "br x8",
         drop_to_el1 = sym el::drop_to_el1,

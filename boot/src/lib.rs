@@ -25,7 +25,7 @@
 //!
 //! Everything before step 5 is assembly: the compiler promises neither to avoid unaligned accesses
 //! and `dc zva` nor to stay position independent, and both are needed while memory is Device-nGnRnE
-//! (Arm ARM D8.2.12: all data accesses are, with the MMU off).
+//! (Arm ARM D8.2.12: all data accesses are, with the MMU off; H2 to H5 of docs/hardware.md).
 //!
 //! # What it does not do
 //!

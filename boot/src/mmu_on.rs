@@ -13,7 +13,7 @@ use core::arch::naked_asm;
 
 /// Puts EL1's controls, UNKNOWN at reset, into a known state with the MMU off, selects SP_EL1 and
 /// masks DAIF: an ERET has done both, but firmware that enters at EL1 may have left them otherwise.
-/// Clobbers x0.
+/// Clobbers x0. H6, H11.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 pub(crate) extern "C" fn init_el1() {
@@ -41,6 +41,8 @@ pub(crate) extern "C" fn init_el1() {
 /// Turns on the MMU and the caches; returns to the same (physical) address, now through TTBR0.
 ///
 /// In: x0 = TTBR0, x1 = TTBR1; tables complete and clean to the point of coherency. Clobbers x1-x4.
+///
+/// H10, and H11 for the last step.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 pub(crate) extern "C" fn enable_mmu() {

@@ -25,9 +25,10 @@
 //! - instructions and literals of `.text.boot`, which firmware put into memory and nobody writes;
 //! - the early tables, through the walker, which is coherent (TCR_EL1.IRGN, ORGN and SH), and not
 //!   before the MMU is on;
-//! - the kernel's root, a word that [`prepare`] cleans to the point of coherency.
+//! - the kernel's root, a word that [`prepare`] cleans to the point of coherency (H16).
 //!
-//! QEMU has no caches and cannot show the loss of any of this.
+//! QEMU has no caches and cannot show the loss of any of this; `cargo xtask check` looks at
+//! [`prepare`], and at what the way up reads and stores.
 
 use crate::{
     el,
@@ -123,6 +124,8 @@ unsafe extern "C" {
 ///
 /// - `root_phys` is the root of the upper half that is in use, and stays so;
 /// - the early tables are as boot left them ([`crate::drop_identity_map`] does not change them).
+// Checked by its name in the machine code (`cargo xtask check`).
+#[inline(never)]
 pub unsafe fn prepare(root_phys: u64, slots: &'static [Slot]) {
     let first = slots.as_ptr().expose_provenance() as u64;
     SHARED.slots.store(first, Ordering::Relaxed);

@@ -5,7 +5,7 @@
 //! A root cannot simply be exchanged while its half is in use: with old and new entries both
 //! reachable, a TLB may hold two different translations of one address (D8.16.1,
 //! break-before-make). So the code that does it runs from the *other* half: [`replace_ttbr1`] from
-//! the identity map, while the upper half translates nothing at all.
+//! the identity map, while the upper half translates nothing at all (H14).
 
 use crate::{IMAGE_VIRT, handoff, registers::TCR_EPD0, tables::offset};
 use core::arch::{asm, naked_asm};
@@ -79,6 +79,8 @@ unsafe extern "C" fn switch_ttbr1(new_root: u64, empty: u64) {
 /// Nothing may use a lower-half address any more: the vectors are the kernel's own,
 /// [`replace_ttbr1`] is done. (Secondary CPUs pass through the identity map later, with TTBR0 and TCR
 /// of their own: the tables stay.)
+// Checked by its name in the machine code (`cargo xtask check`).
+#[inline(never)]
 pub unsafe fn drop_identity_map() {
     // SAFETY: the caller vouches that nothing uses the lower half; the upper half is not touched.
     // Order: the empty root takes effect, then EPD0, then what the TLB still holds is invalidated

@@ -20,7 +20,7 @@
 //! would overwrite the tables when evicted, and a clean line fetched speculatively before the
 //! store, which a walk would hit. Hence an invalidation by VA to the point of coherency before
 //! (drops the first kind) and after (drops the second), each completed by DSB (Arm ARM B2.10.8,
-//! D7.5.9). QEMU has no caches and cannot show the loss of either.
+//! D7.5.9; H9). QEMU has no caches and cannot show the loss of either; `cargo xtask check` does.
 
 use crate::registers::block;
 use core::arch::{global_asm, naked_asm};
@@ -70,7 +70,7 @@ pub(crate) extern "C" fn build() {
         "adrp x9, _boot_tables_start",
         "bl {invalidate}",
         // All entries invalid. Whole 16-byte stores on a 4 KiB aligned region: no unaligned Device
-        // access.
+        // access, and no DC ZVA (H3, H5).
         "mov x0, x9",
         "adrp x1, _boot_tables_end",
         "1:",

@@ -14,7 +14,7 @@ mod kernel_main {
     use kernel::platform::exit::{Status, exit};
     use kernel::start::{self, StartError};
     use kernel::{bench, println};
-    use modes::{demo, selftest, soak};
+    use modes::{demo, litmus, selftest, soak};
 
     /// Where `boot` hands over: EL1, MMU on, upper half.
     #[unsafe(no_mangle)]
@@ -47,6 +47,7 @@ mod kernel_main {
             Mode::Demo => demo::main(),
             Mode::Selftest => selftest::main(arguments.filter),
             Mode::Counts => bench::main(),
+            Mode::Litmus => litmus::main(arguments.iterations),
             Mode::Soak => soak::main(arguments.seconds.into(), arguments.seed.into()),
             Mode::Provoke(end) => selftest::provoke::run(end),
         })

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the kernel does when it is up, as boot argument `mode=` says: the story of [`demo`], the
-//! suites of [`selftest`], or a bad end that is asked for.
+//! suites of [`selftest`], the long runs of [`soak`] and [`litmus`], or a bad end that is asked for.
 //!
 //! A crate of its own on top of the library, so that it can be compiled for size at any price
 //! (package `modes`): most of it runs once, and what runs often is the library's. `bench` is not
@@ -19,6 +19,7 @@ extern crate alloc;
 use kernel::{arch, bench, mm, platform, println, sched, skip, start, sync, text, wrap_errors};
 
 pub mod demo;
+pub mod litmus;
 pub mod soak;
 
 /// The suites, and how they are run. The framework is the library's ([`kernel::selftest`]).

@@ -53,6 +53,26 @@ pub struct Machine {
     pub kind: runner::Machine,
 }
 
+impl Machine {
+    /// Whether the cycle counter says something about the code that runs, or why not.
+    ///
+    /// # Errors
+    /// The reason, as the end of a sentence.
+    pub const fn counts_cycles(&self) -> Result<(), &'static str> {
+        match (self.kind, self.cycle_counter) {
+            (runner::Machine::Emulated, _) => {
+                Err("under QEMU the cycle counter follows the host's clock,\n\
+                 and a barrier costs no more than a NOP.")
+            }
+            (_, CycleCounter::Absent) => Err("this CPU has no PMUv3."),
+            (_, CycleCounter::Stopped) => {
+                Err("the cycle counter stands still: something above EL1 holds it.")
+            }
+            (_, CycleCounter::Counting) => Ok(()),
+        }
+    }
+}
+
 static MACHINE: Once<Machine> = Once::new();
 
 /// The machine.

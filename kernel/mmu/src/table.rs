@@ -8,7 +8,8 @@
 //! borrow tells it that the assembly cannot see the memory).
 //!
 //! Nothing outside this crate can write an entry: loads and stores go through
-//! [`crate::Hardware`], which only the write path of this crate calls.
+//! [`crate::Hardware`], which only the write path of this crate calls, and of the kernel the litmus
+//! test whose subject is a store without its barriers (`kernel/src/litmus/spurious.rs`), on an entry of its own.
 
 use crate::addr::ENTRIES;
 use crate::desc::Desc;

@@ -68,6 +68,15 @@ barrier! {
 }
 
 barrier! {
+    /// Completes earlier accesses and maintenance of this CPU alone; non-shareable.
+    ///
+    /// Rule: R_YNJCP: completes a TLBI without IS, whose reach is this CPU. Too weak for anything that
+    /// another CPU or a shared TLB entry is concerned with.
+    /// Witness: none: `mode=litmus` measures it, nothing else uses it.
+    dsb_nsh, "dsb nsh"
+}
+
+barrier! {
     /// Orders earlier stores before later stores; inner shareable.
     ///
     /// Rule: R18: a child table's entries are observed before the parent's entry that leads to

@@ -42,9 +42,9 @@ fn lines(range: Range<u64>, line: u64) -> impl Iterator<Item = u64> {
 
 /// Writes dirty lines back to the point of coherency and drops them.
 ///
-/// Rule: B2.10.8: before memory is read past the caches, and before its type changes to a
+/// Rule: B2.10.8, H12: before memory is read past the caches, and before its type changes to a
 /// non-cacheable one.
-/// Witness: none in QEMU, which has no caches; real hardware shows stale data.
+/// Witness: the DSB: `cargo xtask check`. None in QEMU, which has no caches; real hardware shows stale data.
 pub fn clean_and_invalidate_to_poc(range: Range<u64>) {
     for address in lines(range, data_line()) {
         // SAFETY: writing a line back does not change what memory holds for anyone who looks
@@ -60,7 +60,7 @@ pub fn clean_and_invalidate_to_poc(range: Range<u64>) {
 /// `range` is where they are going to be fetched: another mapping of the same memory will not do
 /// where the instruction cache is indexed by virtual address (CTR_EL0.L1Ip = VIPT).
 ///
-/// Rule: B2.2.5, R35: clean to the point of unification, DSB, invalidate the instruction caches,
+/// Rule: B2.2.5, R35, H15: clean to the point of unification, DSB, invalidate the instruction caches,
 /// DSB, ISB. Other PEs need a context synchronization event of their own.
 /// Witness: none in QEMU, which notices writes to translated code by itself; on hardware the
 /// self-test `wx.text_mapping_can_be_executed` may fetch what was there before.

@@ -20,6 +20,8 @@ pub mod hardware;
 #[cfg(target_os = "none")]
 pub mod interrupts;
 #[cfg(target_os = "none")]
+pub mod litmus;
+#[cfg(target_os = "none")]
 pub mod page;
 #[cfg(target_os = "none")]
 pub mod percpu;

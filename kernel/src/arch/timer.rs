@@ -51,7 +51,7 @@ pub fn arm_at(deadline: u64) {
         asm!("msr cntv_cval_el0, {}", "msr cntv_ctl_el0, {}", in(reg) deadline, in(reg) ENABLE,
              options(nostack, preserves_flags));
     }
-    // In effect when this returns, and before an end-of-interrupt that follows.
+    // In effect when this returns, and before an end-of-interrupt that follows (H23).
     barrier::isb();
 }
 

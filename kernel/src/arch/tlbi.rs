@@ -80,6 +80,14 @@ tlbi! {
     vaale1is, "tlbi vaale1is, {}", operand
 }
 
+tlbi! {
+    /// The same on this CPU alone, completed by [`barrier::dsb_nsh`](super::barrier::dsb_nsh).
+    ///
+    /// Rule: R27: wrong for every mapping that another CPU may have used.
+    /// Witness: none: `mode=litmus` measures it, nothing else uses it.
+    vaale1, "tlbi vaale1, {}", operand
+}
+
 // FEAT_TLBIRANGE, as SYS instructions: the mnemonics need an assembler that is told of the
 // extension, and the kernel is built for Armv8.0. UNDEFINED unless
 // `Features::tlb_range` says otherwise.

@@ -8,11 +8,10 @@ use mmu::{Backend, Backing, BarrierPolicy, Context, Counts, PendingFlush, Prot, 
 use super::workload::Workload;
 use super::{DemoError, title};
 use crate::arch::Arm64;
-use crate::arch::timer::{self, CycleCounter};
+use crate::arch::timer;
 use crate::mm::terms::{Terms, TermsError};
 use crate::mm::vmap::Area;
 use crate::mm::{MMU, kernel_space};
-use crate::selftest::runner;
 use crate::start;
 
 /// How the pages are mapped.
@@ -139,7 +138,7 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
              mappings owe nothing at all (executable ones still do)."
         )?;
     }
-    if let Err(reason) = cycles_are_real() {
+    if let Err(reason) = start::machine().counts_cycles() {
         writeln!(out, "Cycles are not shown: {reason}")?;
     }
     Ok(())
@@ -149,7 +148,7 @@ fn measure(way: Way, work: &Workload) -> Result<Row, DemoError> {
     let area = Area::reserve(work.frames().len() as u64)?;
     let terms = way.terms()?;
     // Without a PMU the register must not be read at all.
-    let cycles = || cycles_are_real().is_ok().then(timer::cycles);
+    let cycles = || start::machine().counts_cycles().is_ok().then(timer::cycles);
     let before = Arm64.counters().read();
     let start = cycles();
     let mapped = map(way, &area, work);
@@ -216,22 +215,6 @@ fn unmap(way: Way, area: &Area) -> Result<(), SpaceError> {
         space.flush(flush);
     }
     Ok(())
-}
-
-/// Whether the cycle counter says something about this code, or why not.
-fn cycles_are_real() -> Result<(), &'static str> {
-    let machine = start::machine();
-    match (machine.kind, machine.cycle_counter) {
-        (runner::Machine::Emulated, _) => {
-            Err("under QEMU the cycle counter follows the host's clock,\n\
-             and a barrier costs no more than a NOP.")
-        }
-        (_, CycleCounter::Absent) => Err("this CPU has no PMUv3."),
-        (_, CycleCounter::Stopped) => {
-            Err("the cycle counter stands still: something above EL1 holds it.")
-        }
-        (_, CycleCounter::Counting) => Ok(()),
-    }
 }
 
 fn print(out: &mut dyn fmt::Write, pages: usize, row: &Row, linux: [u64; 2]) -> fmt::Result {

@@ -5,7 +5,7 @@
 //! order:
 //!
 //! ```text
-//! mode=demo|selftest|counts|soak|...  what to do               (demo)
+//! mode=demo|selftest|litmus|soak|...  what to do               (demo)
 //! filter=GLOB                       which self-tests           (*)
 //! lazy=eager|defer-barriers|...     lazy MMU backend           (defer-barriers)
 //! policy=auto|classic|ets2          barrier policy             (auto)
@@ -14,6 +14,7 @@
 //! cpus=1|2|...|8                    how many CPUs run at most  (all)
 //! seconds=N                         how long a soak takes      (10)
 //! seed=N                            its random numbers         (1)
+//! iterations=N                      rounds of a litmus test    (10 000 000; 2000 under QEMU)
 //! ```
 //!
 //! The backends are those of [`mmu::Backend`]. The other modes, from `panic` to `hang`, end badly on purpose
@@ -56,6 +57,8 @@ pub struct BootArguments<'a> {
     pub seconds: u32,
     /// Where the random numbers of a soak begin.
     pub seed: u32,
+    /// Rounds of each litmus test, from 1 on; the machine decides if there are none.
+    pub iterations: Option<u32>,
 }
 
 impl Default for BootArguments<'_> {
@@ -70,6 +73,7 @@ impl Default for BootArguments<'_> {
             cpus: MAX_CPUS,
             seconds: 10,
             seed: 1,
+            iterations: None,
         }
     }
 }
@@ -85,6 +89,8 @@ pub enum Mode {
     Counts,
     /// Run random tasks for a while.
     Soak,
+    /// Count spurious faults, and the cycles of barriers.
+    Litmus,
     /// End badly.
     Provoke(Provocation),
 }
@@ -139,10 +145,10 @@ pub enum ExitMethod {
 
 /// Names and what each may be, in the order of the module's table. Words between bars stand in the order
 /// of the constants that they are read as.
-const ARGUMENTS: [(&str, &str); 9] = [
+const ARGUMENTS: [(&str, &str); 10] = [
     (
         "mode",
-        "demo|selftest|counts|soak|panic|panic-elsewhere|exception|jump|stack-overflow|task-overflow|sleep-in-section|lock-in-interrupt|hang",
+        "demo|selftest|counts|soak|litmus|panic|panic-elsewhere|exception|jump|stack-overflow|task-overflow|sleep-in-section|lock-in-interrupt|hang",
     ),
     ("filter", "GLOB"),
     (
@@ -155,13 +161,15 @@ const ARGUMENTS: [(&str, &str); 9] = [
     ("cpus", "1|2|3|4|5|6|7|8"),
     ("seconds", "N, from 1 to 4294967295"),
     ("seed", "N, from 0 to 4294967295"),
+    ("iterations", "N, from 1 to 4294967295"),
 ];
 
-const MODES: [Mode; 13] = [
+const MODES: [Mode; 14] = [
     Mode::Demo,
     Mode::Selftest,
     Mode::Counts,
     Mode::Soak,
+    Mode::Litmus,
     Mode::Provoke(Provocation::Panic),
     Mode::Provoke(Provocation::PanicElsewhere),
     Mode::Provoke(Provocation::Exception),
@@ -294,7 +302,8 @@ impl<'a> BootArguments<'a> {
             "exit" => self.exit = EXITS[choice()?],
             "cpus" => self.cpus = choice()? + 1,
             "seconds" => self.seconds = number(value).filter(|seconds| *seconds > 0).ok_or(bad)?,
-            _ => self.seed = number(value).ok_or(bad)?,
+            "seed" => self.seed = number(value).ok_or(bad)?,
+            _ => self.iterations = Some(number(value).filter(|n| *n > 0).ok_or(bad)?),
         }
         Ok(())
     }
@@ -410,6 +419,10 @@ mod tests {
         let arguments = BootArguments::parse("mode=soak seed=0 seconds=600").unwrap();
         assert_eq!(arguments.mode, Mode::Soak);
         assert_eq!((arguments.seconds, arguments.seed), (600, 0));
+        assert_eq!(arguments.iterations, None);
+        let arguments = BootArguments::parse("mode=litmus iterations=10000000").unwrap();
+        assert_eq!(arguments.mode, Mode::Litmus);
+        assert_eq!(arguments.iterations, Some(10_000_000));
     }
 
     /// What a Raspberry Pi 4 passed to Linux: its tree's, the firmware's, those of `cmdline.txt`.
@@ -474,6 +487,7 @@ mod tests {
             "seconds=0",
             "seconds=",
             "seconds=+1",
+            "iterations=0",
             "seed=07",
             "seed=4294967296",
             "seed=-1",
@@ -537,11 +551,11 @@ mod tests {
         let cases = [
             (
                 "mode=fast",
-                "boot argument mode='fast' is not allowed: use mode=demo|selftest|counts|soak|panic|panic-elsewhere|exception|jump|stack-overflow|task-overflow|sleep-in-section|lock-in-interrupt|hang",
+                "boot argument mode='fast' is not allowed: use mode=demo|selftest|counts|soak|litmus|panic|panic-elsewhere|exception|jump|stack-overflow|task-overflow|sleep-in-section|lock-in-interrupt|hang",
             ),
             (
                 "mode=",
-                "boot argument mode='' is not allowed: use mode=demo|selftest|counts|soak|panic|panic-elsewhere|exception|jump|stack-overflow|task-overflow|sleep-in-section|lock-in-interrupt|hang",
+                "boot argument mode='' is not allowed: use mode=demo|selftest|counts|soak|litmus|panic|panic-elsewhere|exception|jump|stack-overflow|task-overflow|sleep-in-section|lock-in-interrupt|hang",
             ),
             (
                 "Mode=demo",

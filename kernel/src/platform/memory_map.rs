@@ -157,7 +157,7 @@ impl MemoryMap {
         for entry in &machine.reservations {
             remove(&mut ram, entry.range);
         }
-        // Never handed out: frame 0 holds the spin table of a Raspberry Pi's firmware, and an
+        // Never handed out (H19): frame 0 holds the spin table of a Raspberry Pi's firmware, and an
         // address of 0 is too easily taken for none.
         if let Some(first) = PhysRange::new(0, PAGE_SIZE) {
             remove(&mut ram, first);

@@ -4,7 +4,8 @@
 //!
 //! Whether there is any, and by which instruction it is called, stands in the device tree. Without
 //! it every function here does nothing: an `smc` or `hvc` that nobody serves is undefined, or
-//! lands in somebody else's handler.
+//! lands in somebody else's handler. The two functions that call it are known by their names to the check of
+//! the machine code (H21).
 
 use super::devicetree::Conduit;
 use core::fmt;
@@ -68,6 +69,7 @@ impl core::error::Error for CpuOnError {}
 /// # Safety
 ///
 /// The code at `entry` can run there on such a CPU, and does nothing that the kernel forbids.
+#[inline(never)]
 pub unsafe fn cpu_on(affinity: u64, entry: u64) -> Result<(), CpuOnError> {
     /// Passed on in x0, which the entry does not look at.
     const CONTEXT: u64 = 0;
@@ -83,6 +85,7 @@ pub unsafe fn cpu_on(affinity: u64, entry: u64) -> Result<(), CpuOnError> {
 }
 
 /// Turns the machine off. Returns if there is no PSCI, or if it refuses.
+#[inline(never)]
 pub fn system_off() {
     // The result could only be an error, and the caller has its next method for that.
     let _ = match CONDUIT.get() {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! `cargo xtask check`: formatting, clippy, documentation, house rules.
+//! `cargo xtask check`: formatting, clippy, documentation, house rules, and what hardware asks of
+//! the machine code.
 
+mod disassembly;
 mod lints;
 mod source;
 mod tools;
@@ -13,7 +15,7 @@ use clap::Args;
 use lints::{LINTS, Severity};
 use source::Source;
 
-/// Check formatting, clippy (host and target), documentation and the house rules
+/// Check formatting, clippy (host and target), documentation, the house rules and the machine code
 ///
 /// Findings are printed as `file:line: rule: message`. The last line is `N passed, N failed`,
 /// counting checks.
@@ -35,6 +37,9 @@ impl Check {
         }
         for tool in tools::TOOLS.iter().filter(|tool| self.wants(tool.name)) {
             tally.count(tool.name, tool.run(&workspace)?);
+        }
+        if self.wants(disassembly::NAME) {
+            tally.count(disassembly::NAME, disassembly::run(&workspace)?);
         }
         println!("\n{} passed, {} failed", tally.passed, tally.failed.len());
         if tally.failed.is_empty() && tally.passed > 0 {

@@ -262,7 +262,7 @@ fn start(
         .store(place.leak().as_mut_ptr(), Ordering::Release);
     // SAFETY: the stack was just made, for this CPU, and so far this slot was nobody's.
     unsafe { slot.give(cpu.mpidr, stack.top) };
-    // All of this is in place before the CPU starts.
+    // All of this is in place before the CPU starts (H18).
     barrier::dsb_sy();
     // SAFETY: everything that `boot::secondary` reads is prepared.
     unsafe { wake::wake(cpu, method, machine)? };

@@ -55,7 +55,9 @@ pub(super) unsafe fn wake(cpu: &Cpu, method: Method, machine: &Machine) -> Resul
     }
 }
 
-/// Writes `entry` into the spin table's `word`, which the tree says is one.
+/// Writes `entry` into the spin table's `word`, which the tree says is one (H17, checked by its name in the
+/// machine code).
+#[inline(never)]
 fn release(word: u64, entry: u64, machine: &Machine) -> Result<(), CpuError> {
     let Some(range) = PhysRange::new(word, size_of::<u64>() as u64) else {
         return Err(CpuError::UnknownMethod);
@@ -65,7 +67,7 @@ fn release(word: u64, entry: u64, machine: &Machine) -> Result<(), CpuError> {
         .linear()
         .iter()
         .any(|ram| ram.bytes().start() <= range.start() && range.end() <= ram.bytes().end());
-    // What the linear map shows must not be mapped a second time with other attributes (B2.11); what
+    // What the linear map shows must not be mapped a second time with other attributes (B2.11, H13); what
     // it does not show is mapped as Device, past the caches.
     let virt = if shown {
         linear_virt(word)

@@ -19,14 +19,14 @@ use crate::mm::terms::{Terms, TermsError};
 use crate::mm::vmap::{self, Area, VmapError};
 
 /// Frames and an area that maps them. Dropping it undoes the mapping first.
-pub(super) struct Pages {
-    pub(super) area: Area,
-    pub(super) frames: FrameList,
+pub(crate) struct Pages {
+    pub(crate) area: Area,
+    pub(crate) frames: FrameList,
 }
 
 /// Why pages could not be had.
 #[derive(Debug)]
-pub(super) enum PagesError {
+pub(crate) enum PagesError {
     Frames(OutOfFrames),
     Vmap(VmapError),
 }
@@ -43,7 +43,7 @@ impl fmt::Display for PagesError {
 impl Pages {
     /// `count` addresses and as many frames, not mapped.
     #[inline(never)]
-    pub(super) fn unmapped(count: usize) -> Result<Self, PagesError> {
+    pub(crate) fn unmapped(count: usize) -> Result<Self, PagesError> {
         let frames = FrameList::alloc(count).map_err(PagesError::Frames)?;
         let area = Area::reserve(count as u64).map_err(PagesError::Vmap)?;
         Ok(Self { area, frames })
@@ -51,20 +51,20 @@ impl Pages {
 
     /// `count` pages mapped read-write.
     #[inline(never)]
-    pub(super) fn mapped(count: usize) -> Result<Self, PagesError> {
+    pub(crate) fn mapped(count: usize) -> Result<Self, PagesError> {
         let frames = FrameList::alloc(count).map_err(PagesError::Frames)?;
         let area = vmap::vmap(&frames, Prot::KERNEL).map_err(PagesError::Vmap)?;
         Ok(Self { area, frames })
     }
 
     /// Address of page `i`.
-    pub(super) fn virt(&self, i: usize) -> u64 {
+    pub(crate) fn virt(&self, i: usize) -> u64 {
         self.area.start() + i as u64 * mmu::PAGE_SIZE
     }
 
     /// Writes `value` to the start of frame `i`, through the linear map.
     #[inline(never)]
-    pub(super) fn fill(&self, i: usize, value: u64) {
+    pub(crate) fn fill(&self, i: usize, value: u64) {
         let place = linear_virt(self.frames[i].as_u64()) as usize;
         // SAFETY: the frame is ours; the linear map shows it there, aligned.
         unsafe { ptr::with_exposed_provenance_mut::<u64>(place).write_volatile(value) };

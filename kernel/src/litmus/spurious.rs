@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Invalid to valid, then a load, on the same CPU: how often does the load fault all the same?
+//!
+//! The published figures of a Cortex-A72 (Raspberry Pi 4B) for 6.5 million rounds are 10 with nothing in
+//! between, 8 with DMB, 1 with DSB, 0 with DSB and ISB (REMS, system-litmus-harness, October 2020). The first four
+//! rows are the same test with the weakest barriers that the kernel uses, the others are the kernel's own ways.
+//!
+//! # The one place that writes an entry past the library
+//!
+//! A store without its barriers is what is tested, so it cannot be the library's. It goes to the last-level entry of a page
+//! in the middle of an area of our own: nobody else uses the entry, the mapped pages beside it keep the table,
+//! and each round leaves the entry empty and its address invalidated by [`Mmu::flush_tlb_range`](mmu::Mmu::flush_tlb_range),
+//! as the library believes it to be all the time.
+
+use core::ptr;
+use core::sync::atomic::AtomicU64;
+
+use mmu::tlbi::{Reach, Scope};
+use mmu::{
+    Backend, Backing, BarrierPolicy, Desc, ENTRIES, Frame, Hardware, Level, PageRange, Prot, Pte,
+    TableFrames,
+};
+
+use super::LitmusError;
+use crate::arch::Arm64;
+use crate::arch::exceptions::esr::Status;
+use crate::arch::litmus::{Between, make_and_read};
+use crate::arch::probe::{self, Fault};
+use crate::mm::layout::linear_virt;
+use crate::mm::terms::Terms;
+use crate::mm::{MMU, kernel_space};
+use crate::selftest::suites::fixture::Pages;
+
+/// How the entry is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// By a store of our own, with this behind it.
+    Store(Between),
+    /// By [`mmu::AddressSpace::map`] with this strategy, outside of any section.
+    Map(Backend),
+    /// In a section that has ended before the load.
+    Section,
+    /// In a section that is still open: nothing is promised.
+    OpenSection,
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    pub(crate) name: &'static str,
+    pub(crate) how: How,
+    /// Whether the architecture rules the fault out.
+    pub(crate) is_safe: bool,
+}
+
+/// The rows.
+#[rustfmt::skip]
+pub(crate) const WAYS: [Way; 7] = [
+    Way { name: "no barrier", how: How::Store(Between::Nothing), is_safe: false },
+    Way { name: "dmb ish", how: How::Store(Between::Dmb), is_safe: false },
+    Way { name: "dsb ishst", how: How::Store(Between::Dsb), is_safe: false },
+    Way { name: "dsb ishst + isb", how: How::Store(Between::DsbIsb), is_safe: true },
+    Way { name: "eager", how: How::Map(Backend::Eager), is_safe: true },
+    Way { name: "lazy, section ended", how: How::Section, is_safe: true },
+    Way { name: "lazy, section open", how: How::OpenSection, is_safe: false },
+];
+
+/// What the frame holds.
+const MARK: u64 = 0x6c69_746d_7573;
+
+/// Three pages, the outer ones mapped; the frame of the first is what the middle one shows.
+pub(crate) struct Ground {
+    pages: Pages,
+    table: Frame,
+}
+
+impl Ground {
+    /// # Errors
+    /// No frame, no addresses, no table.
+    pub(crate) fn new() -> Result<Self, LitmusError> {
+        let pages = Pages::mapped(3)?;
+        let middle = pages.area.part(1, 1)?;
+        let mut space = kernel_space::lock();
+        space.unmap(middle)?;
+        // One of the two neighbors shares the middle one's table, wherever the area lies.
+        let table = space.last_level_table(middle.start());
+        drop(space);
+        let table = table.ok_or(LitmusError::NoTable)?;
+        pages.fill(0, MARK);
+        Ok(Self { pages, table })
+    }
+
+    /// The first frame, where the linear map shows it; its first word is not to be changed.
+    pub(crate) fn page(&self) -> &[AtomicU64; ENTRIES] {
+        let place = linear_virt(self.pages.frames[0].as_u64()) as usize;
+        // SAFETY: a page of RAM that is ours as long as `self`, and accessed as such atomics and by loads only.
+        unsafe { &*ptr::with_exposed_provenance(place) }
+    }
+
+    /// How many of `iterations` loads fault.
+    ///
+    /// # Errors
+    /// Refusals, and what is no translation fault.
+    pub(crate) fn faults(&self, way: &Way, iterations: u32) -> Result<u32, LitmusError> {
+        let backend = match way.how {
+            How::Map(backend) => backend,
+            _ => Backend::DeferBarriers,
+        };
+        let _terms = Terms::take(backend, BarrierPolicy::Classic)?;
+        let page = self.pages.area.part(1, 1)?;
+        let mut faults = 0;
+        for _ in 0..iterations {
+            let read = match way.how {
+                How::Store(between) => {
+                    let desc = Desc::page(self.pages.frames[0], Prot::KERNEL);
+                    self.store_and_read(between, desc, page)
+                }
+                how => self.map_and_read(how, page)?,
+            };
+            match read {
+                Ok(MARK) => {}
+                Ok(found) => return Err(LitmusError::Value(found)),
+                Err(fault) if is_translation(fault) => faults += 1,
+                Err(fault) => return Err(LitmusError::Fault(fault)),
+            }
+        }
+        Ok(faults)
+    }
+
+    /// The positive control: the same with an entry that is not valid, so that every load faults.
+    pub(crate) fn faults_without_an_entry(&self, iterations: u32) -> Result<u32, LitmusError> {
+        let page = self.pages.area.part(1, 1)?;
+        let mut faults = 0;
+        for _ in 0..iterations {
+            let read = self.store_and_read(Between::DsbIsb, Desc::INVALID, page);
+            faults += u32::from(read.is_err_and(is_translation));
+        }
+        Ok(faults)
+    }
+
+    fn store_and_read(&self, between: Between, desc: Desc, page: PageRange) -> Result<u64, Fault> {
+        let entry = self.entry(page);
+        // SAFETY: see the module's head: the entry is ours and empty, and `desc` is invalid or maps our
+        // frame as data; below it is emptied and invalidated.
+        let read = unsafe { make_and_read(between, entry, desc, page.start().as_u64()) };
+        Arm64.store(entry, Desc::INVALID);
+        MMU.flush_tlb_range(page, Scope::AllAsids, Reach::Leaf);
+        read
+    }
+
+    fn map_and_read(&self, how: How, page: PageRange) -> Result<Result<u64, Fault>, LitmusError> {
+        let mut section = match how {
+            How::Section | How::OpenSection => Some(MMU.lazy().section()?),
+            _ => None,
+        };
+        kernel_space::lock().map(
+            page,
+            Backing::Contiguous(self.pages.frames[0]),
+            Prot::KERNEL,
+        )?;
+        if how == How::Section {
+            section = None;
+        }
+        // SAFETY: the page is mapped to RAM, or not at all.
+        let read = unsafe { probe::try_read_unasked(page.start().as_u64()) };
+        drop(section);
+        kernel_space::lock().unmap(page)?;
+        Ok(read)
+    }
+
+    fn entry(&self, page: PageRange) -> &Pte {
+        // SAFETY: the table of the area's middle page, which stays as long as its neighbors are mapped, and they
+        // are as long as `self`.
+        let table = unsafe { Arm64.table_ptr(self.table).as_ref() };
+        &table.entries()[Level::L3.index(page.start())]
+    }
+}
+
+fn is_translation(fault: Fault) -> bool {
+    matches!(fault.esr.status(), Some(Status::Translation(_)))
+}

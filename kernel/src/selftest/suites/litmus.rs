@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The barriers of a mapping, where they can be seen: a short run of what `mode=litmus` does for long.
+
+use crate::litmus::spurious::{Ground, WAYS};
+use crate::selftest::prelude::*;
+
+suite! {
+    name: "litmus",
+    order: 45,
+    tests: [
+        case!(QemuVisible, every_fault_is_counted),
+        case!(HwOnly, safe_ways_never_fault),
+    ],
+}
+
+/// The positive control of the other one, and of the long runs.
+fn every_fault_is_counted() -> TestResult {
+    let ground = expect_ok!(Ground::new());
+    expect_eq!(expect_ok!(ground.faults_without_an_entry(100)), 100);
+    // And of the reads: each finds the frame.
+    count(&ground, 10)
+}
+
+fn safe_ways_never_fault() -> TestResult {
+    count(&expect_ok!(Ground::new()), 200_000)
+}
+
+#[inline(never)]
+fn count(ground: &Ground, iterations: u32) -> TestResult {
+    for way in WAYS.iter().filter(|way| way.is_safe) {
+        expect_eq!(
+            expect_ok!(ground.faults(way, iterations)),
+            0,
+            "{}",
+            way.name
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The kernel's machine code against docs/hardware.md: what only hardware punishes, and QEMU runs as
+//! if it were right.
+//!
+//! The kernel is built as for a board, and every word of `.text` is decoded ([`decode`]). What
+//! execution can reach before the MMU is on is followed from the firmware's entry on ([`paths`]); what it may not do
+//! there, and what the whole image may not do, is in [`rules`], and what has to be done in which order in
+//! [`orders`]. A finding names symbol, offset, instruction and the number of the obligation.
+//!
+//! Addresses in registers are not followed, so "aligned" means that an aligned base stays aligned; and a way is any
+//! that the branches allow, whether its conditions can be true together or not.
+
+mod code;
+mod decode;
+mod orders;
+mod paths;
+mod rules;
+
+use super::Verdict;
+use crate::build;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result};
+use code::Code;
+use orders::ORDERS;
+use rules::Finding;
+use std::fs;
+
+/// Name of the check.
+pub const NAME: &str = "disassembly";
+
+/// Builds the kernel and checks its code; prints what it finds.
+///
+/// # Errors
+///
+/// When what was built cannot be read.
+pub fn run(workspace: &Workspace) -> Result<Verdict> {
+    let elf = match build::build(workspace) {
+        Ok(artifacts) => artifacts.elf,
+        Err(error) => {
+            eprintln!("{error:#}");
+            return Ok(Verdict::Findings);
+        }
+    };
+    let bytes = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
+    let code = Code::read(&bytes)?;
+    let (before_mmu, findings) = check(&code);
+    println!(
+        "{NAME}: {} instructions, {before_mmu} of them reached with the MMU off",
+        code.addresses().count()
+    );
+    for finding in &findings {
+        println!("{}: {}: {}", finding.place, finding.rule, finding.message);
+    }
+    Ok(match findings.is_empty() {
+        true => Verdict::Clean,
+        false => Verdict::Findings,
+    })
+}
+
+/// All rules: how many instructions run with the MMU off, and what is found.
+fn check(code: &Code) -> (usize, Vec<Finding>) {
+    let before_mmu = match rules::before_mmu(code) {
+        Ok(reached) => reached,
+        Err(finding) => return (0, vec![finding]),
+    };
+    let mut findings = rules::with_mmu_off(code, &before_mmu, code.boot());
+    findings.extend(rules::past_the_caches(code));
+    findings.extend(rules::everywhere(code, &before_mmu));
+    for order in &ORDERS {
+        findings.extend(orders::check(code, order));
+    }
+    (before_mmu.len(), findings)
+}
