@@ -55,6 +55,12 @@ global_asm!(
 pub(crate) extern "C" fn entry() -> ! {
     naked_asm!(
         "mov x19, x0",
+        // Two measured windows begin, for a counter outside of the machine; other CPUs and counters
+        // take the hints for NOPs (kernel/src/arch/window.rs).
+        "mov x0, #{TO_KERNEL_MAIN}",
+        "hint #0x60",
+        "mov x0, #{TO_THE_END_OF_BOOT}",
+        "hint #0x60",
         // Only the CPU with affinity 0.0.0.0 boots; it is the boot CPU on both boards. QEMU's
         // raspi4b lets all four CPUs enter an ELF file at once. Electing one would take exclusives,
         // which Device memory does not support (B2.12.2, H4), so the affinity decides.
@@ -97,6 +103,8 @@ pub(crate) extern "C" fn entry() -> ! {
         SECONDARY = const park::SECONDARY,
         MISALIGNED = const park::MISALIGNED,
         IMAGE_OFFSET = const IMAGE_OFFSET,
+        TO_KERNEL_MAIN = const (crate::TO_KERNEL_MAIN as u64) << 24,
+        TO_THE_END_OF_BOOT = const (crate::TO_THE_END_OF_BOOT as u64) << 24,
     )
 }
 

@@ -77,3 +77,8 @@ pub const IMAGE_OFFSET: u64 = 0x8_0000;
 
 /// Size and alignment of the blocks in the early tables, in bytes.
 pub const BLOCK_SIZE: u64 = 0x20_0000;
+
+/// Number of the measured window from the first instruction to the call of `kernel_main`.
+pub const TO_KERNEL_MAIN: u8 = 140;
+/// Number of the measured window from the first instruction to the first self-test.
+pub const TO_THE_END_OF_BOOT: u8 = 142;

@@ -10,16 +10,19 @@ fn main() {}
 #[cfg(target_os = "none")]
 mod kernel_main {
     use boot::Handoff;
+    use kernel::arch::window::{self, WindowId};
+    use kernel::bench::{self, Counter};
     use kernel::platform::bootargs::Mode;
     use kernel::platform::exit::{Status, exit};
+    use kernel::println;
     use kernel::start::{self, StartError};
-    use kernel::{bench, println};
     use modes::{demo, litmus, selftest, soak};
 
     /// Where `boot` hands over: EL1, MMU on, upper half.
     #[unsafe(no_mangle)]
     extern "C" fn kernel_main(handoff: &'static Handoff) -> ! {
         start::cpu();
+        window::end(WindowId::new(boot::TO_KERNEL_MAIN, 0));
         match run(handoff) {
             Ok(status) => exit(status),
             Err(error) => {
@@ -46,7 +49,8 @@ mod kernel_main {
         Ok(match arguments.mode {
             Mode::Demo => demo::main(),
             Mode::Selftest => selftest::main(arguments.filter),
-            Mode::Counts => bench::main(),
+            Mode::Counts => bench::main(Counter::Timer, arguments.pages),
+            Mode::Bench => bench::main(Counter::Outside, arguments.pages),
             Mode::Litmus => litmus::main(arguments.iterations),
             Mode::Soak => soak::main(arguments.seconds.into(), arguments.seed.into()),
             Mode::Provoke(end) => selftest::provoke::run(end),

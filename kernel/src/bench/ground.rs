@@ -3,10 +3,11 @@
 
 use alloc::vec::Vec;
 
-use mmu::{Frame, PageRange, PendingFlush, SpaceError};
+use mmu::{Frame, Mmu, PageRange, PendingFlush, SpaceError};
 
 use super::BenchError;
 use crate::arch::Arm64;
+use crate::mm::MMU;
 use crate::mm::frames;
 use crate::mm::kernel_space::{self, SpaceGuard};
 use crate::mm::vmap::Area;
@@ -14,6 +15,8 @@ use crate::mm::vmap::Area;
 /// Given back on drop in the order of the fields, which matters: what is still mapped is unmapped
 /// with the lock of the address space free, and before its frames are (R25).
 pub(super) struct Ground {
+    /// The library.
+    pub(super) mmu: &'static Mmu<Arm64>,
     /// An invalidation that a window has left to be done.
     pub(super) owed: Option<PendingFlush<'static, Arm64>>,
     /// The kernel's address space.
@@ -54,6 +57,7 @@ impl Ground {
         let area = Area::reserve(pages as u64)?;
         let nth = |i: usize| block.first.offset((i * STRIDE % pages) as u64);
         Ok(Self {
+            mmu: &MMU,
             owed: None,
             space: kernel_space::lock(),
             range: area.pages(),

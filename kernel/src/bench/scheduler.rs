@@ -5,8 +5,10 @@
 //! One line for each comes out, of the cheapest of several repetitions:
 //!
 //! ```text
-//! event name=switch instructions=123 spread=0 dsb=1 isb=0
+//! event name=switch op=130 instructions=123 spread=0 dsb=1 isb=0
 //! ```
+//!
+//! `op` is the number of its windows. A window ends on the CPU that it began on, in whatever task.
 //!
 //! Two tasks on one CPU take turns; a stamp that one takes before it leaves and the other one compares when it
 //! comes is what lies between them.
@@ -15,13 +17,13 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use mmu::{Context as _, Counts};
 
-use super::{BenchError, Best};
+use super::{BenchError, Best, Counter};
 use crate::arch::switch::{self, Context};
-use crate::arch::window::{self, ROUND};
+use crate::arch::window::{self, ROUND, WindowId};
 use crate::arch::{Arm64, interrupts, sysreg, timer};
 use crate::mm::MMU;
 use crate::println;
-use crate::sched::{self, Builder, SpawnError, Stack, yield_now};
+use crate::sched::{self, Builder, SpawnError, Stack, WaitQueue, yield_now};
 
 /// Times that each event is measured.
 const REPETITIONS: usize = 8;
@@ -38,11 +40,73 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// How a task gives way.
 type Leave = fn();
 
+/// A way through the kernel that is measured.
+#[derive(Clone, Copy)]
+struct Event {
+    name: &'static str,
+    /// The number of its windows.
+    op: u8,
+}
+
+impl Event {
+    const fn id(self) -> WindowId {
+        WindowId::new(self.op, 0)
+    }
+}
+
+/// What the stamps themselves cost; 0 is also the empty window of the operations.
+const NOTHING: Event = Event {
+    name: "nothing",
+    op: 0,
+};
+const SWITCH: Event = Event {
+    name: "switch",
+    op: 130,
+};
+const SCHEDULE: Event = Event {
+    name: "schedule",
+    op: 131,
+};
+const YIELD: Event = Event {
+    name: "yield",
+    op: 132,
+};
+const TICK: Event = Event {
+    name: "tick",
+    op: 133,
+};
+const SWITCH_OUT: Event = Event {
+    name: "switch_out",
+    op: 134,
+};
+/// The same loop without a tick.
+const CALM: Event = Event {
+    name: "calm",
+    op: 137,
+};
+/// What surrounds the library's part of a switch.
+const EMPTY: Event = Event {
+    name: "empty",
+    op: 138,
+};
+/// To let a task on another CPU go on: the waker's part.
+const WAKE: Event = Event {
+    name: "wake",
+    op: 135,
+};
+/// From the decision to sleep to the return from it, for the other CPU, which idles in between.
+const WOKEN: Event = Event {
+    name: "woken",
+    op: 136,
+};
+
 /// A turn: notes when it ends, and how long ago the other one's did when it begins anew.
 #[inline(never)]
-fn turn(leave: Leave) {
+fn turn(event: Event, leave: Leave) {
+    window::begin(event.id());
     STAMP.store(timer::ticks(), Ordering::Relaxed);
     leave();
+    window::end(event.id());
     TOOK.store(
         timer::ticks().wrapping_sub(STAMP.load(Ordering::Relaxed)),
         Ordering::Relaxed,
@@ -77,7 +141,7 @@ fn here() {
 /// The other context.
 extern "C" fn answer(_: u64) -> ! {
     loop {
-        turn(here);
+        turn(SWITCH, here);
     }
 }
 
@@ -89,7 +153,7 @@ fn registers() -> Result<Best, BenchError> {
     let mut best = Best::NONE;
     for round in 0..REPETITIONS + 2 {
         interrupts::mask_irq();
-        turn(there);
+        turn(SWITCH, there);
         interrupts::unmask_irq();
         if round >= 2 {
             best.improve((TOOK.load(Ordering::Relaxed), Counts::default()));
@@ -102,41 +166,44 @@ fn registers() -> Result<Best, BenchError> {
 ///
 /// # Errors
 /// There is no second task.
-pub(super) fn measure() -> Result<(), BenchError> {
+pub(super) fn measure(counter: Counter) -> Result<(), BenchError> {
     let mut empty = Best::NONE;
     for _ in 0..REPETITIONS {
-        turn(stay);
+        turn(NOTHING, stay);
         empty.improve((TOOK.load(Ordering::Relaxed), Counts::default()));
     }
-    print("switch", registers()?, empty.ticks);
-    print("schedule", ways(schedule, true)?, empty.ticks);
-    print("yield", ways(yield_now, false)?, empty.ticks);
+    let print = |event, best, without| print(counter, event, best, without);
+    print(SWITCH, registers()?, empty.ticks);
+    print(SCHEDULE, ways(SCHEDULE, schedule, true)?, empty.ticks);
+    print(YIELD, ways(YIELD, yield_now, false)?, empty.ticks);
     let (calm, ticked) = ticks()?;
-    print("tick", ticked, calm);
-    print("switch_out", switch_out(), empty_window());
+    print(TICK, ticked, calm);
+    print(SWITCH_OUT, switch_out(), empty_window());
+    if counter == Counter::Outside && sched::online().0 > 1 {
+        wakes()?;
+    }
     Ok(())
 }
 
-fn print(name: &str, best: Best, without: u64) {
+fn print(counter: Counter, Event { name, op }: Event, best: Best, without: u64) {
     let counts = best.counts.unwrap_or_default();
     println!(
-        "event name={name} instructions={} spread={} dsb={} isb={}",
-        best.ticks.saturating_sub(without),
-        best.dearest - best.ticks,
+        "event name={name} op={op}{} dsb={} isb={}",
+        best.taken(counter, without),
         counts.dsb(),
         counts.isb
     );
 }
 
 /// A second task that takes turns with this one, until `STOP`.
-fn other(leave: Leave, masked: bool) -> Result<sched::JoinHandle<()>, BenchError> {
+fn other(event: Event, leave: Leave, masked: bool) -> Result<sched::JoinHandle<()>, BenchError> {
     STOP.store(false, Ordering::Relaxed);
     let work = move || {
         while !STOP.load(Ordering::Relaxed) {
             if masked {
                 interrupts::mask_irq();
             }
-            turn(leave);
+            turn(event, leave);
             if masked {
                 interrupts::unmask_irq();
             }
@@ -149,8 +216,8 @@ fn other(leave: Leave, masked: bool) -> Result<sched::JoinHandle<()>, BenchError
 }
 
 /// From one task to the other.
-fn ways(leave: Leave, masked: bool) -> Result<Best, BenchError> {
-    let other = other(leave, masked)?;
+fn ways(event: Event, leave: Leave, masked: bool) -> Result<Best, BenchError> {
+    let other = other(event, leave, masked)?;
     let mut best = Best::NONE;
     // The first turns are the other one's first steps.
     for round in 0..REPETITIONS + 2 {
@@ -158,7 +225,7 @@ fn ways(leave: Leave, masked: bool) -> Result<Best, BenchError> {
             interrupts::mask_irq();
         }
         let before = Arm64.counters().read();
-        turn(leave);
+        turn(event, leave);
         let spent = Arm64.counters().read() - before;
         if masked {
             interrupts::unmask_irq();
@@ -174,8 +241,10 @@ fn ways(leave: Leave, masked: bool) -> Result<Best, BenchError> {
 
 /// A loop without and with a tick in the middle; a second task is ready, so that the timer is armed anew.
 fn ticks() -> Result<(u64, Best), BenchError> {
-    let other = other(yield_now, false)?;
+    let other = other(NOTHING, yield_now, false)?;
     yield_now();
+    // With `-icount` an instruction takes a nanosecond.
+    let half = LOOP / 2 * timer::frequency() / 1_000_000_000;
     let mut calm = Best::NONE;
     let mut ticked = Best::NONE;
     for armed in [false, true] {
@@ -183,8 +252,11 @@ fn ticks() -> Result<(u64, Best), BenchError> {
             let before = Arm64.counters().read();
             let start = timer::ticks();
             // The same instructions both times.
-            timer::arm_at(start + if armed { LOOP / 2 } else { LOOP * 1000 });
+            let event = if armed { TICK } else { CALM };
+            timer::arm_at(start + if armed { half } else { half * 2000 });
+            window::begin(event.id());
             window::spend(LOOP / ROUND);
+            window::end(event.id());
             let took = timer::ticks() - start;
             let spent = Arm64.counters().read() - before;
             if armed {
@@ -203,8 +275,11 @@ fn ticks() -> Result<(u64, Best), BenchError> {
 fn empty_window() -> u64 {
     let mut best = Best::NONE;
     for _ in 0..REPETITIONS {
+        window::begin(EMPTY.id());
         let start = timer::ticks();
-        best.improve((timer::ticks() - start, Counts::default()));
+        let took = timer::ticks() - start;
+        window::end(EMPTY.id());
+        best.improve((took, Counts::default()));
     }
     best.ticks
 }
@@ -216,13 +291,54 @@ fn switch_out() -> Best {
     for _ in 0..REPETITIONS {
         let before = Arm64.counters().read();
         interrupts::mask_irq();
+        window::begin(SWITCH_OUT.id());
         let start = timer::ticks();
         let left = MMU.lazy().switch_out();
         let took = timer::ticks() - start;
+        window::end(SWITCH_OUT.id());
         interrupts::unmask_irq();
         if left.is_ok() {
             best.improve((took, Arm64.counters().read() - before));
         }
     }
     best
+}
+
+/// Somebody on CPU 1 sleeps and is woken from CPU 0. Only a counter outside knows which CPU has executed what.
+fn wakes() -> Result<(), BenchError> {
+    static SLEEPER: WaitQueue = WaitQueue::new();
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let sleeper = || {
+        let mut best = Best::NONE;
+        for call in 1..=REPETITIONS as u64 {
+            let before = Arm64.counters().read();
+            window::begin(WOKEN.id());
+            SLEEPER.wait_until(|| CALLS.load(Ordering::Relaxed) >= call);
+            window::end(WOKEN.id());
+            best.improve((0, Arm64.counters().read() - before));
+        }
+        best
+    };
+    let sleeper = Builder::new("sleeper").pinned(1).spawn(sleeper);
+    let sleeper = sleeper.map_err(BenchError::Spawn)?;
+    let mut best = Best::NONE;
+    for _ in 0..REPETITIONS {
+        while SLEEPER.is_empty() {
+            yield_now();
+        }
+        // It is on the queue, and on its way to idling.
+        window::spend(1 << 16);
+        interrupts::mask_irq();
+        let before = Arm64.counters().read();
+        window::begin(WAKE.id());
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        SLEEPER.wake_all();
+        window::end(WAKE.id());
+        best.improve((0, Arm64.counters().read() - before));
+        interrupts::unmask_irq();
+    }
+    let woken = sleeper.join();
+    print(Counter::Outside, WAKE, best, 0);
+    print(Counter::Outside, WOKEN, woken, 0);
+    Ok(())
 }

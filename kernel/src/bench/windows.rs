@@ -4,27 +4,30 @@
 //! Numbers below 128 are those of the windows that Linux was measured with; above are our own.
 //! Nothing of a body is inlined into the measuring, everything of the library into the body
 //! that the compiler likes to inline.
+//!
+//! The same file is compiled for the machine model, which predicts the barriers of each
+//! window (`tests/windows.rs`).
 
 use mmu::{Backing, ENTRIES, PAGE_SIZE, PageRange, Prot, SpaceError};
 
 use super::ground::Ground;
-use crate::mm::MMU;
 
 /// Something done on the ground.
-pub(super) type Body = fn(&mut Ground) -> Result<(), SpaceError>;
+pub(crate) type Body = fn(&mut Ground) -> Result<(), SpaceError>;
 
-pub(super) enum Step {
+pub(crate) enum Step {
     /// Not measured.
     Prepare(Body),
     /// Measured under this number.
     Window(u8, Body),
+    /// The same; each page is a call of its own.
+    Calls(u8, Body),
+    /// Undoes what such calls have left.
+    Undo(Body),
 }
 
-/// The window of nothing.
-pub(super) const EMPTY: Body = |_| Ok(());
-
 /// One repetition. Begins and ends with nothing mapped.
-pub(super) const STEPS: [Step; 22] = [
+pub(crate) const STEPS: [Step; 23] = [
     Step::Prepare(free_tables),
     Step::Window(1, map_scattered),
     Step::Window(9, unmap),
@@ -42,10 +45,11 @@ pub(super) const STEPS: [Step; 22] = [
     Step::Window(18, set_slots),
     Step::Window(19, clear_slots),
     Step::Prepare(flush),
-    Step::Window(128, map_each_in_a_section),
-    Step::Window(16, unmap_each),
-    Step::Window(15, map_each),
-    Step::Prepare(unmap_settle_and_free_tables),
+    Step::Calls(128, map_each_in_a_section),
+    Step::Calls(16, unmap_each),
+    Step::Calls(15, map_each),
+    Step::Undo(unmap_and_settle),
+    Step::Prepare(free_tables),
     Step::Window(4, map_contiguous),
     Step::Prepare(unmap_and_settle),
 ];
@@ -143,7 +147,7 @@ fn nth_table(range: PageRange, i: usize, pages: usize) -> Result<PageRange, Spac
 /// What lazy MMU mode was made for: many calls of which none knows of the others.
 #[inline(never)]
 fn map_each_in_a_section(ground: &mut Ground) -> Result<(), SpaceError> {
-    let _section = MMU.lazy().section()?;
+    let _section = ground.mmu.lazy().section()?;
     map_each(ground)
 }
 
@@ -187,9 +191,4 @@ fn unmap_and_settle(ground: &mut Ground) -> Result<(), SpaceError> {
 
 fn free_tables(ground: &mut Ground) -> Result<(), SpaceError> {
     ground.space.free_empty_tables(ground.range).map(|_| ())
-}
-
-fn unmap_settle_and_free_tables(ground: &mut Ground) -> Result<(), SpaceError> {
-    unmap_and_settle(ground)?;
-    free_tables(ground)
 }

@@ -6,7 +6,11 @@ use mmu::{Backing, Context, Counts, Prot, SpaceError};
 use super::kernel_space::Space;
 use super::layout::linear_pages;
 use crate::arch::Arm64;
+use crate::arch::window::{self, WindowId};
 use crate::platform::memory_map::MemoryMap;
+
+/// Number of the measured window.
+const LINEAR_MAP: u8 = 141;
 
 /// What the construction took.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +29,13 @@ pub struct Built {
 pub fn build(space: &mut Space, memory: &MemoryMap) -> Result<Built, SpaceError> {
     let before = Arm64.counters().read();
     let mut pages = 0;
+    let all = memory
+        .linear()
+        .iter()
+        .map(|range| range.frames())
+        .sum::<u64>();
+    let id = WindowId::new(LINEAR_MAP, all as usize);
+    window::begin(id);
     for range in memory.linear() {
         space.map(
             linear_pages(*range),
@@ -33,6 +44,7 @@ pub fn build(space: &mut Space, memory: &MemoryMap) -> Result<Built, SpaceError>
         )?;
         pages += range.frames();
     }
+    window::end(id);
     Ok(Built {
         pages,
         counts: Arm64.counters().read() - before,

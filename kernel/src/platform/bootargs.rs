@@ -5,7 +5,7 @@
 //! order:
 //!
 //! ```text
-//! mode=demo|selftest|litmus|soak|...  what to do               (demo)
+//! mode=demo|selftest|soak|...       what to do               (demo)
 //! filter=GLOB                       which self-tests           (*)
 //! lazy=eager|defer-barriers|...     lazy MMU backend           (defer-barriers)
 //! policy=auto|classic|ets2          barrier policy             (auto)
@@ -15,6 +15,7 @@
 //! seconds=N                         how long a soak takes      (10)
 //! seed=N                            its random numbers         (1)
 //! iterations=N                      rounds of a litmus test    (10 000 000; 2000 under QEMU)
+//! pages=N                           largest measured window    (4096)
 //! ```
 //!
 //! The backends are those of [`mmu::Backend`]. The other modes, from `panic` to `hang`, end badly on purpose
@@ -59,6 +60,8 @@ pub struct BootArguments<'a> {
     pub seed: u32,
     /// Rounds of each litmus test, from 1 on; the machine decides if there are none.
     pub iterations: Option<u32>,
+    /// Pages of the largest measured window, from 1 on.
+    pub pages: u32,
 }
 
 impl Default for BootArguments<'_> {
@@ -74,6 +77,7 @@ impl Default for BootArguments<'_> {
             seconds: 10,
             seed: 1,
             iterations: None,
+            pages: 4096,
         }
     }
 }
@@ -85,8 +89,10 @@ pub enum Mode {
     Demo,
     /// Run the self-tests.
     Selftest,
-    /// Count the instructions of the library's operations.
+    /// Count the instructions of the library's operations, by the timer.
     Counts,
+    /// Execute the same windows for a counter outside of the machine.
+    Bench,
     /// Run random tasks for a while.
     Soak,
     /// Count spurious faults, and the cycles of barriers.
@@ -143,12 +149,15 @@ pub enum ExitMethod {
     Halt,
 }
 
+/// The largest window: 4 GiB.
+const MAX_PAGES: u32 = 1 << 20;
+
 /// Names and what each may be, in the order of the module's table. Words between bars stand in the order
 /// of the constants that they are read as.
-const ARGUMENTS: [(&str, &str); 10] = [
+const ARGUMENTS: [(&str, &str); 11] = [
     (
         "mode",
-        "demo|selftest|counts|soak|litmus|panic|panic-elsewhere|exception|jump|stack-overflow|task-overflow|sleep-in-section|lock-in-interrupt|hang",
+        "demo|selftest|counts|bench|soak|litmus|panic|panic-elsewhere|exception|jump|stack-overflow|task-overflow|sleep-in-section|lock-in-interrupt|hang",
     ),
     ("filter", "GLOB"),
     (
@@ -162,12 +171,14 @@ const ARGUMENTS: [(&str, &str); 10] = [
     ("seconds", "N, from 1 to 4294967295"),
     ("seed", "N, from 0 to 4294967295"),
     ("iterations", "N, from 1 to 4294967295"),
+    ("pages", "N, from 1 to 1048576"),
 ];
 
-const MODES: [Mode; 14] = [
+const MODES: [Mode; 15] = [
     Mode::Demo,
     Mode::Selftest,
     Mode::Counts,
+    Mode::Bench,
     Mode::Soak,
     Mode::Litmus,
     Mode::Provoke(Provocation::Panic),
@@ -303,7 +314,12 @@ impl<'a> BootArguments<'a> {
             "cpus" => self.cpus = choice()? + 1,
             "seconds" => self.seconds = number(value).filter(|seconds| *seconds > 0).ok_or(bad)?,
             "seed" => self.seed = number(value).ok_or(bad)?,
-            _ => self.iterations = Some(number(value).filter(|n| *n > 0).ok_or(bad)?),
+            "iterations" => self.iterations = Some(number(value).filter(|n| *n > 0).ok_or(bad)?),
+            _ => {
+                self.pages = number(value)
+                    .filter(|n| (1..=MAX_PAGES).contains(n))
+                    .ok_or(bad)?
+            }
         }
         Ok(())
     }
@@ -423,6 +439,9 @@ mod tests {
         let arguments = BootArguments::parse("mode=litmus iterations=10000000").unwrap();
         assert_eq!(arguments.mode, Mode::Litmus);
         assert_eq!(arguments.iterations, Some(10_000_000));
+        assert_eq!(arguments.pages, 4096);
+        let arguments = BootArguments::parse("mode=bench pages=1048576").unwrap();
+        assert_eq!((arguments.mode, arguments.pages), (Mode::Bench, 1 << 20));
     }
 
     /// What a Raspberry Pi 4 passed to Linux: its tree's, the firmware's, those of `cmdline.txt`.
@@ -484,6 +503,8 @@ mod tests {
     #[test]
     fn numbers_are_plain() {
         for text in [
+            "pages=0",
+            "pages=1048577",
             "seconds=0",
             "seconds=",
             "seconds=+1",
@@ -551,11 +572,11 @@ mod tests {
         let cases = [
             (
                 "mode=fast",
-                "boot argument mode='fast' is not allowed: use mode=demo|selftest|counts|soak|litmus|panic|panic-elsewhere|exception|jump|stack-overflow|task-overflow|sleep-in-section|lock-in-interrupt|hang",
+                "boot argument mode='fast' is not allowed: use mode=demo|selftest|counts|bench|soak|litmus|panic|panic-elsewhere|exception|jump|stack-overflow|task-overflow|sleep-in-section|lock-in-interrupt|hang",
             ),
             (
                 "mode=",
-                "boot argument mode='' is not allowed: use mode=demo|selftest|counts|soak|litmus|panic|panic-elsewhere|exception|jump|stack-overflow|task-overflow|sleep-in-section|lock-in-interrupt|hang",
+                "boot argument mode='' is not allowed: use mode=demo|selftest|counts|bench|soak|litmus|panic|panic-elsewhere|exception|jump|stack-overflow|task-overflow|sleep-in-section|lock-in-interrupt|hang",
             ),
             (
                 "Mode=demo",

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The measured windows (`src/bench/windows.rs`, the very file) on the machine model: how many barriers and TLB
+//! invalidations each executes.
+//!
+//! Each is held against the contract: what its writes ask for, and not one barrier more
+//! (`mmu/tests/programs/predict.rs`). What is left is a prediction for the kernel: with `LAZYMMU_PREDICTION=FILE`
+//! it is written there, a line for each window,
+//!
+//! ```text
+//! predicted backend=multicall policy=classic tlb=ttl,range op=8 pages=512 dsb=1 isb=1 tlbi=0
+//! ```
+//!
+//! and `cargo xtask test` compares it with what the kernel has counted and with what a QEMU plugin has.
+
+#[path = "../mmu/tests/model/mod.rs"]
+mod model;
+#[path = "../mmu/tests/programs/predict.rs"]
+mod predict;
+#[path = "../src/bench/windows.rs"]
+mod windows;
+
+use ground::Ground;
+use mmu::{Backend, BarrierPolicy, Features, Mmu, TlbFeatures};
+use model::trace::Effect;
+use model::{CPUS, Model, Plan, Saboteur, Sim};
+use predict::{Debt, Pays, Terms, replay};
+use std::fmt::Write as _;
+use windows::{Body, STEPS, Step};
+
+/// Pages of a window.
+const SIZES: [usize; 5] = [1, 16, 512, 4096, 65_536];
+/// Frames for tables: those of the largest window, and some.
+const TABLES: usize = 136;
+
+/// What a window works on; the kernel's is `src/bench/ground.rs`.
+mod ground {
+    use super::model::{Saboteur, world};
+    use mmu::{AddressSpace, Frame, Mmu, PageRange, PendingFlush, SpaceKind};
+
+    pub struct Ground {
+        pub mmu: &'static Mmu<Saboteur>,
+        pub owed: Option<PendingFlush<'static, Saboteur>>,
+        pub space: AddressSpace<'static, Saboteur>,
+        pub range: PageRange,
+        pub pages: usize,
+        pub scattered: Vec<Frame>,
+    }
+
+    impl Ground {
+        /// On the first `pages` pages of the kernel's half.
+        pub fn new(mmu: &'static Mmu<Saboteur>, pages: usize) -> Self {
+            let space = AddressSpace::new(mmu, SpaceKind::Kernel).expect("the pool is full");
+            mmu.kernel().sim.add_root(space.root(), SpaceKind::Kernel);
+            // No two neighbors are neighbors in memory; a slot loop takes a whole table of them.
+            let frames = pages.next_multiple_of(mmu::ENTRIES) as u64;
+            Self {
+                mmu,
+                owed: None,
+                space,
+                range: world::pages(world::KERNEL, pages as u64),
+                pages,
+                scattered: (0..frames).map(|i| world::frame(0x1000 + 2 * i)).collect(),
+            }
+        }
+
+        pub fn first(&self) -> Frame {
+            world::frame(0x1000)
+        }
+    }
+}
+
+/// A CPU's features, as far as they change what is executed.
+#[derive(Clone, Copy, Debug)]
+struct Cpu {
+    /// As in a line.
+    name: &'static str,
+    tlb: TlbFeatures,
+    ets2: bool,
+}
+
+const CPUS_KNOWN: [Cpu; 2] = [
+    Cpu {
+        name: "none",
+        tlb: TlbFeatures {
+            ttl: false,
+            range: false,
+            repeat: false,
+        },
+        ets2: false,
+    },
+    Cpu {
+        name: "ttl,range",
+        tlb: TlbFeatures {
+            ttl: true,
+            range: true,
+            repeat: false,
+        },
+        ets2: true,
+    },
+];
+
+/// The library on a machine of its own, for the rest of the test.
+fn machine(cpu: Cpu, backend: Backend, policy: BarrierPolicy) -> &'static Mmu<Saboteur> {
+    let model = Model {
+        ets2: cpu.ets2,
+        repeat_tlbi: cpu.tlb.repeat,
+    };
+    let sim = Sim::new(model, TABLES, CPUS + 2);
+    let mmu = Mmu::new(Saboteur::new(sim, Plan::Nothing));
+    mmu.set_features(Features {
+        tlb: cpu.tlb,
+        ets2: cpu.ets2,
+    });
+    mmu.set_policy(policy)
+        .expect("the features allow the policy");
+    mmu.set_backend(backend).expect("no section is open");
+    Box::leak(Box::new(mmu))
+}
+
+/// Executes a window and returns its (DSB, ISB, TLBI), which are what the contract asks for.
+fn measure(ground: &mut Ground, terms: Terms, body: Body) -> Result<(usize, usize, usize), String> {
+    let sim = &ground.mmu.kernel().sim;
+    sim.take_trace();
+    body(ground).map_err(|error| error.to_string())?;
+    let events = sim.take_trace();
+    replay(terms, &events, Debt::default(), Pays::All)?;
+    let count = |is: fn(Effect) -> bool| events.iter().filter(|event| is(event.what)).count();
+    Ok((
+        count(|what| matches!(what, Effect::DsbIshst | Effect::DsbIsh)),
+        count(|what| what == Effect::Isb),
+        count(|what| matches!(what, Effect::Tlbi { .. })),
+    ))
+}
+
+/// All windows of one configuration, as lines.
+fn predict(cpu: Cpu, backend: Backend, policy: BarrierPolicy) -> String {
+    let terms = Terms {
+        eager: backend == Backend::Eager,
+        ets2: policy == BarrierPolicy::Ets2,
+        repeat: cpu.tlb.repeat,
+    };
+    let mut lines = String::new();
+    for pages in SIZES {
+        let mmu = machine(cpu, backend, policy);
+        let mut ground = Ground::new(mmu, pages);
+        for step in &STEPS {
+            let (op, body) = match *step {
+                Step::Prepare(body) | Step::Undo(body) => {
+                    body(&mut ground).expect("the window before has left what it needs");
+                    continue;
+                }
+                Step::Window(op, body) | Step::Calls(op, body) => (op, body),
+            };
+            let at = || format!("{backend}, {policy}, {}: op {op}, {pages} pages", cpu.name);
+            let (dsb, isb, tlbi) =
+                measure(&mut ground, terms, body).unwrap_or_else(|what| panic!("{}: {what}", at()));
+            let tlb = cpu.name;
+            writeln!(
+                lines,
+                "predicted backend={backend} policy={policy} tlb={tlb} op={op} pages={pages} \
+                 dsb={dsb} isb={isb} tlbi={tlbi}"
+            )
+            .expect("a string takes everything");
+        }
+        let hazards = mmu.kernel().sim.take_hazards();
+        assert!(hazards.is_empty(), "{backend}: {hazards:?}");
+    }
+    lines
+}
+
+#[test]
+fn r15_r16_r27_a_measured_window_executes_what_the_contract_asks_for() {
+    let mut prediction = String::new();
+    for cpu in CPUS_KNOWN {
+        for policy in [BarrierPolicy::Classic, BarrierPolicy::Ets2] {
+            if policy == BarrierPolicy::Ets2 && !cpu.ets2 {
+                continue;
+            }
+            for backend in Backend::ALL {
+                prediction += &predict(cpu, backend, policy);
+            }
+        }
+    }
+    if let Some(path) = std::env::var_os("LAZYMMU_PREDICTION") {
+        std::fs::write(&path, prediction).expect("LAZYMMU_PREDICTION can be written");
+    }
+}
