@@ -25,6 +25,7 @@ mod run;
 mod serial;
 mod symbols;
 mod test;
+mod windows;
 mod workspace;
 
 use anyhow::Result;

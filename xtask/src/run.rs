@@ -5,11 +5,12 @@
 use crate::build;
 use crate::qemu::Input;
 use crate::qemu::boot::Watch;
-use crate::qemu::{Boot, MachineOptions, Qemu, Verdict};
+use crate::qemu::{Boot, MachineOptions, Plugin, Qemu, Verdict};
 use crate::workspace::Workspace;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use std::io::{self, Write};
+use std::path::{self, Path, PathBuf};
 
 /// Seconds that a run may take by default.
 const TIMEOUT: u32 = 60;
@@ -20,6 +21,11 @@ const TIMEOUT: u32 = 60;
 /// status: 0 success, 1 failure, 2 panic, 3 unexpected exception; 124 for a hang.
 #[derive(Args, Debug)]
 pub struct Run {
+    /// Count from outside what the guest executes in its windows (kernel/src/arch/window.rs): a QEMU
+    /// plugin writes one line of JSON for each to this file. With --icount only for one CPU
+    #[arg(long, value_name = "FILE")]
+    plugin: Option<PathBuf>,
+
     #[command(flatten)]
     options: MachineOptions,
 }
@@ -29,9 +35,14 @@ impl Run {
     pub fn execute(self) -> Result<()> {
         let workspace = Workspace::find();
         let machine = self.options.machine()?;
-        let qemu = Qemu::provide()?;
+        let mut qemu = Qemu::provide()?;
         qemu.require(machine.board)?;
         let artifacts = build::build(&workspace)?;
+        let mut options = machine.options();
+        if let Some(out) = &self.plugin {
+            qemu = counting(&workspace, &qemu, out)?;
+            options += &format!(" --plugin {}", out.display());
+        }
         let bootargs = self.options.bootargs.join(" ");
         let boot = Boot {
             machine: &machine,
@@ -43,7 +54,7 @@ impl Run {
             } else {
                 Watch::Timeout(self.options.timeout(TIMEOUT))
             },
-            again: again(&machine.options(), &bootargs),
+            again: again(&options, &bootargs),
         };
         let mut stdout = io::stdout().lock();
         let outcome = boot.run(&workspace, &qemu, |line| {
@@ -55,6 +66,16 @@ impl Run {
             Verdict::Failed(failure) | Verdict::Broken(failure) => Err(failure.into()),
         }
     }
+}
+
+/// `qemu` with the plugin, which writes to `out`.
+fn counting(workspace: &Workspace, qemu: &Qemu, out: &Path) -> Result<Qemu> {
+    let plugin = Plugin::build(workspace)?;
+    if let Some(why) = plugin.refused_by(qemu)? {
+        bail!("{why}");
+    }
+    // QEMU is started elsewhere.
+    Ok(plugin.given_to(qemu, &path::absolute(out)?))
 }
 
 /// The command line that boots the same again.

@@ -14,7 +14,7 @@ mod operations;
 mod report;
 
 pub use compare::problems;
-pub use lines::Measured;
+pub use lines::{Cost, Measured};
 
 use crate::build::{self, Artifacts};
 use crate::failure::Failure;

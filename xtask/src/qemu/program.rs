@@ -7,7 +7,7 @@ use super::machine::Board;
 use crate::process;
 use anyhow::{Context, Result, bail};
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -57,6 +57,8 @@ impl fmt::Display for Version {
 pub struct Qemu {
     path: PathBuf,
     version: Version,
+    /// Value of `-plugin`.
+    plugin: Option<OsString>,
 }
 
 impl Qemu {
@@ -86,7 +88,11 @@ impl Qemu {
                 path.display()
             );
         }
-        Ok(Self { path, version })
+        Ok(Self {
+            path,
+            version,
+            plugin: None,
+        })
     }
 
     /// Why it does not emulate `board`; nothing if it does.
@@ -117,9 +123,36 @@ impl Qemu {
         }
     }
 
+    /// A program that a test has put there, in the place of a QEMU of this release.
+    #[cfg(test)]
+    pub fn in_place_of(path: PathBuf, version: Version) -> Self {
+        Self {
+            path,
+            version,
+            plugin: None,
+        }
+    }
+
+    /// Its release.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The same QEMU, which loads a plugin at each start; `plugin` is the value of `-plugin`.
+    pub fn with_plugin(&self, plugin: OsString) -> Self {
+        Self {
+            plugin: Some(plugin),
+            ..self.clone()
+        }
+    }
+
     /// A command that starts it.
     pub fn command(&self) -> Command {
-        Command::new(&self.path)
+        let mut command = Command::new(&self.path);
+        if let Some(plugin) = &self.plugin {
+            command.arg("-plugin").arg(plugin);
+        }
+        command
     }
 }
 
@@ -184,7 +217,7 @@ mod tests {
         fs::write(&path, script).expect("it can be written");
         let version = Version { major: 8, minor: 2 };
         fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("it is ours");
-        let qemu = Qemu { path, version };
+        let qemu = Qemu::in_place_of(path, version);
         let lacks = |board| qemu.lacks(board).expect("the script runs");
         assert_eq!(lacks(Board::Virt), None);
         let why = "QEMU 8.2 has no machine raspi4b";

@@ -29,7 +29,7 @@ const FEW_PROGRAMS: u32 = 500;
 const MANY_PROGRAMS: u32 = 100_000;
 
 /// All crates with host tests.
-pub const SETS: [Set; 4] = [
+pub const SETS: [Set; 5] = [
     // Library, integration and documentation tests.
     Set {
         name: "mmu",
@@ -55,6 +55,13 @@ pub const SETS: [Set; 4] = [
         name: "xtask",
         package: "xtask",
         targets: &["--bins"],
+        programs: FEW_PROGRAMS,
+    },
+    // What of the plugin needs no QEMU.
+    Set {
+        name: "plugin",
+        package: "plugin",
+        targets: &["--tests"],
         programs: FEW_PROGRAMS,
     },
 ];

@@ -3,13 +3,16 @@
 //! `cargo xtask test`: host tests, then the in-kernel suite on a matrix of machines, and with
 //! `--soak` random tests for as long as one likes.
 
+mod agreement;
 pub mod boots;
 mod card;
 mod counts;
 mod endings;
 pub mod host;
 mod matrix;
+mod outside;
 mod parallel;
+mod plugin;
 mod serial;
 mod soak;
 pub mod summary;
@@ -154,6 +157,9 @@ impl Test {
             }
             if !guest::interrupted() {
                 rows.extend(counts::run(&bench)?);
+            }
+            if !guest::interrupted() {
+                rows.extend(outside::run(&bench)?);
             }
             if !guest::interrupted() {
                 rows.extend(soak::short::run(&bench, self.jobs())?);

@@ -12,7 +12,7 @@
 
 mod programs;
 pub mod short;
-mod tasks;
+pub mod tasks;
 
 use super::boots::Bench;
 use super::summary::{Failed, Row};

@@ -33,7 +33,7 @@ const MACHINES: [(&str, Gic); 4] = [
     ("max", Gic::V2),
 ];
 /// With which backend.
-const BACKENDS: [&str; 5] = [
+pub const BACKENDS: [&str; 5] = [
     "defer-barriers",
     "defer-stores",
     "batch-invalidations",

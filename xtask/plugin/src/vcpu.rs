@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! What QEMU has of a CPU: the counts that translated code adds to, and the registers.
+
+use crate::decode::{SLOTS, Slot};
+use crate::windows::Counts;
+use qemu_plugin::sys::{
+    qemu_plugin_scoreboard, qemu_plugin_scoreboard_find, qemu_plugin_scoreboard_new,
+};
+use qemu_plugin::{
+    CallbackFlags, Error, Instruction, PluginCondition, PluginOp, PluginU64, RegisterDescriptor,
+    Result, VCPUIndex, qemu_plugin_get_registers, qemu_plugin_register_vcpu_insn_exec_cond_cb,
+    qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu, qemu_plugin_u64_add, qemu_plugin_u64_set,
+};
+use std::fmt;
+use std::thread::{self, ThreadId};
+
+/// What each CPU has in the array that QEMU keeps for it.
+#[repr(C)]
+struct Entry {
+    counts: Counts,
+    /// Windows that are open.
+    open: u64,
+}
+
+/// The arrays of all CPUs. QEMU allocates them, zeroed, and never frees them.
+#[derive(Clone, Copy, Debug)]
+pub struct Board {
+    /// The address of QEMU's object, which has locks of its own.
+    scoreboard: usize,
+}
+
+impl Board {
+    /// Lets QEMU allocate the arrays.
+    pub fn new() -> Self {
+        // SAFETY: takes a size, and is called by QEMU's leave, from a callback.
+        let scoreboard = unsafe { qemu_plugin_scoreboard_new(size_of::<Entry>()) };
+        Self {
+            scoreboard: scoreboard as usize,
+        }
+    }
+
+    /// Adds one to a count of the CPU that executes `instruction`, whenever it does.
+    pub fn add_one(self, instruction: &Instruction<'_>, slot: Slot) {
+        qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(
+            instruction.clone(),
+            PluginOp::QEMU_PLUGIN_INLINE_ADD_U64,
+            self.count(slot),
+            1,
+        );
+    }
+
+    /// Calls `callback` whenever `instruction` is executed; it may read registers.
+    pub fn call(
+        self,
+        instruction: &Instruction<'_>,
+        callback: impl Fn(VCPUIndex) + Send + Sync + 'static,
+    ) {
+        instruction.register_execute_callback_flags(callback, CallbackFlags::QEMU_PLUGIN_CB_R_REGS);
+    }
+
+    /// The same while the CPU has a window open.
+    pub fn call_in_windows(
+        self,
+        instruction: &Instruction<'_>,
+        callback: impl Fn(VCPUIndex) + Send + Sync + 'static,
+    ) {
+        qemu_plugin_register_vcpu_insn_exec_cond_cb(
+            instruction.clone(),
+            callback,
+            CallbackFlags::QEMU_PLUGIN_CB_R_REGS,
+            PluginCondition::QEMU_PLUGIN_COND_NE,
+            self.open(),
+            0,
+        );
+    }
+
+    /// Adds one to a count of `cpu` now.
+    ///
+    /// # Errors
+    ///
+    /// None that QEMU reports.
+    pub fn add(self, cpu: VCPUIndex, slot: Slot) -> Result<()> {
+        qemu_plugin_u64_add(self.count(slot), cpu, 1)
+    }
+
+    /// Says how many windows `cpu` has open.
+    pub fn set_open(self, cpu: VCPUIndex, open: usize) {
+        qemu_plugin_u64_set(self.open(), cpu, open as u64);
+    }
+
+    /// The counts of `cpu`, whose thread must be the caller's.
+    pub fn counts(self, cpu: VCPUIndex) -> Box<Counts> {
+        // SAFETY: the scoreboard was made by `new`, and QEMU names the CPUs that it has.
+        let entry = unsafe { qemu_plugin_scoreboard_find(self.object(), cpu) };
+        // SAFETY: QEMU allocated it as an `Entry`, zeroed, which is a valid one. Only translated code of this
+        // CPU writes there, and its thread is here.
+        let counts = unsafe { &(*entry.cast::<Entry>()).counts };
+        Box::new(*counts)
+    }
+
+    fn count(self, slot: Slot) -> PluginU64 {
+        assert!(slot < SLOTS, "no count is beyond the array");
+        self.place(std::mem::offset_of!(Entry, counts) + slot * size_of::<u64>())
+    }
+
+    fn open(self) -> PluginU64 {
+        self.place(std::mem::offset_of!(Entry, open))
+    }
+
+    fn place(self, offset: usize) -> PluginU64 {
+        PluginU64 {
+            score: self.object(),
+            offset,
+        }
+    }
+
+    fn object(self) -> *mut qemu_plugin_scoreboard {
+        self.scoreboard as *mut qemu_plugin_scoreboard
+    }
+}
+
+/// The registers of one CPU that are of interest.
+pub struct Registers {
+    x0: RegisterDescriptor<'static>,
+    cpsr: RegisterDescriptor<'static>,
+    /// By exception level from 1 on; a CPU may lack the upper ones.
+    vbar: [Option<RegisterDescriptor<'static>>; 3],
+    /// The thread that executes it.
+    pub thread: ThreadId,
+}
+
+impl Registers {
+    /// Finds them. To be called when QEMU has initialized the CPU, on its thread.
+    ///
+    /// # Errors
+    ///
+    /// When one is missing, which the error names.
+    pub fn of_this_cpu() -> Result<Self> {
+        let mut all = qemu_plugin_get_registers()?;
+        let mut take = |name: &str| {
+            let at = all.iter().position(|register| register.name == name)?;
+            Some(all.swap_remove(at))
+        };
+        let missing = |name: &str| Error::RegisterReadError {
+            name: name.to_owned(),
+        };
+        Ok(Self {
+            x0: take("x0").ok_or_else(|| missing("x0"))?,
+            cpsr: take("cpsr").ok_or_else(|| missing("cpsr"))?,
+            vbar: [
+                Some(take("VBAR").ok_or_else(|| missing("VBAR"))?),
+                take("VBAR_EL2"),
+                take("VBAR_EL3"),
+            ],
+            thread: thread::current().id(),
+        })
+    }
+
+    /// The id that a marker is about.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU does not let it be read.
+    pub fn id(&self) -> Result<u64> {
+        value(&self.x0)
+    }
+
+    /// The address of the vectors of the exception level at which the CPU is; none at EL0.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU does not let a register be read.
+    pub fn vectors(&self) -> Result<Option<u64>> {
+        let level = value(&self.cpsr)? >> 2 & 3;
+        let vbar = (level as usize)
+            .checked_sub(1)
+            .and_then(|at| self.vbar[at].as_ref());
+        vbar.map(value).transpose()
+    }
+}
+
+impl fmt::Debug for Registers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registers")
+            .field("vbar", &self.vbar)
+            .field("thread", &self.thread)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A register's value; QEMU keeps all of an arm64 CPU in little-endian order.
+fn value(register: &RegisterDescriptor<'_>) -> Result<u64> {
+    let mut bytes = [0; 8];
+    let read = register.read()?;
+    let length = read.len().min(bytes.len());
+    bytes[..length].copy_from_slice(&read[..length]);
+    Ok(u64::from_le_bytes(bytes))
+}
