@@ -80,5 +80,6 @@ pub const BLOCK_SIZE: u64 = 0x20_0000;
 
 /// Number of the measured window from the first instruction to the call of `kernel_main`.
 pub const TO_KERNEL_MAIN: u8 = 140;
-/// Number of the measured window from the first instruction to the first self-test.
+/// Number of the measured window from the first instruction to what the kernel was booted for: the first
+/// self-test, say.
 pub const TO_THE_END_OF_BOOT: u8 = 142;

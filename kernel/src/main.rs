@@ -46,6 +46,7 @@ mod kernel_main {
         start::interrupt_controller()?;
         start::scheduler()?;
         start::other_cpus(&arguments)?;
+        window::end(WindowId::new(boot::TO_THE_END_OF_BOOT, 0));
         Ok(match arguments.mode {
             Mode::Demo => demo::main(),
             Mode::Selftest => selftest::main(arguments.filter),

@@ -30,7 +30,6 @@ pub mod selftest {
     pub mod suites;
 
     use self::registry::Registry;
-    use crate::arch::window::{self, WindowId};
     use crate::platform::{console::Console, exit::Status};
     use crate::{println, start};
 
@@ -44,7 +43,6 @@ pub mod selftest {
             }
         };
         let mut leaks = suites::KernelState::after_warm_up();
-        window::end(WindowId::new(boot::TO_THE_END_OF_BOOT, 0));
         match runner::run(
             &registry,
             filter,
