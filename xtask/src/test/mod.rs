@@ -6,6 +6,7 @@
 mod agreement;
 pub mod boots;
 mod card;
+mod counted;
 mod counts;
 mod endings;
 pub mod host;

@@ -4,19 +4,20 @@
 
 use super::agreement;
 use super::boots::Bench;
+use super::counted;
 use super::plugin;
 use super::summary::{Failed, Row};
 use crate::guest;
 use crate::qemu::Plugin;
 use anyhow::Result;
 
-/// Both rows, or one that says why there is none: not every QEMU loads the plugin.
+/// All rows, or one that says why there is none: not every QEMU loads the plugin.
 ///
 /// # Errors
 ///
 /// When QEMU cannot be started, or a file cannot be written.
 pub fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
-    if !plugin::selected(bench) && !agreement::selected(bench) {
+    if !plugin::selected(bench) && !agreement::selected(bench) && !counted::selected(bench) {
         return Ok(Vec::new());
     }
     let plugin = match Plugin::build(bench.workspace) {
@@ -29,13 +30,16 @@ pub fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
         }
     };
     if let Some(why) = plugin.refused_by(bench.qemu)? {
-        let name = format!("{}, {}", plugin::ROW, agreement::ROW);
+        let name = format!("{}, {}, {}", plugin::ROW, agreement::ROW, counted::ROW);
         return Ok(shown(bench, Row::left_out(&name, &why)));
     }
     let mut rows = Vec::new();
     rows.extend(plugin::run(bench, &plugin)?);
     if !guest::interrupted() {
         rows.extend(agreement::run(bench, &plugin)?);
+    }
+    if !guest::interrupted() {
+        rows.extend(counted::run(bench, &plugin)?);
     }
     Ok(rows.into_iter().flat_map(|row| shown(bench, row)).collect())
 }

@@ -6,11 +6,15 @@
 
 use core::fmt;
 use core::ptr;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use log::debug;
 
 use mmu::{Backend, BarrierPolicy, Context, Counts, PageRange, Prot, PteRef, SpaceError};
 
 use crate::arch::Arm64;
 use crate::arch::probe::{self, Fault};
+use crate::arch::window::{self, WindowId};
 use crate::mm::MMU;
 use crate::mm::frames::{FrameList, OutOfFrames};
 use crate::mm::kernel_space::Space;
@@ -103,9 +107,50 @@ pub(super) fn counts() -> Counts {
 
 /// What `action` executed.
 pub(super) fn counted<R>(action: impl FnOnce() -> R) -> (R, Counts) {
-    let before = counts();
+    let window = Counting::begin();
     let result = action();
-    (result, counts() - before)
+    (result, window.end())
+}
+
+/// Number of the windows in which self-tests count.
+const OP: u8 = 200;
+
+/// What is executed from now on is counted, here and by whoever looks on from outside: with `log=debug` a line says
+/// what the kernel has counted,
+///
+/// ```text
+/// debug: counted op=200 pages=7 dsb=1 isb=1 tlbi=0
+/// ```
+///
+/// and `pages` is the how many-th time it is.
+pub(super) struct Counting {
+    number: usize,
+    before: Counts,
+}
+
+impl Counting {
+    #[inline(never)]
+    pub(super) fn begin() -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(1);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let before = counts();
+        window::begin(WindowId::new(OP, number));
+        Self { number, before }
+    }
+
+    #[inline(never)]
+    pub(super) fn end(self) -> Counts {
+        let number = self.number;
+        window::end(WindowId::new(OP, number));
+        let spent = counts() - self.before;
+        debug!(
+            "counted op={OP} pages={number} dsb={} isb={} tlbi={}",
+            spent.dsb(),
+            spent.isb,
+            spent.tlbi
+        );
+        spent
+    }
 }
 
 /// `DSB ISH` that one invalidation takes to complete: one, and another one behind a second

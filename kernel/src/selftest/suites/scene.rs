@@ -11,7 +11,7 @@ use core::ops::Range;
 
 use mmu::{Backend, Backing, Counts, PageRange, Prot, PteRef, SpaceError};
 
-use super::fixture::{Pages, apply, counts, store, with};
+use super::fixture::{Counting, Pages, apply, store, with};
 use crate::arch::Arm64;
 use crate::arch::percpu;
 use crate::arch::probe::try_read_u64;
@@ -173,9 +173,10 @@ impl Scene {
     /// What `steps` execute.
     #[inline(never)]
     pub(super) fn counted(&mut self, steps: &[Step]) -> Result<Counts, Outcome> {
-        let before = counts();
-        self.play(steps)?;
-        Ok(counts() - before)
+        let window = Counting::begin();
+        let played = self.play(steps);
+        let spent = window.end();
+        played.map(|()| spent)
     }
 
     /// The kernel's space.

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What the self-tests count, against the plugin: one test for each boot.
+//!
+//! A self-test that counts barriers states how many the contract asks for, and fails if the kernel's
+//! counters say anything else (kernel/src/selftest/suites/fixture.rs). Here a third number is added: what QEMU
+//! has seen. So the three agree for each of these windows: contract, counters, machine.
+
+use super::boots::Bench;
+use super::soak::tasks::BACKENDS;
+use super::summary::{Failed, Row};
+use crate::glob;
+use crate::guest;
+use crate::qemu::boot::Watch;
+use crate::qemu::machine::Clock;
+use crate::qemu::{Boot, Input, Machine, Plugin, Verdict};
+use crate::run::again;
+use crate::windows::{Window, Windows};
+use anyhow::Result;
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+/// Name of the row, and first part of the names of its tests.
+pub const ROW: &str = "agreement-selftests";
+/// Number of the self-tests' windows.
+const OP: u64 = 200;
+/// Suites that count what lazy MMU mode executes, as boot arguments.
+const SUITES: [&str; 3] = ["lazy*", "backends*", "interrupts*"];
+const CPUS: [&str; 2] = ["cortex-a72", "max"];
+/// Time that a boot may take.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// An interrupt of the timer, the only one in a window, sets it anew, which is synchronized
+/// by an ISB (kernel/src/arch/timer.rs) that the library neither executes nor counts.
+const ISB_OF_AN_INTERRUPT: u64 = 1;
+
+/// DSB, ISB and TLBI.
+type Counts = [u64; 3];
+
+/// A boot.
+#[derive(Clone, Copy)]
+struct Planned {
+    cpu: &'static str,
+    backend: &'static str,
+    suites: &'static str,
+}
+
+impl Planned {
+    fn all() -> impl Iterator<Item = Self> {
+        CPUS.into_iter().flat_map(|cpu| {
+            BACKENDS.into_iter().flat_map(move |backend| {
+                SUITES.map(|suites| Self {
+                    cpu,
+                    backend,
+                    suites,
+                })
+            })
+        })
+    }
+
+    fn name(self) -> String {
+        let suites = self.suites.trim_end_matches('*');
+        format!("{ROW}.{}.{}.{suites}", self.cpu, self.backend)
+    }
+
+    fn selected(self, bench: &Bench<'_>) -> bool {
+        bench
+            .filter
+            .is_none_or(|filter| glob::matches(filter, &self.name()))
+    }
+
+    /// Boots and compares.
+    fn problems(self, bench: &Bench<'_>, plugin: &Plugin) -> Result<Vec<String>> {
+        let machine = Machine {
+            cpu: self.cpu.to_owned(),
+            smp: NonZeroU32::MIN,
+            clock: Clock::Instructions,
+            ..Machine::default()
+        };
+        let Self {
+            backend, suites, ..
+        } = self;
+        let bootargs = format!("mode=selftest filter={suites} lazy={backend} log=debug");
+        let boot = Boot {
+            machine: &machine,
+            bootargs: &bootargs,
+            artifacts: bench.artifacts,
+            input: Input::Usual,
+            watch: Watch::Timeout(TIMEOUT),
+            again: again(&machine.options(), &bootargs),
+        };
+        let scratch = tempfile::Builder::new().prefix("lazymmu-").tempdir()?;
+        let out = scratch.path().join("windows");
+        let qemu = plugin.given_to(bench.qemu, &out);
+        let mut log = String::new();
+        let outcome = boot.run(bench.workspace, &qemu, |line| {
+            log.push_str(line);
+            log.push('\n');
+        })?;
+        bench.keep(&self.name(), &log)?;
+        Ok(match outcome.verdict {
+            Verdict::Success => differences(&log, &Windows::read(&out)?),
+            Verdict::Failed(failure) | Verdict::Broken(failure) => {
+                failure.to_string().lines().map(str::to_owned).collect()
+            }
+        })
+    }
+}
+
+/// Tells whether the filter selects any.
+pub fn selected(bench: &Bench<'_>) -> bool {
+    Planned::all().any(|planned| planned.selected(bench))
+}
+
+/// Boots one after the other; nothing comes back when the filter selects none.
+///
+/// # Errors
+///
+/// When QEMU cannot be started, or a file cannot be written.
+pub fn run(bench: &Bench<'_>, plugin: &Plugin) -> Result<Option<Row>> {
+    let mut row = Row::new(ROW);
+    let start = Instant::now();
+    for planned in Planned::all().filter(|planned| planned.selected(bench)) {
+        if guest::interrupted() {
+            break;
+        }
+        let problems = planned.problems(bench, plugin)?;
+        if problems.is_empty() {
+            row.passed += 1;
+        } else {
+            row.fail(Failed {
+                again: format!("again: cargo xtask test --filter '{}'", planned.name()),
+                ..Failed::new(&planned.name(), problems)
+            });
+        }
+    }
+    row.seconds = start.elapsed().as_secs_f64();
+    Ok((row.passed + row.failed > 0).then_some(row))
+}
+
+/// One line for each window in which they differ.
+fn differences(log: &str, outside: &Windows) -> Vec<String> {
+    let mut problems = outside.problems.clone();
+    let mut inside: BTreeMap<u64, Counts> = log.lines().filter_map(counted).collect();
+    if inside.is_empty() {
+        problems.push("no self-test has counted anything".to_owned());
+    }
+    for window in outside.windows.iter().filter(|window| window.op == OP) {
+        let number = window.pages;
+        let Some(inside) = inside.remove(&number) else {
+            problems.push(format!("window {number}: the kernel has not counted it"));
+            continue;
+        };
+        let outside = seen(window);
+        if inside != outside {
+            problems.push(format!(
+                "window {number}: the kernel has counted {}, the plugin {}",
+                shown(inside),
+                shown(outside)
+            ));
+        }
+    }
+    let unseen = inside.keys();
+    problems.extend(unseen.map(|number| format!("window {number}: the plugin has not seen it")));
+    problems
+}
+
+/// What the plugin has seen of the library.
+fn seen(window: &Window) -> Counts {
+    let of_interrupts = window.exceptions * ISB_OF_AN_INTERRUPT;
+    [
+        window.all_dsb(),
+        window.isb.saturating_sub(of_interrupts),
+        window.all_tlbi(),
+    ]
+}
+
+fn shown([dsb, isb, tlbi]: Counts) -> String {
+    format!("{dsb} DSB, {isb} ISB, {tlbi} TLBI")
+}
+
+/// Reads `... debug: counted op=200 pages=7 dsb=1 isb=1 tlbi=0`, or nothing.
+fn counted(line: &str) -> Option<(u64, Counts)> {
+    let (_, words) = line.split_once(" counted op=200 ")?;
+    let mut words = words.split_whitespace();
+    let mut next = |name: &str| -> Option<u64> {
+        let (found, value) = words.next()?.split_once('=')?;
+        (found == name).then(|| value.parse().ok())?
+    };
+    let number = next("pages")?;
+    Some((number, [next("dsb")?, next("isb")?, next("tlbi")?]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "\
+    KTAP version 1
+[    0.3] debug: counted op=200 pages=1 dsb=2 isb=1 tlbi=3
+[    0.4] debug: counted op=200 pages=2 dsb=0 isb=0 tlbi=0
+[    0.4] debug: counted op=200 pages=many dsb=0 isb=0 tlbi=0
+    ok 1 r16_one_pair_per_section
+";
+
+    fn window(pages: u64, dsb: u64, isb: u64, exceptions: u64) -> Window {
+        Window {
+            op: OP,
+            pages,
+            isb,
+            exceptions,
+            dsb: [("ishst".to_owned(), dsb)].into(),
+            tlbi: [("vaale1is".to_owned(), dsb + dsb / 2)].into(),
+            ..Window::default()
+        }
+    }
+
+    fn compared(windows: Vec<Window>) -> Vec<String> {
+        let problems = Vec::new();
+        differences(LOG, &Windows { windows, problems })
+    }
+
+    #[test]
+    fn windows_agree_with_and_without_interrupts() {
+        let others = Window {
+            op: 8,
+            ..window(9, 1, 1, 0)
+        };
+        let agreeing = [window(1, 2, 6, 5), window(2, 0, 0, 0), others];
+        assert_eq!(compared(agreeing.into()), [""; 0]);
+    }
+
+    #[test]
+    fn a_difference_names_the_window_and_both_counts() {
+        assert_eq!(
+            compared([window(1, 2, 2, 0), window(2, 0, 0, 0)].into()),
+            [
+                "window 1: the kernel has counted 2 DSB, 1 ISB, 3 TLBI, the plugin 2 DSB, 2 ISB, 3 TLBI"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_window_of_one_side_is_a_difference() {
+        assert_eq!(
+            compared([window(1, 2, 1, 0), window(3, 0, 0, 0)].into()),
+            [
+                "window 3: the kernel has not counted it",
+                "window 2: the plugin has not seen it"
+            ]
+        );
+        let nothing = differences(
+            "",
+            &Windows {
+                windows: Vec::new(),
+                problems: Vec::new(),
+            },
+        );
+        assert_eq!(nothing, ["no self-test has counted anything"]);
+    }
+}
