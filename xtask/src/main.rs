@@ -17,6 +17,7 @@ mod glob;
 mod guest;
 mod image;
 mod ktap;
+mod mca;
 mod miri;
 mod mutants;
 mod process;
@@ -49,6 +50,8 @@ enum Command {
     Miri(miri::Miri),
     Mutants(mutants::Mutants),
     Counts(counts::Counts),
+    #[command(hide = true)]
+    Mca(mca::Mca),
     Gdb(gdb::Gdb),
     Image(image::Image),
     Serial(serial::Serial),
@@ -75,6 +78,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Miri(command) => command.execute(),
         Command::Mutants(command) => command.execute(),
         Command::Counts(command) => command.execute(),
+        Command::Mca(command) => command.execute(),
         Command::Gdb(command) => command.execute(),
         Command::Image(command) => command.execute(),
         Command::Serial(command) => command.execute(),

@@ -3,7 +3,7 @@
 //! `cargo xtask check`: formatting, clippy, documentation, house rules, and what hardware asks of
 //! the machine code.
 
-mod disassembly;
+pub mod disassembly;
 mod lints;
 mod source;
 mod tools;

@@ -119,7 +119,8 @@ impl Code {
         Some(u64::from(high) << 32 | u64::from(low))
     }
 
-    fn word(&self, address: u64) -> Option<u32> {
+    /// The four bytes at `address`, whatever they are.
+    pub fn word(&self, address: u64) -> Option<u32> {
         let offset = address.checked_sub(self.base)?;
         let index = usize::try_from(offset / 4).ok()?;
         self.words.get(index).copied()

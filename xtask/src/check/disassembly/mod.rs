@@ -11,8 +11,8 @@
 //! Addresses in registers are not followed, so "aligned" means that an aligned base stays aligned; and a way is any
 //! that the branches allow, whether its conditions can be true together or not.
 
-mod code;
-mod decode;
+pub mod code;
+pub mod decode;
 mod orders;
 mod paths;
 mod rules;
@@ -34,7 +34,7 @@ pub const NAME: &str = "disassembly";
 /// # Errors
 ///
 /// When what was built cannot be read.
-pub fn run(workspace: &Workspace) -> Result<Verdict> {
+pub(super) fn run(workspace: &Workspace) -> Result<Verdict> {
     let elf = match build::build(workspace) {
         Ok(artifacts) => artifacts.elf,
         Err(error) => {
