@@ -7,6 +7,7 @@ use super::parallel;
 use super::summary::{Failed, Row};
 use crate::build::Artifacts;
 use crate::failure::{self, Failure};
+use crate::glob;
 use crate::ktap::{Parser, Report, Status};
 use crate::qemu::Input;
 use crate::qemu::boot::Watch;
@@ -45,6 +46,11 @@ pub struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    /// Whether the filter, if there is one, selects a test of this name.
+    pub fn selects(&self, name: &str) -> bool {
+        self.filter.is_none_or(|filter| glob::matches(filter, name))
+    }
+
     /// Boots everything, `jobs` at a time; rows come back in the order of the boots.
     ///
     /// # Errors

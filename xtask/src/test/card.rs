@@ -6,7 +6,6 @@
 use super::boots::{Bench, judge};
 use super::summary::{Failed, Row};
 use crate::build::Artifacts;
-use crate::glob;
 use crate::image::card::{COMMAND_LINE, Card, KERNEL};
 use crate::image::{Places, disk};
 use crate::ktap::Parser;
@@ -31,10 +30,7 @@ const BOOTARGS: &str = "mode=selftest filter=boot-arguments*";
 ///
 /// When QEMU cannot be started at all, or a file cannot be written.
 pub fn run(bench: &Bench<'_>, machine: &Machine) -> Result<Option<Row>> {
-    if bench
-        .filter
-        .is_some_and(|filter| !glob::matches(filter, NAME))
-    {
+    if !bench.selects(NAME) {
         return Ok(None);
     }
     let start = Instant::now();

@@ -8,8 +8,7 @@
 
 use super::boots::Bench;
 use super::soak::tasks::BACKENDS;
-use super::summary::{Failed, Row};
-use crate::glob;
+use super::summary::Row;
 use crate::guest;
 use crate::qemu::boot::Watch;
 use crate::qemu::machine::Clock;
@@ -64,9 +63,7 @@ impl Planned {
     }
 
     fn selected(self, bench: &Bench<'_>) -> bool {
-        bench
-            .filter
-            .is_none_or(|filter| glob::matches(filter, &self.name()))
+        bench.selects(&self.name())
     }
 
     /// Boots and compares.
@@ -124,15 +121,7 @@ pub fn run(bench: &Bench<'_>, plugin: &Plugin) -> Result<Option<Row>> {
         if guest::interrupted() {
             break;
         }
-        let problems = planned.problems(bench, plugin)?;
-        if problems.is_empty() {
-            row.passed += 1;
-        } else {
-            row.fail(Failed {
-                again: format!("again: cargo xtask test --filter '{}'", planned.name()),
-                ..Failed::new(&planned.name(), problems)
-            });
-        }
+        row.settle(&planned.name(), planned.problems(bench, plugin)?);
     }
     row.seconds = start.elapsed().as_secs_f64();
     Ok((row.passed + row.failed > 0).then_some(row))

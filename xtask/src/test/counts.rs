@@ -6,7 +6,6 @@
 use super::boots::Bench;
 use super::summary::{Failed, Row};
 use crate::counts::{committed, measure, names, problems};
-use crate::glob;
 use anyhow::Result;
 use std::fmt::Write;
 use std::time::Instant;
@@ -20,11 +19,7 @@ const ROW: &str = "counts";
 ///
 /// When the log cannot be written.
 pub fn run(bench: &Bench<'_>) -> Result<Option<Row>> {
-    let selected = |name: &str| {
-        bench
-            .filter
-            .is_none_or(|filter| glob::matches(filter, &format!("{ROW}.{name}")))
-    };
+    let selected = |name: &str| bench.selects(&format!("{ROW}.{name}"));
     if !names().any(selected) {
         return Ok(None);
     }

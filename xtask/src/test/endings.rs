@@ -136,12 +136,7 @@ const ENDINGS: [Ending; 24] = [
 ///
 /// When QEMU cannot be started at all, or a file cannot be written.
 pub fn run(bench: &Bench<'_>, no_pi: Option<&str>) -> Result<Option<Row>> {
-    let selected = |ending: &&Ending| {
-        let name = format!("{ROW}.{}", ending.name);
-        bench
-            .filter
-            .is_none_or(|filter| glob::matches(filter, &name))
-    };
+    let selected = |ending: &&Ending| bench.selects(&format!("{ROW}.{}", ending.name));
     let mut row = Row::new(ROW);
     let start = Instant::now();
     let bare = bench.workspace.target().join("bare.dtb");

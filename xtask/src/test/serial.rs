@@ -9,7 +9,6 @@
 use super::boots::Bench;
 use super::summary::{Failed, Row};
 use crate::failure;
-use crate::glob;
 use crate::guest;
 use crate::ktap::{Report, Status};
 use crate::qemu::boot::Watch;
@@ -53,12 +52,7 @@ const ENDINGS: [Ending; 4] = [
 ///
 /// When QEMU cannot be started at all, or a log cannot be written.
 pub fn run(bench: &Bench<'_>, machine: &Machine) -> Result<Option<Row>> {
-    let selected = |ending: &&Ending| {
-        let name = format!("{ROW}.{}", ending.name);
-        bench
-            .filter
-            .is_none_or(|filter| glob::matches(filter, &name))
-    };
+    let selected = |ending: &&Ending| bench.selects(&format!("{ROW}.{}", ending.name));
     let mut row = Row::new(ROW);
     let start = Instant::now();
     for ending in ENDINGS.iter().filter(selected) {

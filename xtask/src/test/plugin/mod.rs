@@ -6,9 +6,8 @@ mod cases;
 mod program;
 
 use super::boots::Bench;
-use super::summary::{Failed, Row};
+use super::summary::Row;
 use crate::console::Console;
-use crate::glob;
 use crate::guest::{self, End, Ended, Guest, Limits};
 use crate::qemu::{Plugin, Qemu};
 use crate::windows::Windows;
@@ -45,15 +44,7 @@ pub fn run(bench: &Bench<'_>, plugin: &Plugin) -> Result<Option<Row>> {
         if guest::interrupted() {
             break;
         }
-        let problems = case.problems(bench.qemu, plugin)?;
-        if problems.is_empty() {
-            row.passed += 1;
-        } else {
-            row.fail(Failed {
-                again: format!("again: cargo xtask test --filter '{}'", case.full_name()),
-                ..Failed::new(&case.full_name(), problems)
-            });
-        }
+        row.settle(&case.full_name(), case.problems(bench.qemu, plugin)?);
     }
     row.seconds = start.elapsed().as_secs_f64();
     Ok((row.passed + row.failed > 0).then_some(row))
@@ -65,9 +56,7 @@ impl Case {
     }
 
     fn selected(&self, bench: &Bench<'_>) -> bool {
-        bench
-            .filter
-            .is_none_or(|filter| glob::matches(filter, &self.full_name()))
+        bench.selects(&self.full_name())
     }
 
     /// Runs the program and says what is not as expected.
