@@ -49,56 +49,30 @@ struct Event {
 }
 
 impl Event {
+    const fn new(name: &'static str, op: u8) -> Self {
+        Self { name, op }
+    }
+
     const fn id(self) -> WindowId {
         WindowId::new(self.op, 0)
     }
 }
 
 /// What the stamps themselves cost; 0 is also the empty window of the operations.
-const NOTHING: Event = Event {
-    name: "nothing",
-    op: 0,
-};
-const SWITCH: Event = Event {
-    name: "switch",
-    op: 130,
-};
-const SCHEDULE: Event = Event {
-    name: "schedule",
-    op: 131,
-};
-const YIELD: Event = Event {
-    name: "yield",
-    op: 132,
-};
-const TICK: Event = Event {
-    name: "tick",
-    op: 133,
-};
-const SWITCH_OUT: Event = Event {
-    name: "switch_out",
-    op: 134,
-};
-/// The same loop without a tick.
-const CALM: Event = Event {
-    name: "calm",
-    op: 137,
-};
-/// What surrounds the library's part of a switch.
-const EMPTY: Event = Event {
-    name: "empty",
-    op: 138,
-};
+const NOTHING: Event = Event::new("nothing", 0);
+const SWITCH: Event = Event::new("switch", 130);
+const SCHEDULE: Event = Event::new("schedule", 131);
+const YIELD: Event = Event::new("yield", 132);
+const TICK: Event = Event::new("tick", 133);
+const SWITCH_OUT: Event = Event::new("switch_out", 134);
 /// To let a task on another CPU go on: the waker's part.
-const WAKE: Event = Event {
-    name: "wake",
-    op: 135,
-};
+const WAKE: Event = Event::new("wake", 135);
 /// From the decision to sleep to the return from it, for the other CPU, which idles in between.
-const WOKEN: Event = Event {
-    name: "woken",
-    op: 136,
-};
+const WOKEN: Event = Event::new("woken", 136);
+/// The loop of [`TICK`] without a tick.
+const CALM: Event = Event::new("calm", 137);
+/// What surrounds the library's part of a switch.
+const EMPTY: Event = Event::new("empty", 138);
 
 /// A turn: notes when it ends, and how long ago the other one's did when it begins anew.
 #[inline(never)]
