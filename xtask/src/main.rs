@@ -6,6 +6,7 @@
 //! Status: 0 success; 1, 2, 3 as the kernel ended (failure, panic, exception);
 //! 124 a hang; 130 Ctrl-C; 1 for everything that went wrong without the kernel.
 
+mod bench;
 mod build;
 mod check;
 mod console;
@@ -17,7 +18,6 @@ mod glob;
 mod guest;
 mod image;
 mod ktap;
-mod mca;
 mod miri;
 mod mutants;
 mod process;
@@ -50,8 +50,7 @@ enum Command {
     Miri(miri::Miri),
     Mutants(mutants::Mutants),
     Counts(counts::Counts),
-    #[command(hide = true)]
-    Mca(mca::Mca),
+    Bench(bench::BenchCommand),
     Gdb(gdb::Gdb),
     Image(image::Image),
     Serial(serial::Serial),
@@ -78,7 +77,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Miri(command) => command.execute(),
         Command::Mutants(command) => command.execute(),
         Command::Counts(command) => command.execute(),
-        Command::Mca(command) => command.execute(),
+        Command::Bench(command) => command.execute(),
         Command::Gdb(command) => command.execute(),
         Command::Image(command) => command.execute(),
         Command::Serial(command) => command.execute(),

@@ -11,6 +11,10 @@ use super::operations::Standing;
 pub struct Event {
     /// Its name, in the kernel's lines (kernel/src/bench/scheduler.rs) and in tests.
     pub name: &'static str,
+    /// The number of its windows.
+    pub op: u8,
+    /// The number of the windows of what surrounds it, which is subtracted; 0 with 0 pages is the empty turn.
+    pub without: Option<u8>,
     /// What it is.
     pub title: &'static str,
     /// Instructions that it may cost.
@@ -20,14 +24,26 @@ pub struct Event {
 /// All of them, in the order of the report.
 #[rustfmt::skip]
 pub const EVENTS: [Event; 5] = [
-    Event { name: "switch", title: "context switch, first register saved to last restored", target: Some(150) },
-    Event { name: "schedule", title: "the same with the queue's decision and the hand-over", target: None },
-    Event { name: "yield", title: "yield to the other task", target: Some(300) },
-    Event { name: "tick", title: "timer interrupt without a switch", target: Some(250) },
-    Event { name: "switch_out", title: "the library's part of a switch, nothing owed", target: None },
+    Event { name: "switch", op: 130, without: Some(0), title: "context switch, first register saved to last restored", target: Some(150) },
+    Event { name: "schedule", op: 131, without: Some(0), title: "the same with the queue's decision and the hand-over", target: None },
+    Event { name: "yield", op: 132, without: Some(0), title: "yield to the other task", target: Some(300) },
+    Event { name: "tick", op: 133, without: Some(137), title: "timer interrupt without a switch", target: Some(250) },
+    Event { name: "switch_out", op: 134, without: Some(138), title: "the library's part of a switch, nothing owed", target: None },
+];
+
+/// What needs a second CPU, and with it a counter outside: the kernel's own says nothing of who executes.
+#[rustfmt::skip]
+pub const WAKES: [Event; 2] = [
+    Event { name: "wake", op: 135, without: None, title: "waking a task on another CPU that idles", target: None },
+    Event { name: "woken", op: 136, without: None, title: "from the decision to sleep to the return from it", target: None },
 ];
 
 impl Event {
+    /// The event with this name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        EVENTS.iter().chain(&WAKES).find(|event| event.name == name)
+    }
+
     /// How the event stands; a target is missed by what was not measured, too.
     pub fn standing(&self, measured: &Measured) -> Standing {
         let Some(target) = self.target else {
@@ -47,12 +63,19 @@ mod tests {
 
     #[test]
     fn events_have_names_of_their_own() {
-        for (i, event) in EVENTS.iter().enumerate() {
-            let others = EVENTS[i + 1..].iter().map(|other| other.name);
-            let operations = OPERATIONS.iter().map(|operation| operation.name);
-            let same = others.chain(operations).find(|name| *name == event.name);
+        let all: Vec<&Event> = EVENTS.iter().chain(&WAKES).collect();
+        for (i, event) in all.iter().enumerate() {
+            let others = all[i + 1..].iter().map(|other| (other.name, other.op));
+            let operations = OPERATIONS
+                .iter()
+                .map(|operation| (operation.name, operation.op));
+            let same = others
+                .chain(operations)
+                .find(|(name, op)| *name == event.name || *op == event.op);
             assert_eq!(same, None);
+            assert!(Event::named(event.name).is_some_and(|found| found.op == event.op));
         }
+        assert!(Event::named("tock").is_none());
     }
 
     #[test]

@@ -3,13 +3,22 @@
 //! The lines in which the kernel says what it has measured (kernel/src/bench), and which the
 //! committed report repeats.
 
-use super::events::EVENTS;
+use super::events::{EVENTS, Event, WAKES};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// Between these two sizes the marginal cost of a page is taken.
 const MARGINAL: [u64; 2] = [512, 4096];
+
+/// Who has counted the instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// The kernel, which says them (`mode=counts`).
+    Inside,
+    /// Somebody outside (`mode=bench`): the lines say barriers only, and 0 stands for the rest.
+    Outside,
+}
 
 /// What one window costs: the call of an operation on so many pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,21 +79,30 @@ impl Measured {
     ///
     /// # Errors
     ///
+    /// Those of [`read`](Self::read).
+    pub fn parse(text: &str) -> Result<Self> {
+        Self::read(text, Counter::Inside)
+    }
+
+    /// The same, with who has counted the instructions.
+    ///
+    /// # Errors
+    ///
     /// A line that lacks something, says it twice, did not write one entry per page, or names an event
     /// that nobody knows; no line at all.
-    pub fn parse(text: &str) -> Result<Self> {
+    pub fn read(text: &str, counter: Counter) -> Result<Self> {
         let mut measured = Self::default();
         for line in text.lines() {
             if let Some(terms) = line.strip_prefix("counts ") {
                 measured.terms = terms.trim_end().to_owned();
             } else if let Some(words) = line.strip_prefix("count ") {
-                let (key, cost) = window(words).with_context(|| format!("in `{line}`"))?;
+                let (key, cost) = window(words, counter).with_context(|| format!("in `{line}`"))?;
                 ensure!(
                     measured.costs.insert(key, cost).is_none(),
                     "`{line}` is the second one of its kind"
                 );
             } else if let Some(words) = line.strip_prefix("event ") {
-                let (name, cost) = event(words).with_context(|| format!("in `{line}`"))?;
+                let (name, cost) = event(words, counter).with_context(|| format!("in `{line}`"))?;
                 ensure!(
                     measured.events.insert(name, cost).is_none(),
                     "`{line}` is the second one of its kind"
@@ -132,7 +150,7 @@ impl fmt::Display for Measured {
                 cost.instructions, cost.spread, cost.ptes, cost.dsb, cost.isb, cost.tlbi
             )?;
         }
-        for event in &EVENTS {
+        for event in EVENTS.iter().chain(&WAKES) {
             if let Some(cost) = self.events.get(event.name) {
                 writeln!(
                     f,
@@ -175,13 +193,23 @@ impl<'a> Fields<'a> {
     }
 }
 
+impl Fields<'_> {
+    /// What the kernel says only if it has counted it.
+    fn counted(&self, name: &str, counter: Counter) -> Result<u64> {
+        match counter {
+            Counter::Inside => self.number(name),
+            Counter::Outside => Ok(0),
+        }
+    }
+}
+
 /// Reads `op=8 pages=512 instructions=...`.
-fn window(words: &str) -> Result<((u8, u64), Cost)> {
+fn window(words: &str, counter: Counter) -> Result<((u8, u64), Cost)> {
     let fields = Fields::read(words)?;
     let (op, pages) = (u8::try_from(fields.number("op")?)?, fields.number("pages")?);
     let cost = Cost {
-        instructions: fields.number("instructions")?,
-        spread: fields.number("spread")?,
+        instructions: fields.counted("instructions", counter)?,
+        spread: fields.counted("spread", counter)?,
         ptes: fields.number("ptes")?,
         dsb: fields.number("dsb")?,
         isb: fields.number("isb")?,
@@ -196,16 +224,15 @@ fn window(words: &str) -> Result<((u8, u64), Cost)> {
 }
 
 /// Reads `name=switch instructions=...`.
-fn event(words: &str) -> Result<(&'static str, EventCost)> {
+fn event(words: &str, counter: Counter) -> Result<(&'static str, EventCost)> {
     let fields = Fields::read(words)?;
     let name = fields.text("name")?;
-    let known = EVENTS.iter().find(|event| event.name == name);
-    let known = known.with_context(|| {
+    let known = Event::named(name).with_context(|| {
         format!("event {name} is not known; describe it in xtask/src/counts/events.rs")
     })?;
     let cost = EventCost {
-        instructions: fields.number("instructions")?,
-        spread: fields.number("spread")?,
+        instructions: fields.counted("instructions", counter)?,
+        spread: fields.counted("spread", counter)?,
         dsb: fields.number("dsb")?,
         isb: fields.number("isb")?,
     };
@@ -248,6 +275,22 @@ lazymmu: exit 0
             .map(|(name, cost)| (*name, cost.instructions, cost.dsb))
             .collect();
         assert_eq!(events, [("switch", 140, 1), ("tick", 231, 0)]);
+    }
+
+    #[test]
+    fn who_has_not_counted_instructions_need_not_say_them() {
+        let bare = LOG.replace(" instructions=1000 spread=0", "");
+        assert!(Measured::parse(&bare).is_err());
+        let read = Measured::read(&bare, Counter::Outside).unwrap();
+        let cost = read.costs[&(8, 512)];
+        assert_eq!((cost.instructions, cost.ptes, cost.dsb), (0, 512, 1));
+        let wake = "event name=wake op=135 dsb=2 isb=0\n";
+        let read = Measured::read(&format!("{bare}{wake}"), Counter::Outside).unwrap();
+        assert_eq!(read.events["wake"].dsb, 2);
+        assert!(
+            read.to_string()
+                .ends_with("event name=wake instructions=0 spread=0 dsb=2 isb=0\n")
+        );
     }
 
     #[test]

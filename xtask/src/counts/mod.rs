@@ -14,7 +14,10 @@ mod operations;
 mod report;
 
 pub use compare::problems;
-pub use lines::{Cost, Measured};
+pub use events::{EVENTS, Event, WAKES};
+pub use lines::{Cost, Counter, EventCost, Measured, PerPage};
+pub use operations::{OPERATIONS, Operation, Standing};
+pub use report::{few, instructions};
 
 use crate::build::{self, Artifacts};
 use crate::failure::Failure;
@@ -25,8 +28,6 @@ use crate::run::again;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use events::EVENTS;
-use operations::OPERATIONS;
 use std::fs;
 use std::num::NonZeroU32;
 use std::path::PathBuf;

@@ -5,6 +5,7 @@
 use super::events::EVENTS;
 use super::lines::{Measured, PerPage};
 use super::operations::{OPERATIONS, Operation, Standing};
+use crate::bench::linux::{self, Linux};
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 
@@ -129,6 +130,7 @@ fn event_table(measured: &Measured) -> Result<Table> {
 
 fn row(operation: &Operation, page: PerPage, standing: Standing) -> [String; 8] {
     let target = operation.target.map(|target| target.to_string());
+    let linux = Linux::get().page(operation.op, linux::NEWEST);
     [
         operation.title.to_owned(),
         instructions(page.instructions),
@@ -136,13 +138,13 @@ fn row(operation: &Operation, page: PerPage, standing: Standing) -> [String; 8] 
         few(page.isb),
         few(page.tlbi),
         target.unwrap_or_default(),
-        operation.linux.to_owned(),
+        linux.map(|figure| figure.to_string()).unwrap_or_default(),
         standing.to_string(),
     ]
 }
 
 /// Two decimals where they matter.
-fn instructions(value: f64) -> String {
+pub fn instructions(value: f64) -> String {
     if value < 10.0 {
         format!("{value:.2}")
     } else {
@@ -151,7 +153,7 @@ fn instructions(value: f64) -> String {
 }
 
 /// Up to three decimals; fewer where they are zeros.
-fn few(value: f64) -> String {
+pub fn few(value: f64) -> String {
     let text = format!("{value:.3}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
     text.strip_prefix("-0")

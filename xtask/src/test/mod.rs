@@ -12,10 +12,10 @@ mod endings;
 pub mod host;
 mod matrix;
 mod outside;
-mod parallel;
+pub mod parallel;
 mod plugin;
 mod serial;
-mod soak;
+pub mod soak;
 pub mod summary;
 
 use crate::build::{self, Artifacts};
@@ -160,7 +160,7 @@ impl Test {
                 rows.extend(counts::run(&bench)?);
             }
             if !guest::interrupted() {
-                rows.extend(outside::run(&bench)?);
+                rows.extend(outside::run(&bench, self.jobs())?);
             }
             if !guest::interrupted() {
                 rows.extend(soak::short::run(&bench, self.jobs())?);

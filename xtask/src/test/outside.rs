@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What a plugin counts from outside: the plugin itself, then the kernel's own counts against it.
+//! What a plugin counts from outside: the plugin itself, then the kernel's own counts and the model's prediction
+//! against it, and the committed baseline.
 
 use super::agreement;
 use super::boots::Bench;
@@ -16,7 +17,7 @@ use anyhow::Result;
 /// # Errors
 ///
 /// When QEMU cannot be started, or a file cannot be written.
-pub fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
+pub fn run(bench: &Bench<'_>, jobs: usize) -> Result<Vec<Row>> {
     if !plugin::selected(bench) && !agreement::selected(bench) && !counted::selected(bench) {
         return Ok(Vec::new());
     }
@@ -30,13 +31,19 @@ pub fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
         }
     };
     if let Some(why) = plugin.refused_by(bench.qemu)? {
-        let name = format!("{}, {}, {}", plugin::ROW, agreement::ROW, counted::ROW);
+        let names = [
+            plugin::ROW,
+            agreement::ROW,
+            agreement::BASELINE,
+            counted::ROW,
+        ];
+        let name = names.join(", ");
         return Ok(shown(bench, Row::left_out(&name, &why)));
     }
     let mut rows = Vec::new();
     rows.extend(plugin::run(bench, &plugin)?);
     if !guest::interrupted() {
-        rows.extend(agreement::run(bench, &plugin)?);
+        rows.extend(agreement::run(bench, &plugin, jobs)?);
     }
     if !guest::interrupted() {
         rows.extend(counted::run(bench, &plugin)?);

@@ -17,12 +17,11 @@ mod loops;
 mod report;
 mod tool;
 
-use crate::build::{self, Artifacts};
+use crate::build::Artifacts;
 use crate::check::disassembly::code::Code;
 use crate::symbols::{Address, Symbols};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
-use clap::Args;
 use loops::Wanted;
 use std::fs;
 use tool::{CPU, Mca as Tool};
@@ -65,19 +64,6 @@ impl Hot {
             title,
             wanted: Wanted { window, inside },
         }
-    }
-}
-
-/// Estimate the cycles per page-table entry of the hot loops on cortex-a72, by llvm-mca
-#[derive(Args, Debug)]
-pub struct Mca {}
-
-impl Mca {
-    /// Builds and analyzes.
-    pub fn execute(self) -> Result<()> {
-        let workspace = Workspace::find();
-        let artifacts = build::build(&workspace)?;
-        analyse(&workspace, &artifacts)
     }
 }
 

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What the same operations cost Linux: the figures of linux.json, which says how they were measured.
+//!
+//! The file is part of xtask, so that a report needs no other machine; nothing here measures Linux.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::LazyLock;
+
+/// The kernel that has the lazy MMU mode.
+pub const NEWEST: &str = "7.2.12";
+
+const TEXT: &str = include_str!("linux.json");
+
+static LINUX: LazyLock<Linux> = LazyLock::new(|| {
+    // A file that is compiled in is as good as code: a test reads it.
+    Linux::parse(TEXT).unwrap_or_default()
+});
+
+/// Instructions, DSB, ISB and TLBI, as far as they were measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Figure([Option<f64>; 4]);
+
+impl Figure {
+    /// Instructions.
+    pub fn instructions(self) -> Option<f64> {
+        self.0[0]
+    }
+
+    /// DSB.
+    pub fn dsb(self) -> Option<f64> {
+        self.0[1]
+    }
+
+    /// ISB.
+    pub fn isb(self) -> Option<f64> {
+        self.0[2]
+    }
+
+    fn parse(value: &Value) -> Result<Self> {
+        let list = value.as_array().context("a figure is no list")?;
+        ensure!(list.len() == 4, "a figure has {} numbers", list.len());
+        let mut figure = Self::default();
+        for (to, from) in figure.0.iter_mut().zip(list) {
+            ensure!(from.is_null() || from.is_number(), "`{from}` is no number");
+            *to = from.as_f64();
+        }
+        Ok(figure)
+    }
+}
+
+impl fmt::Display for Figure {
+    /// `120.8 / 0.002 / 0.002 / 0`, without what was not measured at the end.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = self.0.iter().rposition(Option::is_some);
+        for (i, number) in self.0.iter().take(known.map_or(0, |at| at + 1)).enumerate() {
+            if i > 0 {
+                f.write_str(" / ")?;
+            }
+            match number {
+                Some(number) => number.fmt(f)?,
+                None => f.write_str("-")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A row of the file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// What was called.
+    pub window: String,
+    /// The windows of ours that do the same.
+    pub ours: Vec<u64>,
+    /// On how many pages; 0 where a page more is meant.
+    pub pages: u64,
+    /// By kernel.
+    pub figures: BTreeMap<String, Figure>,
+}
+
+/// The whole file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Linux {
+    /// How it was measured, in sentences.
+    pub how: Vec<String>,
+    /// The kernels, newest first.
+    pub kernels: Vec<String>,
+    /// What a page more costs, from 512 to 4096.
+    pub per_page: Vec<Row>,
+    /// What a call costs.
+    pub whole_calls: Vec<Row>,
+}
+
+impl Linux {
+    /// The figures.
+    pub fn get() -> &'static Self {
+        &LINUX
+    }
+
+    /// What Linux was called for, where our window is `op`.
+    pub fn window(&self, op: u8) -> Option<&str> {
+        let row = self.per_page.iter().find(|row| row.is(op))?;
+        Some(&row.window)
+    }
+
+    /// What a page more costs `kernel` in the operation that is our window `op`.
+    pub fn page(&self, op: u8, kernel: &str) -> Option<Figure> {
+        let row = self.per_page.iter().find(|row| row.is(op))?;
+        row.figures.get(kernel).copied()
+    }
+
+    /// What a call costs `kernel`.
+    pub fn call(&self, op: u8, pages: u64, kernel: &str) -> Option<Figure> {
+        let mut rows = self.whole_calls.iter();
+        let row = rows.find(|row| row.is(op) && row.pages == pages)?;
+        row.figures.get(kernel).copied()
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let file: Value = serde_json::from_str(text)?;
+        let list = |name: &str| {
+            let list = file.get(name).and_then(Value::as_array);
+            list.with_context(|| format!("the list `{name}` is missing"))
+        };
+        let words = |name: &str| -> Result<Vec<String>> {
+            let words = list(name)?
+                .iter()
+                .map(|word| word.as_str().map(str::to_owned));
+            words
+                .collect::<Option<_>>()
+                .with_context(|| format!("`{name}` is no list of texts"))
+        };
+        let kernels = words("kernels")?;
+        let rows = |name: &str| -> Result<Vec<Row>> {
+            list(name)?
+                .iter()
+                .map(|row| Row::parse(row, &kernels))
+                .collect()
+        };
+        Ok(Self {
+            how: words("how")?,
+            per_page: rows("per_page_from_512_to_4096_pages")?,
+            whole_calls: rows("whole_calls")?,
+            kernels,
+        })
+    }
+}
+
+impl Row {
+    fn is(&self, op: u8) -> bool {
+        self.ours.contains(&op.into())
+    }
+
+    fn parse(row: &Value, kernels: &[String]) -> Result<Self> {
+        let window = row["window"].as_str().context("a row has no `window`")?;
+        let ours = row["ours"].as_array().context("a row has no list `ours`")?;
+        let ours = ours.iter().map(Value::as_u64).collect::<Option<_>>();
+        let mut figures = BTreeMap::new();
+        for kernel in kernels {
+            if let Some(figure) = row.get(kernel) {
+                let figure = Figure::parse(figure).with_context(|| format!("in `{window}`"))?;
+                figures.insert(kernel.clone(), figure);
+            }
+        }
+        Ok(Self {
+            window: window.to_owned(),
+            ours: ours.with_context(|| format!("`ours` of `{window}` are no numbers"))?,
+            pages: row["pages"].as_u64().unwrap_or(0),
+            figures,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counts::OPERATIONS;
+
+    #[test]
+    fn the_file_is_read_as_it_is_written() {
+        let linux = Linux::parse(TEXT).unwrap();
+        assert_eq!(*Linux::get(), linux);
+        assert_eq!(linux.kernels, [NEWEST, "6.12.107", "6.1.176"]);
+        assert_eq!((linux.per_page.len(), linux.whole_calls.len()), (16, 5));
+        let shown = |op, kernel| linux.page(op, kernel).map(|figure| figure.to_string());
+        assert_eq!(
+            shown(1, NEWEST).as_deref(),
+            Some("120.8 / 0.002 / 0.002 / 0")
+        );
+        assert_eq!(shown(13, "6.12.107").as_deref(), Some("366 / 4 / 3 / 0.86"));
+        assert_eq!(shown(129, NEWEST).as_deref(), Some("120.7"));
+        assert_eq!(shown(18, "6.1.176"), None);
+        assert_eq!(shown(255, NEWEST), None);
+        let window = "set_memory_ro (also changes the linear alias)";
+        assert_eq!([13, 255].map(|op| linux.window(op)), [Some(window), None]);
+        let call = linux.call(1, 65_536, NEWEST).unwrap();
+        assert_eq!(
+            (call.instructions(), call.dsb()),
+            (Some(7.92e6), Some(131.0))
+        );
+        assert_eq!(linux.call(1, 5, NEWEST), None);
+    }
+
+    #[test]
+    fn what_linux_did_is_something_that_we_do() {
+        let linux = Linux::get();
+        for row in linux.per_page.iter().chain(&linux.whole_calls) {
+            assert!(!row.figures.is_empty(), "{}", row.window);
+            for op in &row.ours {
+                let known = OPERATIONS.iter().any(|known| u64::from(known.op) == *op);
+                assert!(known, "{}: {op}", row.window);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_shown_as_zero() {
+        let shown = |list: &str| Figure::parse(&serde_json::from_str(list).unwrap());
+        assert_eq!(
+            shown("[1322, 2, null, 1]").unwrap().to_string(),
+            "1322 / 2 / - / 1"
+        );
+        assert_eq!(shown("[1, null, null, null]").unwrap().to_string(), "1");
+        assert!(shown("[1, 2, 3]").is_err());
+        assert!(shown("[1, 2, 3, \"4\"]").is_err());
+    }
+}

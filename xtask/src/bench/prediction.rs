@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What the machine model says that each window executes (kernel/tests/windows.rs).
+
+use super::counted::Terms;
+use crate::process;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeMap;
+use std::fs;
+
+/// The variable by which the test is asked for a file.
+const ASKED_BY: &str = "LAZYMMU_PREDICTION";
+/// And for how many pages at most: the largest windows take a debug build half a minute.
+const PAGES: &str = "LAZYMMU_PAGES";
+
+/// DSB, ISB and TLBI.
+pub type Barriers = [u64; 3];
+
+/// By `backend= policy= tlb=`, operation and pages.
+#[derive(Clone, Debug, Default)]
+pub struct Prediction(BTreeMap<(String, u8, u64), Barriers>);
+
+impl Prediction {
+    /// Lets the model predict windows of up to `pages` pages.
+    ///
+    /// # Errors
+    ///
+    /// When cargo cannot be started, the test fails, or what it writes cannot be read.
+    pub fn make(workspace: &Workspace, pages: u64) -> Result<Self> {
+        let scratch = tempfile::Builder::new().prefix("lazymmu-").tempdir()?;
+        let path = scratch.path().join("prediction");
+        let output = process::cargo(workspace)
+            .args(["test", "--package=kernel", "--test=windows"])
+            .env(ASKED_BY, &path)
+            .env(PAGES, pages.to_string())
+            .output()
+            .context("cannot start cargo")?;
+        if !output.status.success() {
+            let said = [output.stdout, output.stderr].concat();
+            bail!(
+                "the model predicts nothing (cargo test -p kernel --test windows):\n{}",
+                String::from_utf8_lossy(&said)
+            );
+        }
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("the model has written nothing to {ASKED_BY}"))?;
+        Self::parse(&text)
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let mut all = BTreeMap::new();
+        for line in text.lines() {
+            let read = || -> Result<_> {
+                let words = line.strip_prefix("predicted ").context("no prediction")?;
+                let (terms, rest) = words.split_once(" op=").context("`op=` is missing")?;
+                let (op, mut rest) = rest.split_once(' ').context("`pages=` is missing")?;
+                let mut numbers = [0; 4];
+                for (number, name) in numbers.iter_mut().zip(["pages=", "dsb=", "isb=", "tlbi="]) {
+                    let (word, behind) = rest.split_once(' ').unwrap_or((rest, ""));
+                    let digits = word.strip_prefix(name);
+                    *number = digits
+                        .with_context(|| format!("`{name}` is missing"))?
+                        .parse()?;
+                    rest = behind;
+                }
+                let [pages, barriers @ ..] = numbers;
+                Ok(((terms.to_owned(), op.parse()?, pages), barriers))
+            };
+            let (key, barriers) = read().with_context(|| format!("in `{line}`"))?;
+            ensure!(
+                all.insert(key, barriers).is_none(),
+                "`{line}` is the second one of its kind"
+            );
+        }
+        ensure!(!all.is_empty(), "the model has predicted no window");
+        Ok(Self(all))
+    }
+
+    /// What is predicted for a window.
+    pub fn of(&self, terms: &Terms, op: u8, pages: u64) -> Option<Barriers> {
+        self.0.get(&(key(terms), op, pages)).copied()
+    }
+
+    /// The windows that are predicted, of up to `most` pages.
+    pub fn windows(&self, terms: &Terms, most: u64) -> impl Iterator<Item = (u8, u64)> {
+        let key = key(terms);
+        self.0
+            .keys()
+            .filter(move |(terms, _, pages)| *terms == key && *pages <= most)
+            .map(|(_, op, pages)| (*op, *pages))
+    }
+}
+
+fn key(terms: &Terms) -> String {
+    format!("{} tlb={}", terms.said(), terms.tlb())
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+predicted backend=eager policy=classic tlb=none op=8 pages=4 dsb=4 isb=4 tlbi=0
+predicted backend=eager policy=classic tlb=none op=8 pages=16 dsb=16 isb=16 tlbi=0
+predicted backend=eager policy=ets2 tlb=ttl,range op=8 pages=4 dsb=0 isb=0 tlbi=1
+";
+
+    /// A prediction of these lines.
+    pub fn prediction(text: &str) -> Prediction {
+        Prediction::parse(text).unwrap()
+    }
+
+    #[test]
+    fn lines_are_read() {
+        let read = prediction(TEXT);
+        let small = Terms::new("cortex-a72", "classic", "eager");
+        assert_eq!(read.of(&small, 8, 4), Some([4, 4, 0]));
+        assert_eq!(
+            read.of(&Terms::new("max", "ets2", "eager"), 8, 4),
+            Some([0, 0, 1])
+        );
+        assert_eq!(read.of(&Terms::new("max", "classic", "eager"), 8, 4), None);
+        assert_eq!(read.windows(&small, 4).collect::<Vec<_>>(), [(8, 4)]);
+        assert_eq!(read.windows(&small, 16).count(), 2);
+    }
+
+    #[test]
+    fn a_line_that_says_something_else_is_refused() {
+        for (from, to, expected) in [
+            ("predicted", "perhaps", "no prediction"),
+            (" op=8 ", " ", "`op=` is missing"),
+            ("dsb=4", "dsb=four", "invalid digit"),
+            ("isb=4 ", "", "`isb=` is missing"),
+            ("pages=16", "pages=4", "is the second one of its kind"),
+        ] {
+            let error = Prediction::parse(&TEXT.replace(from, to)).unwrap_err();
+            assert!(format!("{error:#}").contains(expected), "{to}: {error:#}");
+        }
+        assert!(Prediction::parse("").is_err());
+    }
+}

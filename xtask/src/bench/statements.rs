@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What the results are held against: that they repeat, that both sides agree, that a section costs what it should at
+//! any size, and the targets.
+
+use super::changes::changes;
+use super::counted::ETS2;
+use super::results::{Results, name_of};
+use crate::counts::{EVENTS, Measured, OPERATIONS, Standing, instructions};
+
+/// Percent that a page may cost more in a larger window.
+const FLAT: f64 = 5.0;
+/// From this size on the cost of a call itself does not show.
+const FROM: u64 = 512;
+/// Operations that are one section, whatever their size.
+const SECTIONS: [u8; 6] = [1, 4, 8, 11, 128, 129];
+/// The backend in which each write pays for itself.
+const NO_SECTION: &str = "eager";
+
+/// Something that is true of the results or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// What is claimed.
+    pub claim: String,
+    /// What contradicts it.
+    pub against: Vec<String>,
+    /// What is worth knowing beside.
+    pub notes: Vec<String>,
+}
+
+impl Statement {
+    /// Whether nothing contradicts it.
+    pub fn holds(&self) -> bool {
+        self.against.is_empty()
+    }
+}
+
+/// That two rounds have counted the same.
+pub fn repeats(first: &Results, second: &Results) -> Statement {
+    // With the host's clock nothing repeats exactly; the best of several is taken there.
+    let exact = |results: &Results| {
+        let mut results = results.clone();
+        results
+            .boots
+            .values_mut()
+            .for_each(|boot| boot.events.clear());
+        results
+    };
+    let found = changes(&exact(first), &exact(second));
+    Statement {
+        claim: format!(
+            "Counts repeat: {} windows have the same ones in two boots under -icount",
+            found.same
+        ),
+        against: found.lines,
+        notes: Vec::new(),
+    }
+}
+
+/// That kernel and plugin have counted the same; `differing` is where they have not.
+pub fn agree(windows: usize, differing: Vec<String>) -> Statement {
+    Statement {
+        claim: format!(
+            "Kernel and plugin agree in {windows} windows: DSB, ISB and TLBI everywhere, instructions on max"
+        ),
+        against: differing,
+        notes: Vec::new(),
+    }
+}
+
+/// That a section pays one pair of barriers, or none under Ets2, at any size.
+pub fn sections(results: &Results) -> Statement {
+    let mut against = Vec::new();
+    let mut most = 0;
+    for (terms, measured) in &results.counted {
+        let pair = match (terms.policy.as_str(), terms.backend.as_str()) {
+            (ETS2, _) => 0,
+            (_, NO_SECTION) => continue,
+            _ => 1,
+        };
+        for op in SECTIONS {
+            for (pages, cost) in measured.of(op) {
+                most = most.max(pages);
+                if (cost.dsb, cost.isb, cost.tlbi) != (pair, pair, 0) {
+                    let name = name_of(op);
+                    against.push(format!(
+                        "{terms}: {name} pages={pages}: {} DSB, {} ISB, {} TLBI",
+                        cost.dsb, cost.isb, cost.tlbi
+                    ));
+                }
+            }
+        }
+    }
+    Statement {
+        claim: format!(
+            "A section of 1 to {most} pages executes 1 DSB and 1 ISB, with every backend that has sections, and 0 and 0 \
+             under Ets2"
+        ),
+        against,
+        notes: Vec::new(),
+    }
+}
+
+/// What one page more costs between neighboring sizes: the larger size, and instructions.
+fn slopes(measured: &Measured, op: u8) -> Vec<(u64, f64)> {
+    let sizes: Vec<_> = measured
+        .of(op)
+        .filter(|(pages, _)| *pages >= FROM)
+        .collect();
+    sizes
+        .windows(2)
+        .map(|pair| {
+            let [(few, less), (many, more)] = [pair[0], pair[1]];
+            let slope = (more.instructions as f64 - less.instructions as f64) / (many - few) as f64;
+            (many, slope)
+        })
+        .collect()
+}
+
+/// That a page costs the same in large windows; nothing without any.
+pub fn flat(results: &Results) -> Option<Statement> {
+    let (mut against, mut notes) = (Vec::new(), Vec::new());
+    let mut largest = 0;
+    for (terms, measured) in &results.counted {
+        for operation in &OPERATIONS {
+            let slopes = slopes(measured, operation.op);
+            let Some(((_, first), rest)) = slopes.split_first() else {
+                continue;
+            };
+            for (pages, slope) in rest {
+                largest = largest.max(*pages);
+                let percent = (slope / first - 1.0) * 100.0;
+                let line = || {
+                    format!(
+                        "{terms}: {} up to pages={pages}: {} instead of {} instructions per page ({percent:+.1} %)",
+                        operation.name,
+                        instructions(*slope),
+                        instructions(*first),
+                    )
+                };
+                if percent > FLAT {
+                    against.push(line());
+                } else if percent < -FLAT {
+                    notes.push(line());
+                }
+            }
+        }
+    }
+    (largest > 0).then(|| Statement {
+        claim: format!(
+            "The cost of a page is flat: up to {largest} pages one more costs at most {FLAT} % more instructions than \
+             from 512 to 4096"
+        ),
+        against,
+        notes,
+    })
+}
+
+/// A target, and how it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Aimed {
+    /// Of what.
+    pub title: &'static str,
+    /// The target in words.
+    pub target: String,
+    /// What was measured.
+    pub measured: String,
+    /// Met or missed.
+    pub standing: Standing,
+    /// By how much.
+    pub by: String,
+}
+
+/// All targets under the terms under which they are meant; none if these were not measured.
+pub fn targets(results: &Results) -> Vec<Aimed> {
+    let Some((_, measured)) = results.headline() else {
+        return Vec::new();
+    };
+    let operations = OPERATIONS.iter().filter_map(|operation| {
+        let (target, page) = (operation.target?, measured.per_page(operation.op)?);
+        Some(aimed(
+            operation.title,
+            target.to_string(),
+            page.instructions,
+            target.instructions(),
+            operation.standing(measured),
+        ))
+    });
+    let events = EVENTS.iter().filter_map(|event| {
+        let (target, cost) = (event.target?, measured.events.get(event.name)?);
+        Some(aimed(
+            event.title,
+            format!("<= {target}"),
+            cost.instructions as f64,
+            target as f64,
+            event.standing(measured),
+        ))
+    });
+    operations.chain(events).collect()
+}
+
+fn aimed(
+    title: &'static str,
+    target: String,
+    measured: f64,
+    most: f64,
+    standing: Standing,
+) -> Aimed {
+    let percent = (measured / most - 1.0) * 100.0;
+    let by = match standing {
+        Standing::Missed if measured <= most => "barriers".to_owned(),
+        _ => format!("{percent:+.0} %"),
+    };
+    let shown = match measured.fract() == 0.0 {
+        true => measured.to_string(),
+        false => instructions(measured),
+    };
+    Aimed {
+        title,
+        target,
+        measured: shown,
+        standing,
+        by,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::counted::Terms;
+    use super::super::results::tests::results;
+    use super::*;
+
+    const SIZES: [u64; 4] = [1, 512, 4096, 65_536];
+
+    fn changed(op: u8, pages: u64, change: impl Fn(&mut crate::counts::Cost)) -> Results {
+        let mut results = results(&SIZES);
+        let terms = Terms::new("max", "ets2", "multicall");
+        if let Some(measured) = results.counted.get_mut(&terms) {
+            measured.costs.entry((op, pages)).and_modify(change);
+        }
+        results
+    }
+
+    #[test]
+    fn results_that_are_as_they_should_be_hold() {
+        let results = results(&SIZES);
+        for statement in [
+            repeats(&results, &results),
+            sections(&results),
+            flat(&results).unwrap(),
+            agree(1, Vec::new()),
+        ] {
+            assert!(statement.holds(), "{statement:?}");
+            assert_eq!(statement.notes, [""; 0]);
+        }
+        assert!(sections(&results).claim.contains("1 to 65536 pages"));
+        assert!(flat(&results).unwrap().claim.contains("up to 65536 pages"));
+        assert_eq!(
+            flat(&super::super::results::tests::results(&[512, 4096])),
+            None
+        );
+    }
+
+    #[test]
+    fn a_count_that_differs_in_the_second_round_is_named() {
+        let mut other = changed(8, 512, |cost| cost.spread = 1);
+        // With the host's clock it may.
+        other
+            .boots
+            .values_mut()
+            .for_each(|boot| boot.events.clear());
+        assert_eq!(
+            repeats(&results(&SIZES), &other).against,
+            ["max, ets2, multicall: map_scattered pages=512: spread 0 -> 1"]
+        );
+    }
+
+    #[test]
+    fn a_barrier_in_a_section_is_named() {
+        let statement = sections(&changed(128, 4096, |cost| cost.isb = 1));
+        assert_eq!(
+            statement.against,
+            ["max, ets2, multicall: map_each_in_a_section pages=4096: 0 DSB, 1 ISB, 0 TLBI"]
+        );
+        assert!(
+            sections(&changed(13, 4096, |cost| cost.isb = 1)).holds(),
+            "no section"
+        );
+    }
+
+    #[test]
+    fn a_page_that_costs_more_in_a_large_window_is_named() {
+        // 10 instructions a page, and half of one more.
+        let dearer = flat(&changed(9, 65_536, |cost| {
+            cost.instructions += 61_440 / 2 + 61_440 / 100
+        }))
+        .unwrap();
+        assert_eq!(
+            dearer.against,
+            [
+                "max, ets2, multicall: unmap up to pages=65536: 10.5 instead of 10.0 instructions per page (+5.1 %)"
+            ]
+        );
+        assert!(
+            flat(&changed(9, 65_536, |cost| cost.instructions += 61_440 / 2 - 1))
+                .unwrap()
+                .holds()
+        );
+        let cheaper = flat(&changed(9, 65_536, |cost| cost.instructions -= 61_440)).unwrap();
+        assert!(cheaper.holds());
+        assert_eq!(cheaper.notes.len(), 1);
+    }
+
+    #[test]
+    fn targets_are_met_or_missed_by_percents() {
+        let mut results = results(&SIZES);
+        let aims = targets(&results);
+        assert_eq!(aims.len(), 12);
+        let of = |aims: &[Aimed], title: &str| {
+            let aim = aims.iter().find(|aim| aim.title.contains(title)).unwrap();
+            (aim.measured.clone(), aim.standing, aim.by.clone())
+        };
+        // 1 + op instructions a page.
+        assert_eq!(
+            of(&aims, "map scattered frames, tables built"),
+            ("2".to_owned(), Standing::Met, "-50 %".to_owned())
+        );
+        assert_eq!(
+            of(&aims, "map scattered frames, tables there").1,
+            Standing::Missed
+        );
+        assert_eq!(of(&aims, "yield").2, "-56 %");
+        if let Some(measured) =
+            results
+                .counted
+                .get_mut(&Terms::new("cortex-a72", "classic", "defer-barriers"))
+        {
+            measured
+                .costs
+                .entry((1, 4096))
+                .and_modify(|cost| cost.dsb = 2);
+        }
+        assert_eq!(of(&targets(&results), "tables built").2, "barriers");
+        assert!(targets(&Results::default()).is_empty());
+    }
+}
