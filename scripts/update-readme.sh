@@ -10,7 +10,7 @@ printed=$(mktemp)
 updated=$(mktemp)
 trap 'rm -f "$printed" "$updated"' EXIT
 # The log's time stamps differ from run to run.
-cargo xtask run | tr -d '\r' | sed -E 's/^\[ *[0-9]+\.[0-9]+\] //' >"$printed"
+cargo xtask run | tr -d '\r' | sed -E 's/^\[ *[0-9]+\.[0-9]+\] //; /^lazymmu: exit/q' >"$printed"
 awk -v printed="$printed" '
     /^<!-- transcript: cargo xtask run -->$/ {
         print; getline; print

@@ -2,6 +2,7 @@
 
 //! `cargo xtask run`: from a fresh checkout to the demonstration on the screen.
 
+use crate::bench::headline;
 use crate::build;
 use crate::qemu::Input;
 use crate::qemu::boot::Watch;
@@ -62,7 +63,12 @@ impl Run {
             let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
         })?;
         match outcome.verdict {
-            Verdict::Success => Ok(()),
+            Verdict::Success => {
+                if !bootargs.split(' ').any(|word| word.starts_with("mode=")) {
+                    let _ = write!(stdout, "\n{}", headline::shown(&workspace)?);
+                }
+                Ok(())
+            }
             Verdict::Failed(failure) | Verdict::Broken(failure) => Err(failure.into()),
         }
     }

@@ -4,7 +4,8 @@
 //! policy and backend, beside Linux.
 //!
 //! One room each: [`counted`] boots, [`sides`] compares kernel, model and plugin, [`statements`] and [`baseline`] judge,
-//! [`changes`] compares two results, [`table`], [`json`] and [`html`] show. [`linux`] has Linux's figures. [`mca`] estimates
+//! [`changes`] compares two results, [`table`], [`json`] and [`html`] show. [`linux`] has Linux's figures. [`headline`] is the short
+//! form, and [`mca`] estimates
 //! cycles, which nobody counts.
 //!
 //! Instructions are no time: a machine that executes fewer of them is not faster by as much, and a barrier costs
@@ -14,6 +15,7 @@
 pub mod baseline;
 pub mod changes;
 pub mod counted;
+pub mod headline;
 pub mod html;
 pub mod json;
 pub mod linux;

@@ -140,7 +140,7 @@ fn ratio(results: &Results, op: u8, sizes: &BTreeSet<u64>) -> Option<Vec<String>
     row[1..].iter().any(|cell| cell != "-").then_some(row)
 }
 
-fn page(page: PerPage) -> String {
+pub fn page(page: PerPage) -> String {
     let barriers = [page.dsb, page.isb, page.tlbi].map(few).join(" / ");
     format!("{} / {barriers}", instructions(page.instructions))
 }
