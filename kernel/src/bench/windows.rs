@@ -27,20 +27,24 @@ pub(crate) enum Step {
 }
 
 /// One repetition. Begins and ends with nothing mapped.
-pub(crate) const STEPS: [Step; 23] = [
+pub(crate) const STEPS: [Step; 28] = [
     Step::Prepare(free_tables),
     Step::Window(1, map_scattered),
-    Step::Window(9, unmap),
-    Step::Prepare(settle),
+    Step::Window(2, unmap),
+    Step::Window(10, settle),
     // From here on the tables exist.
     Step::Window(8, map_scattered),
     Step::Window(13, protect_read_only),
     Step::Window(14, protect_read_write),
-    Step::Prepare(unmap_and_settle),
+    Step::Window(9, unmap),
+    Step::Prepare(settle),
     Step::Window(129, map_contiguous),
     Step::Prepare(unmap_and_settle),
     Step::Window(11, apply_set),
     Step::Window(12, apply_clear),
+    Step::Prepare(flush),
+    Step::Window(17, set_slots_one_by_one),
+    Step::Prepare(clear_slots),
     Step::Prepare(flush),
     Step::Window(18, set_slots),
     Step::Window(19, clear_slots),
@@ -51,7 +55,8 @@ pub(crate) const STEPS: [Step; 23] = [
     Step::Undo(unmap_and_settle),
     Step::Prepare(free_tables),
     Step::Window(4, map_contiguous),
-    Step::Prepare(unmap_and_settle),
+    Step::Window(5, unmap),
+    Step::Prepare(settle),
 ];
 
 /// Linux: `vmap_pages_range()`.
@@ -107,7 +112,27 @@ fn apply_clear(ground: &mut Ground) -> Result<(), SpaceError> {
     })
 }
 
-/// Linux: `__set_pte()` on slots that are known.
+/// Linux: `__set_pte()` on slots that are known, without lazy MMU mode: each pays for itself.
+#[inline(never)]
+fn set_slots_one_by_one(ground: &mut Ground) -> Result<(), SpaceError> {
+    let _paused = ground.mmu.lazy().paused()?;
+    for (i, frames) in ground.scattered.chunks(ENTRIES).enumerate() {
+        let first = i * ENTRIES;
+        if first >= ground.pages {
+            break;
+        }
+        let pages = ENTRIES.min(ground.pages - first);
+        let mut slots = ground
+            .space
+            .fast_pte_range(nth_table(ground.range, i, pages)?)?;
+        for (slot, frame) in frames[..pages].iter().enumerate() {
+            slots.set(slot, *frame, Prot::KERNEL)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same in a section for each table.
 #[inline(never)]
 fn set_slots(ground: &mut Ground) -> Result<(), SpaceError> {
     // A frame for each slot of a table, so that the compiler knows what index is good.
@@ -171,7 +196,8 @@ fn unmap_each(ground: &mut Ground) -> Result<(), SpaceError> {
     Ok(())
 }
 
-/// Executes the invalidation that [`unmap`] has left.
+/// Executes the invalidation that [`unmap`] has left. Linux: `flush_tlb_kernel_range()`.
+#[inline(never)]
 fn settle(ground: &mut Ground) -> Result<(), SpaceError> {
     if let Some(owed) = ground.owed.take() {
         ground.space.flush(owed);

@@ -46,7 +46,7 @@ const fn at_most(instructions: f64, barriers: Barriers) -> Option<Target> {
 
 /// All of them, in the order of the report.
 #[rustfmt::skip]
-pub const OPERATIONS: [Operation; 14] = [
+pub const OPERATIONS: [Operation; 18] = [
     Operation { op: 1, name: "map_scattered_and_build_tables", title: "map scattered frames, tables built",
         target: at_most(4.0, OnePair) },
     Operation { op: 8, name: "map_scattered", title: "map scattered frames, tables there",
@@ -56,8 +56,14 @@ pub const OPERATIONS: [Operation; 14] = [
     // Linux keeps the tables of its vmap area, and its figure is the best of five repetitions.
     Operation { op: 129, name: "map_contiguous", title: "map contiguous frames, tables there",
         target: at_most(2.0, OnePair) },
+    Operation { op: 2, name: "unmap_scattered", title: "unmap what was scattered, with its tables just built",
+        target: at_most(1.5, OnePair) },
+    Operation { op: 5, name: "unmap_contiguous", title: "unmap what was contiguous, with its tables just built",
+        target: at_most(1.5, OnePair) },
     Operation { op: 9, name: "unmap", title: "unmap, invalidation left to the caller",
         target: at_most(1.5, OnePair) },
+    Operation { op: 10, name: "flush", title: "the invalidation that was left, one for the whole range",
+        target: None },
     Operation { op: 13, name: "protect_read_only", title: "change protection to read-only",
         target: at_most(5.0, NonePerPage) },
     Operation { op: 14, name: "protect_read_write", title: "change protection to read-write",
@@ -65,6 +71,8 @@ pub const OPERATIONS: [Operation; 14] = [
     Operation { op: 11, name: "apply_set", title: "callback per page sets its entry",
         target: at_most(12.0, OnePair) },
     Operation { op: 12, name: "apply_clear", title: "callback per page clears its entry",
+        target: None },
+    Operation { op: 17, name: "set_slots_one_by_one", title: "set-PTE loop over known slots, while paused",
         target: None },
     Operation { op: 18, name: "set_slots", title: "set-PTE loop over known slots, in a section",
         target: at_most(5.0, PerTable) },

@@ -286,7 +286,10 @@ mod tests {
             assert!(page.contains(text), "{text}");
         }
         // Two plots for each operation and what is plotted, and one of bars.
-        assert_eq!(page.matches("<svg").count(), PLOTTED.len() * (2 * 14 + 1));
+        assert_eq!(
+            page.matches("<svg").count(),
+            PLOTTED.len() * (2 * crate::counts::OPERATIONS.len() + 1)
+        );
         assert!(page.contains("user: munmap with page freeing"));
     }
 
