@@ -21,7 +21,7 @@ use crate::mm::device::DeviceError;
 use crate::mm::image::Image;
 use crate::mm::layout::LINEAR_SIZE;
 use crate::mm::{self, MMU, Settings};
-use crate::platform::bootargs::{BootArgumentError, BootArguments, LinuxWords, PolicyChoice};
+use crate::platform::bootargs::{BootArgumentError, BootArguments, PassedOver, PolicyChoice};
 use crate::platform::console;
 use crate::platform::devicetree::{
     DeviceTree, DeviceTreeError, InterruptController, MachineDescription,
@@ -234,12 +234,11 @@ pub fn memory(
         linear_map: LINEAR_SIZE,
     };
     let memory = MemoryMap::new(&description, &boot, limits)?;
-    // QEMU's own board says so; on another one it is told by answering semihosting, which
-    // cargo xtask always asks for and a board without a debugger never does.
-    let kind = if description.compatible.as_str() == "linux,dummy-virt" || semihosting::has_host() {
-        runner::Machine::Emulated
-    } else {
-        runner::Machine::Hardware
+    // What the tree and the timer do not tell is told by answering semihosting, which cargo xtask
+    // always asks for and a board without a debugger never does.
+    let kind = match runner::Machine::of(description.compatible.as_str(), timer::frequency()) {
+        runner::Machine::Hardware if semihosting::has_host() => runner::Machine::Emulated,
+        kind => kind,
     };
     let machine = MACHINE.call_once(|| Machine {
         image,
@@ -257,7 +256,7 @@ pub fn memory(
     for note in &machine.description.notes {
         warn!("device tree: {note}");
     }
-    if let Some(words) = LinuxWords::find_in(machine.description.boot_arguments.as_str()) {
+    if let Some(words) = PassedOver::find_in(machine.description.boot_arguments.as_str()) {
         info!("{words}");
     }
     info!("{}", machine.description.model);

@@ -45,6 +45,18 @@ impl<const N: usize> Text<N> {
         result
     }
 
+    /// The beginning of `text` up to its first control character, as far as it fits: what others wrote,
+    /// and may go into a line of the log without beginning another one.
+    #[must_use]
+    pub fn from_line(text: &str) -> Self {
+        let line = text.split(char::is_control).next().unwrap_or_default();
+        let mut result = Self::from_text(line);
+        if line.len() < text.len() {
+            result.cut = Cut::Short;
+        }
+        result
+    }
+
     /// What `arguments` format to, as far as it fits.
     #[must_use]
     pub fn from_arguments(arguments: fmt::Arguments<'_>) -> Self {
@@ -125,6 +137,16 @@ mod tests {
     fn says_that_something_was_cut() {
         let text = Text::<4>::from_text("abcde");
         assert_eq!(text.to_string(), "abcd...");
+    }
+
+    #[test]
+    fn a_line_ends_at_the_first_control_character() {
+        assert_eq!(Text::<9>::from_line("a b \u{e9}").to_string(), "a b \u{e9}");
+        for text in ["ab\ncd", "ab\r\n", "ab\u{1b}[2J", "ab\u{85}cd", "ab\0"] {
+            assert_eq!(Text::<9>::from_line(text).to_string(), "ab...");
+        }
+        assert_eq!(Text::<1>::from_line("ab\ncd").to_string(), "a...");
+        assert_eq!(Text::<9>::from_line("").to_string(), "");
     }
 
     #[test]

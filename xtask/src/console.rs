@@ -3,7 +3,9 @@
 //! What the guest said: lines out of bytes, backtraces and expectations completed, the report kept.
 //!
 //! The kernel announces its end by `lazymmu: exit N`, and a fault by a line that
-//! begins with `panic:` or `exception:`; everything from there on is its report.
+//! begins with `panic:` or `exception:`; everything from there on is its report. The first
+//! announcement counts. A serial line that is plugged in or changes its speed may have put bytes
+//! before it that are no text; they do not hide it.
 
 use crate::expectation;
 use crate::symbols::Symbols;
@@ -58,8 +60,8 @@ impl Console {
             Some(symbols) => expectation::annotate(symbols.annotate(raw), symbols.root()),
             None => raw.to_owned(),
         };
-        if let Some(status) = raw.strip_prefix("lazymmu: exit ") {
-            self.announced = status.trim().parse().ok();
+        if let Some(status) = announcement(&bytes) {
+            self.announced.get_or_insert(status);
         } else {
             let belongs = !self.report.is_empty() || is_report(raw);
             if belongs && self.report.len() < REPORT {
@@ -92,6 +94,25 @@ impl Console {
     pub fn symbols(&self) -> Option<&Symbols> {
         self.symbols.as_ref()
     }
+}
+
+/// Whether a byte is one that the kernel prints, or its console adds.
+pub fn is_text(byte: u8) -> bool {
+    byte.is_ascii_graphic() || b" \t\r\n\x1b".contains(&byte)
+}
+
+/// The status that a line announces.
+fn announcement(line: &[u8]) -> Option<u8> {
+    let text = line
+        .iter()
+        .position(|byte| *byte != b'\r' && is_text(*byte))?;
+    let line = str::from_utf8(&line[text..]).ok()?;
+    let status = line
+        .trim_end_matches(['\n', '\r'])
+        .strip_prefix("lazymmu: exit ")?;
+    // `parse` would take a sign.
+    let is_number = status.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| status.parse().ok()).flatten()
 }
 
 fn is_report(line: &str) -> bool {
@@ -128,6 +149,46 @@ mod tests {
             ["panic: no memory", "backtrace:", "  #0 0x1"]
         );
         assert_eq!(console.announced(), Some(2));
+    }
+
+    #[test]
+    fn first_announcement_counts() {
+        let (console, _) = fed(&[b"lazymmu: exit 2\nlazymmu: exit 0\nlazymmu: exit x\n"]);
+        assert_eq!(console.announced(), Some(2));
+        let (console, _) = fed(&[b"lazymmu: exit x\nlazymmu: exit 1\n"]);
+        assert_eq!(console.announced(), Some(1));
+    }
+
+    #[test]
+    fn announcement_is_digits_at_the_beginning_of_a_line() {
+        for line in [
+            "lazymmu: exit +0",
+            "lazymmu: exit -0",
+            "lazymmu: exit x",
+            "lazymmu: exit ",
+            "lazymmu: exit 0x0",
+            "lazymmu: exit 0 of 1",
+            "lazymmu: exit  0",
+            "lazymmu: exit 256",
+            " lazymmu: exit 0",
+            "\tlazymmu: exit 0",
+            "xlazymmu: exit 0",
+            "info: lazymmu: exit 0",
+            "\u{1b}[0mlazymmu: exit 0",
+        ] {
+            let (console, _) = fed(&[line.as_bytes(), b"\r\n"]);
+            assert_eq!(console.announced(), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_do_not_hide_the_end() {
+        for before in [b"\r" as &[u8], b"\0", b"\xff\xfe", b"\r\r\0\x80\r"] {
+            let (console, _) = fed(&[b"boot\n", before, b"lazymmu: exit 3\r\n"]);
+            assert_eq!(console.announced(), Some(3), "{before:?}");
+        }
+        let (console, _) = fed(&[b"\xff x lazymmu: exit 3\n"]);
+        assert_eq!(console.announced(), None);
     }
 
     #[test]

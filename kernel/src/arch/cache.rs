@@ -44,7 +44,8 @@ fn lines(range: Range<u64>, line: u64) -> impl Iterator<Item = u64> {
 ///
 /// Rule: B2.10.8, H12: before memory is read past the caches, and before its type changes to a
 /// non-cacheable one.
-/// Witness: the DSB: `cargo xtask check`. None in QEMU, which has no caches; real hardware shows stale data.
+/// Witness: the DC and the DSB: `cargo xtask check`. None in QEMU, which has no caches; real hardware shows stale
+/// data.
 pub fn clean_and_invalidate_to_poc(range: Range<u64>) {
     for address in lines(range, data_line()) {
         // SAFETY: writing a line back does not change what memory holds for anyone who looks

@@ -8,7 +8,7 @@ use mmu::{Backend, Backing, BarrierPolicy, Context, Counts, PendingFlush, Prot, 
 use super::workload::Workload;
 use super::{DemoError, title};
 use crate::arch::Arm64;
-use crate::arch::timer;
+use crate::arch::{interrupts, timer};
 use crate::mm::terms::{Terms, TermsError};
 use crate::mm::vmap::Area;
 use crate::mm::{MMU, kernel_space};
@@ -149,11 +149,14 @@ fn measure(way: Way, work: &Workload) -> Result<Row, DemoError> {
     let terms = way.terms()?;
     // Without a PMU the register must not be read at all.
     let cycles = || start::machine().counts_cycles().is_ok().then(timer::cycles);
+    // Each CPU has a cycle counter of its own: the whole measurement is on one, and no interrupt is in it.
+    let masked = interrupts::mask();
     let before = Arm64.counters().read();
     let start = cycles();
     let mapped = map(way, &area, work);
     let end = cycles();
     let map = Arm64.counters().read() - before;
+    drop(masked);
     let checked = mapped
         .map_err(DemoError::from)
         .and_then(|()| work.read_back(&area));

@@ -17,7 +17,7 @@ use core::fmt;
 
 use mmu::{LazyMmuError, SpaceError};
 
-use self::spurious::{Ground, WAYS};
+use self::spurious::{Ground, WAYS, Way};
 use crate::arch::probe::Fault;
 use crate::mm::terms::TermsError;
 use crate::platform::exit::Status;
@@ -29,6 +29,10 @@ use crate::{println, start, wrap_errors};
 const ON_HARDWARE: u32 = 10_000_000;
 /// The same where nothing is to be seen.
 const EMULATED: u32 = 2000;
+
+/// Rounds between two lines that say how far it is: seconds on a board, which whoever reads its log takes for
+/// hung after a minute of silence.
+const PART: u32 = 1_000_000;
 
 /// Why there is no result.
 #[derive(Debug)]
@@ -93,7 +97,7 @@ fn run(iterations: Option<u32>) -> Result<Status, LitmusError> {
     println!("An entry is made valid and its page is read by the same CPU, with in between:\n");
     println!("  {:<24}| faults / iterations", "");
     for way in WAYS {
-        let faults = ground.faults(&way, iterations)?;
+        let faults = count(&ground, &way, iterations)?;
         let verdict = if faults != 0 && way.is_safe {
             status = Status::Failure;
             ": must be 0"
@@ -108,4 +112,18 @@ fn run(iterations: Option<u32>) -> Result<Status, LitmusError> {
     println!();
     costs::show(machine, ground.page());
     Ok(status)
+}
+
+/// The faults of all `iterations`, with a line after each [`PART`] but the last.
+fn count(ground: &Ground, way: &Way, iterations: u32) -> Result<u32, LitmusError> {
+    let (mut faults, mut done) = (0, 0);
+    while done < iterations {
+        let part = PART.min(iterations - done);
+        faults += ground.faults(way, part)?;
+        done += part;
+        if done < iterations {
+            println!("  ... {done} of {iterations}");
+        }
+    }
+    Ok(faults)
 }

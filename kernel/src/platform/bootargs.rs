@@ -25,9 +25,14 @@
 //! that is ignored makes a run look like a different one.
 //!
 //! The exception is what is meant for Linux, because the firmware of a Raspberry Pi puts it in front of
-//! what stands in `cmdline.txt`, whatever the kernel is, and nobody can take it away: parameters of
-//! Linux's modules, `module.parameter=value`, and the names in [`LINUX`], as often as they like. It is
-//! passed over, and one line of the log repeats it ([`LinuxWords`]). None of our names has a dot.
+//! what stands in `cmdline.txt`, whatever the kernel is, and nobody can take it away. It is passed over,
+//! and one line of the log repeats it ([`PassedOver`]). There are two rules:
+//!
+//! - The word `lazymmu` is a marker: what stands before it is passed over, whatever it is. `cargo xtask
+//!   image` begins `cmdline.txt` with it, so that no firmware can add a word that the kernel refuses. It
+//!   stands there once at most: words between two of them would be neither meant for us nor for others.
+//! - Without it, and behind it, parameters of Linux's modules, `module.parameter=value`, and the names in
+//!   [`LINUX`] are passed over, as often as they like. None of our names has a dot.
 
 use core::fmt;
 
@@ -213,13 +218,17 @@ const EXITS: [ExitMethod; 4] = [
     ExitMethod::Halt,
 ];
 
+/// What stands before this word is not for us.
+pub const MARKER: &str = "lazymmu";
+
 /// Names that the firmware of a Raspberry Pi 4, its device tree, or the `cmdline.txt` of a card made for
 /// Linux give to Linux; those with a dot are not listed.
-const LINUX: [&str; 11] = [
+const LINUX: [&str; 12] = [
     "cgroup_disable",
     "cma",
     "coherent_pool",
     "console",
+    "iommu_dma_numa_policy",
     "kgdboc",
     "numa",
     "numa_policy",
@@ -230,7 +239,7 @@ const LINUX: [&str; 11] = [
 ];
 
 /// Whether `word` is meant for Linux.
-#[inline(never)] // The image has little room, and this is asked in three places.
+#[inline(never)] // The image has little room, and this is asked in two places.
 fn is_for_linux(word: &str) -> bool {
     match word.split_once('=') {
         // The dot of a module's parameter: something stands on both of its sides.
@@ -240,30 +249,40 @@ fn is_for_linux(word: &str) -> bool {
     }
 }
 
-/// Words of the boot arguments that are meant for Linux.
+/// The words of `text` before the first [`MARKER`], none without it, and those behind it, all without it.
+fn split_at_marker(text: &str) -> (impl Iterator<Item = &str>, impl Iterator<Item = &str>) {
+    let words = text.split_ascii_whitespace();
+    let (before, passed) = match words.clone().position(|word| word == MARKER) {
+        Some(marker) => (marker, marker + 1),
+        None => (0, 0),
+    };
+    (words.clone().take(before), words.skip(passed))
+}
+
+/// Words of the boot arguments that are passed over: not empty.
 #[derive(Clone, Copy, Debug)]
-pub struct LinuxWords<'a> {
+pub struct PassedOver<'a> {
     text: &'a str,
 }
 
-impl<'a> LinuxWords<'a> {
+impl<'a> PassedOver<'a> {
     /// Those in `text`, the value of `/chosen/bootargs`; `None` if there is none.
     #[must_use]
     pub fn find_in(text: &'a str) -> Option<Self> {
-        let mut words = text.split_ascii_whitespace();
-        words.any(is_for_linux).then_some(Self { text })
+        let found = Self { text };
+        found.words().next().map(|_| found)
+    }
+
+    fn words(self) -> impl Iterator<Item = &'a str> {
+        let (before, behind) = split_at_marker(self.text);
+        before.chain(behind.filter(|word| is_for_linux(word)))
     }
 }
 
-impl fmt::Display for LinuxWords<'_> {
+impl fmt::Display for PassedOver<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("boot arguments meant for Linux and passed over:")?;
-        for word in self.text.split_ascii_whitespace() {
-            if is_for_linux(word) {
-                write!(f, " {word}")?;
-            }
-        }
-        Ok(())
+        f.write_str("boot arguments meant for others and passed over:")?;
+        self.words().try_for_each(|word| write!(f, " {word}"))
     }
 }
 
@@ -275,9 +294,12 @@ impl<'a> BootArguments<'a> {
     pub fn parse(text: &'a str) -> Result<Self, BootArgumentError<'a>> {
         let mut arguments = Self::default();
         let mut seen = [false; ARGUMENTS.len()];
-        for word in text.split_ascii_whitespace() {
+        for word in split_at_marker(text).1 {
             if is_for_linux(word) {
                 continue;
+            }
+            if word == MARKER {
+                return Err(BootArgumentError::Twice { name: MARKER });
             }
             let Some((name, value)) = word.split_once('=') else {
                 return Err(BootArgumentError::NoValue { word });
@@ -396,7 +418,10 @@ impl fmt::Display for BootArgumentError<'_> {
         for (name, allowed) in ARGUMENTS {
             write!(f, " {name}={allowed}")?;
         }
-        Ok(())
+        write!(
+            f,
+            "; what is meant for others may stand before the word {MARKER}"
+        )
     }
 }
 
@@ -447,7 +472,7 @@ mod tests {
     /// What a Raspberry Pi 4 passed to Linux: its tree's, the firmware's, those of `cmdline.txt`.
     const OF_A_PI: &str = "coherent_pool=1M 8250.nr_uarts=1 snd_bcm2835.enable_headphones=0 \
         cgroup_disable=memory numa_policy=interleave nvme.max_host_mem_size_mb=32 \
-        snd_bcm2835.enable_headphones=1 numa=fake=4 video=HDMI-A-1:1280x720M@60 \
+        snd_bcm2835.enable_headphones=1 numa=fake=4 iommu_dma_numa_policy=interleave video=HDMI-A-1:1280x720M@60 \
         bcm2708_fb.fbwidth=0 smsc95xx.macaddr=02:00:00:00:00:00 vc_mem.mem_base=0x3ec00000 \
         vc_mem.mem_size=0x40000000  console=ttyS0,115200 console=tty1 kgdboc=ttyS0,115200 \
         root=PARTUUID=00000000-02 rootfstype=ext4 fsck.repair=yes rootwait cma=64M";
@@ -460,17 +485,66 @@ mod tests {
             arguments,
             BootArguments::parse("mode=selftest lazy=eager").unwrap()
         );
-        let shown = LinuxWords::find_in(&text).unwrap().to_string();
+        let shown = PassedOver::find_in(&text).unwrap().to_string();
         let words = OF_A_PI
             .split_ascii_whitespace()
             .collect::<Vec<_>>()
             .join(" ");
         assert_eq!(
             shown,
-            format!("boot arguments meant for Linux and passed over: {words}")
+            format!("boot arguments meant for others and passed over: {words}")
         );
-        assert!(LinuxWords::find_in("mode=selftest filter=a.b").is_none());
-        assert!(LinuxWords::find_in("").is_none());
+        assert!(PassedOver::find_in("mode=selftest filter=a.b").is_none());
+        assert!(PassedOver::find_in("").is_none());
+    }
+
+    #[test]
+    fn what_stands_before_the_marker_is_passed_over_whatever_it_is() {
+        let passed = |text: &str| PassedOver::find_in(text).map(|words| words.to_string());
+        let ours = BootArguments::parse("mode=selftest lazy=eager");
+        assert!(ours.is_ok());
+        // At the beginning, as `cargo xtask image` writes it: nothing is passed over.
+        let text = "lazymmu mode=selftest lazy=eager";
+        assert_eq!(BootArguments::parse(text), ours);
+        assert_eq!(passed(text), None);
+        // In the middle, behind what nobody knows, what is malformed, and what would be ours.
+        let text = "new_in_2031=1 quiet =x mode=soak mode=hang  lazymmu mode=selftest lazy=eager";
+        assert_eq!(BootArguments::parse(text), ours);
+        assert_eq!(
+            passed(text).as_deref(),
+            Some(
+                "boot arguments meant for others and passed over: new_in_2031=1 quiet =x mode=soak mode=hang"
+            )
+        );
+        // Alone, and at the end.
+        let defaults = Ok(BootArguments::default());
+        assert_eq!(BootArguments::parse("lazymmu"), defaults);
+        assert_eq!(BootArguments::parse("quiet lazymmu"), defaults);
+        // Linux's words may stand behind it as well.
+        let text = "quiet lazymmu console=tty1 mode=selftest lazy=eager";
+        assert_eq!(BootArguments::parse(text), ours);
+        assert!(passed(text).is_some_and(|line| line.ends_with(": quiet console=tty1")));
+    }
+
+    #[test]
+    fn behind_the_marker_as_without_one_every_word_must_be_known() {
+        for text in ["new_in_2031=1 mode=demo", "lazymmu new_in_2031=1 mode=demo"] {
+            let name = "new_in_2031";
+            let error = BootArgumentError::Unknown { name };
+            assert_eq!(BootArguments::parse(text), Err(error), "{text}");
+        }
+        for text in [
+            "lazymmu lazymmu",
+            "quiet lazymmu mode=demo lazymmu log=info",
+        ] {
+            let name = MARKER;
+            let error = BootArgumentError::Twice { name };
+            assert_eq!(BootArguments::parse(text), Err(error), "{text}");
+        }
+        // Neither is the marker.
+        for text in ["quiet lazymmu=1", "quiet Lazymmu", "quiet lazymmu:"] {
+            assert!(BootArguments::parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -56,6 +56,19 @@ pub enum Machine {
     Hardware,
 }
 
+impl Machine {
+    /// Whose device tree begins its `compatible` so, and whose counter has so many ticks per second.
+    #[must_use]
+    pub fn of(compatible: &str, frequency: u64) -> Self {
+        /// QEMU's, unless it is told otherwise; a Raspberry Pi 4 has 54 MHz.
+        const QEMU: u64 = 62_500_000;
+        match (compatible, frequency) {
+            ("linux,dummy-virt", _) | ("raspberrypi,4-model-b", QEMU) => Self::Emulated,
+            _ => Self::Hardware,
+        }
+    }
+}
+
 /// Runs the tests of `registry` that `filter` selects.
 ///
 /// # Errors

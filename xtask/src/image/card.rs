@@ -3,7 +3,8 @@
 //! What is on a card: our three files, and the firmware's where they are given.
 
 use super::firmware::PARTS;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use kernel::platform::bootargs::{BootArguments, MARKER};
 use std::fs;
 use std::path::Path;
 
@@ -47,18 +48,11 @@ impl Card {
     ///
     /// # Errors
     ///
-    /// When the boot arguments are not one line of plain text.
+    /// Those of [`command_line`].
     pub fn new(kernel: Vec<u8>, bootargs: &str, firmware: Vec<File>) -> Result<Self> {
-        // The firmware reads the first line, as bytes.
-        ensure!(
-            bootargs
-                .bytes()
-                .all(|byte| byte == b' ' || byte.is_ascii_graphic()),
-            "the boot arguments {bootargs:?} are not one line of ASCII text, which is all that {COMMAND_LINE} can hold"
-        );
         let mut files = vec![
             File::new(CONFIGURATION, CONFIG),
-            File::new(COMMAND_LINE, format!("{bootargs}\n")),
+            File::new(COMMAND_LINE, command_line(bootargs)?),
             File::new(KERNEL, kernel),
         ];
         files.extend(firmware);
@@ -89,6 +83,26 @@ impl Card {
         }
         Ok(())
     }
+}
+
+/// What [`COMMAND_LINE`] says: `bootargs` behind the word that ends what the firmware puts in front.
+///
+/// # Errors
+///
+/// When they are not one line of plain text, or the kernel would refuse them.
+pub fn command_line(bootargs: &str) -> Result<String> {
+    // The firmware reads the first line, as bytes.
+    ensure!(
+        bootargs
+            .bytes()
+            .all(|byte| byte == b' ' || byte.is_ascii_graphic()),
+        "the boot arguments {bootargs:?} are not one line of ASCII text, which is all that {COMMAND_LINE} can hold"
+    );
+    let line = format!("{MARKER} {bootargs}");
+    if let Err(error) = BootArguments::parse(&line) {
+        return Err(anyhow!("the kernel would refuse this card: {error}"));
+    }
+    Ok(line + "\n")
 }
 
 #[cfg(test)]
@@ -152,10 +166,28 @@ mod tests {
         };
         assert_eq!(
             line("mode=selftest filter=lazy*").ok(),
-            Some(b"mode=selftest filter=lazy*\n".to_vec())
+            Some(b"lazymmu mode=selftest filter=lazy*\n".to_vec())
         );
         for bad in ["mode=demo\nlog=debug", "mode=d\u{e9}mo", "a\tb"] {
             assert!(line(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_refused_in_its_words() {
+        for bad in [
+            "mode=bogus",
+            "mode",
+            "lasy=eager",
+            "log=info log=info",
+            "lazymmu",
+            "filter=a..b",
+        ] {
+            let kernels = BootArguments::parse(&format!("lazymmu {bad}"))
+                .expect_err(bad)
+                .to_string();
+            let ours = command_line(bad).expect_err(bad).to_string();
+            assert!(ours.ends_with(&kernels), "{ours}");
         }
     }
 

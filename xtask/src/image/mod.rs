@@ -50,12 +50,13 @@ impl Image {
             Some(folder) => firmware::read(folder)?,
             None => Vec::new(),
         };
-        let artifacts = build::build(&workspace)?;
-        let kernel = read(&artifacts.image)?;
         let bootargs = match self.bootargs.join(" ") {
             none if none.is_empty() => BOOTARGS.to_owned(),
             bootargs => bootargs,
         };
+        card::command_line(&bootargs)?;
+        let artifacts = build::build(&workspace)?;
+        let kernel = read(&artifacts.image)?;
         let card = Card::new(kernel, &bootargs, firmware)?;
         let symbols = read(&artifacts.elf)?;
         let places = Places::below(workspace.target());

@@ -62,7 +62,9 @@ pub fn judge(ended: &Ended, console: &Console, again: &str, command: &str) -> Ve
         Finding::Vanished => {
             let what = "QEMU ended, but the kernel did not announce its end (`lazymmu: exit N`): \
                         it was switched off or reset in between";
-            (1, what.to_owned(), look_inside(again))
+            // Where the log is, if the kernel found no UART.
+            let what = with_lines(what.to_owned(), ended.stderr.lines());
+            (1, what, look_inside(again))
         }
         Finding::QemuFailed => (
             1,
@@ -101,13 +103,15 @@ pub fn announced(status: u8, console: &Console, next: &str) -> Verdict {
 }
 
 fn hung(why: &str, ended: &Ended) -> String {
-    let mut what = format!("the guest hangs: {why}");
-    for line in ended
-        .stuck_at
-        .iter()
-        .map(String::as_str)
-        .chain(ended.stderr.lines())
-    {
+    let stuck_at = ended.stuck_at.iter().map(String::as_str);
+    with_lines(
+        format!("the guest hangs: {why}"),
+        stuck_at.chain(ended.stderr.lines()),
+    )
+}
+
+fn with_lines<'a>(mut what: String, lines: impl Iterator<Item = &'a str>) -> String {
+    for line in lines {
         let _ = write!(what, "\n  {line}");
     }
     what
@@ -121,11 +125,8 @@ fn qemu_failed(ended: &Ended) -> String {
         },
         End::Halted | End::Hung(_) | End::Interrupted => "stopped".to_owned(),
     };
-    let mut what = format!("QEMU {how} before the kernel announced its end");
-    for line in ended.stderr.lines() {
-        let _ = write!(what, "\n  {line}");
-    }
-    what
+    let what = format!("QEMU {how} before the kernel announced its end");
+    with_lines(what, ended.stderr.lines())
 }
 
 /// Adds the kernel's report, or else its last lines.
@@ -242,5 +243,9 @@ mod tests {
             report.contains("  qemu: odd\n") && report.ends_with("started by: qemu -x"),
             "{report}"
         );
+        ended.end = exited(0);
+        let (status, report) = text(&ended);
+        assert_eq!(status, 1);
+        assert!(report.contains("in between\n  qemu: odd\n"), "{report}");
     }
 }

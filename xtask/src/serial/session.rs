@@ -8,7 +8,7 @@
 //! is no success, whatever the line says.
 
 use super::port::{Heard, Port};
-use crate::console::Console;
+use crate::console::{self, Console};
 use crate::failure::{self, Failure};
 use crate::guest;
 use crate::ktap::{Parser, Report};
@@ -112,8 +112,10 @@ impl Session {
     }
 
     fn feed(&mut self, bytes: &[u8], mut sink: impl FnMut(&str)) {
-        let is_text = |byte: &&u8| byte.is_ascii_graphic() || b" \t\r\n\x1b".contains(byte);
-        self.odd += bytes.len() - bytes.iter().filter(is_text).count();
+        self.odd += bytes
+            .iter()
+            .filter(|byte| !console::is_text(**byte))
+            .count();
         self.bytes += bytes.len();
         let parser = &mut self.parser;
         self.console

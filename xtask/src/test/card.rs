@@ -24,6 +24,9 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 /// Not what a card has by default: that these tests run shows that the command line was read.
 const BOOTARGS: &str = "mode=selftest filter=boot-arguments*";
 
+/// What a firmware of tomorrow may put before the command line, which has to say that it is for others.
+const OF_FIRMWARE: &str = "new_in_2031=1 quiet";
+
 /// Writes a card, reads it and boots `machine`; nothing comes back when the filter does not select it.
 ///
 /// # Errors
@@ -75,9 +78,10 @@ fn boot(bench: &Bench<'_>, machine: &Machine) -> Result<Result<(), Vec<String>>>
         image: extracted,
         size: kernel.len(),
     };
+    let bootargs = format!("{OF_FIRMWARE} {}", command_line.trim_end());
     let boot = Boot {
         machine,
-        bootargs: command_line.trim_end(),
+        bootargs: &bootargs,
         artifacts: &artifacts,
         input: Input::Usual,
         watch: Watch::Timeout(TIMEOUT),

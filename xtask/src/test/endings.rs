@@ -118,10 +118,10 @@ const ENDINGS: [Ending; 24] = [
         says: &["error: device tree has no interrupt controller the kernel knows"] },
     // With the boot arguments of a board's firmware, and those of its usual cmdline.txt.
     Ending { name: "raspi4b_demo", board: Raspi4b, smp: 4, mebibytes: 2 * GIB, tree: Tree::Usual, status: 0,
-        bootargs: "coherent_pool=1M 8250.nr_uarts=1 snd_bcm2835.enable_headphones=0 cgroup_disable=memory numa_policy=interleave \
+        bootargs: "coherent_pool=1M 8250.nr_uarts=1 snd_bcm2835.enable_headphones=0 cgroup_disable=memory numa_policy=interleave iommu_dma_numa_policy=interleave \
             smsc95xx.macaddr=02:00:00:00:00:00 vc_mem.mem_base=0x3ec00000 vc_mem.mem_size=0x40000000  \
             console=ttyS0,115200 console=tty1 root=/dev/mmcblk0p2 rootfstype=ext4 fsck.repair=yes rootwait",
-        says: &["entered at EL2, image at 0x80000,", "meant for Linux and passed over: coherent_pool=1M 8250.nr_uarts=1 *fsck.repair=yes rootwait",
+        says: &["entered at EL2, image at 0x80000,", "meant for others and passed over: coherent_pool=1M 8250.nr_uarts=1 *fsck.repair=yes rootwait",
             "info: Raspberry Pi 4 Model B", "4 of 4 CPUs are online", "== 5.", "lazymmu: exit 0"] },
     Ending { name: "raspi4b_with_atags", board: Raspi4b, smp: 4, mebibytes: 2 * GIB, tree: Tree::Missing, bootargs: "", status: 1,
         says: &["error: no device tree: x0 was 0x100", "lazymmu: exit 1"] },

@@ -76,7 +76,7 @@ fn enable_method(node: &Place<'_>, notes: &mut Notes) -> Result<EnableMethod, De
         Some(other) => {
             notes.add(Note::UnknownEnableMethod {
                 node: node.path(),
-                method: Quoted::from_text(other),
+                method: Quoted::from_line(other),
             });
             Ok(EnableMethod::Unknown)
         }
@@ -127,7 +127,7 @@ pub fn psci(tree: Tree<'_>, notes: &mut Notes) -> Result<Option<Conduit>, Device
             return Err(DeviceTreeError::BadValue {
                 node: node.path(),
                 property: "method",
-                value: Quoted::from_text(other),
+                value: Quoted::from_line(other),
                 allowed: "hvc or smc",
             });
         }

@@ -45,7 +45,7 @@ pub fn console(tree: Tree<'_>, notes: &mut Notes) -> Result<Option<Console>, Dev
                 }));
             }
             None => notes.add(Note::StdoutPathUnusable {
-                path: Quoted::from_text(path),
+                path: Quoted::from_line(path),
             }),
         }
     } else {
@@ -83,7 +83,7 @@ pub fn interrupt_controller(
     };
     let compatible = named.and_then(|node| node.texts("compatible").next());
     Err(DeviceTreeError::NoInterruptController {
-        found: Quoted::from_text(compatible.unwrap_or_default()),
+        found: Quoted::from_line(compatible.unwrap_or_default()),
     })
 }
 

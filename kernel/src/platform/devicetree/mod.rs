@@ -79,8 +79,8 @@ impl<'a> DeviceTree<'a> {
         let (interrupt_controller, gic) = devices::interrupt_controller(tree)?;
         let first_compatible = root.texts("compatible").next().unwrap_or_default();
         Ok(MachineDescription {
-            model: Text::from_text(root.text("model").unwrap_or_default()),
-            compatible: Text::from_text(first_compatible),
+            model: Text::from_line(root.text("model").unwrap_or_default()),
+            compatible: Text::from_line(first_compatible),
             memory,
             reservations: memory::reservations(tree, &mut notes)?,
             console: devices::console(tree, &mut notes)?,

@@ -32,7 +32,7 @@ use crate::{
         features::{Ets, Features},
         interrupts as irq_mask,
         percpu::{self, PerCpu},
-        timer,
+        timer::{self, CycleCounter},
     },
     mm::{MMU, device::DeviceError, kernel_space},
     platform::{
@@ -308,6 +308,8 @@ pub fn enter(slot: usize) {
     if !candidate.decide(State::Claimed) {
         irq_mask::halt();
     }
+    // Whether the counter moves was found out on the boot CPU; here it has to be started as well.
+    let _ = CycleCounter::start(&Features::of_this_cpu());
     if let Err(error) = interrupts::init_cpu()
         .and_then(|()| stop::enable())
         .and_then(|()| call::enable())

@@ -10,6 +10,25 @@ use super::super::registry::Suite;
 use super::*;
 use crate::{case, cases, expect, expect_eq, group, skip};
 
+#[test]
+fn a_raspberry_pi_is_emulated_if_its_counter_is_qemus() {
+    assert_eq!(
+        Machine::of("raspberrypi,4-model-b", 54_000_000),
+        Machine::Hardware
+    );
+    assert_eq!(
+        Machine::of("raspberrypi,4-model-b", 62_500_000),
+        Machine::Emulated
+    );
+    assert_eq!(Machine::of("raspberrypi,4-model-b", 0), Machine::Hardware);
+    assert_eq!(
+        Machine::of("linux,dummy-virt", 54_000_000),
+        Machine::Emulated
+    );
+    // Some board may have such a counter.
+    assert_eq!(Machine::of("acme,board", 62_500_000), Machine::Hardware);
+}
+
 thread_local! {
     /// Frames the pretended kernel has free.
     static FRAMES: Cell<i32> = const { Cell::new(100) };

@@ -8,7 +8,9 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 
 use super::interrupts::in_interrupt;
-use super::sched_fixture::{Slices, cpus, pinned, second_cpu, settle, spin_until, switches_of_cpu};
+use super::sched_fixture::{
+    Slices, cpus, join_and_settle, pinned, second_cpu, settle, spin_until, switches_of_cpu,
+};
 use crate::arch::switch::{self, Context};
 use crate::arch::{interrupts, sysreg, timer};
 use crate::mm::{frames, heap};
@@ -291,13 +293,13 @@ fn one_task_needs_no_ticks() -> TestResult {
 fn a_task_costs_its_stack_and_512_bytes() -> TestResult {
     expect!(size_of::<Task>() + 16 <= 512);
     // The first one may take tables for the stacks and room in the list of areas, which stay.
-    expect_ok!(spawn("warm-up", || ())).join();
+    join_and_settle(expect_ok!(spawn("warm-up", || ())));
     let frames_before = frames::usage().used;
     let heap_before = heap::bytes_used();
     let task = expect_ok!(spawn("measured", || ()));
     let frames = frames::usage().used - frames_before;
     let heap = heap::bytes_used() - heap_before;
-    task.join();
+    join_and_settle(task);
     expect_eq!(frames, STACK_PAGES);
     expect!(heap <= 512, "{heap} bytes of heap");
     expect_eq!(frames::usage().used, frames_before);

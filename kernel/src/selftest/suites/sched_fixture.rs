@@ -17,6 +17,15 @@ use crate::sched::{self, Builder, CPUS, JoinHandle, SLICE_PER_SECOND, SpawnError
 use crate::selftest::expect::Outcome;
 use crate::skip;
 
+/// Waits for the end of `task`, and until whoever had its CPU has let go of it as well: what it took of the heap is
+/// free only then, which on another CPU is a moment after the join.
+pub(super) fn join_and_settle(task: JoinHandle<()>) {
+    task.join();
+    while !sched::is_quiet() {
+        sched::yield_now();
+    }
+}
+
 /// A space of one task's own, which no CPU translates with: what is done to it may be interrupted anywhere, because
 /// no lock is held.
 pub(super) struct Private {

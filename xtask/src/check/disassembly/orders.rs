@@ -48,7 +48,7 @@ const WRITE_BACK: Step = Step::Call("kernel::arch::cache::clean_and_invalidate_t
 
 /// All of them.
 #[rustfmt::skip]
-pub const ORDERS: [Order; 12] = [
+pub const ORDERS: [Order; 13] = [
     Order { rule: "H10", function: "boot::entry::entry", on: On::Every, undoes: None,
         steps: &[DROP, INIT, Step::Call("boot::tables::build"), ENABLE], before: Step::Jump },
     Order { rule: "H10", function: "boot::secondary::entry", on: On::Every, undoes: None,
@@ -72,6 +72,10 @@ pub const ORDERS: [Order; 12] = [
         steps: &[Step::Release, Step::Dsb(SY)], before: Step::Event },
     Order { rule: "H17", function: "kernel::platform::smp::wake::release", on: On::Some, undoes: Some(Step::Store),
         steps: &[Step::Release, WRITE_BACK, Step::Dsb(SY)], before: Step::Event },
+    // A range without a line is left alone, so this is what one way does: the one that has a line.
+    Order { rule: "H17", function: "kernel::arch::cache::clean_and_invalidate_to_poc", on: On::Some,
+        undoes: Some(Step::Clean(&[Cache::Invalidate, Cache::Clean, Cache::ToUnification])),
+        steps: &[Step::Clean(&[Cache::CleanInvalidate]), Step::Dsb(SY)], before: Step::Leave },
     Order { rule: "H14", function: "boot::switch::switch_ttbr1", on: On::Every, undoes: None,
         steps: &[Step::Dsb(ISH), Step::Write(TTBR1_EL1), Step::Isb, Step::Tlbi, Step::Dsb(NSH), Step::Isb,
             Step::Write(TTBR1_EL1), Step::Isb],

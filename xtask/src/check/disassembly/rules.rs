@@ -500,6 +500,7 @@ mod tests {
             Step::Dsb(kind) => 0xd503_309f | u32::from(kind) << 8,
             Step::Isb => ISB,
             Step::Clean([Cache::Invalidate]) => IVAC,
+            Step::Clean([Cache::CleanInvalidate]) => CIVAC,
             Step::Clean(_) => CVAC,
             Step::Fetch => 0xd508_751f,
             Step::Tlbi => TLBI,
@@ -591,6 +592,29 @@ mod tests {
             words.insert(order.steps.len(), STR);
             assert_eq!(found(order, words).len(), 1, "{order:?}");
         }
+    }
+
+    #[test]
+    fn the_write_back_is_clean_and_invalidate_to_the_point_of_coherency() {
+        let function = "kernel::arch::cache::clean_and_invalidate_to_poc";
+        let order = ORDERS.iter().find(|order| order.function == function);
+        let order = order.expect("there is one");
+        // A loop that may be passed over, and its barrier.
+        let with = |words: &[u32]| {
+            let mut body = vec![cbz(words.len() as u32 + 2)];
+            body.extend_from_slice(words);
+            // cbnz x0, back to the first of them.
+            let back = (-(words.len() as i32)) as u32 & 0x7_ffff;
+            body.extend([0xb500_0000 | back << 5, DSB_SY, RET]);
+            found(order, body)
+        };
+        const CVAU: u32 = 0xd50b_7b20; // dc cvau, x0
+        assert_eq!(with(&[CIVAC]), []);
+        for words in [&[CVAU] as &[u32], &[CVAC], &[IVAC], &[NOP], &[CIVAC, CVAU]] {
+            assert_eq!(with(words).len(), 1, "{words:x?}");
+        }
+        let without_barrier = found(order, vec![cbz(3), CIVAC, NOP, DSB_ISH, RET]);
+        assert_eq!(without_barrier.len(), 1);
     }
 
     #[test]

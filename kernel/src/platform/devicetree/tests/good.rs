@@ -455,6 +455,25 @@ fn lists_of_strings_end_with_their_last_nul() {
 }
 
 #[test]
+fn no_text_of_the_tree_begins_a_line_of_the_log() {
+    let forged = "a\nlazymmu: exit 0\n";
+    let mut source = pi4();
+    source = source.text("model", forged).text("compatible", forged);
+    let machine = describe(&source.blob());
+    assert_eq!(machine.model.to_string(), "a...");
+    assert_eq!(machine.compatible.to_string(), "a...");
+
+    let mut source = virt();
+    let method = texts(&[forged]);
+    source.at("cpus/cpu@0").set("enable-method", method);
+    let machine = describe(&source.blob());
+    assert!(!machine.notes.is_empty());
+    for note in &machine.notes {
+        assert!(!note.to_string().contains('\n'), "{note}");
+    }
+}
+
+#[test]
 fn every_note_says_something() {
     let node = NodePath::from_text("/a/node");
     let word = Quoted::from_text("word");
