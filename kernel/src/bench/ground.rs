@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use mmu::{Frame, Mmu, PageRange, PendingFlush, SpaceError};
+use mmu::{ENTRIES, Frame, Mmu, PageRange, PendingFlush, SpaceError};
 
 use super::BenchError;
 use crate::arch::Arm64;
@@ -49,20 +49,22 @@ impl Ground {
     pub(super) fn new(pages: usize) -> Result<Self, BenchError> {
         /// Shares no factor with a power of two, so that each frame comes once.
         const STRIDE: usize = 97;
+        // A slot loop takes a whole table of frames.
+        let frames = pages.next_multiple_of(ENTRIES);
         let block = Block {
-            first: frames::alloc_contiguous(pages)?,
-            frames: pages,
+            first: frames::alloc_contiguous(frames)?,
+            frames,
         };
         // Nothing else is in the vmap area yet, so this begins at a table's start.
         let area = Area::reserve(pages as u64)?;
-        let nth = |i: usize| block.first.offset((i * STRIDE % pages) as u64);
+        let nth = |i: usize| block.first.offset((i * STRIDE % frames) as u64);
         Ok(Self {
             mmu: &MMU,
             owed: None,
             space: kernel_space::lock(),
             range: area.pages(),
             pages,
-            scattered: (0..pages).filter_map(nth).collect(),
+            scattered: (0..frames).filter_map(nth).collect(),
             area,
             block,
         })

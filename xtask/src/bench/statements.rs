@@ -315,7 +315,7 @@ mod tests {
     fn targets_are_met_or_missed_by_percents() {
         let mut results = results(&SIZES);
         let aims = targets(&results);
-        assert_eq!(aims.len(), 14);
+        assert_eq!(aims.len(), 15);
         let of = |aims: &[Aimed], title: &str| {
             let aim = aims.iter().find(|aim| aim.title.contains(title)).unwrap();
             (aim.measured.clone(), aim.standing, aim.by.clone())

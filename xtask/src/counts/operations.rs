@@ -52,7 +52,7 @@ pub const OPERATIONS: [Operation; 18] = [
     Operation { op: 8, name: "map_scattered", title: "map scattered frames, tables there",
         target: at_most(4.0, OnePair) },
     Operation { op: 4, name: "map_contiguous_and_build_tables", title: "map contiguous frames, tables built",
-        target: None },
+        target: at_most(2.0, OnePair) },
     // Linux keeps the tables of its vmap area, and its figure is the best of five repetitions.
     Operation { op: 129, name: "map_contiguous", title: "map contiguous frames, tables there",
         target: at_most(2.0, OnePair) },
