@@ -78,7 +78,41 @@ impl Windows {
     }
 }
 
+/// What the page-table library executes (kernel/mmu/src/hardware.rs); by kind and name in [`Window`].
+const OF_THE_LIBRARY: [(&str, &[&str]); 3] = [
+    ("dsb", &["ish", "ishst"]),
+    ("dmb", &["ishst"]),
+    (
+        "tlbi",
+        &[
+            "vmalle1is",
+            "aside1is",
+            "vae1is",
+            "vale1is",
+            "vaae1is",
+            "vaale1is",
+            "rvae1is",
+            "rvale1is",
+            "rvaae1is",
+            "rvaale1is",
+        ],
+    ),
+];
+
 impl Window {
+    /// Barriers and invalidations that are not the library's: where nobody else is at work, one of them is in the
+    /// place of another.
+    pub fn strange(&self) -> Vec<String> {
+        let found = [&self.dsb, &self.dmb, &self.tlbi];
+        let kinds = OF_THE_LIBRARY.iter().zip(found);
+        kinds
+            .flat_map(|((kind, known), found)| {
+                let strange = found.keys().filter(|name| !known.contains(&name.as_str()));
+                strange.map(move |name| format!("{kind} {name}"))
+            })
+            .collect()
+    }
+
     /// All DSB.
     pub fn all_dsb(&self) -> u64 {
         self.dsb.values().sum()
@@ -215,6 +249,21 @@ mod tests {
     const LINE: &str = "{\"id\":134217732,\"op\":8,\"pages\":4,\"execution\":2,\"vcpu\":0,\
         \"instructions\":338,\"dsb\":{\"ish\":2,\"ishst\":1},\"dmb\":{},\"tlbi\":{\"vaale1is\":4},\
         \"isb\":1,\"eret\":0,\"exceptions\":0}";
+
+    #[test]
+    fn what_is_not_the_library_s_is_strange() {
+        let one = |name: &str| Named::from([(name.to_owned(), 1)]);
+        let mut window = Window {
+            dsb: one("ishst"),
+            dmb: one("ishst"),
+            tlbi: one("rvaale1is"),
+            ..Window::default()
+        };
+        assert_eq!(window.strange(), [""; 0]);
+        window.dsb = one("nshst");
+        window.tlbi = one("vaale1");
+        assert_eq!(window.strange(), ["dsb nshst", "tlbi vaale1"]);
+    }
 
     #[test]
     fn a_line_is_read_and_shown() {

@@ -269,6 +269,15 @@ pub fn outside(windows: &Windows, terms: String) -> (Measured, Vec<String>) {
     let mut problems = windows.problems.clone();
     let mut by_id: BTreeMap<(u64, u64), Executions<'_>> = BTreeMap::new();
     for window in &windows.windows {
+        if OPERATIONS
+            .iter()
+            .any(|known| u64::from(known.op) == window.op)
+        {
+            let at = format!("window op={} pages={}", window.op, window.pages);
+            problems.extend(window.strange().iter().map(|what| {
+                format!("{at}: the plugin has seen {what}, which is not the library's")
+            }));
+        }
         let of_this = by_id.entry((window.op, window.pages));
         of_this
             .or_insert_with(|| Executions(Vec::new()))

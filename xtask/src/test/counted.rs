@@ -140,6 +140,12 @@ fn differences(log: &str, outside: &Windows) -> Vec<String> {
             problems.push(format!("window {number}: the kernel has not counted it"));
             continue;
         };
+        if window.exceptions == 0 {
+            let strange = window.strange();
+            problems.extend(strange.iter().map(|what| {
+                format!("window {number}: the plugin has seen {what}, which is not the library's")
+            }));
+        }
         let outside = seen(window);
         if inside != outside {
             problems.push(format!(
