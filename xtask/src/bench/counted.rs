@@ -169,15 +169,15 @@ impl Setup<'_> {
     }
 
     /// What `cpu` executes up to `kernel_main`, in the linear map, and up to the first self-test; and as events, with
-    /// a second CPU and the host's clock, what it takes to wake a task there.
+    /// a second CPU and the host's clock, what it takes to wake a task there. And what is wrong with these windows.
     ///
     /// # Errors
     ///
     /// Those of [`count`](Self::count).
-    pub fn count_boot(&self, cpu: &str) -> Result<Measured> {
+    pub fn count_boot(&self, cpu: &str) -> Result<(Measured, Vec<String>)> {
         // A suite that needs next to nothing.
         let (_, windows) = self.boot(&machine(cpu), "mode=selftest filter=boot-arguments")?;
-        let (mut measured, _) = outside(&windows, "boot".to_owned());
+        let (mut measured, mut problems) = outside(&windows, "boot".to_owned());
         measured
             .costs
             .retain(|(op, _), _| (TO_KERNEL_MAIN..=TO_SELF_TEST).contains(op));
@@ -187,12 +187,23 @@ impl Setup<'_> {
             ..machine(cpu)
         };
         let (_, windows) = self.boot(&pair, "mode=bench policy=classic pages=1")?;
-        let (both, _) = outside(&windows, String::new());
+        let (both, more) = outside(&windows, String::new());
+        problems.extend(more);
         measured.events = both.events;
         measured
             .events
             .retain(|name, _| WAKES.iter().any(|event| event.name == *name));
-        Ok(measured)
+        for event in &WAKES {
+            if !measured.events.contains_key(event.name) {
+                problems.push(format!("{}: the plugin has not seen it", event.title));
+            }
+        }
+        for op in TO_KERNEL_MAIN..=TO_SELF_TEST {
+            if measured.of(op).next().is_none() {
+                problems.push(format!("window op={op}: the plugin has not seen it"));
+            }
+        }
+        Ok((measured, problems))
     }
 
     /// Boots, and comes back with the console and the windows.
