@@ -7,7 +7,7 @@
 //! it is written there, a line for each window,
 //!
 //! ```text
-//! predicted backend=multicall policy=classic tlb=ttl,range op=8 pages=512 dsb=1 isb=1 tlbi=0
+//! predicted backend=multicall policy=classic tlb=ttl,range op=8 pages=512 dsb=1 isb=1 tlbi=0 ish=0
 //! ```
 //!
 //! (of up to `LAZYMMU_PAGES` pages, if that is set), and `cargo xtask test` compares it with what the kernel has counted and with what a QEMU plugin has.
@@ -117,19 +117,20 @@ fn machine(cpu: Cpu, backend: Backend, policy: BarrierPolicy) -> &'static Mmu<Sa
     Box::leak(Box::new(mmu))
 }
 
-/// Executes a window and returns its (DSB, ISB, TLBI), which are what the contract asks for.
-fn measure(ground: &mut Ground, terms: Terms, body: Body) -> Result<(usize, usize, usize), String> {
+/// Executes a window and returns its DSB, ISB, TLBI, and the `DSB ISH` among the DSB, which are what the contract asks for.
+fn measure(ground: &mut Ground, terms: Terms, body: Body) -> Result<[usize; 4], String> {
     let sim = &ground.mmu.kernel().sim;
     sim.take_trace();
     body(ground).map_err(|error| error.to_string())?;
     let events = sim.take_trace();
     replay(terms, &events, Debt::default(), Pays::All)?;
     let count = |is: fn(Effect) -> bool| events.iter().filter(|event| is(event.what)).count();
-    Ok((
+    Ok([
         count(|what| matches!(what, Effect::DsbIshst | Effect::DsbIsh)),
         count(|what| what == Effect::Isb),
         count(|what| matches!(what, Effect::Tlbi { .. })),
-    ))
+        count(|what| what == Effect::DsbIsh),
+    ])
 }
 
 /// Pages of the largest window that is asked for.
@@ -160,13 +161,13 @@ fn predict(cpu: Cpu, backend: Backend, policy: BarrierPolicy) -> String {
                 Step::Window(op, body) | Step::Calls(op, body) => (op, body),
             };
             let at = || format!("{backend}, {policy}, {}: op {op}, {pages} pages", cpu.name);
-            let (dsb, isb, tlbi) =
+            let [dsb, isb, tlbi, ish] =
                 measure(&mut ground, terms, body).unwrap_or_else(|what| panic!("{}: {what}", at()));
             let tlb = cpu.name;
             writeln!(
                 lines,
                 "predicted backend={backend} policy={policy} tlb={tlb} op={op} pages={pages} \
-                 dsb={dsb} isb={isb} tlbi={tlbi}"
+                 dsb={dsb} isb={isb} tlbi={tlbi} ish={ish}"
             )
             .expect("a string takes everything");
         }

@@ -13,10 +13,11 @@
 //!
 //! ```text
 //! counts backend=defer-barriers policy=classic
-//! count op=8 pages=512 instructions=1234 spread=0 ptes=512 dsb=1 isb=1 tlbi=0
+//! count op=8 pages=512 instructions=1234 spread=0 ptes=512 dsb=1 isb=1 tlbi=0 ish=0 dmb=0
 //! ```
 //!
-//! `spread` is by how much the dearest repetition was dearer.
+//! `spread` is by how much the dearest repetition was dearer; `ish` are those of the DSB that are `DSB ISH`, the others
+//! are `DSB ISHST`, as are all `DMB`.
 //!
 //! With `mode=bench` the counter is outside of the machine, a QEMU plugin that knows the marks of the
 //! windows ([`window`]), on any CPU; the lines have no `instructions` and no `spread` then.
@@ -229,12 +230,14 @@ impl Best {
         // A window that was left out.
         let Some(counts) = self.counts else { return };
         println!(
-            "count op={op} pages={pages}{} ptes={} dsb={} isb={} tlbi={}",
+            "count op={op} pages={pages}{} ptes={} dsb={} isb={} tlbi={} ish={} dmb={}",
             self.taken(counter, empty),
             counts.ptes,
             counts.dsb(),
             counts.isb,
-            counts.tlbi
+            counts.tlbi,
+            counts.dsb_ish,
+            counts.dmb_ishst
         );
     }
 

@@ -149,6 +149,8 @@ fn entry(results: &mut Results, section: &str, line: &Value) -> Result<()> {
                 dsb: number("dsb")?,
                 isb: number("isb")?,
                 tlbi: number("tlbi")?,
+                ish: number("ish")?,
+                dmb: number("dmb")?,
             };
             measured.costs.insert((op, pages), cost).is_some()
         }
@@ -198,7 +200,7 @@ mod tests {
         let file = write(&results(&[512]));
         let line = "{\"cpu\": \"cortex-a72\", \"policy\": \"classic\", \"backend\": \"eager\", \"op\": 8, \
                     \"name\": \"map_scattered\", \"pages\": 512, \"instructions\": 4708, \"spread\": 0, \
-                    \"dsb\": 512, \"isb\": 512, \"tlbi\": 0},";
+                    \"dsb\": 512, \"isb\": 512, \"tlbi\": 0, \"ish\": 0, \"dmb\": 0},";
         assert!(file.lines().any(|known| known == line), "{file}");
         let mut sorted: Vec<&str> = file
             .lines()

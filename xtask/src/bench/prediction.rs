@@ -14,8 +14,8 @@ const ASKED_BY: &str = "LAZYMMU_PREDICTION";
 /// And for how many pages at most: the largest windows take a debug build half a minute.
 const PAGES: &str = "LAZYMMU_PAGES";
 
-/// DSB, ISB and TLBI.
-pub type Barriers = [u64; 3];
+/// DSB, ISB, TLBI, and the `DSB ISH` among the DSB.
+pub type Barriers = [u64; 4];
 
 /// By `backend= policy= tlb=`, operation and pages.
 #[derive(Clone, Debug, Default)]
@@ -55,8 +55,11 @@ impl Prediction {
                 let words = line.strip_prefix("predicted ").context("no prediction")?;
                 let (terms, rest) = words.split_once(" op=").context("`op=` is missing")?;
                 let (op, mut rest) = rest.split_once(' ').context("`pages=` is missing")?;
-                let mut numbers = [0; 4];
-                for (number, name) in numbers.iter_mut().zip(["pages=", "dsb=", "isb=", "tlbi="]) {
+                let mut numbers = [0; 5];
+                for (number, name) in numbers
+                    .iter_mut()
+                    .zip(["pages=", "dsb=", "isb=", "tlbi=", "ish="])
+                {
                     let (word, behind) = rest.split_once(' ').unwrap_or((rest, ""));
                     let digits = word.strip_prefix(name);
                     *number = digits
@@ -101,9 +104,9 @@ pub mod tests {
     use super::*;
 
     const TEXT: &str = "\
-predicted backend=eager policy=classic tlb=none op=8 pages=4 dsb=4 isb=4 tlbi=0
-predicted backend=eager policy=classic tlb=none op=8 pages=16 dsb=16 isb=16 tlbi=0
-predicted backend=eager policy=ets2 tlb=ttl,range op=8 pages=4 dsb=0 isb=0 tlbi=1
+predicted backend=eager policy=classic tlb=none op=8 pages=4 dsb=4 isb=4 tlbi=0 ish=0
+predicted backend=eager policy=classic tlb=none op=8 pages=16 dsb=16 isb=16 tlbi=0 ish=0
+predicted backend=eager policy=ets2 tlb=ttl,range op=8 pages=4 dsb=0 isb=0 tlbi=1 ish=1
 ";
 
     /// A prediction of these lines.
@@ -115,10 +118,10 @@ predicted backend=eager policy=ets2 tlb=ttl,range op=8 pages=4 dsb=0 isb=0 tlbi=
     fn lines_are_read() {
         let read = prediction(TEXT);
         let small = Terms::new("cortex-a72", "classic", "eager");
-        assert_eq!(read.of(&small, 8, 4), Some([4, 4, 0]));
+        assert_eq!(read.of(&small, 8, 4), Some([4, 4, 0, 0]));
         assert_eq!(
             read.of(&Terms::new("max", "ets2", "eager"), 8, 4),
-            Some([0, 0, 1])
+            Some([0, 0, 1, 1])
         );
         assert_eq!(read.of(&Terms::new("max", "classic", "eager"), 8, 4), None);
         assert_eq!(read.windows(&small, 4).collect::<Vec<_>>(), [(8, 4)]);

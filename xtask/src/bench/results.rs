@@ -93,6 +93,8 @@ impl Results {
                     ("dsb", cost.dsb),
                     ("isb", cost.isb),
                     ("tlbi", cost.tlbi),
+                    ("ish", cost.ish),
+                    ("dmb", cost.dmb),
                 ];
                 entries.insert(Subject::Window(terms.clone(), *op, *pages), numbers);
             }
@@ -107,6 +109,8 @@ impl Results {
                     ("dsb", cost.dsb),
                     ("isb", cost.isb),
                     ("tlbi", cost.tlbi),
+                    ("ish", cost.ish),
+                    ("dmb", cost.dmb),
                 ];
                 entries.insert(Subject::Boot(cpu.clone(), *op, *pages), numbers);
             }
@@ -171,6 +175,8 @@ pub mod tests {
                         dsb: pair,
                         isb: pair,
                         tlbi: 0,
+                        ish: 0,
+                        dmb: 0,
                     };
                     measured.costs.insert((operation.op, *pages), cost);
                 }
@@ -193,6 +199,8 @@ pub mod tests {
                     dsb: 5,
                     isb: 7,
                     tlbi: 1,
+                    ish: 0,
+                    dmb: 0,
                 };
                 measured.costs.insert((op, pages), cost);
             }

@@ -66,13 +66,15 @@ pub fn differences(
             ));
             continue;
         };
-        let [dsb, isb, tlbi] = model
+        let [dsb, isb, tlbi, ish] = model
             .flatten()
-            .map_or([None; 3], |barriers| barriers.map(Some));
+            .map_or([None; 4], |barriers| barriers.map(Some));
         let mut numbers = vec![
             ("DSB", kernel.dsb, dsb, plugin.dsb),
             ("ISB", kernel.isb, isb, plugin.isb),
             ("TLBI", kernel.tlbi, tlbi, plugin.tlbi),
+            ("DSB ISH", kernel.ish, ish, plugin.ish),
+            ("DMB", kernel.dmb, None, plugin.dmb),
         ];
         if instructions {
             numbers.push((
@@ -135,7 +137,7 @@ mod tests {
 
     const SAID: &str = "\
 counts backend=eager policy=classic
-count op=8 pages=4 instructions=90 spread=2 ptes=4 dsb=4 isb=4 tlbi=0
+count op=8 pages=4 instructions=90 spread=2 ptes=4 dsb=4 isb=4 tlbi=0 ish=0 dmb=0
 event name=switch instructions=23 spread=0 dsb=0 isb=0
 event name=schedule instructions=194 spread=0 dsb=1 isb=0
 event name=yield instructions=251 spread=0 dsb=1 isb=0
@@ -143,7 +145,7 @@ event name=tick instructions=238 spread=0 dsb=0 isb=0
 event name=switch_out instructions=16 spread=0 dsb=1 isb=0
 ";
     const PREDICTED: &str =
-        "predicted backend=eager policy=classic tlb=TLB op=8 pages=4 dsb=4 isb=4 tlbi=0\n";
+        "predicted backend=eager policy=classic tlb=TLB op=8 pages=4 dsb=4 isb=4 tlbi=0 ish=0\n";
 
     /// What is said when the plugin's counts are the kernel's, a tick's ISB added, with `from` become `to`, and the
     /// model predicts `predicted`.

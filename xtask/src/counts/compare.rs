@@ -72,6 +72,8 @@ fn windows(
                 ("DSB", before.dsb, now.dsb),
                 ("ISB", before.isb, now.isb),
                 ("TLBI", before.tlbi, now.tlbi),
+                ("DSB ISH", before.ish, now.ish),
+                ("DMB", before.dmb, now.dmb),
             ]),
             None => vec![NOT_REPORTED.to_owned()],
         };
@@ -114,9 +116,9 @@ mod tests {
 
     const REPORT: &str = "\
 counts backend=defer-barriers policy=classic
-count op=8 pages=512 instructions=10000 spread=0 ptes=512 dsb=1 isb=1 tlbi=0
-count op=8 pages=4096 instructions=24336 spread=0 ptes=4096 dsb=1 isb=1 tlbi=0
-count op=15 pages=1 instructions=300 spread=0 ptes=1 dsb=1 isb=1 tlbi=0
+count op=8 pages=512 instructions=10000 spread=0 ptes=512 dsb=1 isb=1 tlbi=0 ish=0 dmb=0
+count op=8 pages=4096 instructions=24336 spread=0 ptes=4096 dsb=1 isb=1 tlbi=0 ish=0 dmb=0
+count op=15 pages=1 instructions=300 spread=0 ptes=1 dsb=1 isb=1 tlbi=0 ish=0 dmb=0
 event name=switch instructions=150 spread=0 dsb=1 isb=0
 event name=schedule instructions=190 spread=0 dsb=1 isb=0
 event name=yield instructions=200 spread=0 dsb=1 isb=0

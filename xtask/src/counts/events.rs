@@ -83,7 +83,7 @@ mod tests {
         let standing = |instructions: u64| {
             let text = format!(
                 "counts x\n\
-                 count op=1 pages=1 instructions=1 spread=0 ptes=1 dsb=0 isb=0 tlbi=0\n\
+                 count op=1 pages=1 instructions=1 spread=0 ptes=1 dsb=0 isb=0 tlbi=0 ish=0 dmb=0\n\
                  event name=switch instructions={instructions} spread=0 dsb=1 isb=0\n"
             );
             let measured = Measured::parse(&text).unwrap();

@@ -38,6 +38,10 @@ pub struct Cost {
     pub isb: u64,
     /// Executed TLBI.
     pub tlbi: u64,
+    /// Those of the DSB that are `DSB ISH`; the others are `DSB ISHST`.
+    pub ish: u64,
+    /// Executed DMB.
+    pub dmb: u64,
 }
 
 /// What one event of the scheduler costs.
@@ -149,8 +153,15 @@ impl fmt::Display for Measured {
         for ((op, pages), cost) in &self.costs {
             writeln!(
                 f,
-                "count op={op} pages={pages} instructions={} spread={} ptes={} dsb={} isb={} tlbi={}",
-                cost.instructions, cost.spread, cost.ptes, cost.dsb, cost.isb, cost.tlbi
+                "count op={op} pages={pages} instructions={} spread={} ptes={} dsb={} isb={} tlbi={} ish={} dmb={}",
+                cost.instructions,
+                cost.spread,
+                cost.ptes,
+                cost.dsb,
+                cost.isb,
+                cost.tlbi,
+                cost.ish,
+                cost.dmb
             )?;
         }
         for event in EVENTS.iter().chain(&WAKES) {
@@ -217,6 +228,8 @@ fn window(words: &str, counter: Counter) -> Result<((u8, u64), Cost)> {
         dsb: fields.number("dsb")?,
         isb: fields.number("isb")?,
         tlbi: fields.number("tlbi")?,
+        ish: fields.number("ish")?,
+        dmb: fields.number("dmb")?,
     };
     ensure!(
         cost.ptes == pages || op == FLUSH && cost.ptes == 0,
@@ -249,8 +262,8 @@ mod tests {
     const LOG: &str = "\
 [    0.001] info: lazymmu
 counts backend=defer-barriers policy=classic
-count op=8 pages=512 instructions=1000 spread=0 ptes=512 dsb=1 isb=1 tlbi=0
-count op=8 pages=4096 instructions=8168 spread=3 ptes=4096 dsb=1 isb=1 tlbi=7168
+count op=8 pages=512 instructions=1000 spread=0 ptes=512 dsb=1 isb=1 tlbi=0 ish=0 dmb=0
+count op=8 pages=4096 instructions=8168 spread=3 ptes=4096 dsb=1 isb=1 tlbi=7168 ish=0 dmb=0
 event name=switch instructions=140 spread=2 dsb=1 isb=0
 event name=tick instructions=231 spread=0 dsb=0 isb=0
 lazymmu: exit 0

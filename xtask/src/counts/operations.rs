@@ -152,8 +152,8 @@ mod tests {
     fn standing(op: u8, few: &str, many: &str) -> Standing {
         let text = format!(
             "counts x\n\
-             count op={op} pages=512 spread=0 ptes=512 {few}\n\
-             count op={op} pages=4096 spread=0 ptes=4096 {many}\n"
+             count op={op} pages=512 spread=0 ptes=512 ish=0 dmb=0 {few}\n\
+             count op={op} pages=4096 spread=0 ptes=4096 ish=0 dmb=0 {many}\n"
         );
         let measured = Measured::parse(&text).unwrap();
         let operation = OPERATIONS.iter().find(|known| known.op == op).unwrap();
@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(standing(15, few, &missed), Standing::NoTarget);
         // What one size alone says is no cost per page.
         let alone = Measured::parse(&format!(
-            "counts x\ncount op=8 pages=512 spread=0 ptes=512 {few}\n"
+            "counts x\ncount op=8 pages=512 spread=0 ptes=512 ish=0 dmb=0 {few}\n"
         ));
         assert_eq!(OPERATIONS[1].standing(&alone.unwrap()), Standing::Missed);
     }

@@ -207,7 +207,7 @@ mod tests {
         for operation in &OPERATIONS {
             for pages in [512, 4096] {
                 text.push_str(&format!(
-                    "count op={} pages={pages} instructions={} spread={} ptes={pages} dsb=1 isb=1 tlbi=0\n",
+                    "count op={} pages={pages} instructions={} spread={} ptes={pages} dsb=1 isb=1 tlbi=0 ish=0 dmb=0\n",
                     operation.op,
                     pages * u64::from(operation.op),
                     u64::from(operation.op == 15 && pages == 512) * 7,

@@ -32,9 +32,11 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 /// An interrupt of the timer, the only one in a window, sets it anew, which is synchronized
 /// by an ISB (kernel/src/arch/timer.rs) that the library neither executes nor counts.
 const ISB_OF_AN_INTERRUPT: u64 = 1;
+/// And a DMB of the interrupt controller's driver (kernel/src/platform/interrupts/gicv2.rs).
+const DMB_OF_AN_INTERRUPT: u64 = 1;
 
-/// DSB, ISB and TLBI.
-type Counts = [u64; 3];
+/// DSB, ISB, TLBI, the `DSB ISH` among the DSB, and DMB.
+type Counts = [u64; 5];
 
 /// A boot.
 #[derive(Clone, Copy)]
@@ -162,19 +164,24 @@ fn differences(log: &str, outside: &Windows) -> Vec<String> {
 
 /// What the plugin has seen of the library.
 fn seen(window: &Window) -> Counts {
-    let of_interrupts = window.exceptions * ISB_OF_AN_INTERRUPT;
+    let of_interrupts = |each: u64| window.exceptions * each;
+    let dmb: u64 = window.dmb.values().sum();
     [
         window.all_dsb(),
-        window.isb.saturating_sub(of_interrupts),
+        window
+            .isb
+            .saturating_sub(of_interrupts(ISB_OF_AN_INTERRUPT)),
         window.all_tlbi(),
+        window.dsb.get("ish").copied().unwrap_or(0),
+        dmb.saturating_sub(of_interrupts(DMB_OF_AN_INTERRUPT)),
     ]
 }
 
-fn shown([dsb, isb, tlbi]: Counts) -> String {
-    format!("{dsb} DSB, {isb} ISB, {tlbi} TLBI")
+fn shown([dsb, isb, tlbi, ish, dmb]: Counts) -> String {
+    format!("{dsb} DSB ({ish} ISH), {isb} ISB, {tlbi} TLBI, {dmb} DMB")
 }
 
-/// Reads `... debug: counted op=200 pages=7 dsb=1 isb=1 tlbi=0`, or nothing.
+/// Reads `... debug: counted op=200 pages=7 dsb=1 isb=1 tlbi=0 ish=0 dmb=0`, or nothing.
 fn counted(line: &str) -> Option<(u64, Counts)> {
     let (_, words) = line.split_once(" counted op=200 ")?;
     let mut words = words.split_whitespace();
@@ -183,7 +190,14 @@ fn counted(line: &str) -> Option<(u64, Counts)> {
         (found == name).then(|| value.parse().ok())?
     };
     let number = next("pages")?;
-    Some((number, [next("dsb")?, next("isb")?, next("tlbi")?]))
+    let counts = [
+        next("dsb")?,
+        next("isb")?,
+        next("tlbi")?,
+        next("ish")?,
+        next("dmb")?,
+    ];
+    Some((number, counts))
 }
 
 #[cfg(test)]
@@ -192,8 +206,8 @@ mod tests {
 
     const LOG: &str = "\
     KTAP version 1
-[    0.3] debug: counted op=200 pages=1 dsb=2 isb=1 tlbi=3
-[    0.4] debug: counted op=200 pages=2 dsb=0 isb=0 tlbi=0
+[    0.3] debug: counted op=200 pages=1 dsb=2 isb=1 tlbi=3 ish=0 dmb=0
+[    0.4] debug: counted op=200 pages=2 dsb=0 isb=0 tlbi=0 ish=0 dmb=0
 [    0.4] debug: counted op=200 pages=many dsb=0 isb=0 tlbi=0
     ok 1 r16_one_pair_per_section
 ";
@@ -230,7 +244,7 @@ mod tests {
         assert_eq!(
             compared([window(1, 2, 2, 0), window(2, 0, 0, 0)].into()),
             [
-                "window 1: the kernel has counted 2 DSB, 1 ISB, 3 TLBI, the plugin 2 DSB, 2 ISB, 3 TLBI"
+                "window 1: the kernel has counted 2 DSB (0 ISH), 1 ISB, 3 TLBI, 0 DMB, the plugin 2 DSB (0 ISH), 2 ISB, 3 TLBI, 0 DMB"
             ]
         );
     }

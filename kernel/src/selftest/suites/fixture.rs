@@ -119,7 +119,7 @@ const OP: u8 = 200;
 /// what the kernel has counted,
 ///
 /// ```text
-/// debug: counted op=200 pages=7 dsb=1 isb=1 tlbi=0
+/// debug: counted op=200 pages=7 dsb=1 isb=1 tlbi=0 ish=0 dmb=0
 /// ```
 ///
 /// and `pages` is the how many-th time it is.
@@ -144,10 +144,12 @@ impl Counting {
         window::end(WindowId::new(OP, number));
         let spent = counts() - self.before;
         debug!(
-            "counted op={OP} pages={number} dsb={} isb={} tlbi={}",
+            "counted op={OP} pages={number} dsb={} isb={} tlbi={} ish={} dmb={}",
             spent.dsb(),
             spent.isb,
-            spent.tlbi
+            spent.tlbi,
+            spent.dsb_ish,
+            spent.dmb_ishst
         );
         spent
     }
