@@ -309,7 +309,10 @@ pub fn enter(slot: usize) {
         irq_mask::halt();
     }
     // Whether the counter moves was found out on the boot CPU; here it has to be started as well.
-    let _ = CycleCounter::start(&Features::of_this_cpu());
+    // Not for nothing: in QEMU a counter that runs makes each exception of its CPU dearer.
+    if start::machine().counts_cycles().is_ok() {
+        let _ = CycleCounter::start(&Features::of_this_cpu());
+    }
     if let Err(error) = interrupts::init_cpu()
         .and_then(|()| stop::enable())
         .and_then(|()| call::enable())

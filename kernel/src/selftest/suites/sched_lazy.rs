@@ -72,20 +72,22 @@ fn r1_a_new_task_starts_clean() -> TestResult {
         let state = MMU.lazy().state();
         let before = counts();
         MMU.lazy().flush();
+        // What was paid, not what was executed: a switch in the middle has a DSB of its own.
+        let spent = counts() - before;
         (
             state.enable_count(),
             state.pause_count(),
             state.owed(),
             MMU.lazy().is_lazy_mmu_mode_active(),
-            (counts() - before).dsb() + (counts() - before).isb,
+            spent.dsb_paid + spent.isb_paid,
         )
     }));
-    let (enable, pause, owed, active, executed) = child.join();
+    let (enable, pause, owed, active, paid) = child.join();
     expect_eq!((enable, pause), (0, 0));
     expect_eq!(owed, Owed::empty());
     expect!(!active);
     // A flush of the child pays nothing of its creator's.
-    expect_eq!(executed, 0);
+    expect_eq!(paid, 0);
     expect_eq!(MMU.lazy().state().enable_count(), 1);
     drop(section);
     Ok(())
@@ -120,7 +122,8 @@ fn r11_tasks_in_sections_of_different_depth_keep_their_own_state() -> TestResult
             let mut result = Ok(());
             for round in 0..ROUNDS {
                 result = one_round(&pages, active, &mine, round);
-                if result.is_err() || round.is_multiple_of(16) && switches() - before >= SWITCHES {
+                // Each time: where many CPUs share few of the host's, a round takes milliseconds.
+                if result.is_err() || switches() - before >= SWITCHES {
                     break;
                 }
             }
