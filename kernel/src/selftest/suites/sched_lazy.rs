@@ -104,7 +104,7 @@ fn r11_tasks_in_sections_of_different_depth_keep_their_own_state() -> TestResult
     let mut handles = Vec::new();
     let kinds = [(0_u8, 0_u8), (1, 0), (2, 1), (3, 0), (5, 2), (255, 1)];
     // So many that each CPU has several.
-    for (depth, pauses) in kinds.into_iter().cycle().take(3 * cpus().count() + 3) {
+    for (depth, pauses) in kinds.into_iter().cycle().take(2 * cpus().count() + 3) {
         handles.push(expect_ok!(sched::spawn("deep", move || -> Found {
             let pages = expect_ok!(Pages::unmapped(1));
             let lazy = MMU.lazy();
