@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! What the plugin writes (xtask/plugin): one line of JSON for each window that a guest executed.
-//!
-//! Only what these lines consist of is read: objects of numbers, one level deep, and strings without
-//! escapes.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
@@ -65,13 +63,11 @@ impl Windows {
     fn parse(text: &str) -> Result<Self> {
         let mut all = Self::default();
         for line in text.lines() {
-            let read = Line::read(line).with_context(|| format!("in `{line}`"))?;
-            match read.window() {
-                Ok(window) => all.windows.push(window),
-                Err(_) if read.text.contains_key("problem") => {
-                    all.problems.push(read.text["problem"].clone());
-                }
-                Err(error) => return Err(error.context(format!("in `{line}`"))),
+            let read: Value = serde_json::from_str(line).with_context(|| format!("in `{line}`"))?;
+            match (window(&read), read["problem"].as_str()) {
+                (Ok(window), _) => all.windows.push(window),
+                (Err(_), Some(problem)) => all.problems.push(problem.to_owned()),
+                (Err(error), None) => return Err(error.context(format!("in `{line}`"))),
             }
         }
         Ok(all)
@@ -118,6 +114,16 @@ impl Window {
         self.dsb.values().sum()
     }
 
+    /// `DSB ISH`.
+    pub fn dsb_ish(&self) -> u64 {
+        self.dsb.get("ish").copied().unwrap_or(0)
+    }
+
+    /// All DMB.
+    pub fn all_dmb(&self) -> u64 {
+        self.dmb.values().sum()
+    }
+
     /// All TLBI.
     pub fn all_tlbi(&self) -> u64 {
         self.tlbi.values().sum()
@@ -149,97 +155,35 @@ impl fmt::Display for Window {
     }
 }
 
-/// The fields of one line, by the kind of their value.
-#[derive(Default)]
-struct Line {
-    numbers: Named,
-    objects: BTreeMap<String, Named>,
-    text: BTreeMap<String, String>,
-}
-
-impl Line {
-    fn read(line: &str) -> Result<Self> {
-        let mut fields = Self::default();
-        let rest = object(line, |name, value| {
-            if value.starts_with('{') {
-                let mut named = Named::new();
-                let rest = object(value, |name, value| {
-                    let (count, rest) = number(value)?;
-                    named.insert(name, count);
-                    Ok(rest)
-                })?;
-                fields.objects.insert(name, named);
-                Ok(rest)
-            } else if value.starts_with('"') {
-                let (text, rest) = string(value)?;
-                fields.text.insert(name, text.to_owned());
-                Ok(rest)
-            } else {
-                let (count, rest) = number(value)?;
-                fields.numbers.insert(name, count);
-                Ok(rest)
-            }
-        })?;
-        ensure!(rest.is_empty(), "`{rest}` stands behind the object");
-        Ok(fields)
-    }
-
-    fn window(&self) -> Result<Window> {
-        let number = |name: &str| {
-            let number = self.numbers.get(name).copied();
-            number.with_context(|| format!("the number `{name}` is missing"))
-        };
-        let named = |name: &str| {
-            let named = self.objects.get(name).cloned();
-            named.with_context(|| format!("the object `{name}` is missing"))
-        };
-        Ok(Window {
-            op: number("op")?,
-            pages: number("pages")?,
-            execution: number("execution")?,
-            vcpu: number("vcpu")?,
-            instructions: number("instructions")?,
-            dsb: named("dsb")?,
-            dmb: named("dmb")?,
-            tlbi: named("tlbi")?,
-            isb: number("isb")?,
-            eret: number("eret")?,
-            exceptions: number("exceptions")?,
-        })
-    }
-}
-
-/// Reads an object, whose values `value` reads; comes back with what stands behind it.
-fn object(text: &str, mut value: impl FnMut(String, &str) -> Result<&str>) -> Result<&str> {
-    let mut rest = text.strip_prefix('{').context("no object")?;
-    if let Some(rest) = rest.strip_prefix('}') {
-        return Ok(rest);
-    }
-    loop {
-        let (name, behind) = string(rest)?;
-        let behind = behind.strip_prefix(':').context("a name has no value")?;
-        rest = value(name.to_owned(), behind)?;
-        if let Some(behind) = rest.strip_prefix('}') {
-            return Ok(behind);
-        }
-        rest = rest.strip_prefix(',').context("an object does not end")?;
-    }
-}
-
-fn string(text: &str) -> Result<(&str, &str)> {
-    let text = text.strip_prefix('"').context("no string")?;
-    text.split_once('"').context("a string does not end")
-}
-
-fn number(text: &str) -> Result<(u64, &str)> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (digits, rest) = text.split_at(end);
-    match digits.parse() {
-        Ok(number) => Ok((number, rest)),
-        Err(error) => bail!("`{digits}` is no number: {error}"),
-    }
+/// Reads a window out of a line.
+fn window(line: &Value) -> Result<Window> {
+    let number = |name: &str| {
+        let number = line[name].as_u64();
+        number.with_context(|| format!("the number `{name}` is missing"))
+    };
+    let named = |name: &str| -> Result<Named> {
+        let object = line[name].as_object();
+        let object = object.with_context(|| format!("the object `{name}` is missing"))?;
+        let counts = object.iter().map(|(what, count)| {
+            let count = count.as_u64();
+            let count = count.with_context(|| format!("`{name}`: `{what}` has no number"))?;
+            Ok((what.clone(), count))
+        });
+        counts.collect()
+    };
+    Ok(Window {
+        op: number("op")?,
+        pages: number("pages")?,
+        execution: number("execution")?,
+        vcpu: number("vcpu")?,
+        instructions: number("instructions")?,
+        dsb: named("dsb")?,
+        dmb: named("dmb")?,
+        tlbi: named("tlbi")?,
+        isb: number("isb")?,
+        eret: number("eret")?,
+        exceptions: number("exceptions")?,
+    })
 }
 
 #[cfg(test)]
@@ -292,21 +236,23 @@ mod tests {
         for (from, to, expected) in [
             ("\"op\":8,", "", "the number `op` is missing"),
             ("\"dmb\":{},", "", "the object `dmb` is missing"),
-            ("\"isb\":1", "\"isb\":one", "`` is no number"),
-            ("\"ish\":2,", "\"ish\":2;", "an object does not end"),
-            ("{\"id\"", "\"id\"", "no object"),
-            ("\"pages\":", "\"pages\"", "a name has no value"),
+            ("\"isb\":1", "\"isb\":one", "expected value"),
+            ("\"isb\":1", "\"isb\":-1", "the number `isb` is missing"),
+            ("\"ish\":2", "\"ish\":\"2\"", "`dsb`: `ish` has no number"),
+            ("\"ish\":2,", "\"ish\":2;", "expected `,` or `}`"),
+            ("{\"id\"", "\"id\"", "trailing characters"),
+            ("\"pages\":", "\"pages\"", "expected `:`"),
             (
                 "\"exceptions\":0}",
                 "\"exceptions\":0",
-                "an object does not end",
+                "EOF while parsing an object",
             ),
             (
                 "\"exceptions\":0}",
                 "\"exceptions\":0}}",
-                "stands behind the object",
+                "trailing characters",
             ),
-            ("\"vcpu\":0", "vcpu:0", "no string"),
+            ("\"vcpu\":0", "vcpu:0", "key must be a string"),
         ] {
             let error = Windows::parse(&LINE.replace(from, to)).unwrap_err();
             assert!(format!("{error:#}").contains(expected), "{to}: {error:#}");

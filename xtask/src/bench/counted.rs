@@ -271,8 +271,8 @@ impl Executions<'_> {
             dsb: of(Window::all_dsb),
             isb: of(|window| window.isb),
             tlbi: of(Window::all_tlbi),
-            ish: of(|window| window.dsb.get("ish").copied().unwrap_or(0)),
-            dmb: of(|window| window.dmb.values().sum()),
+            ish: of(Window::dsb_ish),
+            dmb: of(Window::all_dmb),
         }
     }
 }

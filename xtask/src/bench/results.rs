@@ -3,7 +3,7 @@
 //! Everything that was counted, by what was booted.
 
 use super::counted::{self, Terms};
-use crate::counts::{Measured, OPERATIONS};
+use crate::counts::{Cost, Measured, OPERATIONS};
 use std::collections::BTreeMap;
 
 /// The windows of a boot: number, name, title.
@@ -87,15 +87,8 @@ impl Results {
         let mut entries = BTreeMap::new();
         for (terms, measured) in &self.counted {
             for ((op, pages), cost) in &measured.costs {
-                let numbers = vec![
-                    ("instructions", cost.instructions),
-                    ("spread", cost.spread),
-                    ("dsb", cost.dsb),
-                    ("isb", cost.isb),
-                    ("tlbi", cost.tlbi),
-                    ("ish", cost.ish),
-                    ("dmb", cost.dmb),
-                ];
+                let mut numbers = numbers(cost);
+                numbers.insert(1, ("spread", cost.spread));
                 entries.insert(Subject::Window(terms.clone(), *op, *pages), numbers);
             }
             for (name, numbers) in events(measured) {
@@ -104,15 +97,7 @@ impl Results {
         }
         for (cpu, measured) in &self.boots {
             for ((op, pages), cost) in &measured.costs {
-                let numbers = vec![
-                    ("instructions", cost.instructions),
-                    ("dsb", cost.dsb),
-                    ("isb", cost.isb),
-                    ("tlbi", cost.tlbi),
-                    ("ish", cost.ish),
-                    ("dmb", cost.dmb),
-                ];
-                entries.insert(Subject::Boot(cpu.clone(), *op, *pages), numbers);
+                entries.insert(Subject::Boot(cpu.clone(), *op, *pages), numbers(cost));
             }
             for (name, numbers) in events(measured) {
                 entries.insert(Subject::Wake(cpu.clone(), name), numbers);
@@ -120,6 +105,17 @@ impl Results {
         }
         entries
     }
+}
+
+fn numbers(cost: &Cost) -> Numbers {
+    vec![
+        ("instructions", cost.instructions),
+        ("dsb", cost.dsb),
+        ("isb", cost.isb),
+        ("tlbi", cost.tlbi),
+        ("ish", cost.ish),
+        ("dmb", cost.dmb),
+    ]
 }
 
 fn events(measured: &Measured) -> impl Iterator<Item = (&'static str, Numbers)> {

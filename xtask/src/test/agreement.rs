@@ -10,7 +10,6 @@ use crate::bench::baseline;
 use crate::bench::counted::{Counted, Setup, Terms};
 use crate::bench::prediction::Prediction;
 use crate::bench::sides::differences;
-use crate::glob;
 use crate::qemu::Plugin;
 use anyhow::Result;
 use std::collections::BTreeSet;
@@ -22,9 +21,7 @@ pub const ROW: &str = "agreement";
 pub const BASELINE: &str = "bench";
 
 fn selected_test(bench: &Bench<'_>, row: &str, terms: &Terms) -> bool {
-    bench
-        .filter
-        .is_none_or(|filter| glob::matches(filter, &format!("{row}.{}", terms.name())))
+    bench.selects(&format!("{row}.{}", terms.name()))
 }
 
 /// Tells whether the filter selects any.

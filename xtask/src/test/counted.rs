@@ -165,15 +165,16 @@ fn differences(log: &str, outside: &Windows) -> Vec<String> {
 /// What the plugin has seen of the library.
 fn seen(window: &Window) -> Counts {
     let of_interrupts = |each: u64| window.exceptions * each;
-    let dmb: u64 = window.dmb.values().sum();
     [
         window.all_dsb(),
         window
             .isb
             .saturating_sub(of_interrupts(ISB_OF_AN_INTERRUPT)),
         window.all_tlbi(),
-        window.dsb.get("ish").copied().unwrap_or(0),
-        dmb.saturating_sub(of_interrupts(DMB_OF_AN_INTERRUPT)),
+        window.dsb_ish(),
+        window
+            .all_dmb()
+            .saturating_sub(of_interrupts(DMB_OF_AN_INTERRUPT)),
     ]
 }
 
