@@ -131,6 +131,7 @@ pub unsafe fn prepare(root_phys: u64, slots: &'static [Slot]) {
     SHARED.slots.store(first, Ordering::Relaxed);
     SHARED.count.store(slots.len() as u64, Ordering::Relaxed);
     SHARED.root.store(root_phys, Ordering::Relaxed);
+    // Rule: H16. Witness: `cargo xtask check`; QEMU has no caches.
     // SAFETY: maintenance changes nothing that Rust can see. The word is in memory when the DSB
     // completes (B2.10.8), where a CPU without caches reads it. Later stores to neighbors in the
     // line write the line back with this same word.
@@ -190,7 +191,8 @@ extern "C" fn upper_half() -> ! {
         "add x0, x0, :lo12:boot_park_vectors",
         "msr vbar_el1, x0",
         // As `drop_identity_map`: the empty root takes effect, then EPD0, then what this CPU's TLB
-        // still holds is invalidated, and that completed (R_YNJCP, U2). Local: the identity map is
+        // still holds is invalidated, and that completed (R_YNJCP, U2; H12 says NSH, and the check
+        // sees it). Local: the identity map is
         // in no other CPU's TLB, or that CPU does the same on its way.
         "mov x0, #{EMPTY}",
         "add x0, x0, x21",

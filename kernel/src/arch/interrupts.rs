@@ -79,12 +79,6 @@ pub fn are_masked() -> bool {
     daif() & I != 0
 }
 
-/// Waits for an interrupt, masked or not. Stores of before are complete, so that nobody waits for them meanwhile.
-pub fn wait() {
-    // SAFETY: waits; a wake-up without a reason is allowed.
-    unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
-}
-
 /// Stops this CPU.
 pub fn halt() -> ! {
     mask_all();

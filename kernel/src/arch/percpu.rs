@@ -12,7 +12,7 @@
 //! numbers are 0 to [`online_count`] - 1 (unless one got lost on the last step of its way up, see
 //! [`platform::smp`](crate::platform::smp)).
 
-use super::{backtrace::Stack, barrier, sysreg};
+use super::{backtrace::Stack, sysreg};
 use core::{
     arch::asm,
     mem::offset_of,
@@ -243,7 +243,6 @@ pub fn init_boot_cpu() {
         .store(this_cpu_affinity(), Ordering::Relaxed);
     // SAFETY: the block is a static, and this is the only CPU.
     unsafe { sysreg::set_tpidr(&raw const BOOT_CPU as u64) };
-    barrier::isb();
     set_online(&BOOT_CPU);
 }
 
@@ -257,7 +256,6 @@ pub fn init_boot_cpu() {
 pub unsafe fn init_secondary(block: &'static PerCpu) {
     // SAFETY: the block lives for ever, and the caller vouches that it is this CPU's alone.
     unsafe { sysreg::set_tpidr(ptr::from_ref(block).expose_provenance() as u64) };
-    barrier::isb();
 }
 
 /// Lets everybody find the block, and its CPU be given work.

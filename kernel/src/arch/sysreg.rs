@@ -51,7 +51,8 @@ pub unsafe fn set_sp_el0(value: u64) {
     unsafe { asm!("msr sp_el0, {}", in(reg) value, options(nostack, preserves_flags)) };
 }
 
-/// Sets the per-CPU block's address.
+/// Sets the per-CPU block's address: for reads of the register itself, which are all that there are, from the next
+/// instruction on.
 ///
 /// # Safety
 ///

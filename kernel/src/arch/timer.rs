@@ -59,6 +59,7 @@ pub fn arm_at(deadline: u64) {
 pub fn disarm() {
     // SAFETY: an interrupt that does not come cannot break an invariant.
     unsafe { asm!("msr cntv_ctl_el0, xzr", options(nostack, preserves_flags)) };
+    // As in `arm_at` (H23): the level has fallen before the end of the interrupt.
     barrier::isb();
 }
 
@@ -78,6 +79,7 @@ pub mod physical {
                  in(reg) u64::from(ticks.min(i32::MAX as u32)), in(reg) ENABLE,
                  options(nostack, preserves_flags));
         }
+        // As in `arm_at` (H23).
         barrier::isb();
     }
 
@@ -85,6 +87,7 @@ pub mod physical {
     pub fn disarm() {
         // SAFETY: an interrupt that does not come cannot break an invariant.
         unsafe { asm!("msr cntp_ctl_el0, xzr", options(nostack, preserves_flags)) };
+        // As in `disarm` above (H23).
         barrier::isb();
     }
 }

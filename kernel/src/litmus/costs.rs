@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use mmu::tlbi::{Scope, range_operand, va_operand};
 use mmu::{ENTRIES, VirtAddr};
 
-use crate::arch::timer::{self, CycleCounter};
+use crate::arch::timer;
 use crate::arch::{barrier, interrupts, tlbi};
 use crate::println;
 use crate::start::Machine;
@@ -65,10 +65,9 @@ pub(super) fn show(machine: &Machine, page: &[AtomicU64; ENTRIES]) {
             range_operand(va, Scope::AllAsids, None, 1, 0),
         ]
     });
-    // The counter of this CPU, which may not be the one that the kernel started on.
+    // One CPU's counter, whichever it is: each was started with its CPU.
     let _masked = interrupts::mask();
     if real.is_ok() {
-        let _ = CycleCounter::start(&machine.features);
         println!("  {:<24}| cycles | behind stores to {LINES} lines", "");
     }
     let mut empty = [0; 2];

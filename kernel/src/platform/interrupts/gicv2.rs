@@ -178,7 +178,7 @@ impl GicV2 {
     pub(super) fn acknowledge(&self) -> Option<(u32, IntId)> {
         let raw = self.gicc(gicc::IAR).read();
         let id = int_id(raw & INTID)?;
-        // What the sender of an SGI stored before is observed by what the handler loads.
+        // What the sender of an SGI stored before is observed by what the handler loads (H20).
         fence(Ordering::Acquire);
         Some((raw, id))
     }

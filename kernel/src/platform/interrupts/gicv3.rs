@@ -130,6 +130,8 @@ impl GicV3 {
         sysreg::clear_icc_ctlr();
         GicCpuInterface::set_priority_mask(0xff);
         GicCpuInterface::enable_group1(true);
+        // In effect before the caller unmasks: a write of a system register is, for what is no read
+        // of it, only behind a context synchronization. No witness here: QEMU does it at once.
         barrier::isb();
         Ok(())
     }
@@ -221,7 +223,7 @@ impl GicV3 {
     #[inline(always)]
     pub(super) fn acknowledge(&self) -> Option<IntId> {
         let id = GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1)?;
-        // The acknowledgement is complete before the handler touches its device (IHI 0069 4.1.1).
+        // The acknowledgement is complete before the handler touches its device (H20; IHI 0069 4.1.1).
         barrier::dsb_sy();
         // 1020 to 1022 are for the secure side or for other groups.
         (id < IntId::SPECIAL_SECURE || id > IntId::SPECIAL_NONE).then_some(id)
@@ -231,6 +233,8 @@ impl GicV3 {
     #[inline(always)]
     pub(super) fn end(&self, id: IntId) {
         GicCpuInterface::end_interrupt(id, InterruptGroup::Group1);
+        // The priority has dropped before anybody unmasks: the way on is not always by an ERET, a
+        // preemption switches to a task that unmasks by itself. No witness here, as above.
         barrier::isb();
     }
 }

@@ -79,10 +79,10 @@ fn release(word: u64, entry: u64, machine: &Machine) -> Result<(), CpuError> {
     // allocator by the memory map; one store, single-copy atomic for the CPU that waits.
     unsafe { &*place }.store(entry, Ordering::Release);
     if shown {
-        // The CPU reads it with its caches off: from memory, not from this CPU's cache.
+        // The CPU reads it with its caches off: from memory, not from this CPU's cache (H17, H12).
         cache::clean_and_invalidate_to_poc(virt..range_end(virt));
     }
-    // In memory before the event that makes the CPU look.
+    // In memory before the event that makes the CPU look (H17). Witness: `cargo xtask check`.
     barrier::dsb_sy();
     interrupts::send_event();
     Ok(())
