@@ -4,7 +4,7 @@
 mod fake;
 
 use fake::{
-    BASE, Effect, Fake, KINDS, USER, contiguous, count, data, enable_fast, frame, leaves,
+    BASE, Effect, Fake, KINDS, USER, close, contiguous, count, data, enable_fast, frame, leaves,
     new_mmu_with, new_space, new_space_with_tables, pages, tlbis,
 };
 use mmu::{
@@ -163,8 +163,7 @@ fn r23_what_waits_is_invalidated_at_each_of_these() {
             point(&mmu, &mut space);
             assert!(mmu.kernel().all_invalidated(), "{name}");
             assert!(mmu.kernel().is_batch_empty(), "{name}");
-            while mmu.lazy().resume().is_ok() {}
-            while mmu.lazy().disable().is_ok() {}
+            close(&mmu);
             fake::destroy(space);
         }
     }

@@ -4,8 +4,8 @@
 mod fake;
 
 use fake::{
-    Fake, KINDS, contiguous, data, enable_fast, frame, leaves, new_mmu_with, new_space_with_tables,
-    pages, table_of, va,
+    Fake, KINDS, close, contiguous, data, enable_fast, frame, leaves, new_mmu_with,
+    new_space_with_tables, pages, table_of, va,
 };
 use mmu::{
     AddressSpace, Backend, DEFERRED_TABLES, Desc, LazyMmuError, Level, Mmu, PAGE_SIZE, PageRange,
@@ -58,11 +58,6 @@ const ENDS: &[(&str, Until)] = &[
     }),
     ("suspend_all", |mmu, _| drop(mmu.lazy().suspend_all())),
 ];
-
-fn close(mmu: &Mmu<Fake>) {
-    while mmu.lazy().resume().is_ok() {}
-    while mmu.lazy().disable().is_ok() {}
-}
 
 #[test]
 fn r23_r26_a_store_waits_until_the_section_is_left_paused_or_flushed() {

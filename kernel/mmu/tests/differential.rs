@@ -22,6 +22,7 @@ use aarch64_paging::Mapping;
 use aarch64_paging::descriptor::{El1Attributes, PhysicalAddress};
 use aarch64_paging::paging::{Constraints, El1And0, MemoryRegion, Translation, VaRange};
 use aarch64_paging::target::TargetAllocator;
+use fake::rng::Rng;
 use fake::{Fake, KINDS, asid_of, frame, new_mmu, new_space, pages, reduced};
 use mmu::{
     AddressSpace, Backend, Backing, Context, ENTRIES, Frame, Half, Level, MemoryType, Mmu,
@@ -76,22 +77,6 @@ fn prots(kind: SpaceKind) -> &'static [Prot] {
             KERNEL_STRICT_DEVICE,
         ],
         SpaceKind::User(_) => &[Prot::USER, Prot::USER_RO, Prot::USER_ROX, USER_NC],
-    }
-}
-
-/// Marsaglia's xorshift64.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % n
-    }
-
-    fn pick<T: Copy>(&mut self, list: &[T]) -> T {
-        list[self.below(list.len() as u64) as usize]
     }
 }
 

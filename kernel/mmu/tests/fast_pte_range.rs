@@ -5,35 +5,25 @@
 mod fake;
 
 use fake::{
-    BASE, Fake, KINDS, USER, contiguous, data, enable_fast, frame, leaves, new_mmu, new_mmu_with,
-    new_space_with_tables, pages, refused, table_of,
+    BASE, Fake, KINDS, USER, contiguous, data, enable_fast, frame, leaves, map_page, new_mmu,
+    new_mmu_with, new_space_with_tables, pages, part, refused, table_of,
 };
 use mmu::{
-    AddressSpace, Asid, Backend, Backing, Context, Frame, LazyMmuError, Mmu, PAGE_SIZE, PageRange,
-    Prot, RangeError, SpaceError, SpaceKind,
+    AddressSpace, Asid, Backend, Backing, Context, Frame, LazyMmuError, Mmu, PAGE_SIZE, Prot,
+    RangeError, SpaceError, SpaceKind,
 };
 
 const KERNEL: SpaceKind = SpaceKind::Kernel;
-
-fn part(first: u64, n: u64) -> PageRange {
-    pages(BASE + first * PAGE_SIZE, n)
-}
 
 /// A kernel space with three tables.
 fn space(mmu: &Mmu<Fake>) -> AddressSpace<'_, Fake> {
     new_space_with_tables(mmu, KERNEL, part(0, 3 * 512))
 }
 
-fn map(space: &mut AddressSpace<'_, Fake>, page: u64) {
-    space
-        .map(part(page, 1), contiguous(page), Prot::KERNEL)
-        .unwrap();
-}
-
 /// Leaf stores that mapping a page causes at once: 0 where it waits, which is where it was announced.
 fn stores_of(space: &mut AddressSpace<'_, Fake>, page: u64) -> usize {
     space.mmu().kernel().take_effects();
-    map(space, page);
+    map_page(space, page);
     leaves(&space.mmu().kernel().take_effects())
 }
 
@@ -226,7 +216,7 @@ fn r22_a_range_belongs_to_the_task_that_announced_it() {
     enable_fast(&space, part(0, 8));
     let walks = |space: &mut AddressSpace<'_, Fake>, page| {
         let before = mmu.kernel().counts().walks;
-        map(space, page);
+        map_page(space, page);
         mmu.kernel().counts().walks - before
     };
     assert_eq!(walks(&mut space, 0), 0);
@@ -249,11 +239,11 @@ fn r22_a_fifth_range_is_not_kept_and_nothing_else_changes() {
         let mut space = space(&mmu);
         for level in 0..6_u64 {
             enable_fast(&space, part(16 * level, 16));
-            map(&mut space, 16 * level + 3);
+            map_page(&mut space, 16 * level + 3);
         }
         assert_eq!(place(&mmu), (6, 4), "{backend}");
         for level in (0..6_u64).rev() {
-            map(&mut space, 16 * level + 5);
+            map_page(&mut space, 16 * level + 5);
             mmu.lazy().disable().unwrap();
             assert_eq!(place(&mmu), (level as u8, level.min(4) as usize));
             for page in [3, 5] {
@@ -378,7 +368,7 @@ fn r32_ranges_go_with_their_tables() {
     let table = table_of(&space, part(0, 1));
     announce(&space, BASE, BASE + 8 * PAGE_SIZE, table).unwrap();
     enable_fast(&other, pages(3 << 39, 8));
-    map(&mut space, 700);
+    map_page(&mut space, 700);
     assert_eq!(place(&mmu), (2, 2));
     assert_eq!(space.free_empty_tables(part(1024, 512)), Ok(1));
     assert_eq!(place(&mmu), (2, 1), "the other space's is left");
@@ -405,7 +395,7 @@ fn r32_ranges_go_with_their_space() {
 fn panics_outside(request: impl FnOnce(&mut mmu::FastPteRange<'_, '_, Fake>)) {
     let mmu = new_mmu();
     let mut space = space(&mmu);
-    map(&mut space, 10);
+    map_page(&mut space, 10);
     space.restrict(part(5, 4));
     let before = mmu.kernel().image();
     let mut fast = space.fast_pte_range(part(5, 4)).unwrap();

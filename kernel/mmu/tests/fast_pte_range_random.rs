@@ -7,6 +7,7 @@
 
 mod fake;
 
+use fake::rng::Rng;
 use fake::{
     Fake, KINDS, contiguous, data, enable_fast, frame, new_mmu_with, new_space_with_tables, pages,
     reduced,
@@ -14,18 +15,6 @@ use fake::{
 use mmu::{
     AddressSpace, Backend, Desc, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind, bits,
 };
-
-/// Marsaglia's xorshift64.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % n
-    }
-}
 
 /// Pages in use: 48 in each of three tables.
 const EACH: u64 = 48;

@@ -5,24 +5,15 @@
 mod fake;
 
 use fake::{
-    BASE, Effect, Fake, USER, contiguous, count, enable_fast, frame, is_maintenance, new_mmu_with,
-    new_space, new_space_with_tables, pages, va,
+    BASE, Effect, Fake, USER, contiguous, count, enable_fast, frame, is_maintenance,
+    new_kernel_space, new_mmu_with, new_space, new_space_with_tables, pages, part, va,
 };
 use mmu::{
-    AddressSpace, Backend, LazyMmuError, LazyMmuState, Mmu, Owed, PAGE_SIZE, PageRange, Prot,
-    SpaceKind, bits,
+    AddressSpace, Backend, LazyMmuError, LazyMmuState, Mmu, Owed, PAGE_SIZE, Prot, SpaceKind, bits,
 };
 use std::mem::forget;
 
 const ENDED: Result<(), LazyMmuError> = Err(LazyMmuError::EndedInside);
-
-fn part(first: u64, n: u64) -> PageRange {
-    pages(BASE + first * PAGE_SIZE, n)
-}
-
-fn space(mmu: &Mmu<Fake>) -> AddressSpace<'_, Fake> {
-    new_space_with_tables(mmu, SpaceKind::Kernel, part(0, 512))
-}
 
 /// The state is a new task's, the CPU is free, and the task may leave it.
 #[track_caller]
@@ -88,7 +79,7 @@ fn r39_whatever_a_task_is_in_when_it_ends_is_left() {
     for backend in fake::backends() {
         for (name, enter) in WAYS {
             let mmu = new_mmu_with(backend);
-            let mut space = space(&mmu);
+            let mut space = new_kernel_space(&mmu);
             space.map(part(0, 2), contiguous(1), Prot::KERNEL).unwrap();
             enter(&mmu);
             space.map(part(5, 1), contiguous(9), Prot::KERNEL).unwrap();
@@ -112,7 +103,7 @@ fn r39_whatever_a_task_is_in_when_it_ends_is_left() {
 fn r16_the_end_pays_what_is_owed_once() {
     for writes in [0, 3] {
         let mmu = new_mmu_with(Backend::DeferBarriers);
-        let mut space = space(&mmu);
+        let mut space = new_kernel_space(&mmu);
         mmu.lazy().enable().unwrap();
         mmu.lazy().enable().unwrap();
         for i in 0..writes {
@@ -175,7 +166,7 @@ fn r22_groups_of_announced_ranges_are_folded_at_the_end() {
 fn r22_ranges_that_were_forgotten_are_withdrawn() {
     for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
-        let mut space = space(&mmu);
+        let mut space = new_kernel_space(&mmu);
         let mut held = space.fast_pte_range(part(0, 8)).unwrap();
         // Not one by one: that is counted when the range is dropped.
         held.set_frames(3, &[frame(7)], Prot::KERNEL).unwrap();
@@ -223,7 +214,7 @@ fn r5_a_callback_that_never_returns_loses_nothing() {
 fn r3_an_interrupt_ends_no_task() {
     for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
-        let mut space = space(&mmu);
+        let mut space = new_kernel_space(&mmu);
         enable_fast(&space, part(0, 8));
         space.map(part(1, 1), contiguous(1), Prot::KERNEL).unwrap();
         let state = || (format!("{:?}", mmu.lazy()), mmu.kernel().is_batch_empty());

@@ -5,26 +5,12 @@ mod fake;
 
 use fake::interrupts::{Moment, at_moments};
 use fake::{
-    BASE, Effect, Fake, contiguous, enable_fast, leaves, new_mmu, new_mmu_with,
-    new_space_with_tables, pages,
+    Effect, Fake, close, contiguous, enable_fast, leaves, map_page, new_kernel_space, new_mmu,
+    new_mmu_with, part,
 };
-use mmu::{AddressSpace, Backend, LazyMmuError, Mmu, Owed, PAGE_SIZE, PageRange, Prot, SpaceKind};
+use mmu::{AddressSpace, Backend, LazyMmuError, Mmu, Owed, Prot};
 use std::cell::Cell;
 use std::rc::Rc;
-
-fn part(first: u64, n: u64) -> PageRange {
-    pages(BASE + first * PAGE_SIZE, n)
-}
-
-fn space(mmu: &Mmu<Fake>) -> AddressSpace<'_, Fake> {
-    new_space_with_tables(mmu, SpaceKind::Kernel, part(0, 512))
-}
-
-fn map(space: &mut AddressSpace<'_, Fake>, page: u64) {
-    space
-        .map(part(page, 1), contiguous(page), Prot::KERNEL)
-        .unwrap();
-}
 
 /// Depth, pauses, ranges.
 fn place(mmu: &Mmu<Fake>) -> (u8, u8, usize) {
@@ -36,22 +22,17 @@ fn place(mmu: &Mmu<Fake>) -> (u8, u8, usize) {
     )
 }
 
-fn close(mmu: &Mmu<Fake>) {
-    while mmu.lazy().resume().is_ok() {}
-    while mmu.lazy().disable().is_ok() {}
-}
-
 #[test]
 fn s12_all_levels_are_left_and_come_back() {
     for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
-        let mut space = space(&mmu);
+        let mut space = new_kernel_space(&mmu);
         let lazy = mmu.lazy();
         lazy.enable().unwrap();
         enable_fast(&space, part(0, 8));
         lazy.enable().unwrap();
         enable_fast(&space, part(8, 8));
-        map(&mut space, 3);
+        map_page(&mut space, 3);
         assert_eq!(place(&mmu), (4, 0, 2), "{backend}");
         mmu.kernel().take_effects();
         let suspended = lazy.suspend_all();
@@ -67,7 +48,7 @@ fn s12_all_levels_are_left_and_come_back() {
         mmu.kernel().take_effects();
         // Sections of the meantime are like any other.
         lazy.enable().unwrap();
-        map(&mut space, 4);
+        map_page(&mut space, 4);
         assert_eq!(
             lazy.state().owed().is_empty(),
             backend == Backend::Eager || backend == Backend::Multicall
@@ -78,8 +59,8 @@ fn s12_all_levels_are_left_and_come_back() {
         assert_eq!(place(&mmu), (4, 0, 2), "{backend}");
         // The ranges are in force again, each at its level.
         let walks = mmu.kernel().counts().walks;
-        map(&mut space, 5);
-        map(&mut space, 9);
+        map_page(&mut space, 5);
+        map_page(&mut space, 9);
         assert_eq!(mmu.kernel().counts().walks, walks, "{backend}");
         lazy.disable().unwrap();
         assert_eq!(place(&mmu), (3, 0, 1), "{backend}");
@@ -91,7 +72,7 @@ fn s12_all_levels_are_left_and_come_back() {
 #[test]
 fn s12_pauses_come_back_too() {
     let mmu = new_mmu_with(Backend::DeferStores);
-    let mut space = space(&mmu);
+    let mut space = new_kernel_space(&mmu);
     let lazy = mmu.lazy();
     enable_fast(&space, part(0, 8));
     lazy.pause().unwrap();
@@ -111,7 +92,7 @@ fn s12_pauses_come_back_too() {
         (1, 1),
         "R9: paused before and after, so no hook but the section's own"
     );
-    map(&mut space, 1);
+    map_page(&mut space, 1);
     assert_eq!(leaves(&mmu.kernel().take_effects()), 1, "still paused");
     close(&mmu);
     fake::destroy(space);
@@ -142,13 +123,13 @@ fn r9_hooks_of_a_suspension_come_in_pairs() {
 #[test]
 fn r39_a_section_that_leaks_out_of_a_suspension_is_reported() {
     let mmu = new_mmu();
-    let mut space = space(&mmu);
+    let mut space = new_kernel_space(&mmu);
     let lazy = mmu.lazy();
     lazy.enable().unwrap();
     lazy.enable().unwrap();
     let suspended = lazy.suspend_all();
     enable_fast(&space, part(0, 8));
-    map(&mut space, 1);
+    map_page(&mut space, 1);
     mmu.kernel().take_effects();
     drop(suspended);
     assert_eq!(mmu.kernel().take_reports(), [LazyMmuError::Asymmetric]);
@@ -253,9 +234,9 @@ const WITH_BATCH: [Backend; 3] = [
 
 /// Stores, changes and invalidations that wait, whatever the backend lets wait.
 fn let_something_wait(space: &mut AddressSpace<'_, Fake>) {
-    map(space, 3);
+    map_page(space, 3);
     space.protect(part(0, 2), Prot::KERNEL_RO).unwrap();
-    map(space, 4);
+    map_page(space, 4);
     assert!(!space.mmu().kernel().is_batch_empty());
 }
 
@@ -263,7 +244,7 @@ fn let_something_wait(space: &mut AddressSpace<'_, Fake>) {
 fn r38_who_works_on_the_batch_keeps_the_cpu() {
     for backend in WITH_BATCH {
         let mmu = Rc::new(new_mmu_with(backend));
-        let mut space = space(&mmu);
+        let mut space = new_kernel_space(&mmu);
         space.map(part(0, 2), contiguous(1), Prot::KERNEL).unwrap();
         enable_fast(&space, part(0, 8));
         let_something_wait(&mut space);
@@ -298,7 +279,7 @@ fn r38_what_waits_keeps_the_task_until_it_is_drained() {
         .flat_map(|b| ends.map(|end| (b, end)))
     {
         let mmu = Rc::new(new_mmu_with(backend));
-        let mut space = space(&mmu);
+        let mut space = new_kernel_space(&mmu);
         space.map(part(0, 2), contiguous(1), Prot::KERNEL).unwrap();
         // With a range announced, its end is what drains.
         if backend == Backend::DeferStores {
@@ -325,7 +306,7 @@ fn r38_what_waits_keeps_the_task_until_it_is_drained() {
 #[test]
 fn r22_a_section_of_the_meantime_ends_no_suspended_range() {
     let mmu = new_mmu_with(Backend::DeferStores);
-    let space = space(&mmu);
+    let space = new_kernel_space(&mmu);
     let lazy = mmu.lazy();
     enable_fast(&space, part(0, 8));
     let suspended = lazy.suspend_all();

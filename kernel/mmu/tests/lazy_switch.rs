@@ -5,28 +5,14 @@ mod fake;
 
 use fake::interrupts::{Moment, at_moments};
 use fake::{
-    BASE, Effect, Fake, contiguous, enable_fast, is_maintenance, new_mmu_with,
-    new_space_with_tables, pages,
+    BASE, Effect, Fake, contiguous, enable_fast, is_maintenance, map_page, new_kernel_space,
+    new_mmu_with, part,
 };
-use mmu::{AddressSpace, Backend, LazyMmuError, Mmu, Owed, PAGE_SIZE, PageRange, Prot, SpaceKind};
+use mmu::{Backend, LazyMmuError, Mmu, Owed, PAGE_SIZE, Prot};
 use std::cell::Cell;
 use std::rc::Rc;
 
 const REFUSED: Result<(), LazyMmuError> = Err(LazyMmuError::NotPreemptible);
-
-fn part(first: u64, n: u64) -> PageRange {
-    pages(BASE + first * PAGE_SIZE, n)
-}
-
-fn space(mmu: &Mmu<Fake>) -> AddressSpace<'_, Fake> {
-    new_space_with_tables(mmu, SpaceKind::Kernel, part(0, 512))
-}
-
-fn map(space: &mut AddressSpace<'_, Fake>, page: u64) {
-    space
-        .map(part(page, 1), contiguous(page), Prot::KERNEL)
-        .unwrap();
-}
 
 fn maintenance(mmu: &Mmu<Fake>) -> Vec<Effect> {
     let mut effects = mmu.kernel().take_effects();
@@ -81,9 +67,9 @@ fn r17_a_task_with_nothing_owed_pays_the_barrier_of_the_switch() {
 fn r17_a_store_that_a_switch_completed_owes_the_isb_alone() {
     for backend in fake::backends().filter(|b| *b != Backend::Eager) {
         let mmu = Rc::new(new_mmu_with(backend));
-        let mut space = space(&mmu);
+        let mut space = new_kernel_space(&mmu);
         mmu.lazy().enable().unwrap();
-        map(&mut space, 1);
+        map_page(&mut space, 1);
         if !backend.is_preemptible() {
             assert_eq!(mmu.lazy().switch_out(), REFUSED, "{backend}");
             mmu.lazy().disable().unwrap();
@@ -98,9 +84,9 @@ fn r17_a_store_that_a_switch_completed_owes_the_isb_alone() {
         assert_eq!(maintenance(&mmu), [Effect::Isb], "{backend}");
         // And one more store owes both again.
         mmu.lazy().enable().unwrap();
-        map(&mut space, 2);
+        map_page(&mut space, 2);
         mmu.lazy().switch_out().unwrap();
-        map(&mut space, 3);
+        map_page(&mut space, 3);
         maintenance(&mmu);
         mmu.lazy().disable().unwrap();
         assert_eq!(maintenance(&mmu), [Effect::DsbIshst, Effect::Isb]);
@@ -154,14 +140,14 @@ fn r38_a_section_stays_what_it_was_when_it_was_entered() {
     for from in fake::backends() {
         for to in fake::backends() {
             let mmu = new_mmu_with(from);
-            let mut space = space(&mmu);
+            let mut space = new_kernel_space(&mmu);
             space.map(part(8, 2), contiguous(8), Prot::KERNEL).unwrap();
             let kernel = mmu.kernel();
             enable_fast(&space, part(0, 16));
             kernel.go_to(1);
             mmu.set_backend(to).unwrap();
             kernel.go_to(0);
-            map(&mut space, 1);
+            map_page(&mut space, 1);
             space.protect(part(8, 1), Prot::KERNEL_RO).unwrap();
             let left = mmu.lazy().switch_out();
             assert_eq!(left.is_ok(), from.is_preemptible(), "{from} to {to}");
@@ -183,10 +169,10 @@ fn r38_a_section_stays_what_it_was_when_it_was_entered() {
 fn r11_r12_a_switch_at_the_end_of_an_interrupt_is_the_task_s() {
     for backend in fake::backends() {
         let mmu = new_mmu_with(backend);
-        let mut space = space(&mmu);
-        map(&mut space, 8);
+        let mut space = new_kernel_space(&mmu);
+        map_page(&mut space, 8);
         enable_fast(&space, part(0, 16));
-        map(&mut space, 1);
+        map_page(&mut space, 1);
         space.protect(part(8, 1), Prot::KERNEL_RO).unwrap();
         let kernel = mmu.kernel();
         kernel.set_interrupt(true);
@@ -210,7 +196,7 @@ fn r11_r12_a_switch_at_the_end_of_an_interrupt_is_the_task_s() {
             kernel.switch_to(1);
             let before = format!("{:?}", mmu.lazy());
             let section = mmu.lazy().section().unwrap();
-            map(&mut space, 3);
+            map_page(&mut space, 3);
             drop(section);
             assert_eq!(format!("{:?}", mmu.lazy()), before);
             kernel.switch_to(0);
@@ -229,7 +215,7 @@ fn r11_r12_a_switch_at_the_end_of_an_interrupt_is_the_task_s() {
 fn r11_whoever_gets_the_cpu_finds_its_batch_empty() {
     for backend in fake::backends() {
         let mmu = Rc::new(new_mmu_with(backend));
-        let mut space = space(&mmu);
+        let mut space = new_kernel_space(&mmu);
         space.map(part(8, 8), contiguous(8), Prot::KERNEL).unwrap();
         let (left, stayed) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         let (seen_left, seen_stayed) = (left.clone(), stayed.clone());
@@ -250,7 +236,7 @@ fn r11_whoever_gets_the_cpu_finds_its_batch_empty() {
         };
         at_moments(&mmu, switch, || {
             enable_fast(&space, part(0, 16));
-            map(&mut space, 1);
+            map_page(&mut space, 1);
             space.protect(part(8, 2), Prot::KERNEL_RO).unwrap();
             space.unmap(part(9, 2)).unwrap();
             mmu.lazy().disable().unwrap();

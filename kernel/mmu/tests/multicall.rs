@@ -6,27 +6,21 @@
 mod fake;
 
 use fake::{
-    BASE, Effect, Fake, USER, contiguous, enable_fast, frame, leaves, new_mmu_with, new_space,
-    new_space_with_tables, pages, table_of, tlbis,
+    BASE, Effect, Fake, USER, close, contiguous, enable_fast, frame, leaves, new_kernel_space,
+    new_mmu_with, new_space, pages, part, table_of, tlbis,
 };
 use mmu::{
     AddressSpace, Asid, Backend, Call, Context, Desc, Features, MULTICALLS, Mmu, Owed, PAGE_SIZE,
-    PageRange, Prot, SpaceKind, TlbFeatures, tlbi::Scope,
+    Prot, SpaceKind, TlbFeatures, tlbi::Scope,
 };
-
-const KERNEL: SpaceKind = SpaceKind::Kernel;
 
 fn new_mmu() -> Mmu<Fake> {
     new_mmu_with(Backend::Multicall)
 }
 
-fn part(first: u64, n: u64) -> PageRange {
-    pages(BASE + first * PAGE_SIZE, n)
-}
-
 /// A kernel space with a table, in which pages 100..110 are mapped to frames 500 and on.
 fn space(mmu: &Mmu<Fake>) -> AddressSpace<'_, Fake> {
-    let mut space = new_space_with_tables(mmu, KERNEL, part(0, 512));
+    let mut space = new_kernel_space(mmu);
     space
         .map(part(100, 10), contiguous(500), Prot::KERNEL)
         .unwrap();
@@ -209,7 +203,7 @@ fn r23_the_queue_is_executed_when_it_is_full() {
 fn r23_invalidations_fill_the_queue_as_well() {
     let mmu = new_mmu();
     mmu.kernel().start_hypervisor();
-    let mut space = new_space_with_tables(&mmu, KERNEL, part(0, 512));
+    let mut space = new_kernel_space(&mmu);
     space
         .map(part(0, 512), contiguous(1), Prot::KERNEL)
         .unwrap();
@@ -267,8 +261,7 @@ fn r23_the_queue_is_executed_at_each_of_these() {
         assert!(mmu.kernel().all_invalidated(), "{name}");
         assert_ne!(memory(&space, 5), 0, "{name}");
         assert!(tlbis(&mmu.kernel().take_effects()) >= 1);
-        while mmu.lazy().resume().is_ok() {}
-        while mmu.lazy().disable().is_ok() {}
+        close(&mmu);
         fake::destroy(space);
     }
 }

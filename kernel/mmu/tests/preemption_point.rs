@@ -4,20 +4,16 @@
 
 mod fake;
 
-use fake::{BASE, Fake, contiguous, enable_fast, new_mmu_with, new_space_with_tables, pages, va};
-use mmu::{AddressSpace, Backend, LazyMmuError, Mmu, PAGE_SIZE, PageRange, Prot, SpaceKind};
+use fake::{BASE, Fake, close, contiguous, enable_fast, new_kernel_space, new_mmu_with, part, va};
+use mmu::{AddressSpace, Backend, LazyMmuError, Mmu, Prot};
 use std::mem::forget;
 
 /// Backends that let something wait, and their task go.
 const PREEMPTIBLE: [Backend; 2] = [Backend::BatchInvalidations, Backend::Multicall];
 
-fn part(first: u64, n: u64) -> PageRange {
-    pages(BASE + first * PAGE_SIZE, n)
-}
-
 /// A space whose pages 0 to 7 are mapped.
 fn space(mmu: &Mmu<Fake>) -> AddressSpace<'_, Fake> {
-    let mut space = new_space_with_tables(mmu, SpaceKind::Kernel, part(0, 512));
+    let mut space = new_kernel_space(mmu);
     space.map(part(0, 8), contiguous(1), Prot::KERNEL).unwrap();
     space
 }
@@ -63,8 +59,7 @@ fn r38_the_end_of_a_section_that_keeps_its_task_offers_the_cpu_once() {
             leave(&mmu);
             assert_eq!(mmu.kernel().take_offers(), 1, "{end}");
             assert_eq!(mmu.lazy().might_sleep(), Ok(()), "{end}");
-            while mmu.lazy().resume().is_ok() {}
-            while mmu.lazy().disable().is_ok() {}
+            close(&mmu);
             fake::destroy(space);
         }
     }
@@ -151,8 +146,7 @@ fn r38_backends_without_a_batch_offer_nothing() {
             mmu.lazy().flush();
             leave(&mmu);
             assert_eq!(mmu.kernel().take_offers(), 0, "{backend}, {end}");
-            while mmu.lazy().resume().is_ok() {}
-            while mmu.lazy().disable().is_ok() {}
+            close(&mmu);
             fake::destroy(space);
         }
     }

@@ -8,6 +8,7 @@
 
 mod fake;
 
+use fake::rng::Rng;
 use fake::{Fake, KINDS, USER, asid_of, frame, new_mmu, new_space, pages, tables_below};
 use mmu::bbm::Violation;
 use mmu::{
@@ -15,22 +16,6 @@ use mmu::{
     Prot, SpaceError, SpaceKind,
 };
 use std::collections::BTreeMap;
-
-/// Marsaglia's xorshift64.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % n
-    }
-
-    fn pick<T: Copy>(&mut self, list: &[T]) -> T {
-        list[self.below(list.len() as u64) as usize]
-    }
-}
 
 /// Stretches of address space where something ends, and their lengths in pages.
 fn windows(half: Half) -> Vec<PageRange> {

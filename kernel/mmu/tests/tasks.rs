@@ -8,28 +8,19 @@
 //! their place, whatever the state of the task that creates them.
 
 mod model;
+#[path = "fake/rng.rs"]
+mod rng;
 
 use mmu::{AddressSpace, Backend, Mmu, Owed, PAGE_SIZE, Prot, SpaceKind};
 use model::world::{KERNEL, Setup, backing, pages};
 use model::{CPUS, Executed, Plan, Saboteur, Switch};
+use rng::Rng;
 
 /// More than CPUs, so that most wait.
 const TASKS: usize = 7;
 /// Pages of a task.
 const PAGES: u64 = 16;
 const STEPS: usize = if cfg!(miri) { 60 } else { 20_000 };
-
-/// Marsaglia's xorshift64.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % n
-    }
-}
 
 /// What the contract says of a task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -12,6 +12,7 @@ pub mod groups;
 mod hypervisor;
 pub mod interrupts;
 pub mod order;
+pub mod rng;
 mod walker;
 mod world;
 

@@ -72,6 +72,30 @@ pub fn new_space_with_tables(
     space
 }
 
+/// `n` pages from page `first` behind [`BASE`] on.
+pub fn part(first: u64, n: u64) -> PageRange {
+    pages(BASE + first * PAGE_SIZE, n)
+}
+
+/// A kernel space in which the table of the 512 pages from [`BASE`] on exists and nothing is mapped.
+pub fn new_kernel_space(mmu: &Mmu<Fake>) -> AddressSpace<'_, Fake> {
+    new_space_with_tables(mmu, SpaceKind::Kernel, part(0, 512))
+}
+
+/// Maps page `page` behind [`BASE`] of a kernel space to the frame of that number.
+#[track_caller]
+pub fn map_page(space: &mut AddressSpace<'_, Fake>, page: u64) {
+    space
+        .map(part(page, 1), contiguous(page), Prot::KERNEL)
+        .expect("the page is not mapped, and its table exists");
+}
+
+/// Leaves all pauses and sections of the current task.
+pub fn close(mmu: &Mmu<Fake>) {
+    while mmu.lazy().resume().is_ok() {}
+    while mmu.lazy().disable().is_ok() {}
+}
+
 /// The table of the pages of `range`, which exists.
 pub fn table_of(space: &AddressSpace<'_, Fake>, range: PageRange) -> Frame {
     space
