@@ -128,6 +128,12 @@ impl Prot {
         self.0 & bits::AP_USER != 0
     }
 
+    /// Whether some exception level may execute from a leaf with these attributes.
+    #[inline(always)]
+    pub(crate) const fn is_executable(self) -> bool {
+        self.0 & Self::NX != Self::NX
+    }
+
     /// Whether the memory type is [`MemoryType::Normal`], write-back.
     #[inline(always)]
     pub(crate) const fn is_normal(self) -> bool {

@@ -74,15 +74,12 @@ impl Features {
 }
 
 impl<K> Mmu<K> {
-    /// Stores happen at once, and a kernel's leaf owes the pair: the terms of the short ways.
-    const PLAIN: u16 = terms(Backend::DeferBarriers, BarrierPolicy::Classic);
-
     /// Binds the library to `kernel`: deferred barriers, the classic policy, and
     /// no optional CPU feature until [`Mmu::set_features`].
     pub const fn new(kernel: K) -> Self {
         Self {
             kernel,
-            terms: AtomicU16::new(Self::PLAIN),
+            terms: AtomicU16::new(terms(Backend::DeferBarriers, BarrierPolicy::Classic)),
             features: AtomicU8::new(0),
         }
     }
@@ -105,10 +102,17 @@ impl<K> Mmu<K> {
         BarrierPolicy::from_u8((self.terms.load(Ordering::Relaxed) >> 8) as u8)
     }
 
-    /// Whether the terms are those that the short ways are made for.
+    /// Backend and policy as one number, to tell whether they have changed.
+    #[inline(always)]
+    pub(crate) fn terms(&self) -> u16 {
+        self.terms.load(Ordering::Relaxed)
+    }
+
+    /// Whether the backend is the one that the short ways are made for: stores happen at once, and a mark is left of what
+    /// they owe.
     #[inline(always)]
     pub(crate) fn is_plain(&self) -> bool {
-        self.terms.load(Ordering::Relaxed) == Self::PLAIN
+        self.backend() == Backend::DeferBarriers
     }
 
     fn set_terms(&self, backend: Backend, policy: BarrierPolicy) {
@@ -129,7 +133,8 @@ impl<K> Mmu<K> {
         self.features.store(features.to_bits(), Ordering::Relaxed);
     }
 
-    /// Chooses the barrier policy.
+    /// Chooses the barrier policy. A callback or [`crate::FastPteRange`] that is at work ends the
+    /// table that it is in as it began.
     ///
     /// # Errors
     /// [`NoEts2`] if the features do not allow it; the policy stays.

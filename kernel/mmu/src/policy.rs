@@ -68,6 +68,15 @@ impl BarrierPolicy {
             },
         }
     }
+
+    /// What a kernel's leaf owes that nobody executes.
+    #[inline(always)]
+    pub(crate) const fn owed_by_data(self) -> Owed {
+        match self {
+            Self::Classic => Owed::all(),
+            Self::Ets2 => Owed::empty(),
+        }
+    }
 }
 
 impl fmt::Display for BarrierPolicy {

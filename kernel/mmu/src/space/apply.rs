@@ -68,7 +68,8 @@ impl<K: Kernel> PteRef<'_, K> {
     #[inline(always)]
     pub fn set(&mut self, frame: Frame, prot: Prot) -> Result<(), SpaceError> {
         let (mmu, pte, new) = (self.space.mmu, self.pte, (frame, prot));
-        let quick = if self.is_fresh && prot.is_normal() && !prot.is_user() {
+        let is_data = prot.is_normal() && !prot.is_user() && !prot.is_executable();
+        let quick = if self.is_fresh && is_data {
             self.quick.set_fresh(mmu, self.state, pte, new);
             true
         } else {

@@ -27,6 +27,8 @@ struct Answers {
     table: Frame,
     prot: Prot,
     quick: Quick,
+    /// Backend and policy, as [`crate::Mmu::terms`] says them.
+    terms: u16,
 }
 
 /// The answers, and for which table they are.
@@ -49,6 +51,7 @@ impl LastTable {
                 table: Frame::ZERO,
                 prot: Prot::KERNEL,
                 quick: Quick::NEVER,
+                terms: 0,
             }),
         }
     }
@@ -72,6 +75,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
                 table: found.link.frame(),
                 prot,
                 quick,
+                terms: self.mmu.terms(),
             });
         }
     }
@@ -91,7 +95,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
         let link = self.load(parent);
         let room = link.population().is_some_and(|used| used < ENTRIES);
         let pte = &self.table(last.table).entries()[Level::L3.index(va)];
-        if !room || !self.mmu.is_plain() || self.load(pte).is_in_use() {
+        if !room || last.terms != self.mmu.terms() || self.load(pte).is_in_use() {
             return false;
         }
         kernel.store(pte, Desc::page(frame, prot));

@@ -4,9 +4,11 @@
 //! In a loop over entries of one table nearly everything that a write has to ask is the same as for the
 //! entry before: backend, policy, interrupt, privilege, pending invalidations. A [`Quick`] has asked
 //! once. What is left is the entry, which must be empty, and *behind the store* a look at the task's lazy
-//! state: if it is the word that it was, active and owing everything, the store owes nothing new.
-//! (Behind it, because a context switch before the store completes the stores that were there and
-//! forgives their barrier, and this one was not; R17.) Counting is a sum that is settled at the
+//! state: if it is the word in which a store owes nothing new, that is all. With the classic policy that is the word of an
+//! active task that owes everything; with Ets2, whose data owes nothing (R35), the word that was there to begin
+//! with. (Behind it, because a context switch before the store completes the stores that were there and
+//! forgives their barrier, and this one was not; R17.) What the kernel executes has no short way, because it owes
+//! something else than data. Counting is a sum that is settled at the
 //! end of the table. Anything else goes the long way ([`AddressSpace::set_leaf`]), which is always right.
 
 use super::{AddressSpace, SpaceKind};
@@ -27,8 +29,10 @@ pub(super) struct Quick {
     sets_user: bool,
     /// Whether entries are emptied by a swap and nothing else.
     swaps: bool,
-    /// The lazy state in which a store owes nothing new.
+    /// The lazy state in which a store owes nothing new,
     settled: u32,
+    /// and what it owes in any other.
+    owed: Owed,
 }
 
 impl Quick {
@@ -38,6 +42,7 @@ impl Quick {
         sets_user: false,
         swaps: false,
         settled: 0,
+        owed: Owed::all(),
     };
 
     /// What holds now in `pages`, part of one table.
@@ -46,11 +51,18 @@ impl Quick {
         let mmu = space.mmu;
         let kernel = mmu.kernel();
         let sets = mmu.is_plain() && !space.unflushed.meets(pages) && !kernel.in_interrupt();
+        let owed = mmu.policy().owed_by_data();
+        let state = kernel.lazy();
         Self {
             sets_kernel: sets && space.kind == SpaceKind::Kernel,
             sets_user: sets && space.kind != SpaceKind::Kernel,
             swaps: !mmu.backend().invalidates(),
-            settled: kernel.lazy().word_owing_all(),
+            settled: if owed.is_empty() {
+                state.word()
+            } else {
+                state.word_owing_all()
+            },
+            owed,
         }
     }
 
@@ -62,7 +74,7 @@ impl Quick {
             && if prot.is_user() {
                 self.sets_user
             } else {
-                self.sets_kernel
+                self.sets_kernel && !prot.is_executable()
             }
     }
 
@@ -110,7 +122,7 @@ impl Quick {
     #[inline(always)]
     pub(super) fn stored<K: Kernel>(self, mmu: &Mmu<K>, state: &LazyMmuState, prot: Prot) {
         if !prot.is_user() && state.word() != self.settled {
-            owe(mmu);
+            owe(mmu, self.owed);
         }
     }
 
@@ -122,11 +134,10 @@ impl Quick {
     }
 }
 
-/// The policy is classic.
 #[cold]
 #[inline(never)]
-fn owe<K: Kernel>(mmu: &Mmu<K>) {
-    mmu.owe_or_pay(Owed::all());
+fn owe<K: Kernel>(mmu: &Mmu<K>, owed: Owed) {
+    mmu.owe_or_pay(owed);
 }
 
 /// What a loop over the entries of one table adds up.
