@@ -124,6 +124,11 @@ impl Parser {
         self.report.cases.len()
     }
 
+    /// The test that has reported last.
+    pub fn last(&self) -> Option<&Case> {
+        self.report.cases.last()
+    }
+
     /// Tells whether a KTAP log has begun.
     pub fn has_started(&self) -> bool {
         self.started

@@ -12,14 +12,22 @@ pub struct Changes {
     pub lines: Vec<String>,
     /// Entries that are the same.
     pub same: usize,
+    /// Entries of the old results that the new ones were not asked for.
+    pub unasked: usize,
 }
 
 /// What has changed from `old` to `new`.
 pub fn changes(old: &Results, new: &Results) -> Changes {
+    changes_of(old, new, |_| true)
+}
+
+/// What has changed of what the new results were `asked` for.
+pub fn changes_of(old: &Results, new: &Results, asked: impl Fn(&Subject) -> bool) -> Changes {
     let (old, new) = (old.entries(), new.entries());
     let mut found = Changes::default();
     for (subject, before) in &old {
         match new.get(subject) {
+            None if !asked(subject) => found.unasked += 1,
             Some(now) if now == before => found.same += 1,
             Some(now) => found
                 .lines
@@ -79,6 +87,30 @@ mod tests {
             (found.lines.len(), found.same),
             (0, results.entries().len())
         );
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_not_missing() {
+        let old = results(&[1, 16]);
+        let mut new = results(&[1]);
+        new.counted.retain(|terms, _| terms.cpu == "max");
+        let lost = Terms::new("max", "classic", "eager");
+        new.counted.remove(&lost);
+        let found = changes_of(&old, &new, |subject| match subject {
+            Subject::Window(terms, _, pages) => terms.cpu == "max" && *pages == 1,
+            Subject::Event(terms, _) => terms.cpu == "max",
+            Subject::Boot(..) | Subject::Wake(..) => true,
+        });
+        assert!(!found.lines.is_empty());
+        for line in &found.lines {
+            assert!(line.starts_with(&format!("{lost}: ")), "{line}");
+        }
+        assert_eq!(
+            found.unasked + found.lines.len() + found.same,
+            old.entries().len()
+        );
+        // What was counted is compared, asked for or not.
+        assert_eq!(changes_of(&old, &old, |_| false).unasked, 0);
     }
 
     #[test]

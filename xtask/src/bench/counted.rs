@@ -39,10 +39,12 @@ pub const TO_KERNEL_MAIN: u8 = 140;
 pub const LINEAR_MAP: u8 = 141;
 /// From the kernel's first instruction to what it was booted for, such as the first self-test.
 pub const TO_SELF_TEST: u8 = 142;
-/// Pages beyond which the kernel needs more memory than the usual machine has.
-const MOST_OF_USUAL: u64 = 65_536;
-/// The memory that it is given then: 4 GiB in one aligned piece, and tables.
-const LARGE: Memory = Memory::mebibytes(8 * 1024);
+/// Pages of the largest windows that the kernel has, which need more memory than the usual machine has.
+pub const MOST_PAGES: u64 = 1_048_576;
+/// Pages of the largest windows that it has otherwise, and of the largest in which each page is a call of its own.
+pub const MOST_OF_USUAL: u64 = 65_536;
+/// MiB of memory that it is given for the largest: 4 GiB in one aligned piece, and tables.
+pub const LARGE: u32 = 8 * 1024;
 /// Seconds that a boot may take; half of it without a line.
 const TIMEOUT: u64 = 600;
 
@@ -147,8 +149,8 @@ impl Setup<'_> {
     /// When QEMU cannot be started, the kernel does not end well, or what was counted cannot be read.
     pub fn count(&self, terms: &Terms, pages: u64) -> Result<Counted> {
         let mut machine = machine(&terms.cpu);
-        if pages > MOST_OF_USUAL {
-            machine.memory = LARGE;
+        if pages >= MOST_PAGES {
+            machine.memory = Memory::mebibytes(LARGE);
         }
         let mode = match terms.counter() {
             Counter::Inside => "counts",
@@ -169,14 +171,20 @@ impl Setup<'_> {
     }
 
     /// What `cpu` executes up to `kernel_main`, in the linear map, and up to the first self-test; and as events, with
-    /// a second CPU and the host's clock, what it takes to wake a task there. And what is wrong with these windows.
+    /// a second CPU and the host's clock, what it takes to wake a task there. The kernel says of the boot what its
+    /// linear map took.
     ///
     /// # Errors
     ///
     /// Those of [`count`](Self::count).
-    pub fn count_boot(&self, cpu: &str) -> Result<(Measured, Vec<String>)> {
+    pub fn count_boot(&self, cpu: &str) -> Result<Counted> {
         // A suite that needs next to nothing.
-        let (_, windows) = self.boot(&machine(cpu), "mode=selftest filter=boot-arguments")?;
+        let (mut log, windows) = self.boot(&machine(cpu), "mode=selftest filter=boot-arguments")?;
+        let mut inside = Measured {
+            terms: "boot".to_owned(),
+            ..Measured::default()
+        };
+        inside.costs.extend(linear_map(&log));
         let (mut measured, mut problems) = outside(&windows, "boot".to_owned());
         measured
             .costs
@@ -186,13 +194,18 @@ impl Setup<'_> {
             clock: Clock::Host,
             ..machine(cpu)
         };
-        let (_, windows) = self.boot(&pair, "mode=bench policy=classic pages=1")?;
+        let (more, windows) = self.boot(&pair, "mode=bench policy=classic pages=1")?;
+        log.push_str(&more);
+        inside.events = Measured::read(&more, Counter::Outside)
+            .context("the kernel's counts cannot be read")?
+            .events;
         let (both, more) = outside(&windows, String::new());
         problems.extend(more);
         measured.events = both.events;
-        measured
-            .events
-            .retain(|name, _| WAKES.iter().any(|event| event.name == *name));
+        for side in [&mut inside, &mut measured] {
+            side.events
+                .retain(|name, _| WAKES.iter().any(|event| event.name == *name));
+        }
         for event in &WAKES {
             if !measured.events.contains_key(event.name) {
                 problems.push(format!("{}: the plugin has not seen it", event.title));
@@ -203,7 +216,12 @@ impl Setup<'_> {
                 problems.push(format!("window op={op}: the plugin has not seen it"));
             }
         }
-        Ok((measured, problems))
+        Ok(Counted {
+            inside,
+            outside: measured,
+            problems,
+            log,
+        })
     }
 
     /// Boots, and comes back with the console and the windows.
@@ -246,6 +264,27 @@ fn machine(cpu: &str) -> Machine {
     }
 }
 
+/// What the kernel says of its linear map (kernel/src/start.rs): pages, DSB and ISB. Of the rest 0 stands there.
+fn linear_map(log: &str) -> Option<((u8, u64), Cost)> {
+    let number = |text: &str, before: &str| -> Option<u64> {
+        let (_, behind) = text.split_once(before)?;
+        behind.split(' ').next()?.parse().ok()
+    };
+    let line = log.lines().find(|line| line.contains(" linear map: "))?;
+    let pages = number(line, " linear map: ")?;
+    let cost = Cost {
+        instructions: 0,
+        spread: 0,
+        ptes: pages,
+        dsb: number(line, "built with ")?,
+        isb: number(line, "DSB and ")?,
+        tlbi: 0,
+        ish: 0,
+        dmb: 0,
+    };
+    Some(((LINEAR_MAP, pages), cost))
+}
+
 /// The windows of one id.
 struct Executions<'a>(Vec<&'a Window>);
 
@@ -282,10 +321,8 @@ pub fn outside(windows: &Windows, terms: String) -> (Measured, Vec<String>) {
     let mut problems = windows.problems.clone();
     let mut by_id: BTreeMap<(u64, u64), Executions<'_>> = BTreeMap::new();
     for window in &windows.windows {
-        if OPERATIONS
-            .iter()
-            .any(|known| u64::from(known.op) == window.op)
-        {
+        let mut of_the_library = OPERATIONS.iter().map(|known| known.op).chain([LINEAR_MAP]);
+        if of_the_library.any(|op| u64::from(op) == window.op) {
             let at = format!("window op={} pages={}", window.op, window.pages);
             problems.extend(window.strange().iter().map(|what| {
                 format!("{at}: the plugin has seen {what}, which is not the library's")
@@ -444,6 +481,15 @@ mod tests {
                 "window op=133 pages=0: the plugin has not seen what surrounds it",
             ]
         );
+    }
+
+    #[test]
+    fn the_linear_map_is_as_the_kernel_says() {
+        let line = "[    0.003869] info: linear map: 262144 pages in tables of 2084 KiB, built with 1 DSB and 2 ISB; 3 saved";
+        let (key, cost) = linear_map(&format!("first\n{line}\nlast")).unwrap();
+        assert_eq!((key, cost.dsb, cost.isb), ((LINEAR_MAP, 262_144), 1, 2));
+        assert_eq!(linear_map(&line.replace("built", "made")), None);
+        assert_eq!(linear_map("first\nlast"), None);
     }
 
     #[test]

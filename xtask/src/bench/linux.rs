@@ -13,12 +13,20 @@ use std::sync::LazyLock;
 /// The kernel that has the lazy MMU mode.
 pub const NEWEST: &str = "7.2.12";
 
+/// What it was measured on, linux.json: barriers are those without FEAT_ETS2.
+const MEASURED_ON: &str = "cortex-a72, classic";
+
 const TEXT: &str = include_str!("linux.json");
 
 static LINUX: LazyLock<Linux> = LazyLock::new(|| {
     // A file that is compiled in is as good as code: a test reads it.
     Linux::parse(TEXT).unwrap_or_default()
 });
+
+/// In legends: the kernel, and what it was measured on, whatever the plot is about.
+pub fn label(kernel: &str) -> String {
+    format!("Linux {kernel} ({MEASURED_ON})")
+}
 
 /// Instructions, DSB, ISB and TLBI, as far as they were measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

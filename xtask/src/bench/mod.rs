@@ -20,6 +20,7 @@ pub mod html;
 pub mod json;
 pub mod linux;
 mod mca;
+mod memory;
 pub mod prediction;
 pub mod results;
 pub mod sides;
@@ -36,16 +37,15 @@ use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use counted::{CPUS, Counted, POLICIES, Setup, Terms};
-use results::Results;
+use counted::{
+    CPUS, Counted, LARGE, LINEAR_MAP, MOST_OF_USUAL, MOST_PAGES, POLICIES, Setup, Terms,
+};
+use results::{Results, Subject};
 use statements::Statement;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::thread;
-
-/// Pages of the largest windows that the kernel has.
-const MOST_PAGES: u64 = 1_048_576;
 
 /// Count what each operation executes, on all CPU models, policies and backends, beside Linux's figures
 ///
@@ -66,7 +66,8 @@ pub struct BenchCommand {
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(POLICIES))]
     policy: Vec<String>,
 
-    /// Pages of the largest windows: 1, 16, 512, 4096, 65536 or 1048576, which takes 8 GiB of memory
+    /// Pages of the largest windows: 1, 16, 512, 4096, 65536 or 1048576, which needs a guest of 8 GiB and is skipped
+    /// where there is less; windows in which each page is a call of its own end at 65536
     #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u64).range(1..=MOST_PAGES))]
     pages: u64,
 
@@ -123,16 +124,19 @@ impl BenchCommand {
             plugin: &plugin,
         };
 
-        let (results, differing) = round(&setup, &all, self.pages)?;
-        let windows = results.entries().len()
-            - results
-                .boots
-                .values()
-                .map(|boot| boot.costs.len() + boot.events.len())
-                .sum::<usize>();
+        let skipped = skipped(self.pages, memory::available());
+        let pages = match skipped {
+            Some(_) => MOST_OF_USUAL,
+            None => self.pages,
+        };
+        let (results, differing) = round(&setup, &all, pages)?;
+        // The kernel says nothing of the rest of the boot.
+        let both =
+            |subject: &&Subject| !matches!(subject, Subject::Boot(_, op, _) if *op != LINEAR_MAP);
+        let windows = results.entries().keys().filter(both).count();
         let mut said = vec![statements::agree(windows, differing)];
         if !self.once {
-            let (second, _) = round(&setup, &all, self.pages)?;
+            let (second, _) = round(&setup, &all, pages)?;
             said.push(statements::repeats(&results, &second));
         }
         said.extend(statements::sections(&results));
@@ -140,8 +144,11 @@ impl BenchCommand {
         let failed = said.iter().filter(|statement| !statement.holds()).count();
 
         println!("{}", report(&results, &said));
+        if let Some(line) = &skipped {
+            println!("{line}\n");
+        }
         if let Some(old) = &old {
-            println!("{}", compared(old, &results));
+            println!("{}", compared(old, &results, &all, pages));
         }
         let target = |given: &Option<PathBuf>, name: &str| {
             given
@@ -176,11 +183,29 @@ impl BenchCommand {
     }
 }
 
+/// Why windows of so many pages are left out with so many MiB of memory; who does not know how much there is tries.
+fn skipped(pages: u64, available: Option<u64>) -> Option<String> {
+    let available = available.filter(|mebibytes| *mebibytes < LARGE.into())?;
+    (pages >= MOST_PAGES).then(|| {
+        format!(
+            "skipped: {MOST_PAGES} pages need a guest of {} GiB, this machine has {available} MiB available",
+            LARGE / 1024
+        )
+    })
+}
+
 /// Boots everything once; comes back with where kernel and plugin differ as well.
 fn round(setup: &Setup<'_>, all: &[Terms], pages: u64) -> Result<(Results, Vec<String>)> {
-    let jobs = thread::available_parallelism()
+    let mut jobs = thread::available_parallelism()
         .map_or(1, NonZeroUsize::get)
         .min(4);
+    if pages >= MOST_PAGES
+        && let Some(mebibytes) = memory::available()
+    {
+        // As many guests as there is memory for.
+        let guests = usize::try_from(mebibytes / u64::from(LARGE))?;
+        jobs = jobs.min(guests).max(1);
+    }
     let counted: Vec<Counted> = parallel::each(all, jobs, |terms| {
         setup.count(terms, pages).with_context(|| terms.to_string())
     })?;
@@ -199,13 +224,10 @@ fn round(setup: &Setup<'_>, all: &[Terms], pages: u64) -> Result<(Results, Vec<S
         .filter(|cpu| all.iter().any(|terms| terms.cpu == *cpu))
     {
         if !guest::interrupted() {
-            let (boot, problems) = setup.count_boot(cpu)?;
-            results.boots.insert(cpu.to_owned(), boot);
-            differing.extend(
-                problems
-                    .into_iter()
-                    .map(|what| format!("{cpu}, boot: {what}")),
-            );
+            let counted = setup.count_boot(cpu)?;
+            let found = sides::differences_of_boot(&counted);
+            differing.extend(found.into_iter().map(|what| format!("{cpu}, boot: {what}")));
+            results.boots.insert(cpu.to_owned(), counted.outside);
         }
     }
     if guest::interrupted() {
@@ -233,6 +255,14 @@ fn report(results: &Results, said: &[Statement]) -> String {
     if !aims.is_empty() {
         add(&table::of_targets(&aims));
     }
+    let lines = [
+        table::where_calls_end(results),
+        statements::not_judged(results),
+    ];
+    for line in lines.into_iter().flatten() {
+        text.push_str(&line);
+        text.push_str("\n\n");
+    }
     for statement in said {
         let verdict = if statement.holds() {
             "holds"
@@ -250,9 +280,13 @@ fn report(results: &Results, said: &[Statement]) -> String {
     text
 }
 
-/// What has changed, in words.
-fn compared(old: &Results, new: &Results) -> String {
-    let found = changes::changes(old, new);
+/// What has changed, in words, of what this run was asked for: these terms, and windows of up to `pages` pages.
+fn compared(old: &Results, new: &Results, all: &[Terms], pages: u64) -> String {
+    let found = changes::changes_of(old, new, |subject| match subject {
+        Subject::Window(terms, _, of) => all.contains(terms) && *of <= pages,
+        Subject::Event(terms, _) => all.contains(terms),
+        Subject::Boot(cpu, ..) | Subject::Wake(cpu, _) => all.iter().any(|terms| terms.cpu == *cpu),
+    });
     let mut text = format!(
         "Since then {} counted things are the same, {} are not.\n",
         found.same,
@@ -260,6 +294,12 @@ fn compared(old: &Results, new: &Results) -> String {
     );
     for line in &found.lines {
         text.push_str(&format!("    {line}\n"));
+    }
+    if found.unasked > 0 {
+        text.push_str(&format!(
+            "{} entries of the old file were not asked for in this run, and are not compared.\n",
+            found.unasked
+        ));
     }
     text
 }
@@ -298,8 +338,54 @@ mod tests {
     #[test]
     fn what_changed_is_told() {
         let (old, new) = (results(&[1]), results(&[1, 16]));
-        let text = compared(&old, &new);
+        let all: Vec<Terms> = Terms::all().collect();
+        let text = compared(&old, &new, &all, 16);
         assert!(text.contains("pages=16: only in the new results"), "{text}");
         assert!(text.starts_with(&format!("Since then {} counted", old.entries().len())));
+        assert!(!text.contains("not asked for"), "{text}");
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_one_line() {
+        let (old, mut new) = (results(&[1, 16]), results(&[1]));
+        new.counted.retain(|terms, _| terms.cpu == "max");
+        new.boots.retain(|cpu, _| cpu == "max");
+        let all: Vec<Terms> = new.counted.keys().cloned().collect();
+        let gone = old.entries().len() - new.entries().len();
+        assert_eq!(
+            compared(&old, &new, &all, 1),
+            format!(
+                "Since then {} counted things are the same, 0 are not.\n\
+                 {gone} entries of the old file were not asked for in this run, and are not compared.\n",
+                new.entries().len()
+            )
+        );
+        let text = compared(&old, &new, &all, 16);
+        assert!(text.contains("pages=16: only in the old results"), "{text}");
+    }
+
+    #[test]
+    fn the_largest_windows_are_skipped_where_memory_lacks() {
+        assert_eq!(
+            skipped(1_048_576, Some(8191)).unwrap(),
+            "skipped: 1048576 pages need a guest of 8 GiB, this machine has 8191 MiB available"
+        );
+        for (pages, available) in [
+            (1_048_576, Some(8192)),
+            (1_048_576, None),
+            (65_536, Some(1)),
+        ] {
+            assert_eq!(skipped(pages, available), None);
+        }
+    }
+
+    #[test]
+    fn a_report_without_the_headline_says_who_judges_targets() {
+        let mut some = results(&[1, 512, 4096]);
+        assert!(!report(&some, &[]).contains("not judged"));
+        some.counted.retain(|terms, _| terms.backend == "eager");
+        let text = report(&some, &[]);
+        assert!(text.contains("\nThe targets were not judged"), "{text}");
+        assert!(!text.contains("Targets: of a page"));
     }
 }

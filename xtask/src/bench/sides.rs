@@ -8,13 +8,22 @@
 //! both sides of the CPU.
 
 use super::baseline;
-use super::counted::{Counted, Terms};
+use super::counted::{Counted, LINEAR_MAP, Terms};
 use super::prediction::Prediction;
-use crate::counts::{Counter, EVENTS, Measured, OPERATIONS};
+use super::results::name_of;
+use crate::counts::{Counter, EVENTS, Event, Measured, OPERATIONS, WAKES};
 use std::collections::BTreeSet;
 
-/// What the library does not count, because it is not its own: ISBs of the timer's driver in a tick.
-const ISB_OF_DRIVERS: [(&str, u64); 1] = [("tick", 1)];
+/// What the kernel does not count in an event, DSB and ISB: it counts what the library executes for the task that
+/// asks.
+const NOT_COUNTED: [(&str, u64, u64); 3] = [
+    // The timer's driver synchronizes what it has set.
+    ("tick", 0, 1),
+    // Before the interrupt controller's driver interrupts another CPU, it lets that CPU see what was stored.
+    ("wake", 1, 0),
+    // The switch back is one of the task that idles.
+    ("woken", 1, 0),
+];
 
 /// Counts of one kind: the kernel's, the model's if it makes one, the plugin's.
 type Three = (&'static str, u64, Option<u64>, u64);
@@ -77,42 +86,69 @@ pub fn differences(
             ("DMB", kernel.dmb, None, plugin.dmb),
         ];
         if instructions {
-            numbers.push((
-                "instructions",
-                kernel.instructions,
-                None,
-                plugin.instructions,
-            ));
+            numbers.push(executed(kernel.instructions, plugin.instructions));
             numbers.push(("spread", kernel.spread, None, plugin.spread));
         }
         problems.extend(differing(&at, &numbers));
     }
-    for event in &EVENTS {
-        let at = format!("event op={} ({})", event.op, event.name);
-        let sides = [inside, outside].map(|side| side.events.get(event.name));
-        let [Some(kernel), Some(plugin)] = sides else {
-            problems.push(format!(
-                "{at}: only one of kernel and plugin has seen it, or none"
-            ));
-            continue;
-        };
-        let driver = ISB_OF_DRIVERS.iter().find(|(name, _)| *name == event.name);
-        let driver = driver.map_or(0, |(_, isb)| *isb);
-        let mut numbers = vec![
-            ("DSB", kernel.dsb, None, plugin.dsb),
-            ("ISB", kernel.isb + driver, None, plugin.isb),
-        ];
-        if instructions {
-            numbers.push((
-                "instructions",
-                kernel.instructions,
-                None,
-                plugin.instructions,
-            ));
-        }
-        problems.extend(differing(&at, &numbers));
-    }
+    problems.extend(
+        EVENTS
+            .iter()
+            .filter_map(|event| of_event(event, counted, instructions)),
+    );
     problems
+}
+
+/// The same of a boot and of waking a task, as far as the kernel counts there: barriers of the linear map, and those of
+/// the events.
+pub fn differences_of_boot(counted: &Counted) -> Vec<String> {
+    let mut problems = counted.problems.clone();
+    let name = name_of(LINEAR_MAP);
+    let one = |side: &Measured| {
+        side.of(LINEAR_MAP)
+            .map(|(pages, cost)| (pages, *cost))
+            .next()
+    };
+    match (one(&counted.inside), one(&counted.outside)) {
+        (Some((mapped, kernel)), Some((pages, plugin))) => {
+            let numbers = [
+                ("pages", mapped, None, pages),
+                ("DSB", kernel.dsb, None, plugin.dsb),
+                ("ISB", kernel.isb, None, plugin.isb),
+            ];
+            let at = format!("window op={LINEAR_MAP} pages={pages} ({name})");
+            problems.extend(differing(&at, &numbers));
+        }
+        _ => problems.push(format!("window op={LINEAR_MAP} ({name}): {ONE_SIDE}")),
+    }
+    let wakes = WAKES.iter();
+    problems.extend(wakes.filter_map(|event| of_event(event, counted, false)));
+    problems
+}
+
+const ONE_SIDE: &str = "only one of kernel and plugin has seen it, or none";
+
+fn of_event(event: &Event, counted: &Counted, instructions: bool) -> Option<String> {
+    let at = format!("event op={} ({})", event.op, event.name);
+    let sides = [&counted.inside, &counted.outside].map(|side| side.events.get(event.name));
+    let [Some(kernel), Some(plugin)] = sides else {
+        return Some(format!("{at}: {ONE_SIDE}"));
+    };
+    let others = NOT_COUNTED.iter().find(|(name, ..)| *name == event.name);
+    let (dsb, isb) = others.map_or((0, 0), |(_, dsb, isb)| (*dsb, *isb));
+    let mut numbers = vec![
+        ("DSB", kernel.dsb + dsb, None, plugin.dsb),
+        ("ISB", kernel.isb + isb, None, plugin.isb),
+    ];
+    if instructions {
+        numbers.push(executed(kernel.instructions, plugin.instructions));
+    }
+    differing(&at, &numbers)
+}
+
+/// Instructions, of which the model says nothing.
+fn executed(kernel: u64, plugin: u64) -> Three {
+    ("instructions", kernel, None, plugin)
 }
 
 /// What to say of a window whose counts are not the same.
@@ -214,6 +250,63 @@ event name=switch_out instructions=16 spread=0 dsb=1 isb=0
         assert_eq!(
             compared("cortex-a72", "event name=tick", "no", PREDICTED),
             ["event op=133 (tick): only one of kernel and plugin has seen it, or none"]
+        );
+    }
+
+    const BOOT: &str = "\
+counts boot
+count op=141 pages=8 instructions=0 spread=0 ptes=8 dsb=1 isb=1 tlbi=0 ish=0 dmb=0
+event name=wake instructions=0 spread=0 dsb=0 isb=0
+event name=woken instructions=0 spread=0 dsb=1 isb=0
+";
+
+    /// What is said of a boot when the plugin's counts are the kernel's, with the barriers of others added, and
+    /// `from` in them has become `to`.
+    fn booted(from: &str, to: &str) -> Vec<String> {
+        let outside = BOOT
+            .replace("=0 spread=0", "=9 spread=0")
+            .replace(
+                "woken instructions=9 spread=0 dsb=1",
+                "woken instructions=9 spread=0 dsb=2",
+            )
+            .replace(
+                "wake instructions=9 spread=0 dsb=0",
+                "wake instructions=9 spread=0 dsb=1",
+            )
+            .replace(from, to);
+        differences_of_boot(&Counted {
+            inside: Measured::parse(BOOT).unwrap(),
+            outside: Measured::parse(&outside).unwrap(),
+            ..Counted::default()
+        })
+    }
+
+    #[test]
+    fn a_boot_is_compared_as_far_as_the_kernel_counts() {
+        assert_eq!(booted("", ""), [""; 0]);
+        assert_eq!(
+            booted("dsb=1 isb=1", "dsb=2 isb=1"),
+            ["window op=141 pages=8 (linear_map): DSB: the kernel counts 1, the plugin 2"]
+        );
+        assert_eq!(
+            booted(
+                "pages=8 instructions=9 spread=0 ptes=8",
+                "pages=9 instructions=9 spread=0 ptes=9"
+            )[0],
+            "window op=141 pages=9 (linear_map): pages: the kernel counts 8, the plugin 9"
+        );
+        assert_eq!(
+            booted("dsb=2 isb=0", "dsb=1 isb=1"),
+            [
+                "event op=136 (woken): DSB: the kernel counts 2, the plugin 1; \
+              ISB: the kernel counts 0, the plugin 1"
+            ]
+        );
+        let gone = booted("name=wake ", "name=tick ");
+        assert_eq!(gone, [format!("event op=135 (wake): {ONE_SIDE}")]);
+        assert_eq!(
+            booted("op=141", "op=142"),
+            [format!("window op=141 (linear_map): {ONE_SIDE}")]
         );
     }
 

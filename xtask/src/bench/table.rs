@@ -2,6 +2,7 @@
 
 //! The tables, for the terminal and for the document: ours beside Linux's, one table for each operation.
 
+use super::counted::MOST_OF_USUAL;
 use super::linux::{Figure, Linux, NEWEST};
 use super::results::{BOOT, Results};
 use super::statements::Aimed;
@@ -105,6 +106,15 @@ pub fn of_operation(results: &Results, operation: &Operation) -> Titled {
         title.push_str(&format!("; Linux: {window}"));
     }
     Titled::new(title, &header, rows)
+}
+
+/// That calls for one page each have no windows of the largest size, if others have.
+pub fn where_calls_end(results: &Results) -> Option<String> {
+    let sizes = results.counted.values().flat_map(|one| one.costs.keys());
+    let largest = sizes.map(|(_, pages)| *pages).max()?;
+    (largest > MOST_OF_USUAL).then(|| {
+        format!("Windows in which each page is a call of its own end at {MOST_OF_USUAL} pages.")
+    })
 }
 
 fn plural(pages: u64) -> String {
@@ -312,6 +322,13 @@ mod tests {
             table.rows.iter().all(|row| !row[0].contains("Linux")),
             "{table:?}"
         );
+    }
+
+    #[test]
+    fn where_calls_end_is_told_beside_larger_windows() {
+        assert_eq!(where_calls_end(&results(&[1, 65_536])), None);
+        let line = where_calls_end(&results(&[1, 1_048_576])).unwrap();
+        assert!(line.ends_with("end at 65536 pages."), "{line}");
     }
 
     #[test]

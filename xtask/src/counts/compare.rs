@@ -4,7 +4,7 @@
 
 use super::events::{EVENTS, Event};
 use super::lines::Measured;
-use super::operations::{OPERATIONS, Operation, Standing};
+use super::operations::{OPERATIONS, Standing};
 
 /// Percent that a count of instructions may grow: an edit elsewhere may move the compiler's choices.
 pub const TOLERANCE: u64 = 2;
@@ -25,7 +25,7 @@ pub struct Problem {
 pub fn problems(committed: &Measured, measured: &Measured) -> Vec<Problem> {
     let operations = OPERATIONS.iter().map(|operation| {
         let standing = |of| operation.standing(of);
-        let windows: Vec<String> = windows(operation, committed, measured).collect();
+        let windows: Vec<String> = worse_windows(operation.op, committed, measured).collect();
         (
             operation.name,
             windows,
@@ -35,7 +35,7 @@ pub fn problems(committed: &Measured, measured: &Measured) -> Vec<Problem> {
     });
     let events = EVENTS.iter().map(|event| {
         let standing = |of| event.standing(of);
-        let costs = costs(event, committed, measured);
+        let costs = worse_event(event, committed, measured);
         (event.name, costs, standing(committed), standing(measured))
     });
     let mut problems = Vec::new();
@@ -55,12 +55,12 @@ pub fn problems(committed: &Measured, measured: &Measured) -> Vec<Problem> {
     problems
 }
 
-fn windows(
-    operation: &Operation,
+/// Everything that got worse in the windows with the number `op`.
+pub fn worse_windows(
+    op: u8,
     committed: &Measured,
     measured: &Measured,
 ) -> impl Iterator<Item = String> {
-    let op = operation.op;
     let gone = committed
         .of(op)
         .filter(move |(pages, _)| !measured.costs.contains_key(&(op, *pages)))
@@ -84,7 +84,8 @@ fn windows(
     gone.chain(worse)
 }
 
-fn costs(event: &Event, committed: &Measured, measured: &Measured) -> Vec<String> {
+/// Everything that got worse in `event`.
+pub fn worse_event(event: &Event, committed: &Measured, measured: &Measured) -> Vec<String> {
     let [before, now] = [committed, measured].map(|side| side.events.get(event.name));
     match (before, now) {
         (None, None) => vec!["neither in the report nor measured".to_owned()],

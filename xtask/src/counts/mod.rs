@@ -13,7 +13,7 @@ mod lines;
 mod operations;
 mod report;
 
-pub use compare::problems;
+pub use compare::{problems, worse_event, worse_windows};
 pub use events::{EVENTS, Event, WAKES};
 pub use lines::{Cost, Counter, EventCost, Measured, PerPage};
 pub use operations::{OPERATIONS, Operation, Standing};

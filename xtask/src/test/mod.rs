@@ -6,7 +6,6 @@
 mod agreement;
 pub mod boots;
 mod card;
-mod counted;
 mod counts;
 mod endings;
 pub mod host;

@@ -3,9 +3,8 @@
 //! What a plugin counts from outside: the plugin itself, then the kernel's own counts and the model's prediction
 //! against it, and the committed baseline.
 
-use super::agreement;
+use super::agreement::{self, selftests};
 use super::boots::Bench;
-use super::counted;
 use super::plugin;
 use super::summary::{Failed, Row};
 use crate::guest;
@@ -18,7 +17,7 @@ use anyhow::Result;
 ///
 /// When QEMU cannot be started, or a file cannot be written.
 pub fn run(bench: &Bench<'_>, jobs: usize) -> Result<Vec<Row>> {
-    if !plugin::selected(bench) && !agreement::selected(bench) && !counted::selected(bench) {
+    if !plugin::selected(bench) && !agreement::selected(bench) && !selftests::selected(bench) {
         return Ok(Vec::new());
     }
     let plugin = match Plugin::build(bench.workspace) {
@@ -35,7 +34,7 @@ pub fn run(bench: &Bench<'_>, jobs: usize) -> Result<Vec<Row>> {
             plugin::ROW,
             agreement::ROW,
             agreement::BASELINE,
-            counted::ROW,
+            selftests::ROW,
         ];
         let name = names.join(", ");
         return Ok(shown(bench, Row::left_out(&name, &why)));
@@ -46,7 +45,7 @@ pub fn run(bench: &Bench<'_>, jobs: usize) -> Result<Vec<Row>> {
         rows.extend(agreement::run(bench, &plugin, jobs)?);
     }
     if !guest::interrupted() {
-        rows.extend(counted::run(bench, &plugin)?);
+        rows.extend(selftests::run(bench, &plugin)?);
     }
     Ok(rows.into_iter().flat_map(|row| shown(bench, row)).collect())
 }

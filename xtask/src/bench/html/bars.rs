@@ -4,12 +4,12 @@
 //!
 //! The scale is logarithmic, because a queue of calls costs a hundred times what a store does.
 
-use super::super::linux::{Figure, Linux, NEWEST};
+use super::super::linux::{self, Figure, Linux, NEWEST};
 use super::element::{Element, element};
 use super::plot::{label, rule};
 use crate::counts::{Measured, OPERATIONS, instructions};
 
-const WIDTH: f64 = 1000.0;
+const WIDTH: f64 = 1060.0;
 /// Where bars begin and end.
 const SPAN: [f64; 2] = [330.0, 900.0];
 /// What the ends stand for.
@@ -81,13 +81,13 @@ pub fn draw(title: &str, backends: &[(usize, &str, &Measured)]) -> Element {
                     &instructions(value),
                 ));
         }
-        if let Some(linux) = Linux::get()
+        if let Some(value) = Linux::get()
             .page(operation.op, NEWEST)
             .and_then(Figure::instructions)
         {
-            let at = place(linux);
+            let at = place(value);
             let said = format!(
-                "{}, Linux {NEWEST}: {linux} instructions per page",
+                "{}, Linux {NEWEST}: {value} instructions per page",
                 operation.title
             );
             let mark = rule([at, top - 3.0], [at, top + group - GAP + 1.0], "line s5");
@@ -111,7 +111,7 @@ fn legend(mut drawing: Element, backends: &[(usize, &str, &Measured)]) -> Elemen
     }
     drawing
         .with(rule([x + 6.0, 34.0], [x + 6.0, 50.0], "line s5"))
-        .with(label(x + 18.0, 47.0, "", &format!("Linux {NEWEST}")))
+        .with(label(x + 18.0, 47.0, "", &linux::label(NEWEST)))
 }
 
 /// Where a value is; what the scale does not reach is at its end.

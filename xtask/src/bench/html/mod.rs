@@ -9,7 +9,7 @@ mod element;
 mod plot;
 
 use super::counted::{ETS2, Terms};
-use super::linux::{Figure, Linux};
+use super::linux::{self, Figure, Linux};
 use super::results::Results;
 use super::statements::{self, Statement};
 use super::table::{self, Titled};
@@ -52,6 +52,9 @@ pub fn page(results: &Results, said: &[Statement]) -> String {
     if !aims.is_empty() {
         body = body.with(titled(&table::of_targets(&aims)));
     }
+    if let Some(line) = statements::not_judged(results) {
+        body = body.with(element("p").text(&line));
+    }
     body = body.with(element("h2").text("What each backend costs"));
     for (cpu, policy) in PLOTTED {
         let all = of(results, cpu, policy);
@@ -66,6 +69,9 @@ pub fn page(results: &Results, said: &[Statement]) -> String {
         }
     }
     body = body.with(element("h2").text("By operation"));
+    if let Some(line) = table::where_calls_end(results) {
+        body = body.with(element("p").text(&line));
+    }
     for (operation, table) in table::of_operations(results) {
         body = body.with(element("h3").text(operation.title));
         for (cpu, policy) in PLOTTED {
@@ -86,7 +92,7 @@ pub fn page(results: &Results, said: &[Statement]) -> String {
         .with(element("h2").text("Scheduler and boot"))
         .with(titled(&table::of_scheduler(results)))
         .with(titled(&table::of_boot(results)))
-        .with(linux());
+        .with(of_linux());
     let html = element("html").set("lang", "en").with(head).with(body);
     format!("<!DOCTYPE html>\n{html}\n")
 }
@@ -160,7 +166,7 @@ fn series(
             .collect();
         if !points.is_empty() {
             lines.push(Series {
-                name: format!("Linux {kernel}"),
+                name: linux::label(kernel),
                 slot: BACKENDS.len() + i,
                 points,
             });
@@ -220,7 +226,7 @@ fn titled(table: &Titled) -> Element {
 }
 
 /// All of Linux's figures, those without a counterpart too, and how they were measured.
-fn linux() -> Element {
+fn of_linux() -> Element {
     let linux = Linux::get();
     let rows = linux.per_page.iter().map(|row| {
         let figures = linux.kernels.iter().map(|kernel| {
@@ -291,6 +297,21 @@ mod tests {
             PLOTTED.len() * (2 * crate::counts::OPERATIONS.len() + 1)
         );
         assert!(page.contains("user: munmap with page freeing"));
+    }
+
+    #[test]
+    fn each_plot_says_what_linux_was_measured_on() {
+        let page = page(&results(&[1, 512, 4096]), &[]);
+        for plot in page.split("<svg").skip(1) {
+            let (plot, _) = plot.split_once("</svg>").unwrap();
+            // In the legend, and where the mouse is.
+            for name in plot.split(">Linux ").skip(1) {
+                let (name, _) = name.split_once('<').unwrap();
+                assert!(name.contains(" (cortex-a72, classic)"), "{name}");
+            }
+        }
+        assert!(page.contains("by operation and backend: max, ets2"));
+        assert!(page.contains(">Linux 7.2.12 (cortex-a72, classic)<"));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use super::element::{Element, element};
 
 /// The drawing, in its own units.
-const SIZE: [f64; 2] = [640.0, 340.0];
+const SIZE: [f64; 2] = [760.0, 340.0];
 /// Of the area of the lines: left, top, right, bottom.
 const AREA: [f64; 4] = [72.0, 38.0, 440.0, 290.0];
 /// Height of a line of the legend.

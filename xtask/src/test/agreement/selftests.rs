@@ -6,14 +6,15 @@
 //! counters say anything else (kernel/src/selftest/suites/fixture.rs). Here a third number is added: what QEMU
 //! has seen. So the three agree for each of these windows: contract, counters, machine.
 
-use super::boots::Bench;
-use super::soak::tasks::BACKENDS;
-use super::summary::Row;
 use crate::guest;
+use crate::ktap::Parser;
 use crate::qemu::boot::Watch;
 use crate::qemu::machine::Clock;
 use crate::qemu::{Boot, Input, Machine, Plugin, Verdict};
 use crate::run::again;
+use crate::test::boots::Bench;
+use crate::test::soak::tasks::BACKENDS;
+use crate::test::summary::Row;
 use crate::windows::{Window, Windows};
 use anyhow::Result;
 use std::collections::BTreeMap;
@@ -132,34 +133,67 @@ pub fn run(bench: &Bench<'_>, plugin: &Plugin) -> Result<Option<Row>> {
 /// One line for each window in which they differ.
 fn differences(log: &str, outside: &Windows) -> Vec<String> {
     let mut problems = outside.problems.clone();
-    let mut inside: BTreeMap<u64, Counts> = log.lines().filter_map(counted).collect();
+    let mut inside = of_tests(log);
     if inside.is_empty() {
         problems.push("no self-test has counted anything".to_owned());
     }
     for window in outside.windows.iter().filter(|window| window.op == OP) {
         let number = window.pages;
-        let Some(inside) = inside.remove(&number) else {
+        let Some((test, inside)) = inside.remove(&number) else {
+            // And has named no test.
             problems.push(format!("window {number}: the kernel has not counted it"));
             continue;
         };
+        let at = at(number, &test);
         if window.exceptions == 0 {
             let strange = window.strange();
             problems.extend(strange.iter().map(|what| {
-                format!("window {number}: the plugin has seen {what}, which is not the library's")
+                format!("{at}: the plugin has seen {what}, which is not the library's")
             }));
         }
         let outside = seen(window);
         if inside != outside {
             problems.push(format!(
-                "window {number}: the kernel has counted {}, the plugin {}",
+                "{at}: the kernel has counted {}, the plugin {}",
                 shown(inside),
                 shown(outside)
             ));
         }
     }
-    let unseen = inside.keys();
-    problems.extend(unseen.map(|number| format!("window {number}: the plugin has not seen it")));
+    let unseen = inside.iter();
+    problems.extend(
+        unseen.map(|(number, (test, _))| {
+            format!("{}: the plugin has not seen it", at(*number, test))
+        }),
+    );
     problems
+}
+
+fn at(number: u64, test: &str) -> String {
+    format!("window {number} ({test})")
+}
+
+/// What the log says of each window, with the test that it was in. A test's lines come before its result.
+fn of_tests(log: &str) -> BTreeMap<u64, (String, Counts)> {
+    let mut parser = Parser::default();
+    let mut pending = Vec::new();
+    let mut all = BTreeMap::new();
+    for line in log.lines() {
+        let reported = parser.reported();
+        parser.line(line);
+        pending.extend(counted(line));
+        if let Some(test) = parser.last().filter(|_| parser.reported() > reported) {
+            let done = pending.drain(..);
+            all.extend(done.map(|(number, counts)| (number, (test.name.clone(), counts))));
+        }
+    }
+    let unfinished = "a test without a result";
+    all.extend(
+        pending
+            .into_iter()
+            .map(|(number, counts)| (number, (unfinished.to_owned(), counts))),
+    );
+    all
 }
 
 /// What the plugin has seen of the library.
@@ -206,11 +240,19 @@ mod tests {
     use super::*;
 
     const LOG: &str = "\
+KTAP version 1
+1..1
     KTAP version 1
+    # Subtest: lazy-counts
+    1..3
+    # r16_one_pair_per_section.tag: trace-only
 [    0.3] debug: counted op=200 pages=1 dsb=2 isb=1 tlbi=3 ish=0 dmb=0
+    ok 1 r16_one_pair_per_section
+    not ok 2 r17_which_counts_nothing
 [    0.4] debug: counted op=200 pages=2 dsb=0 isb=0 tlbi=0 ish=0 dmb=0
 [    0.4] debug: counted op=200 pages=many dsb=0 isb=0 tlbi=0
-    ok 1 r16_one_pair_per_section
+    not ok 3 r18_none
+not ok 1 lazy-counts
 ";
 
     fn window(pages: u64, dsb: u64, isb: u64, exceptions: u64) -> Window {
@@ -241,11 +283,11 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_names_the_window_and_both_counts() {
+    fn a_difference_names_the_window_its_test_and_both_counts() {
         assert_eq!(
             compared([window(1, 2, 2, 0), window(2, 0, 0, 0)].into()),
             [
-                "window 1: the kernel has counted 2 DSB (0 ISH), 1 ISB, 3 TLBI, 0 DMB, the plugin 2 DSB (0 ISH), 2 ISB, 3 TLBI, 0 DMB"
+                "window 1 (lazy-counts.r16_one_pair_per_section): the kernel has counted 2 DSB (0 ISH), 1 ISB, 3 TLBI, 0 DMB, the plugin 2 DSB (0 ISH), 2 ISB, 3 TLBI, 0 DMB"
             ]
         );
     }
@@ -256,7 +298,7 @@ mod tests {
             compared([window(1, 2, 1, 0), window(3, 0, 0, 0)].into()),
             [
                 "window 3: the kernel has not counted it",
-                "window 2: the plugin has not seen it"
+                "window 2 (lazy-counts.r18_none): the plugin has not seen it"
             ]
         );
         let nothing = differences(
@@ -267,5 +309,18 @@ mod tests {
             },
         );
         assert_eq!(nothing, ["no self-test has counted anything"]);
+    }
+
+    #[test]
+    fn a_test_that_did_not_end_has_no_name() {
+        let (cut, _) = LOG.split_once("    not ok 3").unwrap();
+        let tests: Vec<String> = of_tests(cut).into_values().map(|(test, _)| test).collect();
+        assert_eq!(
+            tests,
+            [
+                "lazy-counts.r16_one_pair_per_section",
+                "a test without a result"
+            ]
+        );
     }
 }
