@@ -14,7 +14,7 @@ use mmu::{
     bits,
 };
 
-use super::fixture::{counts, with};
+use super::fixture::{counted, counts, with};
 use super::interrupts::in_interrupt;
 use super::scene::Step::*;
 use super::scene::{CLEAR, NONE, OF_CHANGES, OF_MAKES, OWN, SET, Scene, mark, play, put};
@@ -171,9 +171,9 @@ fn use_a_page() {
     // interrupts holds its lock and only waits meanwhile, so nobody else writes its tables.
     let mut space = unsafe { AddressSpace::from_root(&MMU, SpaceKind::Kernel, root) };
     let virt = page.start().as_u64();
-    let mapped = space.map(page, Backing::Contiguous(frame), Prot::KERNEL);
+    let (mapped, _) = counted(|| space.map(page, Backing::Contiguous(frame), Prot::KERNEL));
     let value = try_read_u64(virt);
-    let unmapped = space.unmap(page);
+    let (unmapped, _) = counted(|| space.unmap(page));
     if let (Ok(()), Ok(value), Ok(()), Err(_)) = (mapped, value, unmapped, try_read_u64(virt)) {
         SEEN.store(value, Ordering::Relaxed);
     }

@@ -21,6 +21,7 @@ use crate::mm::kernel_space::Space;
 use crate::mm::layout::linear_virt;
 use crate::mm::terms::{Terms, TermsError};
 use crate::mm::vmap::{self, Area, VmapError};
+use crate::sched::{self, JoinHandle};
 
 /// Frames and an area that maps them. Dropping it undoes the mapping first.
 pub(crate) struct Pages {
@@ -112,6 +113,41 @@ pub(super) fn counted<R>(action: impl FnOnce() -> R) -> (R, Counts) {
     (result, window.end())
 }
 
+/// What `action` executed for the current task, which makes room for `other` meanwhile and for nobody else.
+///
+/// The window has more: what `other` executed, and the scheduler.
+pub(super) fn counted_beside<T, R>(
+    other: &JoinHandle<T>,
+    action: impl FnOnce() -> R,
+) -> (R, Counts) {
+    let others = || Beside::read(other.task().counts(), other.is_finished());
+    let before = others();
+    let window = Counting::begin();
+    let result = action();
+    let spent = window.end_beside(&before, &others());
+    (result, spent)
+}
+
+/// What the CPU of two tasks has executed that is not the current one's.
+#[derive(Default)]
+struct Beside {
+    /// The other task's, and the scheduler's `ISB` for each task that comes from elsewhere or for the first time.
+    counts: Counts,
+    /// The scheduler's `DMB ISH` behind each switch from a task that is still ready, before it looks for a CPU that idles.
+    dmb_ish: u64,
+}
+
+impl Beside {
+    #[inline(never)]
+    fn read(mut counts: Counts, is_gone: bool) -> Self {
+        let stats = sched::stats(sched::current().cpu());
+        counts.isb += stats.arrivals;
+        // The last switch from a task that ends is from one that is not ready.
+        let dmb_ish = stats.switches - u64::from(is_gone);
+        Self { counts, dmb_ish }
+    }
+}
+
 /// Number of the windows in which self-tests count.
 const OP: u8 = 200;
 
@@ -119,7 +155,7 @@ const OP: u8 = 200;
 /// what the kernel has counted,
 ///
 /// ```text
-/// debug: counted op=200 pages=7 dsb=1 isb=1 tlbi=0 ish=0 dmb=0
+/// debug: counted op=200 pages=7 dsb=1 isb=1 tlbi=0 ish=0 dmb=0 dmb_ish=0
 /// ```
 ///
 /// and `pages` is the how many-th time it is.
@@ -140,16 +176,25 @@ impl Counting {
 
     #[inline(never)]
     pub(super) fn end(self) -> Counts {
+        let nobody = Beside::default();
+        self.end_beside(&nobody, &nobody)
+    }
+
+    /// The same where others had executed `before` when it began, and `after` by now.
+    #[inline(never)]
+    fn end_beside(self, before: &Beside, after: &Beside) -> Counts {
         let number = self.number;
         window::end(WindowId::new(OP, number));
         let spent = counts() - self.before;
+        let others = after.counts - before.counts;
+        let dmb_ish = after.dmb_ish - before.dmb_ish;
         debug!(
-            "counted op={OP} pages={number} dsb={} isb={} tlbi={} ish={} dmb={}",
-            spent.dsb(),
-            spent.isb,
-            spent.tlbi,
-            spent.dsb_ish,
-            spent.dmb_ishst
+            "counted op={OP} pages={number} dsb={} isb={} tlbi={} ish={} dmb={} dmb_ish={dmb_ish}",
+            spent.dsb() + others.dsb(),
+            spent.isb + others.isb,
+            spent.tlbi + others.tlbi,
+            spent.dsb_ish + others.dsb_ish,
+            spent.dmb_ishst + others.dmb_ishst + dmb_ish
         );
         spent
     }

@@ -113,14 +113,17 @@ fn r3_calls_in_an_interrupt_do_nothing() -> TestResult {
     SEEN.store(0, Ordering::Relaxed);
     interrupted!(|| {
         let lazy = MMU.lazy();
-        let calls = [
-            lazy.enable(),
-            lazy.pause(),
-            lazy.resume(),
-            lazy.disable(),
-            lazy.disable(),
-        ];
-        lazy.flush();
+        let (calls, _) = counted(|| {
+            let calls = [
+                lazy.enable(),
+                lazy.pause(),
+                lazy.resume(),
+                lazy.disable(),
+                lazy.disable(),
+            ];
+            lazy.flush();
+            calls
+        });
         SEEN.store(
             calls.iter().filter(|c| c.is_ok()).count() as u64,
             Ordering::Relaxed,
@@ -176,7 +179,7 @@ impl Drop for OwnSpace {
 /// Maps page 1 of the own space from the handler.
 fn map_in_handler() {
     if let (Some((space, frame)), Ok(page)) = (&mut *OWN.lock(), own_page(1)) {
-        let mapped = space.map(page, Backing::Contiguous(*frame), Prot::KERNEL);
+        let (mapped, _) = counted(|| space.map(page, Backing::Contiguous(*frame), Prot::KERNEL));
         SEEN.store(u64::from(mapped.is_ok()), Ordering::Relaxed);
     }
 }
@@ -233,7 +236,7 @@ fn r12_an_invalidation_in_an_interrupt_pays_no_debts() -> TestResult {
     SEEN.store(0, Ordering::Relaxed);
     interrupted!(|| {
         if let (Some((space, _)), Ok(page)) = (&mut *OWN.lock(), own_page(0)) {
-            let unmapped = space.unmap(page);
+            let (unmapped, _) = counted(|| space.unmap(page));
             SEEN.store(u64::from(unmapped.is_ok()), Ordering::Relaxed);
         }
     });

@@ -11,7 +11,7 @@ use core::time::Duration;
 
 use mmu::{Backend, Backing, Owed, Prot};
 
-use super::fixture::{Pages, counts, store, with};
+use super::fixture::{Pages, counted, counted_beside, counts, store, with};
 use super::sched_fixture::{Private, Slices, cpus, pinned, second_cpu, settle, spin_until};
 use crate::arch::percpu;
 use crate::arch::probe::try_read_u64 as load;
@@ -205,17 +205,18 @@ fn r17_after_a_switch_only_the_isb_is_owed() -> TestResult {
     let section = expect_ok!(MMU.lazy().section());
     map(&pages, 0)?;
     expect_eq!(MMU.lazy().state().owed(), Owed::all());
-    let before = counts();
-    let switches = sched::current().switches();
     let other = expect_ok!(pinned("other", 0, || ()));
-    while !other.is_finished() {
-        yield_now();
-    }
+    // Not before: the map of the other's stack has barriers of its own.
+    let switches = sched::current().switches();
+    let ((), spent) = counted_beside(&other, || {
+        while !other.is_finished() {
+            yield_now();
+        }
+    });
     let switches = sched::current().switches() - switches;
-    let spent = counts() - before;
     expect!(switches >= 1);
-    // One `DSB ISH` for each time that the task left its CPU; the map of the other's stack has barriers of its own.
-    expect!(spent.dsb_ish >= switches, "{spent:?}");
+    // One `DSB ISH` for each time that the task left its CPU.
+    expect_eq!(spent.dsb_ish, switches, "{spent:?}");
     expect_eq!(MMU.lazy().state().owed() - Owed::CONTEXT, Owed::empty());
     other.join();
     // The spawn above has flushed. Again, with a switch and nothing else.
@@ -226,14 +227,10 @@ fn r17_after_a_switch_only_the_isb_is_owed() -> TestResult {
     }));
     map(&pages, 0)?;
     expect_eq!(MMU.lazy().state().owed(), Owed::all());
-    let before = counts();
-    yield_now();
-    let spent = counts() - before;
+    let ((), spent) = counted_beside(&other, yield_now);
     expect_eq!((spent.dsb_ish, spent.dsb_ishst, spent.isb), (1, 0, 0));
     expect_eq!(MMU.lazy().state().owed(), Owed::CONTEXT);
-    let before = counts();
-    drop(section);
-    let spent = counts() - before;
+    let ((), spent) = counted(|| drop(section));
     expect_eq!((spent.dsb(), spent.isb), (0, 1));
     expect_ok!(store(pages.virt(0), 1));
     other.join();
@@ -249,14 +246,11 @@ fn r16_a_switch_with_nothing_owed_changes_nothing() -> TestResult {
         yield_now();
     }));
     let section = expect_ok!(MMU.lazy().section());
-    let before = counts();
-    yield_now();
-    let spent = counts() - before;
+    let ((), spent) = counted_beside(&other, yield_now);
     expect_eq!((spent.dsb_ish, spent.dsb_ishst, spent.isb), (1, 0, 0));
     expect_eq!(spent.flush + spent.leave + spent.enter, 0);
-    let before = counts();
-    drop(section);
-    expect_eq!((counts() - before).dsb() + (counts() - before).isb, 0);
+    let ((), spent) = counted(|| drop(section));
+    expect_eq!(spent.dsb() + spent.isb, 0);
     other.join();
     Ok(())
 }
@@ -342,13 +336,16 @@ fn r23_what_waits_is_executed_at_the_switch(backend: Backend) -> TestResult {
         })
     }));
     let section = expect_ok!(MMU.lazy().section());
-    let before = counts();
     let page = expect_ok!(Private::pages(0, 1));
-    expect_ok!(own.space().protect(page, Prot::KERNEL_RO));
-    expect!(!percpu::current().batch().is_empty());
-    yield_now();
-    expect!(percpu::current().batch().is_empty());
-    let spent = counts() - before;
+    let is_empty = || percpu::current().batch().is_empty();
+    let ((protected, empty), spent) = counted_beside(&other, || {
+        let protected = own.space().protect(page, Prot::KERNEL_RO);
+        let before = is_empty();
+        yield_now();
+        (protected, (before, is_empty()))
+    });
+    expect_ok!(protected);
+    expect_eq!(empty, (false, true));
     expect_eq!(spent.drains, 1);
     expect!(spent.tlbi >= 1);
     expect_eq!(

@@ -161,11 +161,13 @@ fn r25_frames_come_back_after_the_invalidation() -> TestResult {
     let mut early = false;
     let mut wrong = false;
     let virt = pages.virt(0);
-    let result = kernel_space::lock().unmap_frames(pages.area.pages(), |va, frame| {
-        // By now the TLB has forgotten the page, and the DSB behind has completed.
-        early |= (counts() - before).dsb_ish == 0;
-        wrong |= frame != pages.frames[seen] || va.as_u64() != virt + seen as u64 * PAGE_SIZE;
-        seen += 1;
+    let (result, _) = counted(|| {
+        kernel_space::lock().unmap_frames(pages.area.pages(), |va, frame| {
+            // By now the TLB has forgotten the page, and the DSB behind has completed.
+            early |= (counts() - before).dsb_ish == 0;
+            wrong |= frame != pages.frames[seen] || va.as_u64() != virt + seen as u64 * PAGE_SIZE;
+            seen += 1;
+        })
     });
     expect_ok!(result);
     expect_eq!((seen, early, wrong), (600, false, false));
@@ -308,9 +310,8 @@ fn bad_ranges() -> TestResult {
 fn changes_nothing(
     request: &mut dyn FnMut(&mut Space) -> Result<(), SpaceError>,
 ) -> Result<SpaceError, Outcome> {
-    let (used, before) = (frames::usage().used, counts());
-    let result = request(&mut kernel_space::lock());
-    let spent = counts() - before;
+    let used = frames::usage().used;
+    let (result, spent) = counted(|| request(&mut kernel_space::lock()));
     let error = expect_err!(result);
     expect_eq!(frames::usage().used, used);
     expect_eq!((spent.ptes, spent.links), (0, 0));
