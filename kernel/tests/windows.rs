@@ -8,9 +8,11 @@
 //!
 //! ```text
 //! predicted backend=multicall policy=classic tlb=ttl,range op=8 pages=512 dsb=1 isb=1 tlbi=0 ish=0
+//! predicted backend=multicall policy=classic tlb=ttl,range op=131 dsb=1 isb=0 tlbi=0 ish=1
 //! ```
 //!
-//! (of up to `LAZYMMU_PAGES` pages, if that is set), and `cargo xtask test` compares it with what the kernel has counted and with what a QEMU plugin has.
+//! (of up to `LAZYMMU_PAGES` pages, if that is set; those without pages are the scheduler's), and `cargo xtask test`
+//! compares it with what the kernel has counted and with what a QEMU plugin has.
 
 #[path = "../mmu/tests/model/mod.rs"]
 mod model;
@@ -21,8 +23,8 @@ mod windows;
 
 use ground::Ground;
 use mmu::{Backend, BarrierPolicy, Features, Mmu, TlbFeatures};
-use model::trace::Effect;
-use model::{CPUS, Model, Plan, Saboteur, Sim};
+use model::trace::{Effect, Event};
+use model::{CPUS, Model, Plan, Saboteur, Sim, Switch};
 use predict::{Debt, Pays, Terms, replay};
 use std::fmt::Write as _;
 use windows::{Body, STEPS, Step};
@@ -124,13 +126,7 @@ fn measure(ground: &mut Ground, terms: Terms, body: Body) -> Result<[usize; 4], 
     body(ground).map_err(|error| error.to_string())?;
     let events = sim.take_trace();
     replay(terms, &events, Debt::default(), Pays::All)?;
-    let count = |is: fn(Effect) -> bool| events.iter().filter(|event| is(event.what)).count();
-    Ok([
-        count(|what| matches!(what, Effect::DsbIshst | Effect::DsbIsh)),
-        count(|what| what == Effect::Isb),
-        count(|what| matches!(what, Effect::Tlbi { .. })),
-        count(|what| what == Effect::DsbIsh),
-    ])
+    Ok(barriers(&events))
 }
 
 /// Pages of the largest window that is asked for.
@@ -139,6 +135,123 @@ fn most() -> usize {
         Ok(pages) => pages.parse().expect("LAZYMMU_PAGES is a number"),
         Err(_) => usize::MAX,
     }
+}
+
+/// A task that waits on CPU 0 for its turn, and the one that CPU 1 idles in.
+const OTHER: usize = CPUS;
+const IDLE: usize = CPUS + 1;
+
+/// A way of the scheduler that is measured (`src/bench/scheduler.rs`).
+struct Way {
+    /// The number of its windows.
+    op: u8,
+    /// As it goes once, and what it ends with is what it began with. Returns the kernel's own ISB.
+    body: fn(&Mmu<Saboteur>) -> usize,
+    /// How many tasks leave their CPU, or could: a `DSB ISH` for each (R17), and nothing else, because none owes anything
+    /// and none comes from another CPU.
+    leave: usize,
+}
+
+const WAYS: [Way; 7] = [
+    // Registers only: neither context is a task.
+    Way {
+        op: 130,
+        body: |_| 0,
+        leave: 0,
+    },
+    Way {
+        op: 131,
+        body: |mmu| switch(mmu, 0, OTHER),
+        leave: 1,
+    },
+    Way {
+        op: 132,
+        body: |mmu| switch(mmu, 0, OTHER),
+        leave: 1,
+    },
+    // A tick that nobody has to leave for.
+    Way {
+        op: 133,
+        body: |mmu| {
+            mmu.kernel().sim.enter_interrupt();
+            mmu.kernel().sim.leave_interrupt();
+            0
+        },
+        leave: 0,
+    },
+    Way {
+        op: 134,
+        body: |mmu| {
+            mmu.lazy().switch_out().expect("no section is open");
+            0
+        },
+        leave: 1,
+    },
+    // To wake somebody is to write to a queue.
+    Way {
+        op: 135,
+        body: |_| 0,
+        leave: 0,
+    },
+    // The sleeper leaves, and later the idle task.
+    Way {
+        op: 136,
+        body: |mmu| switch(mmu, 1, IDLE) + switch(mmu, 1, 1),
+        leave: 2,
+    },
+];
+
+/// `cpu` goes over to `next`, in the order of `src/sched/run.rs`; returns the ISB for one that comes from another CPU.
+fn switch(mmu: &Mmu<Saboteur>, cpu: usize, next: usize) -> usize {
+    let sim = &mmu.kernel().sim;
+    sim.on(cpu);
+    sim.pick(cpu, next);
+    mmu.lazy().switch_out().expect("no section is open");
+    let moved = sim.has_moved(next, cpu);
+    if moved {
+        sim.synchronize(cpu);
+    }
+    sim.switch(cpu, next, Switch::Bare);
+    usize::from(moved)
+}
+
+/// DSB, ISB, TLBI, and the `DSB ISH` among the DSB.
+fn barriers(events: &[Event]) -> [usize; 4] {
+    let count = |is: fn(Effect) -> bool| events.iter().filter(|event| is(event.what)).count();
+    [
+        count(|what| matches!(what, Effect::DsbIshst | Effect::DsbIsh)),
+        count(|what| what == Effect::Isb),
+        count(|what| matches!(what, Effect::Tlbi { .. })),
+        count(|what| what == Effect::DsbIsh),
+    ]
+}
+
+/// The scheduler's windows of one configuration, as lines.
+fn predict_ways(cpu: Cpu, backend: Backend, policy: BarrierPolicy) -> String {
+    let mut lines = String::new();
+    for way in &WAYS {
+        let mmu = machine(cpu, backend, policy);
+        let sim = &mmu.kernel().sim;
+        let tlb = cpu.name;
+        sim.take_trace();
+        let synchronized = (way.body)(mmu);
+        let [dsb, mut isb, tlbi, ish] = barriers(&sim.take_trace());
+        isb += synchronized;
+        let at = format!("{backend}, {policy}, {tlb}: op {}", way.op);
+        assert_eq!(
+            [dsb, isb, tlbi, ish],
+            [way.leave, 0, 0, way.leave],
+            "{at}: R17"
+        );
+        writeln!(
+            lines,
+            "predicted backend={backend} policy={policy} tlb={tlb} op={} \
+             dsb={dsb} isb={isb} tlbi={tlbi} ish={ish}",
+            way.op
+        )
+        .expect("a string takes everything");
+    }
+    lines
 }
 
 /// All windows of one configuration, as lines.
@@ -177,18 +290,30 @@ fn predict(cpu: Cpu, backend: Backend, policy: BarrierPolicy) -> String {
     lines
 }
 
+/// What is asked of the library, in every combination that there is.
+fn configurations() -> impl Iterator<Item = (Cpu, Backend, BarrierPolicy)> {
+    CPUS_KNOWN.into_iter().flat_map(|cpu| {
+        let policies = [BarrierPolicy::Classic, BarrierPolicy::Ets2];
+        let policies = policies
+            .into_iter()
+            .filter(move |policy| cpu.ets2 || *policy == BarrierPolicy::Classic);
+        policies.flat_map(move |policy| Backend::ALL.map(|backend| (cpu, backend, policy)))
+    })
+}
+
+#[test]
+fn r17_a_way_of_the_scheduler_executes_a_barrier_for_each_task_that_leaves() {
+    for (cpu, backend, policy) in configurations() {
+        predict_ways(cpu, backend, policy);
+    }
+}
+
 #[test]
 fn r15_r16_r27_a_measured_window_executes_what_the_contract_asks_for() {
     let mut prediction = String::new();
-    for cpu in CPUS_KNOWN {
-        for policy in [BarrierPolicy::Classic, BarrierPolicy::Ets2] {
-            if policy == BarrierPolicy::Ets2 && !cpu.ets2 {
-                continue;
-            }
-            for backend in Backend::ALL {
-                prediction += &predict(cpu, backend, policy);
-            }
-        }
+    for (cpu, backend, policy) in configurations() {
+        prediction += &predict(cpu, backend, policy);
+        prediction += &predict_ways(cpu, backend, policy);
     }
     if let Some(path) = std::env::var_os("LAZYMMU_PREDICTION") {
         std::fs::write(&path, prediction).expect("LAZYMMU_PREDICTION can be written");

@@ -25,7 +25,9 @@ pub const CPUS: [&str; 2] = ["cortex-a72", MAX];
 /// The CPU with FEAT_ETS2, and whose timer can be made to count instructions.
 const MAX: &str = "max";
 /// `policy=` of the kernel.
-pub const POLICIES: [&str; 2] = ["classic", ETS2];
+pub const POLICIES: [&str; 2] = [CLASSIC, ETS2];
+/// The one that every CPU can have.
+const CLASSIC: &str = "classic";
 /// The one that needs FEAT_ETS2.
 pub const ETS2: &str = "ets2";
 
@@ -77,6 +79,20 @@ impl Terms {
             policy: policy.to_owned(),
             backend: backend.to_owned(),
         }
+    }
+
+    /// Those of a boot without a word about them, with which the linear map is built.
+    pub fn of_a_boot(cpu: &str) -> Self {
+        Self::new(
+            cpu,
+            if cpu == MAX { ETS2 } else { CLASSIC },
+            "defer-barriers",
+        )
+    }
+
+    /// Those under which waking a task is counted.
+    pub fn of_waking(cpu: &str) -> Self {
+        Self::new(cpu, CLASSIC, "defer-barriers")
     }
 
     /// As part of a test's name.

@@ -40,6 +40,7 @@ use clap::builder::PossibleValuesParser;
 use counted::{
     CPUS, Counted, LARGE, LINEAR_MAP, MOST_OF_USUAL, MOST_PAGES, POLICIES, Setup, Terms,
 };
+use prediction::Prediction;
 use results::{Results, Subject};
 use statements::Statement;
 use std::fs;
@@ -129,14 +130,15 @@ impl BenchCommand {
             Some(_) => MOST_OF_USUAL,
             None => self.pages,
         };
-        let (results, differing) = round(&setup, &all, pages)?;
+        let prediction = Prediction::make(&workspace, pages)?;
+        let (results, differing) = round(&setup, &all, pages, Some(&prediction))?;
         // The kernel says nothing of the rest of the boot.
         let both =
             |subject: &&Subject| !matches!(subject, Subject::Boot(_, op, _) if *op != LINEAR_MAP);
         let windows = results.entries().keys().filter(both).count();
         let mut said = vec![statements::agree(windows, differing)];
         if !self.once {
-            let (second, _) = round(&setup, &all, pages)?;
+            let (second, _) = round(&setup, &all, pages, None)?;
             said.push(statements::repeats(&results, &second));
         }
         said.extend(statements::sections(&results));
@@ -164,7 +166,7 @@ impl BenchCommand {
         println!("Written: {} and {}", json.display(), html.display());
         if self.write && failed == 0 {
             // With the sizes of `cargo xtask test`: the largest window can cost a few instructions less.
-            let (results, _) = round(&setup, &all, baseline::PAGES)?;
+            let (results, _) = round(&setup, &all, baseline::PAGES, None)?;
             baseline::write(&workspace, results)?;
             println!("Written: {}", baseline::FILE);
         }
@@ -194,8 +196,13 @@ fn skipped(pages: u64, available: Option<u64>) -> Option<String> {
     })
 }
 
-/// Boots everything once; comes back with where kernel and plugin differ as well.
-fn round(setup: &Setup<'_>, all: &[Terms], pages: u64) -> Result<(Results, Vec<String>)> {
+/// Boots everything once; comes back with where kernel, model and plugin differ as well.
+fn round(
+    setup: &Setup<'_>,
+    all: &[Terms],
+    pages: u64,
+    prediction: Option<&Prediction>,
+) -> Result<(Results, Vec<String>)> {
     let mut jobs = thread::available_parallelism()
         .map_or(1, NonZeroUsize::get)
         .min(4);
@@ -215,7 +222,7 @@ fn round(setup: &Setup<'_>, all: &[Terms], pages: u64) -> Result<(Results, Vec<S
     };
     let mut differing = Vec::new();
     for (terms, counted) in all.iter().zip(counted) {
-        let found = sides::differences(terms, &counted, None);
+        let found = sides::differences(terms, &counted, prediction);
         differing.extend(found.into_iter().map(|what| format!("{terms}: {what}")));
         results.add(terms, counted.outside);
     }
@@ -225,7 +232,7 @@ fn round(setup: &Setup<'_>, all: &[Terms], pages: u64) -> Result<(Results, Vec<S
     {
         if !guest::interrupted() {
             let counted = setup.count_boot(cpu)?;
-            let found = sides::differences_of_boot(&counted);
+            let found = sides::differences_of_boot(cpu, &counted, prediction);
             differing.extend(found.into_iter().map(|what| format!("{cpu}, boot: {what}")));
             results.boots.insert(cpu.to_owned(), counted.outside);
         }

@@ -5,6 +5,7 @@
 
 use super::changes::changes;
 use super::counted::ETS2;
+use super::prediction::LARGEST;
 use super::results::{HEADLINE, Results, name_of};
 use crate::counts::{EVENTS, Measured, OPERATIONS, Standing, instructions};
 
@@ -57,12 +58,13 @@ pub fn repeats(first: &Results, second: &Results) -> Statement {
     }
 }
 
-/// That kernel and plugin have counted the same; `differing` is where they have not.
+/// That kernel and plugin have counted the same, and what the model has predicted; `differing` is where they have not.
 pub fn agree(windows: usize, differing: Vec<String>) -> Statement {
     Statement {
         claim: format!(
-            "Kernel and plugin agree in {windows} windows: DSB and ISB everywhere, TLBI and DMB in those of operations, \
-             instructions of operations and the scheduler's events on max"
+            "Kernel, model and plugin agree in {windows} windows: DSB and ISB everywhere, TLBI in those of operations, \
+             kernel and plugin in their DMB, and in instructions of operations and the scheduler's events on max; \
+             the model is asked up to {LARGEST} pages"
         ),
         against: differing,
         notes: Vec::new(),

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! The kernel's counts against the model's prediction and the plugin's counts, in every window of every backend,
-//! policy and CPU: one test for each boot, and one for each CPU of the windows of the boot itself and of waking a task,
-//! of which the model says nothing. What the same boots say of the committed baseline is the row `bench`. What
+//! policy and CPU: one test for each boot, and one for each CPU of the linear map that it boots with and of waking a
+//! task. What the same boots say of the committed baseline is the row `bench`. What
 //! self-tests count is in [`selftests`].
 
 pub mod selftests;
@@ -103,16 +103,15 @@ pub fn run(bench: &Bench<'_>, plugin: &Plugin, jobs: usize) -> Result<Vec<Row>> 
     let start = Instant::now();
     let mut agreement = Row::new(ROW);
     // It takes the model a while.
-    let predictable = wanted(ROW).any(|planned| matches!(planned, Planned::Windows(_)));
-    let prediction = predictable.then(|| Prediction::make(bench.workspace, baseline::PAGES));
+    let prediction = wanted(ROW)
+        .next()
+        .map(|_| Prediction::make(bench.workspace, baseline::PAGES))
+        .transpose();
     judge(bench, &mut agreement, &counted, |planned, counted| {
         match (planned, &prediction) {
-            (Planned::Boot(_), _) => differences_of_boot(counted),
-            (Planned::Windows(terms), Some(Ok(prediction))) => {
-                differences(terms, counted, Some(prediction))
-            }
-            (Planned::Windows(_), Some(Err(error))) => lines(error),
-            (Planned::Windows(terms), None) => differences(terms, counted, None),
+            (_, Err(error)) => lines(error),
+            (Planned::Boot(cpu), Ok(known)) => differences_of_boot(cpu, counted, known.as_ref()),
+            (Planned::Windows(terms), Ok(known)) => differences(terms, counted, known.as_ref()),
         }
     });
     agreement.seconds = booted + start.elapsed().as_secs_f64();
