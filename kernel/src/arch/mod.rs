@@ -27,6 +27,7 @@ pub mod page;
 pub mod percpu;
 #[cfg(target_os = "none")]
 pub mod probe;
+pub mod relax;
 #[cfg(target_os = "none")]
 pub mod semihosting;
 #[cfg(target_os = "none")]

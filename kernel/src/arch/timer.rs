@@ -8,6 +8,7 @@
 //! for tests; the device tree says which interrupts they have.
 
 use super::{barrier, features::Features};
+use crate::arch::relax::cpu_relax;
 use aarch64_cpu::registers::CNTFRQ_EL0;
 use core::{arch::asm, time::Duration};
 use tock_registers::interfaces::Readable;
@@ -125,7 +126,7 @@ impl CycleCounter {
         // Long enough for a clock of 1 MHz, short enough not to be noticed.
         let until = ticks().wrapping_add(frequency() / 50_000 + 1);
         while ticks() < until && cycles() == start {
-            core::hint::spin_loop();
+            cpu_relax();
         }
         if cycles() == start {
             Self::Stopped

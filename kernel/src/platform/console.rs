@@ -30,6 +30,7 @@
 //! The UART's line settings are left as firmware made them: it has printed with them already, and
 //! the clock that a divisor would need is not known in general. (QEMU ignores them.)
 
+use crate::arch::relax::{CpuRelax, cpu_relax};
 use crate::arch::{interrupts, semihosting, timer};
 use arm_pl011_uart::{PL011Registers, Uart, UniqueMmioPointer};
 use arrayvec::ArrayVec;
@@ -39,7 +40,7 @@ use core::{
     sync::atomic::{AtomicBool, AtomicPtr, Ordering},
 };
 use log::{LevelFilter, Log, Metadata, Record};
-use spin::Mutex;
+use spin::mutex::SpinMutex;
 
 /// How much output is kept while the console is closed, in bytes.
 pub const EARLY_BYTES: usize = 4096;
@@ -54,7 +55,7 @@ struct Sink {
     dropped: usize,
 }
 
-static SINK: Mutex<Sink> = Mutex::new(Sink {
+static SINK: SpinMutex<Sink, CpuRelax> = SpinMutex::new(Sink {
     open: false,
     kept: ArrayVec::new_const(),
     dropped: 0,
@@ -147,7 +148,7 @@ fn wait_until(ready: impl Fn() -> bool) -> Result<(), Stuck> {
         if ready() {
             return Ok(());
         }
-        core::hint::spin_loop();
+        cpu_relax();
     }
     Err(Stuck)
 }

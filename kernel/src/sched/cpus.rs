@@ -31,6 +31,7 @@
 //! Several may call the same idle CPU, each for another task, and it takes one of them. So a CPU that has found
 //! something and does not idle any more calls the others if there is more ([`Cpus::schedule`]).
 
+use crate::arch::relax::cpu_relax;
 use alloc::sync::Arc;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
@@ -54,7 +55,7 @@ pub trait Port {
     /// As [`Port::race`], where the caller waits for another CPU.
     #[inline(always)]
     fn wait(&self) {
-        core::hint::spin_loop();
+        cpu_relax();
     }
 }
 

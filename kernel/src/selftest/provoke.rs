@@ -9,6 +9,7 @@ use core::time::Duration;
 use mmu::Backend;
 
 use crate::arch::percpu;
+use crate::arch::relax::cpu_relax;
 use crate::arch::timer;
 use crate::mm::vmap::Area;
 use crate::mm::{MMU, kernel_space};
@@ -34,7 +35,7 @@ pub fn run(end: Provocation) -> ! {
         Provocation::LockInInterrupt => outer(lock_in_an_interrupt),
         Provocation::Hang => outer(|| {
             loop {
-                core::hint::spin_loop();
+                cpu_relax();
             }
         }),
     }
@@ -94,7 +95,7 @@ fn lock_in_an_interrupt() {
     println!("sent: {sent:?}");
     let until = timer::ticks() + timer::frequency();
     while timer::ticks() < until {
-        core::hint::spin_loop();
+        cpu_relax();
     }
 }
 

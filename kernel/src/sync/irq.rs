@@ -10,10 +10,11 @@ use core::ops::{Deref, DerefMut};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use crate::arch::interrupts::{self, Masked};
+use crate::arch::relax::CpuRelax;
 
 /// A spin lock that masks interrupts while it is held.
 #[derive(Debug)]
-pub struct IrqLock<T>(SpinMutex<T>);
+pub struct IrqLock<T>(SpinMutex<T, CpuRelax>);
 
 impl<T> IrqLock<T> {
     /// A free lock around `value`.
@@ -37,7 +38,7 @@ impl<T> IrqLock<T> {
 /// allowed again.
 #[derive(Debug)]
 pub struct IrqLockGuard<'a, T> {
-    guard: SpinMutexGuard<'a, T>,
+    guard: SpinMutexGuard<'a, T, CpuRelax>,
     _masked: Masked,
 }
 

@@ -6,11 +6,12 @@ use core::ops::{Deref, DerefMut};
 
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
+use crate::arch::relax::CpuRelax;
 use crate::sched::preempt::{self, PreemptOff};
 
 /// A spin lock whose holder keeps its CPU. Linux: `spinlock_t`.
 #[derive(Debug)]
-pub struct SpinLock<T>(SpinMutex<T>);
+pub struct SpinLock<T>(SpinMutex<T, CpuRelax>);
 
 impl<T> SpinLock<T> {
     /// A free lock around `value`.
@@ -49,7 +50,7 @@ impl<T> SpinLock<T> {
 /// The fields drop in this order: first the lock is released, then the task may be preempted again.
 #[derive(Debug)]
 pub struct SpinLockGuard<'a, T> {
-    guard: SpinMutexGuard<'a, T>,
+    guard: SpinMutexGuard<'a, T, CpuRelax>,
     _off: PreemptOff,
 }
 

@@ -5,15 +5,16 @@
 //! For what only that CPU can do: its private interrupts, its timer. There is one call at a time in
 //! the machine; a second caller is told so, and waits for nobody.
 
+use crate::arch::relax::{CpuRelax, cpu_relax};
 use crate::{
     arch::{percpu, timer},
     platform::interrupts::{self, IntId, InterruptError},
 };
 use core::{
-    fmt, hint, mem, ptr,
+    fmt, mem, ptr,
     sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
 };
-use spin::Mutex;
+use spin::mutex::SpinMutex;
 
 /// The interrupt.
 const CALL: IntId = IntId::sgi(6);
@@ -60,7 +61,7 @@ static TARGET: AtomicU32 = AtomicU32::new(0);
 static DONE: AtomicU32 = AtomicU32::new(0);
 
 /// Held by the caller.
-static CALLER: Mutex<()> = Mutex::new(());
+static CALLER: SpinMutex<(), CpuRelax> = SpinMutex::new(());
 
 /// Gets the interrupt ready, on the boot CPU.
 pub(super) fn init() -> Result<(), InterruptError> {
@@ -98,7 +99,7 @@ pub fn call(index: u32, function: Function, argument: u64) -> Result<(), CallErr
             FUNCTION.swap(ptr::null_mut(), Ordering::AcqRel);
             return Err(CallError::Silent { index });
         }
-        hint::spin_loop();
+        cpu_relax();
     }
     Ok(())
 }

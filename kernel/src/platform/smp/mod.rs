@@ -23,6 +23,7 @@ pub mod call;
 pub mod stop;
 mod wake;
 
+use crate::arch::relax::cpu_relax;
 use crate::{
     arch::{
         backtrace::Stack as Bounds,
@@ -166,7 +167,7 @@ impl Candidate {
             if timer::ticks() > until {
                 return false;
             }
-            core::hint::spin_loop();
+            cpu_relax();
         }
         true
     }

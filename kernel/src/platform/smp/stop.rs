@@ -8,6 +8,7 @@
 //! CPU that comes to its own end meanwhile halts without a report. No lock is taken and nothing is
 //! allocated: this runs in panics and exception reports.
 
+use crate::arch::relax::cpu_relax;
 use crate::{
     arch::{
         interrupts as irq_mask,
@@ -83,7 +84,7 @@ pub fn stop_others() {
         if running().next().is_none() || timer::ticks() > until {
             return;
         }
-        core::hint::spin_loop();
+        cpu_relax();
     }
 }
 

@@ -10,6 +10,7 @@ use mmu::{
 };
 
 use super::fixture::{Pages, counted, dsb_ish_of_a_flush, with};
+use crate::arch::relax::cpu_relax;
 use crate::arch::timer;
 use crate::mm::frames::FrameList;
 use crate::mm::kernel_space::Space;
@@ -58,7 +59,7 @@ pub(super) fn in_interrupt(action: fn()) -> Result<(), InterruptError> {
     let sent = interrupts::enable(id).and_then(|()| interrupts::send_to_self(id));
     let until = timer::ticks() + timer::frequency();
     while sent.is_ok() && !DONE.load(Ordering::Relaxed) && timer::ticks() < until {
-        core::hint::spin_loop();
+        cpu_relax();
     }
     // Not for another interrupt, if this one did not come.
     ACTION.lock().take();
@@ -311,14 +312,14 @@ fn the_timer_interrupts() -> TestResult {
     let ticking = Ticking::start()?;
     let until = timer::ticks() + timer::frequency();
     while TICKS.load(Ordering::Relaxed) < 5 && timer::ticks() < until {
-        core::hint::spin_loop();
+        cpu_relax();
     }
     drop(ticking);
     expect!(TICKS.load(Ordering::Relaxed) >= 5);
     let stopped = TICKS.load(Ordering::Relaxed);
     let until = timer::ticks() + u64::from(period()) * 4;
     while timer::ticks() < until {
-        core::hint::spin_loop();
+        cpu_relax();
     }
     expect_eq!(TICKS.load(Ordering::Relaxed), stopped);
     Ok(())

@@ -10,6 +10,7 @@ use mmu::{Backend, Backing, BarrierPolicy, Owed, Prot};
 use tock_registers::interfaces::Readable;
 
 use super::fixture::{self, Pages, counts};
+use crate::arch::relax::cpu_relax;
 use crate::arch::{interrupts, timer};
 use crate::mm::vmap::Area;
 use crate::mm::{MMU, frames, heap, kernel_space};
@@ -73,7 +74,7 @@ impl KernelState {
         while (sched::alive() > self.tasks || !sched::is_quiet()) && timer::ticks() < until {
             match sched::may_sleep() {
                 Ok(()) => sched::sleep(Duration::from_micros(50)),
-                Err(_) => core::hint::spin_loop(),
+                Err(_) => cpu_relax(),
             }
         }
     }

@@ -7,6 +7,7 @@ use mmu::{
     AddressSpace, Backing, Mapping, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind, VirtAddr,
 };
 
+use crate::arch::relax::cpu_relax;
 use crate::arch::timer;
 use crate::bench;
 use crate::mm::MMU;
@@ -169,6 +170,6 @@ pub(super) fn settle(mut condition: impl FnMut() -> bool) -> bool {
 pub(super) fn spin_until(time: Duration, mut condition: impl FnMut() -> bool) {
     let until = timer::ticks() + ticks(time);
     while timer::ticks() < until && !condition() {
-        core::hint::spin_loop();
+        cpu_relax();
     }
 }

@@ -14,6 +14,7 @@ use tock_registers::interfaces::Readable;
 use crate::arch::backtrace::Stack;
 use crate::arch::percpu;
 use crate::arch::probe::try_read_u8;
+use crate::arch::relax::cpu_relax;
 use crate::arch::timer;
 use crate::mm::MMU;
 use crate::platform::bootargs::BootArguments;
@@ -196,7 +197,7 @@ fn all_count_cycles_if_one_does() -> TestResult {
             let start = timer::cycles();
             let until = timer::ticks() + timer::frequency() / 50_000 + 1;
             while timer::ticks() < until && timer::cycles() == start {
-                core::hint::spin_loop();
+                cpu_relax();
             }
             SEEN.store(timer::cycles().wrapping_sub(start), Ordering::Relaxed);
         };
@@ -245,11 +246,11 @@ fn wait_for_arrivals(expected: u32) {
     let millisecond = timer::frequency() / 1000;
     let until = timer::ticks() + 1000 * millisecond;
     while arrivals().iter().sum::<u32>() < expected && timer::ticks() < until {
-        core::hint::spin_loop();
+        cpu_relax();
     }
     let until = timer::ticks() + 2 * millisecond;
     while timer::ticks() < until {
-        core::hint::spin_loop();
+        cpu_relax();
     }
 }
 
@@ -361,7 +362,7 @@ fn a_series_of_interrupts_arrives_one_by_one() -> TestResult {
         expect_ok!(interrupts::send_to_others(SGI));
         let until = timer::ticks() + timer::frequency();
         while arrivals().iter().sum::<u32>() < others * round as u32 && timer::ticks() < until {
-            core::hint::spin_loop();
+            cpu_relax();
         }
     }
     expect_eq!(arrivals().iter().sum::<u32>(), 20 * others);

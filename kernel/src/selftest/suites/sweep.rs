@@ -14,6 +14,7 @@ use mmu::{Backend, Backing, Counts, Owed, Prot, SpaceError};
 
 use super::fixture::{counts, with};
 use super::sched_fixture::{Private, pinned, ticks_count_instructions};
+use crate::arch::relax::cpu_relax;
 use crate::arch::{percpu, timer};
 use crate::mm::MMU;
 use crate::platform::interrupts::{self, IntId};
@@ -257,7 +258,7 @@ fn sweep(own: &mut Private, calm: &Counts, length: u64) -> Result<u64, Outcome> 
         inside += switched;
         // Where it could not be done inside, it is due now.
         while FIRED.load(Ordering::Relaxed) == fired {
-            core::hint::spin_loop();
+            cpu_relax();
         }
         while VISITS.load(Ordering::Relaxed) == visits {
             yield_now();
