@@ -13,6 +13,8 @@ use crate::counts::{EVENTS, Measured, OPERATIONS, Standing, instructions};
 const FLAT: f64 = 5.0;
 /// From this size on the cost of a call itself does not show.
 const FROM: u64 = 512;
+/// In windows of so many pages and more, which have several tables, a page must not cost less either.
+const EITHER_WAY: u64 = 4096;
 /// Operations that are one section, whatever their size.
 const SECTIONS: [u8; 6] = [1, 4, 8, 11, 128, 129];
 /// The backend in which each write pays for itself.
@@ -137,50 +139,64 @@ fn slopes(measured: &Measured, op: u8) -> Vec<(u64, f64)> {
         .collect()
 }
 
-/// That a page costs no more in large windows; nothing without any.
+/// That a page costs the same in large windows; nothing without any.
 ///
-/// That it costs less contradicts nothing: 512 pages are one table, for which there are shorter ways, so the difference
-/// to 4096 has what begins with a second table in it, and differences between larger windows have not; `multicall`
-/// has no queue up to one table. How much less is said all the same: it tells how far from flat the cost is.
+/// Among windows of [`EITHER_WAY`] pages and more it must be the same either way. To the difference from
+/// 512 pages to 4096 that is compared upwards only: 512 pages are one table, for which there are shorter ways, so that
+/// difference has what begins with a second table in it; `multicall` has no queue up to one table. How much less a
+/// page costs in the larger windows is said all the same.
 pub fn flat(results: &Results) -> Option<Statement> {
     let (mut against, mut notes) = (Vec::new(), Vec::new());
     let mut largest = 0;
-    let mut found = [f64::INFINITY, f64::NEG_INFINITY];
+    // To the first difference, and between the others.
+    let mut found = [[f64::INFINITY, f64::NEG_INFINITY]; 2];
     for (terms, measured) in &results.counted {
         for operation in &OPERATIONS {
             let slopes = slopes(measured, operation.op);
+            let mut compare = |to: f64, (pages, slope): (u64, f64), either_way: bool| {
+                if to.abs() < NOTHING && slope.abs() < NOTHING {
+                    // What has no cost per page has none to compare.
+                    return;
+                }
+                largest = largest.max(pages);
+                let percent = (slope - to) / to.abs().max(NOTHING) * 100.0;
+                let [least, most] = &mut found[usize::from(either_way)];
+                (*least, *most) = (least.min(percent), most.max(percent));
+                let line = format!(
+                    "{terms}: {} up to pages={pages}: {} instead of {} instructions per page ({percent:+.1} %)",
+                    operation.name,
+                    instructions(slope),
+                    instructions(to),
+                );
+                if percent > FLAT || either_way && percent < -FLAT {
+                    against.push(line);
+                } else if percent < -FLAT {
+                    notes.push(line);
+                }
+            };
             let Some(((_, first), rest)) = slopes.split_first() else {
                 continue;
             };
-            for (pages, slope) in rest {
-                if first.abs() < NOTHING && slope.abs() < NOTHING {
-                    // What has no cost per page has none to compare.
-                    continue;
-                }
-                largest = largest.max(*pages);
-                let percent = (slope - first) / first.abs().max(NOTHING) * 100.0;
-                found = [found[0].min(percent), found[1].max(percent)];
-                let line = || {
-                    format!(
-                        "{terms}: {} up to pages={pages}: {} instead of {} instructions per page ({percent:+.1} %)",
-                        operation.name,
-                        instructions(*slope),
-                        instructions(*first),
-                    )
-                };
-                if percent > FLAT {
-                    against.push(line());
-                } else if percent < -FLAT {
-                    notes.push(line());
+            for larger in rest {
+                compare(*first, *larger, false);
+            }
+            if let Some(((_, second), rest)) = rest.split_first() {
+                for larger in rest {
+                    compare(*second, *larger, true);
                 }
             }
         }
     }
+    let [to_first, between] =
+        found.map(|[least, most]| format!("from {least:+.1} % to {most:+.1} %"));
+    let between = match found[1][0].is_finite() {
+        true => format!("; from {EITHER_WAY} on within {FLAT} % either way, found: {between}"),
+        false => String::new(),
+    };
     (largest > 0).then(|| Statement {
         claim: format!(
             "The cost of a page is flat: up to {largest} pages one more costs at most {FLAT} % more instructions than \
-             from 512 to 4096; found: from {:+.1} % to {:+.1} %",
-            found[0], found[1]
+             from 512 to 4096, found: {to_first}{between}"
         ),
         against,
         notes,
@@ -389,6 +405,40 @@ mod tests {
         let range = cheaper.claim.split_once("found: ").unwrap().1;
         assert_eq!(range, "from -10.0 % to +0.0 %");
         assert_eq!(cheaper.notes.len(), 1);
+    }
+
+    #[test]
+    fn a_page_costs_the_same_either_way_among_large_windows() {
+        let sizes = [1, 512, 4096, 65_536, 1_048_576];
+        let changed = |by: i64| {
+            let mut results = results(&sizes);
+            let measured = results
+                .counted
+                .get_mut(&Terms::new("max", "ets2", "multicall"))
+                .expect("of all terms");
+            measured
+                .costs
+                .entry((9, 1_048_576))
+                .and_modify(|cost| cost.instructions = cost.instructions.wrapping_add_signed(by));
+            flat(&results).expect("there are several sizes")
+        };
+        let more = 1_048_576 - 65_536;
+        let good = changed(0);
+        assert!(good.holds());
+        let said = "; from 4096 on within 5 % either way, found: from +0.0 % to +0.0 %";
+        assert!(good.claim.ends_with(said), "{}", good.claim);
+        for (by, percent) in [(-more, "-10.0 %"), (more, "+10.0 %")] {
+            let bad = changed(by);
+            let last = bad.against.last().expect("it contradicts");
+            assert!(last.ends_with(&format!("({percent})")), "{last}");
+        }
+        // Downwards to the first difference is no contradiction, and is told.
+        assert_eq!(
+            (changed(-more).against.len(), changed(-more).notes.len()),
+            (1, 1)
+        );
+        let little = flat(&results(&[1, 512, 4096, 65_536])).expect("there are several sizes");
+        assert!(!little.claim.contains("either way"), "{}", little.claim);
     }
 
     #[test]
