@@ -21,25 +21,21 @@
 //! Interrupts are masked while a queue is locked (by the caller). A CPU that needs two queues takes them
 //! in the order of their numbers. The lock of a [wait queue](super::WaitQueue) comes before that of a
 //! run queue. Nothing is allocated, freed, logged or waited for under the lock of a run queue.
-//!
-//! # No CPU idles while another has two tasks
-//!
-//! Whoever makes a task ready, or lets a ready one run on more CPUs, looks for an idle CPU *behind* putting it on a
-//! list; a CPU that is about to idle says so *before* it looks at all lists for the last time. Both are
-//! sequentially consistent, so one of the two sees the other.
-//!
-//! Several may call the same idle CPU, each for another task, and it takes one of them. So a CPU that has found
-//! something and does not idle any more calls the others if there is more ([`Cpus::schedule`]).
 
-use crate::arch::relax::cpu_relax;
+mod balance;
+mod queue;
+
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
+use self::queue::bump;
+pub use self::queue::{Decision, Left, Queue, Switch};
 use super::entity::{CpuMask, Entity, List, State};
 use super::stats::Stats;
+use crate::arch::relax::cpu_relax;
 pub use crate::platform::devicetree::MAX_CPUS;
 
 /// What the queues need of the machine.
@@ -59,22 +55,6 @@ pub trait Port {
     }
 }
 
-/// One CPU's queue.
-#[derive(Debug)]
-pub struct Queue<T: Entity> {
-    /// Who has the CPU; `None`: its idle task.
-    current: Option<Arc<T>>,
-    /// Who could have it, next first.
-    ready: List<T>,
-    /// Who waits for a time, earliest first.
-    sleepers: List<T>,
-    /// Who is on its way out.
-    leaving: Option<Arc<T>>,
-    /// When the current task is to make room, in ticks.
-    slice_end: u64,
-    stats: Stats,
-}
-
 /// What a tick found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tick {
@@ -82,109 +62,6 @@ pub struct Tick {
     pub preempt: bool,
     /// When the next tick is needed, in ticks; `u64::MAX` for never.
     pub next: u64,
-}
-
-/// Who gets a CPU.
-#[must_use = "the queue may be locked"]
-pub enum Decision<'a, T: Entity> {
-    /// Who has it.
-    Stay,
-    /// Who has it, because it must not leave.
-    Refused,
-    /// Somebody else.
-    Switch(Switch<'a, T>),
-}
-
-/// A decision: `next` gets the CPU. The queue is locked until [`Cpus::finish`].
-#[must_use = "the queue stays locked until `finish`"]
-pub struct Switch<'a, T: Entity> {
-    guard: SpinMutexGuard<'a, Queue<T>>,
-}
-
-impl<T: Entity> fmt::Debug for Decision<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Stay => "Stay",
-            Self::Refused => "Refused",
-            Self::Switch(_) => "Switch",
-        })
-    }
-}
-
-impl<T: Entity> fmt::Debug for Switch<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Switch with {} ready", self.guard.ready.len())
-    }
-}
-
-impl<T: Entity> Switch<'_, T> {
-    /// The task that gets the CPU; `None`: the idle task.
-    #[must_use]
-    pub fn next(&self) -> Option<&Arc<T>> {
-        self.guard.current.as_ref()
-    }
-
-    /// When the next tick is needed, in ticks; `u64::MAX` for never.
-    #[must_use]
-    pub fn next_tick(&self) -> u64 {
-        self.guard.next_tick()
-    }
-
-    /// Takes note that [`Switch::next`] was on another CPU.
-    pub fn count_arrival(&mut self) {
-        bump(&mut self.guard.stats.arrivals);
-    }
-
-    /// Lets the lock outlive this value; [`Cpus::finish`] releases it.
-    pub fn hold(self) {
-        let _ = SpinMutexGuard::leak(self.guard);
-    }
-}
-
-/// What a task that has left its CPU asks for.
-#[derive(Debug)]
-pub enum Left<T> {
-    /// Nothing.
-    Nothing,
-    /// It has ended, and is off its stack.
-    Dead(Arc<T>),
-}
-
-impl<T: Entity> Queue<T> {
-    const fn new() -> Self {
-        Self {
-            current: None,
-            ready: List::new(),
-            sleepers: List::new(),
-            leaving: None,
-            slice_end: 0,
-            stats: Stats::new(),
-        }
-    }
-
-    fn next_tick(&self) -> u64 {
-        let alarm = self
-            .sleepers
-            .first()
-            .map_or(u64::MAX, |task| task.entry().deadline());
-        if self.ready.is_empty() {
-            alarm
-        } else {
-            alarm.min(self.slice_end)
-        }
-    }
-
-    fn make_ready(&mut self, task: Arc<T>) {
-        task.entry().set_state(State::Ready);
-        // SAFETY: whoever calls this has just taken it from a list, or from where tasks are on none.
-        unsafe { self.ready.push(task) };
-    }
-}
-
-/// One more. It wraps, rather than ask whether it would: 2^64 events take centuries.
-#[inline(always)]
-const fn bump(count: &mut u64) {
-    *count = count.wrapping_add(1);
 }
 
 /// All run queues.
@@ -277,21 +154,6 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         }
     }
 
-    /// Locks two queues, in the order of their numbers; returns them as asked for.
-    fn lock_both(
-        &self,
-        one: usize,
-        other: usize,
-    ) -> (SpinMutexGuard<'_, Queue<T>>, SpinMutexGuard<'_, Queue<T>>) {
-        if one < other {
-            let first = self.lock(one);
-            (first, self.lock(other))
-        } else {
-            let first = self.lock(other);
-            (self.lock(one), first)
-        }
-    }
-
     /// Publishes how many tasks are ready on `cpu`.
     #[inline(always)]
     fn publish(&self, cpu: usize, queue: &Queue<T>) {
@@ -365,34 +227,6 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         CpuMask(0)
     }
 
-    /// A task that may run on `allowed` has become ready on `cpu`: if one of those CPUs is idle, it is to come
-    /// and take it.
-    #[inline(always)]
-    fn offer(&self, cpu: usize, allowed: CpuMask) {
-        self.port.race();
-        fence(Ordering::SeqCst);
-        let idle = self.idle.load(Ordering::SeqCst) & allowed.0 & !(1 << cpu);
-        if idle != 0 {
-            self.port.kick(idle.trailing_zeros() as usize);
-        }
-    }
-
-    /// `cpu` does not idle any more. What it leaves is for the other CPUs that do: it may have been called for more
-    /// than one task, and for none that it has taken. Which of them may run what is left is theirs to find out, so
-    /// all are called.
-    fn pass_on(&self, cpu: usize) {
-        self.port.race();
-        fence(Ordering::SeqCst);
-        let mut idle = self.idle.load(Ordering::SeqCst) & !(1 << cpu);
-        if idle == 0 || !(0..MAX_CPUS).any(|other| self.has_ready(other)) {
-            return;
-        }
-        while idle != 0 {
-            self.port.kick(idle.trailing_zeros() as usize);
-            idle &= idle - 1;
-        }
-    }
-
     /// Ends a switch: releases the queue of `cpu`, and sends a task that left for another CPU on its way.
     ///
     /// # Safety
@@ -426,58 +260,10 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         Left::Nothing
     }
 
-    /// Makes a task ready that is on no CPU and no list: `State::Moving`, or new.
-    fn place(&self, task: Arc<T>) {
-        loop {
-            let cpu = self.choose(&task);
-            let mut queue = self.lock(cpu);
-            // `choose` has looked without a lock.
-            if !task.entry().allowed().has(cpu) {
-                drop(queue);
-                self.port.wait();
-                continue;
-            }
-            self.port.race();
-            let allowed = task.entry().allowed();
-            task.entry().set_cpu(cpu);
-            queue.make_ready(task);
-            self.publish(cpu, &queue);
-            drop(queue);
-            self.port.kick(cpu);
-            // It was chosen before the task was on its list: it may be busy by now, and another one idle.
-            fence(Ordering::SeqCst);
-            if self.idle.load(Ordering::SeqCst) >> cpu & 1 == 0 {
-                self.offer(cpu, allowed);
-            }
-            return;
-        }
-    }
-
     /// Lets a new task run.
     pub fn start(&self, task: Arc<T>) {
         task.entry().set_state(State::Moving);
         self.place(task);
-    }
-
-    /// The CPU for a task that becomes ready: its home if that is idle, any idle one else; if none is, its home,
-    /// or the one with the fewest tasks if it may not stay.
-    fn choose(&self, task: &T) -> usize {
-        let home = task.entry().cpu();
-        let allowed = task.entry().allowed().0 & self.online.load(Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        let idle = self.idle.load(Ordering::SeqCst) & allowed;
-        if idle >> home & 1 != 0 {
-            home
-        } else if idle != 0 {
-            idle.trailing_zeros() as usize
-        } else if allowed >> home & 1 != 0 && self.ready[home].load(Ordering::Relaxed) == 0 {
-            home
-        } else {
-            let least = (0..MAX_CPUS)
-                .filter(|cpu| allowed >> cpu & 1 != 0)
-                .min_by_key(|cpu| self.ready[*cpu].load(Ordering::Relaxed));
-            least.unwrap_or(home)
-        }
     }
 
     /// Wakes `task` if it is blocked; returns whether it was. Its home CPU's switch is over when it
@@ -551,47 +337,6 @@ impl<T: Entity, P: Port> Cpus<T, P> {
             self.place(task);
         }
         tick
-    }
-
-    /// Takes a task from another CPU's ready list, for `cpu`, the caller's, which has none. Returns whether
-    /// there was one.
-    pub fn steal(&self, cpu: usize) -> bool {
-        self.port.race();
-        for victim in (cpu + 1..MAX_CPUS).chain(0..cpu) {
-            if !self.has_ready(victim) {
-                continue;
-            }
-            let (mut mine, mut theirs) = self.lock_both(cpu, victim);
-            let found = theirs.ready.take(|task| task.entry().allowed().has(cpu));
-            if let Some(task) = &found {
-                // Under the lock of both homes: who looks for the task finds it on the list of one of them.
-                task.entry().set_cpu(cpu);
-            }
-            self.publish(victim, &theirs);
-            drop(theirs);
-            self.port.race();
-            if let Some(task) = found {
-                mine.make_ready(task);
-                bump(&mut mine.stats.stolen);
-                self.publish(cpu, &mine);
-                return true;
-            }
-        }
-        false
-    }
-
-    /// `cpu`, the caller's, has nothing to do, and says so until [`Cpus::end_idle`]. Returns whether
-    /// it has found something after all.
-    pub fn begin_idle(&self, cpu: usize) -> bool {
-        self.idle.fetch_or(1 << cpu, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        self.port.race();
-        self.has_ready(cpu) || self.steal(cpu)
-    }
-
-    /// `cpu` looks at its queue again.
-    pub fn end_idle(&self, cpu: usize) {
-        self.idle.fetch_and(!(1 << cpu), Ordering::SeqCst);
     }
 
     /// Changes where `task` may run. If it is somewhere else it moves: at once if it is not
