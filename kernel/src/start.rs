@@ -9,10 +9,11 @@ use core::fmt;
 use core::ptr::{self, NonNull};
 use core::slice;
 
+use crate::arch::relax::CpuRelax;
 use boot::Handoff;
 use log::{info, warn};
 use mmu::{BarrierPolicy, PA_BITS, TlbFeatures};
-use spin::Once;
+use spin::once::Once;
 
 use crate::arch::features::{Ets, Features};
 use crate::arch::timer::{self, CycleCounter};
@@ -73,7 +74,7 @@ impl Machine {
     }
 }
 
-static MACHINE: Once<Machine> = Once::new();
+static MACHINE: Once<Machine, CpuRelax> = Once::new();
 
 /// The machine.
 ///

@@ -152,6 +152,8 @@ struct Way {
     leave: usize,
 }
 
+/// Where nothing of the library is called the prediction is stated, not executed: that the kernel does nothing else there is
+/// for the plugin to find.
 const WAYS: [Way; 7] = [
     // Registers only: neither context is a task.
     Way {

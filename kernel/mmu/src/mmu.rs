@@ -30,8 +30,27 @@ pub struct Mmu<K> {
     features: AtomicU8,
 }
 
-const fn terms(backend: Backend, policy: BarrierPolicy) -> u16 {
-    backend as u16 | (policy as u16) << 8
+/// Backend and policy, as they were at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Terms(u16);
+
+impl Terms {
+    /// Those that the library begins with.
+    pub(crate) const FIRST: Self = Self::new(Backend::DeferBarriers, BarrierPolicy::Classic);
+
+    const fn new(backend: Backend, policy: BarrierPolicy) -> Self {
+        Self(backend as u16 | (policy as u16) << 8)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn backend(self) -> Backend {
+        Backend::from_u8(self.0 as u8)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn policy(self) -> BarrierPolicy {
+        BarrierPolicy::from_u8((self.0 >> 8) as u8)
+    }
 }
 
 /// FEAT_ETS2 is asked for and some CPU lacks it.
@@ -79,7 +98,7 @@ impl<K> Mmu<K> {
     pub const fn new(kernel: K) -> Self {
         Self {
             kernel,
-            terms: AtomicU16::new(terms(Backend::DeferBarriers, BarrierPolicy::Classic)),
+            terms: AtomicU16::new(Terms::FIRST.0),
             features: AtomicU8::new(0),
         }
     }
@@ -93,30 +112,24 @@ impl<K> Mmu<K> {
     /// The strategy in use.
     #[inline(always)]
     pub fn backend(&self) -> Backend {
-        Backend::from_u8(self.terms.load(Ordering::Relaxed) as u8)
+        self.terms().backend()
     }
 
     /// The barrier policy in use.
     #[inline(always)]
     pub fn policy(&self) -> BarrierPolicy {
-        BarrierPolicy::from_u8((self.terms.load(Ordering::Relaxed) >> 8) as u8)
+        self.terms().policy()
     }
 
-    /// Backend and policy as one number, to tell whether they have changed.
+    /// Both of the same moment.
     #[inline(always)]
-    pub(crate) fn terms(&self) -> u16 {
-        self.terms.load(Ordering::Relaxed)
-    }
-
-    /// Whether the backend is the one that the short ways are made for: stores happen at once, and a mark is left of what
-    /// they owe.
-    #[inline(always)]
-    pub(crate) fn is_plain(&self) -> bool {
-        self.backend() == Backend::DeferBarriers
+    pub(crate) fn terms(&self) -> Terms {
+        Terms(self.terms.load(Ordering::Relaxed))
     }
 
     fn set_terms(&self, backend: Backend, policy: BarrierPolicy) {
-        self.terms.store(terms(backend, policy), Ordering::Relaxed);
+        self.terms
+            .store(Terms::new(backend, policy).0, Ordering::Relaxed);
     }
 
     /// What the CPUs offer, as it was set.
@@ -125,7 +138,8 @@ impl<K> Mmu<K> {
     }
 
     /// Says what the CPUs offer. Each feature must hold on every CPU. A policy that they
-    /// do not allow any more falls back to [`BarrierPolicy::Classic`].
+    /// do not allow any more falls back to [`BarrierPolicy::Classic`], as if [`Mmu::set_policy`]
+    /// had chosen it.
     pub fn set_features(&self, features: Features) {
         if !features.ets2 {
             self.set_terms(self.backend(), BarrierPolicy::Classic);
@@ -133,8 +147,8 @@ impl<K> Mmu<K> {
         self.features.store(features.to_bits(), Ordering::Relaxed);
     }
 
-    /// Chooses the barrier policy. A callback or [`crate::FastPteRange`] that is at work ends the
-    /// table that it is in as it began.
+    /// Chooses the barrier policy. A callback or [`crate::FastPteRange`] that is at work may complete
+    /// entries of its table by the policy of before.
     ///
     /// # Errors
     /// [`NoEts2`] if the features do not allow it; the policy stays.

@@ -8,7 +8,7 @@ use fake::order::Role;
 use fake::{
     BASE, Effect, KINDS, contiguous, count, data, frame, new_mmu, new_space, pages, visible,
 };
-use mmu::{PAGE_SIZE, SpaceError, SpaceKind};
+use mmu::{PAGE_SIZE, Prot, SpaceError, SpaceKind};
 
 /// Number of TLBIs executed since the last look.
 fn tlbis(mmu: &mmu::Mmu<fake::Fake>) -> usize {
@@ -258,4 +258,25 @@ fn r29_pages_behind_a_forgotten_fast_range_are_not_counted() {
     mmu.kernel().teardown.set(true);
     // SAFETY: no CPU walks a table of the fake.
     unsafe { space.destroy() };
+}
+
+/// An entry that was empty to begin with, and is not written the short way.
+#[test]
+fn r29_text_that_a_callback_empties_is_invalidated_before_data_comes() {
+    let mmu = new_mmu();
+    let mut space = new_space(&mmu, SpaceKind::Kernel);
+    space
+        .apply_to_page_range(pages(BASE, 4), |entry| {
+            entry.set(frame(9), Prot::KERNEL_ROX)?;
+            entry.get_and_clear();
+            mmu.kernel().take_effects();
+            entry.set(frame(10), Prot::KERNEL)?;
+            let effects = mmu.kernel().take_effects();
+            let invalidated = effects.iter().position(fake::is_maintenance);
+            let stored = effects.iter().rposition(fake::is_leaf);
+            assert!(invalidated.is_some() && invalidated < stored, "{effects:?}");
+            Ok::<(), SpaceError>(())
+        })
+        .unwrap();
+    fake::destroy(space);
 }

@@ -184,3 +184,24 @@ fn pages_one_by_one_take_the_short_way_with_either_policy() {
         fake::destroy(space);
     }
 }
+
+/// The table's entries are counted, so that it is known when it is empty.
+#[test]
+fn pages_one_by_one_are_counted_in_their_table() {
+    for policy in [BarrierPolicy::Classic, BarrierPolicy::Ets2] {
+        let mmu = mmu_with(policy);
+        let mut space = with_a_table(&mmu);
+        for n in 0..4 {
+            let page = pages(BASE + n * PAGE_SIZE, 1);
+            space
+                .map(page, contiguous(n), Prot::KERNEL)
+                .expect("unused");
+        }
+        let table = pages(BASE, 4);
+        space.unmap(pages(BASE, 2)).expect("mapped");
+        assert_eq!(space.free_empty_tables(table), Ok(0), "{policy}");
+        space.unmap(pages(BASE + 2 * PAGE_SIZE, 2)).expect("mapped");
+        assert_eq!(space.free_empty_tables(table), Ok(3), "{policy}");
+        fake::destroy(space);
+    }
+}

@@ -6,11 +6,13 @@
 
 mod fake;
 
-use fake::{BASE, Fake, USER, contiguous, data, frame, new_mmu, new_space, pages, refused};
+use fake::{
+    BASE, Fake, USER, contiguous, data, frame, new_mmu, new_space, pages, refused, with_ets2,
+};
 use mmu::bbm::Violation;
 use mmu::{
-    AddressSpace, Backing, Context, Desc, Frame, Half, Hardware, Level, Mmu, PAGE_SIZE, PageRange,
-    Prot, RangeError, SpaceError, SpaceKind, TableFrames, bits,
+    AddressSpace, Backing, BarrierPolicy, Context, Desc, Frame, Half, Hardware, Level, Mmu,
+    PAGE_SIZE, PageRange, Prot, RangeError, SpaceError, SpaceKind, TableFrames, bits,
 };
 
 /// Every request that takes a range, as one list.
@@ -374,21 +376,36 @@ fn a_restricted_space_changes_nothing_outside_its_window() {
 
 #[test]
 fn r29_an_entry_is_fresh_once() {
-    let mmu = new_mmu();
-    let mut space = new_space(&mmu, SpaceKind::Kernel);
-    space
-        .apply_to_page_range(pages(BASE, 3), |entry| {
-            entry.set(frame(1), Prot::KERNEL)?;
-            let violation = Violation::OutputAddress;
-            let va = entry.va();
-            let again = entry.set(frame(2), Prot::KERNEL);
-            assert_eq!(again, Err(SpaceError::BreakBeforeMake { va, violation }));
-            entry.set(frame(1), Prot::KERNEL_RO)
-        })
-        .unwrap();
-    // The permissions of live entries have changed, and their invalidation is the caller's.
-    space.flush_tlb_range(pages(BASE, 3)).unwrap();
-    fake::destroy(space);
+    // The first goes the short way, the others do not.
+    for first in [Prot::KERNEL, Prot::KERNEL_ROX, Prot::DEVICE] {
+        for policy in [BarrierPolicy::Classic, BarrierPolicy::Ets2] {
+            let mmu = new_mmu();
+            mmu.set_features(with_ets2());
+            mmu.set_policy(policy).unwrap();
+            let mut space = new_space(&mmu, SpaceKind::Kernel);
+            space
+                .apply_to_page_range(pages(BASE, 3), |entry| {
+                    entry.set(frame(1), first)?;
+                    let again = entry.set(frame(2), Prot::KERNEL);
+                    let (va, violation) = (entry.va(), Violation::OutputAddress);
+                    let refused = SpaceError::BreakBeforeMake { va, violation };
+                    assert_eq!(again, Err(refused), "{first:?}");
+                    // The same frame with other permissions is no other page.
+                    let mut other = first;
+                    if first != Prot::DEVICE {
+                        other = Prot::KERNEL_RO;
+                    }
+                    entry.set(frame(1), other)
+                })
+                .unwrap();
+            // The permissions of live entries have changed, and their invalidation is the caller's.
+            space.flush_tlb_range(pages(BASE, 3)).unwrap();
+            space.unmap(pages(BASE, 3)).unwrap();
+            // Each counts once, so the tables are empty now: those of levels 1 to 3.
+            assert_eq!(space.free_empty_tables(pages(BASE, 3)), Ok(3), "{first:?}");
+            fake::destroy(space);
+        }
+    }
 }
 
 /// However a leaf of another memory type comes in, `protect` finds it.

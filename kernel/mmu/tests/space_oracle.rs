@@ -225,6 +225,20 @@ impl<'m> Run<'m> {
                     entry.set(frame(new.0), new.1)?;
                     oracle.insert(va, new);
                 }
+                (3, None) => {
+                    // One callback, one entry, several writes.
+                    let (n, prot) = (rng.below(1 << 20), rng.pick(prots));
+                    entry.set(frame(n), prot)?;
+                    let again = entry.set(frame(n + 1), rng.pick(prots));
+                    assert!(
+                        matches!(again, Err(SpaceError::BreakBeforeMake { .. })),
+                        "{again:?}"
+                    );
+                    assert_eq!(entry.get_and_clear(), Desc::page(frame(n), prot));
+                    let prot = rng.pick(prots);
+                    entry.set(frame(n + 1), prot)?;
+                    assert_eq!(entry.get_and_clear(), Desc::page(frame(n + 1), prot));
+                }
                 (2, Some((n, prot))) => {
                     let error = entry.set(frame(n + 1), prot).unwrap_err();
                     let violation = Violation::OutputAddress;
@@ -400,7 +414,7 @@ fn random_requests_agree_with_the_oracle() {
     ] {
         let mmu = new_mmu();
         mmu.set_backend(backend).unwrap();
-        Run::new(&mmu, kind, seed).steps(1500);
+        Run::new(&mmu, kind, seed).steps(6000);
     }
 }
 

@@ -12,8 +12,9 @@
 use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
 
+use crate::arch::relax::CpuRelax;
 use mmu::{AddressSpace, Context, Frame, Mmu, PageRange, Table, TableFrames};
-use spin::Once;
+use spin::once::Once;
 
 use super::layout::{DEVICE, DEVICE_SIZE, VMAP, linear_virt};
 use super::{early, frames};
@@ -26,7 +27,7 @@ pub static MMU: Mmu<Arm64> = Mmu::new(Arm64);
 /// The address space type of this kernel.
 pub type Space = AddressSpace<'static, Arm64>;
 
-static KERNEL_SPACE: Once<SpinLock<Space>> = Once::new();
+static KERNEL_SPACE: Once<SpinLock<Space>, CpuRelax> = Once::new();
 
 // SAFETY: frames come from the allocator of physical memory, or before there is one from `early`,
 // zeroed; the linear map shows all of RAM, Normal write-back, and before there is one the boot tables

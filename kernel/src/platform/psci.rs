@@ -8,11 +8,12 @@
 //! the machine code (H21).
 
 use super::devicetree::Conduit;
+use crate::arch::relax::CpuRelax;
 use core::fmt;
 use smccc::{Hvc, Smc, psci};
-use spin::Once;
+use spin::once::Once;
 
-static CONDUIT: Once<Conduit> = Once::new();
+static CONDUIT: Once<Conduit, CpuRelax> = Once::new();
 
 /// Says how firmware is called. The first call counts.
 pub fn init(conduit: Conduit) {

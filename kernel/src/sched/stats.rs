@@ -20,7 +20,7 @@ pub struct Stats {
     pub wakes: u64,
     /// Tasks taken from other CPUs because there was nothing to do.
     pub stolen: u64,
-    /// Tasks that came from another CPU.
+    /// Tasks that came from another CPU, or ran for the first time.
     pub arrivals: u64,
     /// Time without a task, in ticks of the timer.
     pub idle: u64,

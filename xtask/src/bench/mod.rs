@@ -136,7 +136,7 @@ impl BenchCommand {
         let both =
             |subject: &&Subject| !matches!(subject, Subject::Boot(_, op, _) if *op != LINEAR_MAP);
         let windows = results.entries().keys().filter(both).count();
-        let mut said = vec![statements::agree(windows, differing)];
+        let mut said = vec![statements::agree(windows, pages, differing)];
         if !self.once {
             let (second, _) = round(&setup, &all, pages, None)?;
             said.push(statements::repeats(&results, &second));

@@ -2,7 +2,7 @@
 
 //! What the machine model says that each window executes (kernel/tests/windows.rs).
 
-use super::counted::Terms;
+use super::counted::{MOST_OF_USUAL, Terms};
 use crate::process;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail, ensure};
@@ -26,7 +26,7 @@ pub struct Prediction {
 }
 
 /// Pages of the largest windows that it has.
-pub const LARGEST: u64 = 65_536;
+pub const LARGEST: u64 = MOST_OF_USUAL;
 
 impl Prediction {
     /// Lets the model predict windows of up to `pages` pages, or as many as it has.

@@ -13,7 +13,8 @@ use crate::counts::{EVENTS, Measured, OPERATIONS, Standing, instructions};
 const FLAT: f64 = 5.0;
 /// From this size on the cost of a call itself does not show.
 const FROM: u64 = 512;
-/// In windows of so many pages and more, which have several tables, a page must not cost less either.
+/// In windows of so many pages and more, which have several tables, a page must not cost less either. The next size
+/// behind [`FROM`].
 const EITHER_WAY: u64 = 4096;
 /// Operations that are one section, whatever their size.
 const SECTIONS: [u8; 6] = [1, 4, 8, 11, 128, 129];
@@ -61,12 +62,13 @@ pub fn repeats(first: &Results, second: &Results) -> Statement {
 }
 
 /// That kernel and plugin have counted the same, and what the model has predicted; `differing` is where they have not.
-pub fn agree(windows: usize, differing: Vec<String>) -> Statement {
+pub fn agree(windows: usize, pages: u64, differing: Vec<String>) -> Statement {
     Statement {
         claim: format!(
             "Kernel, model and plugin agree in {windows} windows: DSB and ISB everywhere, TLBI in those of operations, \
              kernel and plugin in their DMB, and in instructions of operations and the scheduler's events on max; \
-             the model is asked up to {LARGEST} pages"
+             the model is asked up to {} pages",
+            pages.min(LARGEST)
         ),
         against: differing,
         notes: Vec::new(),
@@ -123,8 +125,15 @@ pub fn sections(results: &Results) -> Option<Statement> {
 /// Instructions per page that are none: the rest of a call, spread over its pages.
 const NOTHING: f64 = 0.01;
 
-/// What one page more costs between neighboring sizes: the larger size, and instructions.
-fn slopes(measured: &Measured, op: u8) -> Vec<(u64, f64)> {
+/// What one page more costs between neighboring sizes.
+#[derive(Clone, Copy)]
+struct Slope {
+    few: u64,
+    many: u64,
+    instructions: f64,
+}
+
+fn slopes(measured: &Measured, op: u8) -> Vec<Slope> {
     let sizes: Vec<_> = measured
         .of(op)
         .filter(|(pages, _)| *pages >= FROM)
@@ -133,8 +142,12 @@ fn slopes(measured: &Measured, op: u8) -> Vec<(u64, f64)> {
         .windows(2)
         .map(|pair| {
             let [(few, less), (many, more)] = [pair[0], pair[1]];
-            let slope = (more.instructions as f64 - less.instructions as f64) / (many - few) as f64;
-            (many, slope)
+            let difference = more.instructions as f64 - less.instructions as f64;
+            Slope {
+                few,
+                many,
+                instructions: difference / (many - few) as f64,
+            }
         })
         .collect()
 }
@@ -153,7 +166,8 @@ pub fn flat(results: &Results) -> Option<Statement> {
     for (terms, measured) in &results.counted {
         for operation in &OPERATIONS {
             let slopes = slopes(measured, operation.op);
-            let mut compare = |to: f64, (pages, slope): (u64, f64), either_way: bool| {
+            let mut compare = |to: Slope, of: Slope, either_way: bool| {
+                let (to, slope, pages) = (to.instructions, of.instructions, of.many);
                 if to.abs() < NOTHING && slope.abs() < NOTHING {
                     // What has no cost per page has none to compare.
                     return;
@@ -174,15 +188,11 @@ pub fn flat(results: &Results) -> Option<Statement> {
                     notes.push(line);
                 }
             };
-            let Some(((_, first), rest)) = slopes.split_first() else {
-                continue;
-            };
-            for larger in rest {
-                compare(*first, *larger, false);
-            }
-            if let Some(((_, second), rest)) = rest.split_first() {
-                for larger in rest {
-                    compare(*second, *larger, true);
+            let from = |least: u64| slopes.iter().filter(move |slope| slope.few >= least);
+            for (least, either_way) in [(FROM, false), (EITHER_WAY, true)] {
+                let mut slopes = from(least);
+                if let Some(first) = slopes.next() {
+                    slopes.for_each(|larger| compare(*first, *larger, either_way));
                 }
             }
         }
@@ -196,7 +206,7 @@ pub fn flat(results: &Results) -> Option<Statement> {
     (largest > 0).then(|| Statement {
         claim: format!(
             "The cost of a page is flat: up to {largest} pages one more costs at most {FLAT} % more instructions than \
-             from 512 to 4096, found: {to_first}{between}"
+             from {FROM} to {EITHER_WAY}, found: {to_first}{between}"
         ),
         against,
         notes,
@@ -333,7 +343,7 @@ mod tests {
             repeats(&results, &results),
             sections(&results).unwrap(),
             flat(&results).unwrap(),
-            agree(1, Vec::new()),
+            agree(1, 4096, Vec::new()),
         ] {
             assert!(statement.holds(), "{statement:?}");
             assert_eq!(statement.notes, [""; 0]);

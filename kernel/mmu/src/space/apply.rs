@@ -80,6 +80,8 @@ impl<K: Kernel> PteRef<'_, K> {
             (self.is_fresh, self.was_quick) = (false, true);
             return Ok(());
         }
+        // Refused or not: from here on the entry is looked at.
+        self.is_fresh = false;
         let (quick, change) = set_slowly(self.space, self.table, self.pte, frame, prot)?;
         *self.quick = quick;
         self.sums.change += change;

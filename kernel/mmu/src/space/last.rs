@@ -16,6 +16,7 @@ use super::quick::Quick;
 use crate::addr::{ENTRIES, Frame, Level, PageRange, VirtAddr};
 use crate::desc::{Desc, Prot};
 use crate::hardware::Kernel;
+use crate::mmu::Terms;
 use core::cell::Cell;
 
 /// See the module text.
@@ -27,8 +28,7 @@ struct Answers {
     table: Frame,
     prot: Prot,
     quick: Quick,
-    /// Backend and policy, as [`crate::Mmu::terms`] says them.
-    terms: u16,
+    terms: Terms,
 }
 
 /// The answers, and for which table they are.
@@ -51,7 +51,7 @@ impl LastTable {
                 table: Frame::ZERO,
                 prot: Prot::KERNEL,
                 quick: Quick::NEVER,
-                terms: 0,
+                terms: Terms::FIRST,
             }),
         }
     }
@@ -67,7 +67,9 @@ impl<K: Kernel> AddressSpace<'_, K> {
     pub(super) fn remember(&self, found: &LeafTable<'_>, prot: Prot) {
         let pages = PageRange::of_table(found.piece.start());
         let inside = self.window.is_none_or(|window| window.covers(pages));
-        let quick = Quick::of(self, pages);
+        // Of one moment: what is remembered is for these terms, and compared with them.
+        let terms = self.mmu.terms();
+        let quick = Quick::under(terms, self, pages);
         if inside && quick.sets(prot) {
             self.last.va.set(found.piece.start().as_u64());
             self.last.answers.set(Answers {
@@ -75,7 +77,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
                 table: found.link.frame(),
                 prot,
                 quick,
-                terms: self.mmu.terms(),
+                terms,
             });
         }
     }

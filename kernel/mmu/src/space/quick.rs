@@ -13,11 +13,12 @@
 
 use super::{AddressSpace, SpaceKind};
 use crate::addr::{Frame, PageRange};
+use crate::backend::Backend;
 use crate::contiguous;
 use crate::desc::{Desc, Prot};
 use crate::hardware::Kernel;
 use crate::lazy::LazyMmuState;
-use crate::mmu::Mmu;
+use crate::mmu::{Mmu, Terms};
 use crate::policy::Owed;
 use crate::table::Pte;
 
@@ -48,15 +49,26 @@ impl Quick {
     /// What holds now in `pages`, part of one table.
     #[inline]
     pub(super) fn of<K: Kernel>(space: &AddressSpace<'_, K>, pages: PageRange) -> Self {
-        let mmu = space.mmu;
-        let kernel = mmu.kernel();
-        let sets = mmu.is_plain() && !space.unflushed.meets(pages) && !kernel.in_interrupt();
-        let owed = mmu.policy().owed_by_data();
+        Self::under(space.mmu.terms(), space, pages)
+    }
+
+    /// The same under `terms`, those of now.
+    #[inline]
+    pub(super) fn under<K: Kernel>(
+        terms: Terms,
+        space: &AddressSpace<'_, K>,
+        pages: PageRange,
+    ) -> Self {
+        let kernel = space.mmu.kernel();
+        // Where stores happen at once and a mark is left of what they owe.
+        let is_plain = terms.backend() == Backend::DeferBarriers;
+        let sets = is_plain && !space.unflushed.meets(pages) && !kernel.in_interrupt();
+        let owed = terms.policy().owed_by_data();
         let state = kernel.lazy();
         Self {
             sets_kernel: sets && space.kind == SpaceKind::Kernel,
             sets_user: sets && space.kind != SpaceKind::Kernel,
-            swaps: !mmu.backend().invalidates(),
+            swaps: !terms.backend().invalidates(),
             settled: if owed.is_empty() {
                 state.word()
             } else {

@@ -22,6 +22,7 @@ use super::{
     esr::{AccessKind, Esr},
     frame::{Kind, TrapFrame},
 };
+use crate::arch::relax::CpuRelax;
 use crate::{
     arch::{backtrace, interrupts, percpu},
     platform::{
@@ -31,12 +32,12 @@ use crate::{
     },
 };
 use core::fmt::{self, Write};
-use spin::Once;
+use spin::once::Once;
 
 /// Writes what the translation tables say about an address, as text without a newline at the end.
 pub type WalkReporter = fn(va: u64, out: &mut dyn Write) -> fmt::Result;
 
-static WALK_REPORTER: Once<WalkReporter> = Once::new();
+static WALK_REPORTER: Once<WalkReporter, CpuRelax> = Once::new();
 
 /// Registers who can say what a walk finds. The first call counts.
 ///

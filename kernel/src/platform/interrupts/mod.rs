@@ -31,6 +31,7 @@ mod gicv3;
 mod handlers;
 
 use self::{gicv2::GicV2, gicv3::GicV3};
+use crate::arch::relax::CpuRelax;
 use crate::arch::{
     barrier, interrupts,
     percpu::{self, PerCpu},
@@ -40,7 +41,7 @@ use core::{
     ptr::NonNull,
     sync::atomic::{AtomicU64, Ordering},
 };
-use spin::Once;
+use spin::once::Once;
 
 pub use self::{error::InterruptError, handlers::MAX_SHARED};
 pub use arm_gic::IntId;
@@ -87,7 +88,7 @@ enum Gic {
     V3(GicV3),
 }
 
-static GIC: Once<Gic> = Once::new();
+static GIC: Once<Gic, CpuRelax> = Once::new();
 
 /// Exception level at which the image was entered; at 3, EL3's service is used.
 static ENTRY_EL: AtomicU64 = AtomicU64::new(0);

@@ -16,6 +16,7 @@ use spin::mutex::SpinMutexGuard;
 
 use super::queue::{Queue, bump};
 use super::{Cpus, MAX_CPUS, Port};
+use crate::arch::relax::CpuRelax;
 use crate::sched::entity::{CpuMask, Entity};
 
 impl<T: Entity, P: Port> Cpus<T, P> {
@@ -141,7 +142,10 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         &self,
         one: usize,
         other: usize,
-    ) -> (SpinMutexGuard<'_, Queue<T>>, SpinMutexGuard<'_, Queue<T>>) {
+    ) -> (
+        SpinMutexGuard<'_, Queue<T>, CpuRelax>,
+        SpinMutexGuard<'_, Queue<T>, CpuRelax>,
+    ) {
         if one < other {
             let first = self.lock(one);
             (first, self.lock(other))

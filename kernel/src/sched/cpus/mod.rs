@@ -35,7 +35,7 @@ use self::queue::bump;
 pub use self::queue::{Decision, Left, Queue, Switch};
 use super::entity::{CpuMask, Entity, List, State};
 use super::stats::Stats;
-use crate::arch::relax::cpu_relax;
+use crate::arch::relax::{CpuRelax, cpu_relax};
 pub use crate::platform::devicetree::MAX_CPUS;
 
 /// What the queues need of the machine.
@@ -66,7 +66,7 @@ pub struct Tick {
 
 /// All run queues.
 pub struct Cpus<T: Entity, P> {
-    queues: [SpinMutex<Queue<T>>; MAX_CPUS],
+    queues: [SpinMutex<Queue<T>, CpuRelax>; MAX_CPUS],
     /// Ready tasks of each CPU, for a look without the lock.
     ready: [AtomicU32; MAX_CPUS],
     online: AtomicU32,
@@ -144,7 +144,7 @@ impl<T: Entity, P: Port> Cpus<T, P> {
     }
 
     #[inline(always)]
-    fn lock(&self, cpu: usize) -> SpinMutexGuard<'_, Queue<T>> {
+    fn lock(&self, cpu: usize) -> SpinMutexGuard<'_, Queue<T>, CpuRelax> {
         self.port.race();
         loop {
             if let Some(guard) = self.queues[cpu].try_lock() {

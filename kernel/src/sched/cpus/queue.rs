@@ -7,6 +7,7 @@ use core::fmt;
 
 use spin::mutex::SpinMutexGuard;
 
+use crate::arch::relax::CpuRelax;
 use crate::sched::entity::{Entity, List, State};
 use crate::sched::stats::Stats;
 
@@ -40,7 +41,7 @@ pub enum Decision<'a, T: Entity> {
 /// A decision: `next` gets the CPU. The queue is locked until [`Cpus::finish`](super::Cpus::finish).
 #[must_use = "the queue stays locked until `finish`"]
 pub struct Switch<'a, T: Entity> {
-    pub(super) guard: SpinMutexGuard<'a, Queue<T>>,
+    pub(super) guard: SpinMutexGuard<'a, Queue<T>, CpuRelax>,
 }
 
 impl<T: Entity> fmt::Debug for Decision<'_, T> {
