@@ -297,10 +297,29 @@ fn a_section_is_held_across_sleep() -> TestResult {
 }
 
 fn r38_a_backend_that_keeps_its_cpu_is_not_preempted() -> TestResult {
-    static RAN: AtomicBool = AtomicBool::new(false);
-    RAN.store(false, Ordering::Relaxed);
+    /// Sections in which a busy host may swallow the ticks.
+    const SECTIONS: usize = 20;
     let _terms = expect_ok!(with(Backend::DeferStores));
     let _slices = Slices::of(Duration::from_micros(100));
+    let mut most = 0;
+    for _ in 0..SECTIONS {
+        most = most.max(refused_in_a_section()?);
+        // Two tries would show nothing: the first one, and one at a tick that was armed before it.
+        if most > 2 {
+            return Ok(());
+        }
+    }
+    expect!(
+        most > 2,
+        "the preemption was tried {most} times in a section"
+    );
+    Ok(())
+}
+
+/// How often a preemption is tried in a section of 50 ms, at whose end it happens.
+fn refused_in_a_section() -> Result<u64, Outcome> {
+    static RAN: AtomicBool = AtomicBool::new(false);
+    RAN.store(false, Ordering::Relaxed);
     sched::sleep(Duration::from_micros(100));
     let refused = sched::stats(0).refused;
     // The other one must not be faster than the section.
@@ -309,18 +328,15 @@ fn r38_a_backend_that_keeps_its_cpu_is_not_preempted() -> TestResult {
     let section = expect_ok!(MMU.lazy().section());
     drop(off);
     expect!(sched::may_sleep().is_err());
-    // Many ticks, of which a busy host may swallow most. Two tries would show nothing: the first one, and one at
-    // a tick that was armed before it.
-    spin_until(Duration::from_millis(100), || RAN.load(Ordering::Relaxed));
+    spin_until(Duration::from_millis(50), || RAN.load(Ordering::Relaxed));
     let ran_inside = RAN.load(Ordering::Relaxed);
     let tried = sched::stats(0).refused - refused;
     drop(section);
     let ran_after = settle(|| RAN.load(Ordering::Relaxed));
     other.join();
     expect!(!ran_inside, "preempted inside of the section");
-    expect!(tried >= 1, "the preemption was tried {tried} times");
     expect!(ran_after);
-    Ok(())
+    Ok(tried)
 }
 
 fn r23_what_waits_is_executed_at_the_switch(backend: Backend) -> TestResult {
