@@ -9,13 +9,13 @@ use core::fmt;
 use core::ptr::{self, NonNull};
 use core::slice;
 
-use crate::arch::relax::CpuRelax;
 use boot::Handoff;
 use log::{info, warn};
 use mmu::{BarrierPolicy, PA_BITS, TlbFeatures};
 use spin::once::Once;
 
 use crate::arch::features::{Ets, Features};
+use crate::arch::relax::CpuRelax;
 use crate::arch::timer::{self, CycleCounter};
 use crate::arch::{exceptions, interrupts as irq_mask, percpu, semihosting};
 use crate::mm::device::DeviceError;

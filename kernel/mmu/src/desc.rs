@@ -131,7 +131,7 @@ impl Prot {
     /// Whether some exception level may execute from a leaf with these attributes.
     #[inline(always)]
     pub(crate) const fn is_executable(self) -> bool {
-        self.0 & Self::NX != Self::NX
+        Desc(self.0).is_executable()
     }
 
     /// Whether the memory type is [`MemoryType::Normal`], write-back.

@@ -15,8 +15,8 @@
 //! the walk of a faulting access after earlier explicit writes. R_NNFPF does not speak
 //! of instruction fetch, so executable mappings keep the pair (R35).
 
-use crate::addr::Level;
-use crate::desc::{Desc, bits};
+use crate::addr::{Frame, Level};
+use crate::desc::{Desc, Prot, bits};
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;
 use bitflags::bitflags;
@@ -72,10 +72,7 @@ impl BarrierPolicy {
     /// What a kernel's leaf owes that nobody executes.
     #[inline(always)]
     pub(crate) const fn owed_by_data(self) -> Owed {
-        match self {
-            Self::Classic => Owed::all(),
-            Self::Ets2 => Owed::empty(),
-        }
+        self.owed(Level::L3, Desc::page(Frame::ZERO, Prot::KERNEL))
     }
 }
 

@@ -4,9 +4,10 @@
 mod fake;
 
 use fake::{
-    BASE, Effect, Fake, contiguous, count, frame, leaves, new_mmu, new_space, pages, with_ets2,
+    BASE, Effect, Fake, contiguous, count, frame, leaves, map_page, new_kernel_space, new_mmu,
+    pages, part, with_ets2,
 };
-use mmu::{AddressSpace, BarrierPolicy, Mmu, Owed, PAGE_SIZE, Prot, SpaceKind};
+use mmu::{AddressSpace, BarrierPolicy, Mmu, Owed, PAGE_SIZE, Prot};
 
 /// Entries of each way.
 const ENTRIES: u64 = 8;
@@ -47,17 +48,6 @@ fn mmu_with(policy: BarrierPolicy) -> Mmu<Fake> {
     mmu
 }
 
-/// A space in which the table of `BASE` exists, empty, nothing noted.
-fn with_a_table(mmu: &Mmu<Fake>) -> AddressSpace<'_, Fake> {
-    let mut space = new_space(mmu, SpaceKind::Kernel);
-    space
-        .map(pages(BASE, 1), contiguous(1), Prot::KERNEL)
-        .expect("an empty space");
-    space.unmap(pages(BASE, 1)).expect("it is mapped");
-    mmu.kernel().take_effects();
-    space
-}
-
 /// The library's barriers in `effects`: `DSB ISHST` and `ISB`.
 fn pairs(effects: &[Effect]) -> [usize; 2] {
     [Effect::DsbIshst, Effect::Isb].map(|effect| count(effects, effect))
@@ -66,7 +56,7 @@ fn pairs(effects: &[Effect]) -> [usize; 2] {
 /// The barriers of a way in a section, its flush included (a fast range has a section of its own), and those in a pause.
 fn executed(policy: BarrierPolicy, way: Way, prots: &[Prot]) -> [[usize; 2]; 2] {
     let mmu = mmu_with(policy);
-    let mut space = with_a_table(&mmu);
+    let mut space = new_kernel_space(&mmu);
     let lazy = mmu.lazy();
     lazy.enable().expect("depth 0");
     way(&mut space, BASE + PAGE_SIZE, prots);
@@ -124,14 +114,11 @@ fn r15_r16_each_attribute_owes_the_pair_with_the_classic_policy() {
 fn r35_pages_one_by_one_heed_a_change_of_the_policy() {
     use BarrierPolicy::{Classic, Ets2};
     let mmu = mmu_with(Ets2);
-    let mut space = with_a_table(&mmu);
+    let mut space = new_kernel_space(&mmu);
     let mut n = 1;
     let mut map = |policy| {
         mmu.set_policy(policy).expect("the features allow it");
-        let page = pages(BASE + n * PAGE_SIZE, 1);
-        space
-            .map(page, contiguous(n), Prot::KERNEL)
-            .expect("unused");
+        map_page(&mut space, n);
         n += 1;
         pairs(&mmu.kernel().take_effects())
     };
@@ -145,11 +132,11 @@ fn r35_pages_one_by_one_heed_a_change_of_the_policy() {
 #[test]
 fn r35_a_state_that_changes_in_the_middle_owes_nothing_with_ets2() {
     let mmu = mmu_with(BarrierPolicy::Ets2);
-    let mut space = with_a_table(&mmu);
+    let mut space = new_kernel_space(&mmu);
     let lazy = mmu.lazy();
     let mut i = 0;
     space
-        .apply_to_page_range(pages(BASE + PAGE_SIZE, ENTRIES), |entry| {
+        .apply_to_page_range(part(1, ENTRIES), |entry| {
             match i {
                 1 => lazy.enable().expect("room for one more"),
                 2 => lazy.pause().expect("room for one more"),
@@ -171,13 +158,10 @@ fn r35_a_state_that_changes_in_the_middle_owes_nothing_with_ets2() {
 fn pages_one_by_one_take_the_short_way_with_either_policy() {
     for policy in [BarrierPolicy::Classic, BarrierPolicy::Ets2] {
         let mmu = mmu_with(policy);
-        let mut space = with_a_table(&mmu);
+        let mut space = new_kernel_space(&mmu);
         let walks = [1, 2, 3].map(|n| {
             let before = mmu.kernel().counts().walks;
-            let page = pages(BASE + n * PAGE_SIZE, 1);
-            space
-                .map(page, contiguous(n), Prot::KERNEL)
-                .expect("unused");
+            map_page(&mut space, n);
             mmu.kernel().counts().walks - before
         });
         assert_eq!(walks, [1, 0, 0], "{policy}");
@@ -190,17 +174,14 @@ fn pages_one_by_one_take_the_short_way_with_either_policy() {
 fn pages_one_by_one_are_counted_in_their_table() {
     for policy in [BarrierPolicy::Classic, BarrierPolicy::Ets2] {
         let mmu = mmu_with(policy);
-        let mut space = with_a_table(&mmu);
+        let mut space = new_kernel_space(&mmu);
         for n in 0..4 {
-            let page = pages(BASE + n * PAGE_SIZE, 1);
-            space
-                .map(page, contiguous(n), Prot::KERNEL)
-                .expect("unused");
+            map_page(&mut space, n);
         }
-        let table = pages(BASE, 4);
-        space.unmap(pages(BASE, 2)).expect("mapped");
+        let table = part(0, 4);
+        space.unmap(part(0, 2)).expect("mapped");
         assert_eq!(space.free_empty_tables(table), Ok(0), "{policy}");
-        space.unmap(pages(BASE + 2 * PAGE_SIZE, 2)).expect("mapped");
+        space.unmap(part(2, 2)).expect("mapped");
         assert_eq!(space.free_empty_tables(table), Ok(3), "{policy}");
         fake::destroy(space);
     }

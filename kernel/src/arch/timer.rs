@@ -7,8 +7,7 @@
 //! Raspberry Pi 4. EL1's virtual timer (CNTV) is the [scheduler's](crate::sched), the [physical] one is there
 //! for tests; the device tree says which interrupts they have.
 
-use super::{barrier, features::Features};
-use crate::arch::relax::cpu_relax;
+use super::{barrier, features::Features, relax::cpu_relax};
 use aarch64_cpu::registers::CNTFRQ_EL0;
 use core::{arch::asm, time::Duration};
 use tock_registers::interfaces::Readable;

@@ -23,9 +23,7 @@ use crate::arch::window::{self, ROUND, WindowId};
 use crate::arch::{Arm64, interrupts, sysreg, timer};
 use crate::mm::MMU;
 use crate::println;
-use crate::sched::{
-    self, Builder, CPUS, SLICE_PER_SECOND, SpawnError, Stack, WaitQueue, yield_now,
-};
+use crate::sched::{self, Builder, Slices, SpawnError, Stack, WaitQueue, yield_now};
 
 /// Times that each event is measured.
 const REPETITIONS: usize = 8;
@@ -287,15 +285,9 @@ fn switch_out() -> Best {
 /// A slice would end while the sleeper's CPU idles, if the host is busy: its tick, and arming the timer anew, would be in
 /// the sleeper's window then. So slices are as long as they can be.
 fn wakes() -> Result<(), BenchError> {
-    CPUS.set_slice(u32::MAX);
-    let woken = wake_and_sleep();
-    CPUS.set_slice(u32::try_from(timer::frequency() / SLICE_PER_SECOND).unwrap_or(u32::MAX));
-    woken
-}
-
-fn wake_and_sleep() -> Result<(), BenchError> {
     static SLEEPER: WaitQueue = WaitQueue::new();
     static CALLS: AtomicU64 = AtomicU64::new(0);
+    let _slices = Slices::longest();
     let sleeper = || {
         let mut best = Best::NONE;
         for call in 1..=REPETITIONS as u64 {

@@ -9,11 +9,10 @@ use mmu::{Backend, Backing, BarrierPolicy, Counts, LazyMmuError, Owed, Prot, Spa
 
 use super::workload::Workload;
 use super::{DemoError, title};
-use crate::arch::timer;
 use crate::mm::terms::Terms;
 use crate::mm::vmap::Area;
 use crate::mm::{MMU, kernel_space};
-use crate::sched::{self, Builder, CPUS, SLICE_PER_SECOND};
+use crate::sched::{self, Builder, Slices};
 use crate::sync::IrqLock;
 
 /// Pages of the chapter, one for each map.
@@ -92,23 +91,6 @@ impl Actor<'_> {
     }
 }
 
-/// Tasks change places only where they give way, from the next switch on and until this is dropped: on a busy
-/// host a time slice may end between any two steps, and the timeline would tell of it.
-struct Unhurried;
-
-impl Unhurried {
-    fn new() -> Self {
-        CPUS.set_slice(u32::MAX);
-        Self
-    }
-}
-
-impl Drop for Unhurried {
-    fn drop(&mut self) {
-        CPUS.set_slice((timer::frequency() / SLICE_PER_SECOND) as u32);
-    }
-}
-
 pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
     title(out, 5, "Sections across context switches")?;
     writeln!(
@@ -123,7 +105,9 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
         events: IrqLock::new(Vec::with_capacity(32)),
     });
     let terms = Terms::take(Backend::DeferBarriers, BarrierPolicy::Classic)?;
-    let unhurried = Unhurried::new();
+    // Tasks change places only where they give way: on a busy host a time slice may end between any two steps, and
+    // the timeline would tell of it.
+    let unhurried = Slices::longest();
     writeln!(out, "Two tasks on one CPU:\n")?;
     let tasks = [
         start("shallow", &stage, shallow)?,

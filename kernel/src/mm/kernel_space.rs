@@ -12,13 +12,13 @@
 use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
 
-use crate::arch::relax::CpuRelax;
 use mmu::{AddressSpace, Context, Frame, Mmu, PageRange, Table, TableFrames};
 use spin::once::Once;
 
 use super::layout::{DEVICE, DEVICE_SIZE, VMAP, linear_virt};
 use super::{early, frames};
 use crate::arch::hardware::Arm64;
+use crate::arch::relax::CpuRelax;
 use crate::sync::{SpinLock, SpinLockGuard};
 
 /// The `mmu` crate bound to this kernel.

@@ -30,8 +30,11 @@
 //! The UART's line settings are left as firmware made them: it has printed with them already, and
 //! the clock that a divisor would need is not known in general. (QEMU ignores them.)
 
-use crate::arch::relax::{CpuRelax, cpu_relax};
-use crate::arch::{interrupts, semihosting, timer};
+use crate::arch::{
+    interrupts,
+    relax::{CpuRelax, cpu_relax},
+    semihosting, timer,
+};
 use arm_pl011_uart::{PL011Registers, Uart, UniqueMmioPointer};
 use arrayvec::ArrayVec;
 use core::{

@@ -67,8 +67,8 @@ pub use self::{
     spawn::{Builder, JoinHandle, STACK_PAGES, SpawnError, is_quiet, spawn},
     stack::{Stack, StackError},
     system::{
-        CPUS, RESCHEDULE, SLICE_PER_SECOND, SchedError, add_cpu, allowed, cpu, init, init_cpu,
-        migrate, online, prepare_cpu, set_allowed, sleep, stats,
+        CPUS, RESCHEDULE, SLICE_PER_SECOND, SchedError, Slices, add_cpu, allowed, cpu, init,
+        init_cpu, migrate, online, prepare_cpu, set_allowed, sleep, stats,
     },
     task::{Task, alive, current, init_boot_cpu, init_secondary_cpu},
     wait::WaitQueue,

@@ -24,6 +24,35 @@ pub const RESCHEDULE: IntId = IntId::sgi(0);
 /// Time slices per second: 4 ms each.
 pub const SLICE_PER_SECOND: u64 = 250;
 
+/// Time slices of another length, until dropped; then they are the usual ones again. One at a time.
+#[must_use = "the slices are the usual ones again when this is dropped"]
+#[derive(Debug)]
+pub struct Slices(());
+
+impl Slices {
+    /// Slices of `ticks` of the timer, on each CPU from its next switch on.
+    pub fn of(ticks: u32) -> Self {
+        CPUS.set_slice(ticks);
+        Self(())
+    }
+
+    /// The longest there are, a minute under QEMU: tasks make room where they give way.
+    pub fn longest() -> Self {
+        Self::of(u32::MAX)
+    }
+}
+
+impl Drop for Slices {
+    fn drop(&mut self) {
+        CPUS.set_slice(usual_slice());
+    }
+}
+
+/// In ticks of the timer.
+fn usual_slice() -> u32 {
+    u32::try_from(timer::frequency() / SLICE_PER_SECOND).unwrap_or(u32::MAX)
+}
+
 /// Why there is no scheduler.
 #[derive(Clone, Copy, Debug)]
 pub enum SchedError {
@@ -77,7 +106,7 @@ pub fn init(virtual_timer: Option<u32>) -> Result<(), SchedError> {
     main.arrive(0);
     // SAFETY: the queue below keeps it, and this CPU is the only one.
     unsafe { task::set_current(Arc::as_ptr(&main)) };
-    CPUS.set_slice(u32::try_from(timer::frequency() / SLICE_PER_SECOND).unwrap_or(u32::MAX));
+    CPUS.set_slice(usual_slice());
     CPUS.add_cpu(0, Some(main));
     interrupts::register(timer_interrupt, run::timer_fired)?;
     interrupts::register(RESCHEDULE, run::kicked)?;

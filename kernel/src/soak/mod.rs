@@ -33,7 +33,7 @@ use crate::mm::{MMU, frames, heap};
 use crate::platform::exit::Status;
 use crate::platform::interrupts::{self, IntId, InterruptError};
 use crate::println;
-use crate::sched::{self, CPUS, SLICE_PER_SECOND, SpawnError};
+use crate::sched::{self, Slices, SpawnError};
 use crate::text::Text;
 use crate::wrap_errors;
 
@@ -186,7 +186,7 @@ fn soak(time: Duration, seed: u64) -> Result<Report, SoakError> {
         .collect();
     let switches = || totals(&cpus);
     let before = switches();
-    CPUS.set_slice((timer::frequency() * SLICE / 1_000_000) as u32);
+    let slices = Slices::of((timer::frequency() * SLICE / 1_000_000) as u32);
     interrupts::register(DISTURB, disturbed)?;
     let mut handles = Vec::new();
     for number in 0..WORKERS * cpus.len() {
@@ -217,7 +217,7 @@ fn soak(time: Duration, seed: u64) -> Result<Report, SoakError> {
         }
     }
     let unregistered = interrupts::unregister(DISTURB);
-    CPUS.set_slice((timer::frequency() / SLICE_PER_SECOND) as u32);
+    drop(slices);
     if let Some(error) = failed {
         return Err(error);
     }

@@ -22,9 +22,8 @@ use super::{
     esr::{AccessKind, Esr},
     frame::{Kind, TrapFrame},
 };
-use crate::arch::relax::CpuRelax;
 use crate::{
-    arch::{backtrace, interrupts, percpu},
+    arch::{backtrace, interrupts, percpu, relax::CpuRelax},
     platform::{
         console::Emergency,
         exit::{Status, exit},

@@ -31,10 +31,10 @@ mod gicv3;
 mod handlers;
 
 use self::{gicv2::GicV2, gicv3::GicV3};
-use crate::arch::relax::CpuRelax;
 use crate::arch::{
     barrier, interrupts,
     percpu::{self, PerCpu},
+    relax::CpuRelax,
 };
 use core::{
     fmt,

@@ -5,9 +5,12 @@
 //! For what only that CPU can do: its private interrupts, its timer. There is one call at a time in
 //! the machine; a second caller is told so, and waits for nobody.
 
-use crate::arch::relax::{CpuRelax, cpu_relax};
 use crate::{
-    arch::{percpu, timer},
+    arch::{
+        percpu,
+        relax::{CpuRelax, cpu_relax},
+        timer,
+    },
     platform::interrupts::{self, IntId, InterruptError},
 };
 use core::{

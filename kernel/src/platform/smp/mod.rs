@@ -23,7 +23,6 @@ pub mod call;
 pub mod stop;
 mod wake;
 
-use crate::arch::relax::cpu_relax;
 use crate::{
     arch::{
         backtrace::Stack as Bounds,
@@ -33,6 +32,7 @@ use crate::{
         features::{Ets, Features},
         interrupts as irq_mask,
         percpu::{self, PerCpu},
+        relax::cpu_relax,
         timer::{self, CycleCounter},
     },
     mm::{MMU, device::DeviceError, kernel_space},

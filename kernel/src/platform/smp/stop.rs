@@ -8,11 +8,11 @@
 //! CPU that comes to its own end meanwhile halts without a report. No lock is taken and nothing is
 //! allocated: this runs in panics and exception reports.
 
-use crate::arch::relax::cpu_relax;
 use crate::{
     arch::{
         interrupts as irq_mask,
         percpu::{self, PerCpu},
+        relax::cpu_relax,
         timer,
     },
     platform::interrupts::{self, IntId, InterruptError},

@@ -14,7 +14,7 @@ use crate::mm::MMU;
 use crate::mm::frames::FrameList;
 use crate::mm::kernel_space::Space;
 use crate::mm::layout::VMAP;
-use crate::sched::{self, Builder, CPUS, JoinHandle, SLICE_PER_SECOND, SpawnError};
+use crate::sched::{self, Builder, JoinHandle, SpawnError};
 use crate::selftest::expect::Outcome;
 use crate::skip;
 
@@ -89,7 +89,9 @@ impl Drop for Private {
 }
 
 /// Time slices of another length, until dropped.
-pub(super) struct Slices(());
+pub(super) struct Slices {
+    _longer: sched::Slices,
+}
 
 impl Slices {
     /// Slices so long that no test sees one end, in force on return: for tests that count switches.
@@ -102,14 +104,9 @@ impl Slices {
 
     /// Slices of `length`, from the next switch on.
     pub(super) fn of(length: Duration) -> Self {
-        CPUS.set_slice(ticks(length) as u32);
-        Self(())
-    }
-}
-
-impl Drop for Slices {
-    fn drop(&mut self) {
-        CPUS.set_slice((timer::frequency() / SLICE_PER_SECOND) as u32);
+        Self {
+            _longer: sched::Slices::of(ticks(length) as u32),
+        }
     }
 }
 
