@@ -6,7 +6,7 @@
 //! Layouts are those of the Arm ARM (DDI 0487), D24.2; bits that only newer architecture versions
 //! define are left at the value that keeps the older behavior.
 
-/// MAIR_EL1: one byte per memory type; the index is that of `mmu::MemoryType`.
+/// MAIR_EL1: one byte per memory type; the index is that of `lazymmu::MemoryType`.
 ///
 /// | index | byte | type |
 /// |---|---|---|

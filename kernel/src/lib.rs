@@ -3,7 +3,7 @@
 //! tests that deferring barriers is safe.
 //!
 //! The rooms: [`arch`] holds the assembly, [`platform`] the machine around the CPU, `mm` memory
-//! management on top of the [`mmu`] crate, `sched` who is running, [`selftest`] the tests, `demo`
+//! management on top of the [`lazymmu`] crate, `sched` who is running, [`selftest`] the tests, `demo`
 //! the story that `cargo xtask run` shows, `bench` what `cargo xtask counts` measures. `start` is
 //! the way through them at boot.
 //!

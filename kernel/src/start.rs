@@ -10,8 +10,8 @@ use core::ptr::{self, NonNull};
 use core::slice;
 
 use boot::Handoff;
+use lazymmu::{BarrierPolicy, PA_BITS, TlbFeatures};
 use log::{info, warn};
-use mmu::{BarrierPolicy, PA_BITS, TlbFeatures};
 use spin::once::Once;
 
 use crate::arch::features::{Ets, Features};
@@ -100,7 +100,7 @@ pub enum StartError {
     /// RAM is missing or too small.
     Memory(MemoryMapError),
     /// A boot argument asks for what this CPU cannot do.
-    Policy(mmu::NoEts2),
+    Policy(lazymmu::NoEts2),
     /// The generic timer's frequency is not known.
     NoFrequency,
     /// The kernel's address space could not be built.
@@ -117,7 +117,7 @@ wrap_errors!(StartError {
     DeviceTreeError => DeviceTree,
     BootArgumentError<'static> => BootArgument,
     MemoryMapError => Memory,
-    mmu::NoEts2 => Policy,
+    lazymmu::NoEts2 => Policy,
     mm::InitError => Init,
     DeviceError => Device,
     InterruptError => Interrupts,
@@ -292,7 +292,7 @@ pub fn memory(
 }
 
 fn settings(features: &Features, arguments: &BootArguments<'_>) -> Result<Settings, StartError> {
-    let offered = mmu::Features {
+    let offered = lazymmu::Features {
         tlb: TlbFeatures {
             ttl: features.ttl,
             range: features.tlb_range,
@@ -305,7 +305,7 @@ fn settings(features: &Features, arguments: &BootArguments<'_>) -> Result<Settin
         PolicyChoice::Auto if offered.ets2 => BarrierPolicy::Ets2,
         PolicyChoice::Auto => BarrierPolicy::Classic,
         PolicyChoice::Ets2 if offered.ets2 => BarrierPolicy::Ets2,
-        PolicyChoice::Ets2 => return Err(StartError::Policy(mmu::NoEts2)),
+        PolicyChoice::Ets2 => return Err(StartError::Policy(lazymmu::NoEts2)),
     };
     Ok(Settings {
         features: offered,

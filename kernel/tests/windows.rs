@@ -22,7 +22,7 @@ mod predict;
 mod windows;
 
 use ground::Ground;
-use mmu::{Backend, BarrierPolicy, Features, Mmu, TlbFeatures};
+use lazymmu::{Backend, BarrierPolicy, Features, Mmu, TlbFeatures};
 use model::trace::{Effect, Event};
 use model::{CPUS, Model, Plan, Saboteur, Sim, Switch};
 use predict::{Debt, Pays, Terms, replay};
@@ -37,7 +37,7 @@ const TABLES: usize = 136;
 /// What a window works on; the kernel's is `src/bench/ground.rs`.
 mod ground {
     use super::model::{Saboteur, world};
-    use mmu::{AddressSpace, Frame, Mmu, PageRange, PendingFlush, SpaceKind};
+    use lazymmu::{AddressSpace, Frame, Mmu, PageRange, PendingFlush, SpaceKind};
 
     pub struct Ground {
         pub mmu: &'static Mmu<Saboteur>,
@@ -54,7 +54,7 @@ mod ground {
             let space = AddressSpace::new(mmu, SpaceKind::Kernel).expect("the pool is full");
             mmu.kernel().sim.add_root(space.root(), SpaceKind::Kernel);
             // No two neighbors are neighbors in memory; a slot loop takes a whole table of them.
-            let frames = pages.next_multiple_of(mmu::ENTRIES) as u64;
+            let frames = pages.next_multiple_of(lazymmu::ENTRIES) as u64;
             Self {
                 mmu,
                 owed: None,

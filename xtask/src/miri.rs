@@ -26,7 +26,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 /// The package whose tests run.
-const PACKAGE: &str = "mmu";
+const PACKAGE: &str = "lazymmu";
 /// Where its integration tests are, from the workspace's root: a file is a test binary.
 const TESTS: &str = "kernel/mmu/tests";
 /// Beyond Miri's defaults: a pointer is never made from a number, and alignment must hold

@@ -9,8 +9,8 @@ use fake::{
     BASE, Effect, Fake, KINDS, USER, contiguous, count, data, frame, is_leaf, leaves, new_mmu,
     new_space, pages, visible, with_ets2,
 };
-use mmu::tlbi::{Reach, Scope};
-use mmu::{
+use lazymmu::tlbi::{Reach, Scope};
+use lazymmu::{
     AddressSpace, Asid, Backend, Backing, BarrierPolicy, Desc, MemoryType, Mmu, Owed, PAGE_SIZE,
     Prot, SpaceKind,
 };
@@ -62,7 +62,7 @@ fn r13_r20_a_section_reads_what_it_wrote() {
         assert_eq!(fast.get_and_clear(2), new);
         assert_eq!(fast.get(2), Desc::INVALID);
         drop(fast);
-        let run = |entry: &mut mmu::PteRef<'_, Fake>| {
+        let run = |entry: &mut lazymmu::PteRef<'_, Fake>| {
             let new = Desc::page(frame(3), Prot::KERNEL_RO);
             entry.set(frame(3), Prot::KERNEL_RO)?;
             assert_eq!(entry.get(), new);
@@ -72,7 +72,7 @@ fn r13_r20_a_section_reads_what_it_wrote() {
             let stored = mmu.kernel().image().into_values().flatten();
             let stored = stored.filter(|e| *e == new.as_u64()).count();
             assert_eq!(stored, usize::from(!waits), "{backend}");
-            Ok::<(), mmu::SpaceError>(())
+            Ok::<(), lazymmu::SpaceError>(())
         };
         space
             .apply_to_page_range(pages(start + PAGE_SIZE, 1), run)

@@ -7,7 +7,7 @@ use fake::{
     BASE, Effect, Fake, KINDS, USER, close, contiguous, count, data, enable_fast, frame, leaves,
     new_mmu_with, new_space, new_space_with_tables, pages, tlbis,
 };
-use mmu::{
+use lazymmu::{
     AddressSpace, Asid, BATCHED_RANGES, Backend, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError,
     SpaceKind,
 };

@@ -9,7 +9,7 @@ use fake::{
     Effect, Fake, USER, contiguous, enable_fast, frame, leaves, new_mmu_with,
     new_space_with_tables, pages, table_of, tlbis,
 };
-use mmu::{
+use lazymmu::{
     AddressSpace, Backend, Desc, FastPteRange, Hardware, MemoryType, Mmu, PAGE_SIZE, PageRange,
     Prot, SpaceKind, TableFrames, bits,
 };
@@ -375,7 +375,7 @@ fn r29_the_checker_notices_the_invalidation_of_a_part() {
         |_| 0,
         |fake| {
             fake.dsb_ishst();
-            fake.tlbi(mmu::TlbiOp::Aside1is, 0x2b << 48);
+            fake.tlbi(lazymmu::TlbiOp::Aside1is, 0x2b << 48);
             fake.dsb_ish();
         },
     );

@@ -7,7 +7,7 @@ use fake::{
     Fake, KINDS, close, contiguous, data, enable_fast, frame, leaves, new_mmu_with,
     new_space_with_tables, pages, table_of, va,
 };
-use mmu::{
+use lazymmu::{
     AddressSpace, Backend, DEFERRED_TABLES, Desc, LazyMmuError, Level, Mmu, PAGE_SIZE, PageRange,
     Prot, SpaceError, SpaceKind,
 };

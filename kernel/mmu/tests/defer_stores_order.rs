@@ -7,7 +7,7 @@ use fake::{
     Effect, Fake, KINDS, USER, contiguous, data, enable_fast, frame, is_leaf, leaves, new_mmu_with,
     new_space_with_tables, pages, tlbis, visible,
 };
-use mmu::{
+use lazymmu::{
     AddressSpace, Backend, Desc, Features, Mmu, PAGE_SIZE, PageRange, Prot, SpaceKind, TlbFeatures,
     TlbiOp, bits,
 };

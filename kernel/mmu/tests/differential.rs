@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The same requests into `mmu` and into Google's `aarch64-paging`, an independent
+//! The same requests into `lazymmu` and into Google's `aarch64-paging`, an independent
 //! implementation; after each request both trees are compared entry by entry.
 //!
 //! Both walk from their roots at the same time. What is compared, and what is not:
@@ -24,7 +24,7 @@ use aarch64_paging::paging::{Constraints, El1And0, MemoryRegion, Translation, Va
 use aarch64_paging::target::TargetAllocator;
 use fake::rng::Rng;
 use fake::{Fake, KINDS, asid_of, frame, new_mmu, new_space, pages, reduced};
-use mmu::{
+use lazymmu::{
     AddressSpace, Backend, Backing, Context, ENTRIES, Frame, Half, Level, MemoryType, Mmu,
     PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind, TableFrames, bits,
 };
@@ -34,10 +34,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Bits of a table descriptor that the two sides need not agree on; see the head.
 const FREE_IN_TABLES: u64 = bits::ADDRESS | bits::TABLE_SOFTWARE;
 
-/// Pages only, as `mmu` maps.
+/// Pages only, as `lazymmu` maps.
 const PAGES_ONLY: Constraints = Constraints::all();
 
-/// What `mmu` calls an attribute, and what `aarch64-paging` calls it.
+/// What `lazymmu` calls an attribute, and what `aarch64-paging` calls it.
 fn theirs(prot: Prot) -> El1Attributes {
     use El1Attributes as A;
     let leaf = A::VALID | A::ACCESSED | A::INNER_SHAREABLE;
@@ -235,7 +235,7 @@ impl Peer {
     }
 
     fn unmap(&mut self, range: PageRange) {
-        // Not `map_range` without VALID: that frees tables on the way, `mmu` when asked to.
+        // Not `map_range` without VALID: that frees tables on the way, `lazymmu` when asked to.
         let empty = El1Attributes::empty();
         let unmapped = self.0.modify_range(&Self::region(range), &|_, entry| {
             entry.set(PhysicalAddress(0), empty)
@@ -409,7 +409,7 @@ impl<'m> Pair<'m> {
                 continue;
             }
             let va = base + i as u64 * level.entry_span();
-            let is_table = |e| mmu::Desc::from_u64(e).is_table(level);
+            let is_table = |e| lazymmu::Desc::from_u64(e).is_table(level);
             let both_tables = is_table(ours) && is_table(theirs);
             let free = if both_tables { FREE_IN_TABLES } else { 0 };
             if (ours ^ theirs) & !free != 0 {

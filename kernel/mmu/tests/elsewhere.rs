@@ -7,7 +7,7 @@ mod fake;
 use fake::{
     BASE, Fake, USER, asid_of, contiguous, frame, new_mmu, new_mmu_with, new_space, pages, va,
 };
-use mmu::{AddressSpace, Backend, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind};
+use lazymmu::{AddressSpace, Backend, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind};
 
 const AT: u64 = 1 << 30;
 
@@ -171,7 +171,7 @@ fn r11_a_batch_is_one_cpu_s() {
         elsewhere(&mmu, || {
             assert!(mmu.kernel().is_batch_empty(), "{backend}");
             mmu.lazy().drain();
-            let mut other = new_space(&mmu, SpaceKind::User(mmu::Asid(9)));
+            let mut other = new_space(&mmu, SpaceKind::User(lazymmu::Asid(9)));
             let section = mmu.lazy().section().unwrap();
             other.map(page(), contiguous(5), Prot::USER).unwrap();
             drop(section);

@@ -8,7 +8,7 @@ use fake::{
     BASE, Fake, KINDS, USER, contiguous, data, enable_fast, frame, leaves, map_page, new_mmu,
     new_mmu_with, new_space_with_tables, pages, part, refused, table_of,
 };
-use mmu::{
+use lazymmu::{
     AddressSpace, Asid, Backend, Backing, Context, Frame, LazyMmuError, Mmu, PAGE_SIZE, Prot,
     RangeError, SpaceError, SpaceKind,
 };
@@ -392,7 +392,7 @@ fn r32_ranges_go_with_their_space() {
 
 /// Runs `request` on a range of 4 pages, the window of a space whose pages around it are mapped, and
 /// checks that it panics and nothing came of it.
-fn panics_outside(request: impl FnOnce(&mut mmu::FastPteRange<'_, '_, Fake>)) {
+fn panics_outside(request: impl FnOnce(&mut lazymmu::FastPteRange<'_, '_, Fake>)) {
     let mmu = new_mmu();
     let mut space = space(&mmu);
     map_page(&mut space, 10);

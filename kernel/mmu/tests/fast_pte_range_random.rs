@@ -12,7 +12,7 @@ use fake::{
     Fake, KINDS, contiguous, data, enable_fast, frame, new_mmu_with, new_space_with_tables, pages,
     reduced,
 };
-use mmu::{
+use lazymmu::{
     AddressSpace, Backend, Desc, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind, bits,
 };
 

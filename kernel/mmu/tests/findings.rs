@@ -8,7 +8,7 @@ use fake::{
     BASE, Effect, Fake, USER, contiguous, count, frame, new_mmu, new_mmu_with, new_space,
     new_space_with_tables, pages, va, visible, with_ets2,
 };
-use mmu::{
+use lazymmu::{
     AddressSpace, Backend, BarrierPolicy, Context, Owed, PAGE_SIZE, PageRange, Prot, SpaceError,
     SpaceKind,
 };

@@ -5,7 +5,7 @@
 mod fake;
 
 use fake::{Fake, USER, contiguous, frame, new_mmu_with, new_space, pages, va};
-use mmu::{AddressSpace, Mmu, PageRange, Prot, SpaceError};
+use lazymmu::{AddressSpace, Mmu, PageRange, Prot, SpaceError};
 use std::mem::forget;
 
 const AT: u64 = 1 << 30;

@@ -6,7 +6,7 @@ mod fake;
 use fake::{
     BASE, Effect, Fake, KINDS, contiguous, count, data, new_mmu, new_space, pages, visible,
 };
-use mmu::{AddressSpace, Mmu, PAGE_SIZE, PageRange, SpaceError, SpaceKind};
+use lazymmu::{AddressSpace, Mmu, PAGE_SIZE, PageRange, SpaceError, SpaceKind};
 
 /// A space with `n` pages mapped from the start of its half plus 1.5 TiB, and that start.
 fn mapped(mmu: &Mmu<Fake>, kind: SpaceKind, n: u64) -> (AddressSpace<'_, Fake>, u64) {

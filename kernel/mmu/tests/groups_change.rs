@@ -7,7 +7,7 @@ mod fake;
 use fake::{
     Fake, USER, enable_fast, frame, leaves, new_mmu_with, new_space, pages, refused, table_of, va,
 };
-use mmu::{AddressSpace, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError, bits};
+use lazymmu::{AddressSpace, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError, bits};
 
 const AT: u64 = 1 << 30;
 
@@ -43,7 +43,7 @@ fn r29_one_member_s_permissions_change_while_the_group_waits() {
         space.flush_tlb_range(group()).unwrap();
         for page in 0..16 {
             let expected = if page == 3 { Prot::USER_RO } else { Prot::USER };
-            let entry = mmu::Desc::page(frame(16 + page), expected);
+            let entry = lazymmu::Desc::page(frame(16 + page), expected);
             assert_eq!(raw(&space, page), entry.as_u64(), "{backend}, {page}");
         }
         fake::destroy(space);

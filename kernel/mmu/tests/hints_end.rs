@@ -5,7 +5,9 @@
 mod fake;
 
 use fake::{Fake, USER, contiguous, enable_fast, frame, new_mmu_with, new_space, pages, va};
-use mmu::{AddressSpace, Asid, Backend, LazyMmuError, Mmu, PageRange, Prot, SpaceError, SpaceKind};
+use lazymmu::{
+    AddressSpace, Asid, Backend, LazyMmuError, Mmu, PageRange, Prot, SpaceError, SpaceKind,
+};
 
 const AT: u64 = 1 << 30;
 

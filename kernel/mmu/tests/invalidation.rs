@@ -8,7 +8,7 @@ use fake::{
     BASE, Effect, Fake, KINDS, USER, contiguous, count, data, is_leaf, new_mmu, new_space, pages,
     visible,
 };
-use mmu::{
+use lazymmu::{
     AddressSpace, Asid, Backend, Features, Half, Mmu, PAGE_SIZE, PageRange, Prot, SpaceKind,
     TlbFeatures, TlbiOp,
 };
@@ -97,7 +97,7 @@ fn r25_unmap_frames_gives_back_after_the_invalidation() {
             let mmu = new_mmu();
             mmu.set_features(features(true, true, repeat));
             let (mut space, range) = mapped(&mmu, kind, 4);
-            let given = |_, frame: mmu::Frame| mmu.kernel().note(frame.as_u64() / PAGE_SIZE);
+            let given = |_, frame: lazymmu::Frame| mmu.kernel().note(frame.as_u64() / PAGE_SIZE);
             space.unmap_frames(range, given).unwrap();
             let effects = visible(mmu.kernel().take_effects());
             let rest = stores(&effects, 4);
@@ -159,7 +159,7 @@ fn r27_r29_remap_breaks_completely_before_it_makes() {
             let mmu = new_mmu();
             mmu.set_backend(backend).unwrap();
             let (mut space, range) = mapped(&mmu, kind, 3);
-            let prot = data(kind).with_memory_type(mmu::MemoryType::NormalNonCacheable);
+            let prot = data(kind).with_memory_type(lazymmu::MemoryType::NormalNonCacheable);
             space.remap(range, prot).unwrap();
             let effects = visible(mmu.kernel().take_effects());
             let broken = effects[..3].iter().all(|e| match e {
@@ -368,7 +368,7 @@ fn r16_invalidating_everything_pays_what_is_owed() {
         .map(pages(BASE, 1), contiguous(1), Prot::KERNEL)
         .unwrap();
     mmu.kernel().take_effects();
-    mmu.flush_tlb_all(mmu::tlbi::Scope::AllAsids);
+    mmu.flush_tlb_all(lazymmu::tlbi::Scope::AllAsids);
     let effects = mmu.kernel().take_effects();
     assert_eq!(effects[1], Effect::Tlbi(TlbiOp::Vmalle1is, 0));
     assert_eq!(invalidation(&effects, SpaceKind::Kernel, false, 1), []);

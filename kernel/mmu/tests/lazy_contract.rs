@@ -4,7 +4,7 @@
 mod fake;
 
 use fake::{BASE, Effect, Fake, contiguous, frame, new_mmu, new_space, pages};
-use mmu::{Backend, Context, LazyMmuError, Mmu, Owed, Prot, PteRef, SpaceError, SpaceKind};
+use lazymmu::{Backend, Context, LazyMmuError, Mmu, Owed, Prot, PteRef, SpaceError, SpaceKind};
 
 /// Runs `f` with an entry to write to, outside any section: the one that the entry comes
 /// with is left first and opened again afterwards.
@@ -374,7 +374,7 @@ fn r12_an_interrupt_s_entries_are_not_owed_by_the_task() {
     let mmu = new_mmu();
     let kernel = mmu.kernel();
     let mut space = new_space(&mmu, SpaceKind::Kernel);
-    let page = |i: u64| pages(BASE + i * mmu::PAGE_SIZE, 1);
+    let page = |i: u64| pages(BASE + i * lazymmu::PAGE_SIZE, 1);
     mmu.lazy().enable().unwrap();
     for i in 0..2 {
         space.map(page(i), contiguous(i), Prot::KERNEL).unwrap();

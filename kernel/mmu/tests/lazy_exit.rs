@@ -8,7 +8,7 @@ use fake::{
     BASE, Effect, Fake, USER, contiguous, count, enable_fast, frame, is_maintenance,
     new_kernel_space, new_mmu_with, new_space, new_space_with_tables, pages, part, va,
 };
-use mmu::{
+use lazymmu::{
     AddressSpace, Backend, LazyMmuError, LazyMmuState, Mmu, Owed, PAGE_SIZE, Prot, SpaceKind, bits,
 };
 use std::mem::forget;
@@ -203,7 +203,7 @@ fn r5_a_callback_that_never_returns_loses_nothing() {
                 // So that the caller's section, which does not know, can close its level.
                 mmu.lazy().enable()?;
             }
-            Ok::<(), mmu::SpaceError>(())
+            Ok::<(), lazymmu::SpaceError>(())
         });
         assert_eq!(ended, Ok(()));
         fake::destroy(space);

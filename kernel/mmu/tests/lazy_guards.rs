@@ -4,12 +4,12 @@
 mod fake;
 
 use fake::{BASE, Effect, contiguous, frame, new_mmu, new_space, pages, with_ets2};
-use mmu::{
+use lazymmu::{
     Backend, BarrierPolicy, Context, FastPteRange, Features, Kernel, LazyMmuError, LazyPause,
     LazySection, NoEts2, Owed, PendingFlush, Prot, SpaceError, SpaceKind,
 };
 
-fn depths(mmu: &mmu::Mmu<fake::Fake>) -> (u8, u8) {
+fn depths(mmu: &lazymmu::Mmu<fake::Fake>) -> (u8, u8) {
     let state = mmu.lazy().state();
     (state.enable_count(), state.pause_count())
 }

@@ -8,7 +8,7 @@ use fake::{
     Effect, Fake, close, contiguous, enable_fast, leaves, map_page, new_kernel_space, new_mmu,
     new_mmu_with, part,
 };
-use mmu::{AddressSpace, Backend, LazyMmuError, Mmu, Owed, Prot};
+use lazymmu::{AddressSpace, Backend, LazyMmuError, Mmu, Owed, Prot};
 use std::cell::Cell;
 use std::rc::Rc;
 

@@ -8,7 +8,7 @@ use fake::{
     BASE, Effect, Fake, contiguous, enable_fast, is_maintenance, map_page, new_kernel_space,
     new_mmu_with, part,
 };
-use mmu::{Backend, LazyMmuError, Mmu, Owed, PAGE_SIZE, Prot};
+use lazymmu::{Backend, LazyMmuError, Mmu, Owed, PAGE_SIZE, Prot};
 use std::cell::Cell;
 use std::rc::Rc;
 

@@ -7,7 +7,7 @@
 mod model;
 
 use Kind::{Read, Write};
-use mmu::{Backend, Mmu, Owed, PAGE_SIZE, Prot, SpaceError};
+use lazymmu::{Backend, Mmu, Owed, PAGE_SIZE, Prot, SpaceError};
 use model::world::{
     KERNEL, Setup, USER, access, backing, faults, frame, kernel_space, no_hazards, only, page,
     pages, tell, user_space,

@@ -8,7 +8,7 @@
 mod model;
 mod programs;
 
-use mmu::{Backend, TlbFeatures};
+use lazymmu::{Backend, TlbFeatures};
 use model::world::Setup;
 use model::{Plan, Sabotage, Switch};
 use programs::{Program, program, run::run};

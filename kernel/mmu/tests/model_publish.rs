@@ -8,7 +8,7 @@
 mod model;
 
 use Kind::{Fetch, Read};
-use mmu::{Backend, Mmu, PAGE_SIZE, Prot};
+use lazymmu::{Backend, Mmu, PAGE_SIZE, Prot};
 use model::world::{KERNEL, Setup, access, backing, kernel_space, page, pages};
 use model::{Kind, Outcomes, Plan, Saboteur};
 

@@ -4,8 +4,8 @@
 
 mod model;
 
-use mmu::tlbi::{Scope, asid_operand, range_operand, va_operand};
-use mmu::{Asid, Level, PAGE_SIZE, Prot, TlbiOp, VirtAddr, bits};
+use lazymmu::tlbi::{Scope, asid_operand, range_operand, va_operand};
+use lazymmu::{Asid, Level, PAGE_SIZE, Prot, TlbiOp, VirtAddr, bits};
 use model::memory::{Location, TableId};
 use model::{Barrier, Hazard, Kind, Machine, Model, Outcome, RootId};
 
@@ -27,7 +27,7 @@ impl Tree {
         let base = if asid.is_some() {
             0
         } else {
-            mmu::Half::Upper.start()
+            lazymmu::Half::Upper.start()
         };
         let root = machine.add_root(0, base, asid);
         let mut tree = Self {
@@ -116,7 +116,7 @@ fn r33_an_operation_must_name_the_address_and_the_level() {
     );
     // Address bits that leak into the TTL make it one of another granule (AN, LK).
     assert!(kernel_leaf_survives(|tree| {
-        let operand = tree.va(3).as_u64() >> mmu::PAGE_SHIFT;
+        let operand = tree.va(3).as_u64() >> lazymmu::PAGE_SHIFT;
         vec![(TlbiOp::Vaale1is, operand & !(0xf << 44) | 0xb << 44)]
     }));
 }

@@ -9,7 +9,7 @@
 
 mod model;
 
-use mmu::{Backend, Mmu};
+use lazymmu::{Backend, Mmu};
 use model::queues::QUEUES;
 use model::scenarios::{SCENARIOS, Scenario};
 use model::{Plan, Sabotage, Saboteur};

@@ -2,7 +2,7 @@
 //! Tasks that lose their CPU in a section and go on on another, on the machine model (R11, R17, R38).
 //!
 //! The switch is the kernel's as the library asks for it (`lazy/switch.rs`): the run queue's lock hands a
-//! task over, [`mmu::Lazy::switch_out`] comes behind it, and an `ISB` or exception return in front of a
+//! task over, [`lazymmu::Lazy::switch_out`] comes behind it, and an `ISB` or exception return in front of a
 //! task that has moved. What the task did must then hold where it is, when its section ends; and on the
 //! CPU that it left, for whoever learns of it there. Each of the two barriers, that of the CPU that is left and
 //! that of the CPU that takes over, is also left out or misplaced, and the model says what happens.
@@ -10,7 +10,7 @@
 mod model;
 
 use Kind::{Fetch, Read, Write};
-use mmu::{AddressSpace, Backend, LazyMmuError, Mmu, PAGE_SIZE, Prot, SpaceError};
+use lazymmu::{AddressSpace, Backend, LazyMmuError, Mmu, PAGE_SIZE, Prot, SpaceError};
 use model::world::{KERNEL, Setup, access, backing, kernel_space, no_hazards, page, pages};
 use model::{CPUS, Kind, Outcome, Plan, RootId, Sabotage, Saboteur, Sim, Switch};
 use std::cell::Cell;
@@ -77,7 +77,7 @@ const WORKS: [Work; 6] = [
         before: Some(Prot::KERNEL),
         run: |space, root| {
             let sim = &space.mmu().kernel().sim;
-            let give_back = |va: mmu::VirtAddr, frame: mmu::Frame| {
+            let give_back = |va: lazymmu::VirtAddr, frame: lazymmu::Frame| {
                 sim.reuse(root, va.as_u64(), frame.as_u64());
             };
             good(space.unmap_frames(pages(KERNEL, 1), give_back));
@@ -165,7 +165,7 @@ enum Told {
 /// What a context switch of the kernel does beside changing tasks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Order {
-    /// The next task is picked, then [`mmu::Lazy::switch_out`].
+    /// The next task is picked, then [`lazymmu::Lazy::switch_out`].
     Right,
     /// `switch_out` before the next task is picked.
     Early,

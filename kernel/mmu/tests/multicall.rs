@@ -9,7 +9,7 @@ use fake::{
     BASE, Effect, Fake, USER, close, contiguous, enable_fast, frame, leaves, new_kernel_space,
     new_mmu_with, new_space, pages, part, table_of, tlbis,
 };
-use mmu::{
+use lazymmu::{
     AddressSpace, Asid, Backend, Call, Context, Desc, Features, MULTICALLS, Mmu, Owed, PAGE_SIZE,
     Prot, SpaceKind, TlbFeatures, tlbi::Scope,
 };
@@ -148,7 +148,7 @@ fn s20_neighbors_of_another_space_are_a_call_of_their_own() {
         space
             .apply_to_page_range(page(i), |entry| {
                 entry.get_and_clear();
-                Ok::<(), mmu::SpaceError>(())
+                Ok::<(), lazymmu::SpaceError>(())
             })
             .unwrap();
     }
@@ -359,7 +359,7 @@ fn r26_an_entry_is_emptied_behind_the_stores_that_wait() {
     space
         .apply_to_page_range(part(105, 1), |entry| {
             entry.get_and_clear();
-            Ok::<(), mmu::SpaceError>(())
+            Ok::<(), lazymmu::SpaceError>(())
         })
         .unwrap();
     let effects = mmu.kernel().take_effects();
@@ -503,7 +503,7 @@ fn r27_invalidations_of_two_spaces_are_executed_one_by_one() {
         space
             .apply_to_page_range(page, |entry| {
                 entry.get_and_clear();
-                Ok::<(), mmu::SpaceError>(())
+                Ok::<(), lazymmu::SpaceError>(())
             })
             .unwrap();
     }

@@ -4,7 +4,7 @@
 mod fake;
 
 use fake::{BASE, Fake, contiguous, new_mmu, new_mmu_with, new_space_with_tables, pages};
-use mmu::{AddressSpace, Backend, Mmu, PageRange, Prot, PteRef, SpaceError, SpaceKind};
+use lazymmu::{AddressSpace, Backend, Mmu, PageRange, Prot, PteRef, SpaceError, SpaceKind};
 use std::panic::Location;
 
 fn range() -> PageRange {

@@ -4,7 +4,7 @@
 mod fake;
 
 use fake::{BASE, Effect, USER, contiguous, new_mmu, new_space, pages, refused};
-use mmu::{AddressSpace, Level, PAGE_SIZE, Prot, SpaceError, SpaceKind};
+use lazymmu::{AddressSpace, Level, PAGE_SIZE, Prot, SpaceError, SpaceKind};
 
 /// Requests that need 0 to 7 tables, with memory for 0 to all of them.
 #[test]

@@ -9,7 +9,7 @@ use fake::{
     BASE, Effect, Fake, KINDS, USER, contiguous, data, enable_fast, frame, is_leaf, new_mmu,
     new_mmu_with, new_space, new_space_with_tables, pages, va, visible,
 };
-use mmu::{Asid, Backend, Context, LazyMmuError, Mmu, Owed, PAGE_SIZE, Prot, SpaceKind};
+use lazymmu::{Asid, Backend, Context, LazyMmuError, Mmu, Owed, PAGE_SIZE, Prot, SpaceKind};
 use std::mem::forget;
 use std::rc::Rc;
 

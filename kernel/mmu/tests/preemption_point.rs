@@ -5,7 +5,7 @@
 mod fake;
 
 use fake::{BASE, Fake, close, contiguous, enable_fast, new_kernel_space, new_mmu_with, part, va};
-use mmu::{AddressSpace, Backend, LazyMmuError, Mmu, Prot};
+use lazymmu::{AddressSpace, Backend, LazyMmuError, Mmu, Prot};
 use std::mem::forget;
 
 /// Backends that let something wait, and their task go.

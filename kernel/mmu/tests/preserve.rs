@@ -12,7 +12,7 @@ use fake::{
     Fake, USER, contiguous, enable_fast, frame, new_mmu_with, new_space_with_tables, pages,
     table_of,
 };
-use mmu::{AddressSpace, Backend, Frame, MemoryType, Mmu, PAGE_SIZE, PageRange, Prot, bits};
+use lazymmu::{AddressSpace, Backend, Frame, MemoryType, Mmu, PAGE_SIZE, PageRange, Prot, bits};
 
 /// Who lets stores wait.
 const QUEUES: [Backend; 2] = [Backend::DeferStores, Backend::Multicall];

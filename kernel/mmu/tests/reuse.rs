@@ -8,10 +8,10 @@ use fake::order::Role;
 use fake::{
     BASE, Effect, KINDS, contiguous, count, data, frame, new_mmu, new_space, pages, visible,
 };
-use mmu::{PAGE_SIZE, Prot, SpaceError, SpaceKind};
+use lazymmu::{PAGE_SIZE, Prot, SpaceError, SpaceKind};
 
 /// Number of TLBIs executed since the last look.
-fn tlbis(mmu: &mmu::Mmu<fake::Fake>) -> usize {
+fn tlbis(mmu: &lazymmu::Mmu<fake::Fake>) -> usize {
     let effects = mmu.kernel().take_effects();
     let is_tlbi = |effect: &&Effect| matches!(effect, Effect::Tlbi(..));
     effects.iter().filter(is_tlbi).count()
@@ -166,7 +166,7 @@ fn holes_are_passed_over_as_a_whole() {
     let mmu = new_mmu();
     let mut space = new_space(&mmu, SpaceKind::Kernel);
     let half = SpaceKind::Kernel.half();
-    let everything = mmu::PageRange::from_bounds(half.start(), half.end()).unwrap();
+    let everything = lazymmu::PageRange::from_bounds(half.start(), half.end()).unwrap();
     let before = mmu.kernel().counts().walks;
     assert_eq!(space.free_empty_tables(everything), Ok(0));
     // 2^36 pages: the tables they need are counted, not visited one by one.

@@ -7,7 +7,7 @@ use fake::{
     BASE, Effect, Fake, contiguous, count, frame, leaves, map_page, new_kernel_space, new_mmu,
     pages, part, with_ets2,
 };
-use mmu::{AddressSpace, BarrierPolicy, Mmu, Owed, PAGE_SIZE, Prot};
+use lazymmu::{AddressSpace, BarrierPolicy, Mmu, Owed, PAGE_SIZE, Prot};
 
 /// Entries of each way.
 const ENTRIES: u64 = 8;
@@ -18,7 +18,7 @@ type Way = fn(&mut AddressSpace<'_, Fake>, u64, &[Prot]);
 const WAYS: [(&str, Way); 3] = [
     ("callback", |space, start, prots| {
         let mut prots = prots.iter().cycle();
-        let next = |entry: &mut mmu::PteRef<'_, Fake>| {
+        let next = |entry: &mut lazymmu::PteRef<'_, Fake>| {
             let prot = prots.next().expect("a cycle does not end");
             entry.set(frame(9), *prot)
         };

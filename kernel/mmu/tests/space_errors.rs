@@ -9,8 +9,8 @@ mod fake;
 use fake::{
     BASE, Fake, USER, contiguous, data, frame, new_mmu, new_space, pages, refused, with_ets2,
 };
-use mmu::bbm::Violation;
-use mmu::{
+use lazymmu::bbm::Violation;
+use lazymmu::{
     AddressSpace, Backing, BarrierPolicy, Context, Desc, Frame, Half, Hardware, Level, Mmu,
     PAGE_SIZE, PageRange, Prot, RangeError, SpaceError, SpaceKind, TableFrames, bits,
 };

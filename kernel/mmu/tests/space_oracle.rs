@@ -10,8 +10,8 @@ mod fake;
 
 use fake::rng::Rng;
 use fake::{Fake, KINDS, USER, asid_of, frame, new_mmu, new_space, pages, tables_below};
-use mmu::bbm::Violation;
-use mmu::{
+use lazymmu::bbm::Violation;
+use lazymmu::{
     AddressSpace, Backend, Backing, Context, Desc, Half, Level, Mapping, Mmu, PAGE_SIZE, PageRange,
     Prot, SpaceError, SpaceKind,
 };
@@ -63,7 +63,7 @@ impl<'m> Run<'m> {
                 Prot::USER,
                 Prot::USER_RO,
                 Prot::USER_ROX,
-                Prot::USER.with_memory_type(mmu::MemoryType::NormalNonCacheable),
+                Prot::USER.with_memory_type(lazymmu::MemoryType::NormalNonCacheable),
             ],
         };
         Self {
@@ -95,7 +95,7 @@ impl<'m> Run<'m> {
 
     /// The first page whose memory type is not `prot`'s.
     fn first_other_type(&self, range: PageRange, prot: Prot) -> Option<SpaceError> {
-        let kind = |p: Prot| p.as_u64() & mmu::bits::ATTR_INDX;
+        let kind = |p: Prot| p.as_u64() & lazymmu::bits::ATTR_INDX;
         let va = addresses(range).find(|va| kind(self.oracle[va].1) != kind(prot))?;
         Some(SpaceError::BreakBeforeMake {
             va: fake::va(va),
@@ -424,8 +424,8 @@ fn random_requests_agree_with_the_oracle_whatever_the_cpu_offers() {
     for bits in 0..8 {
         let mmu = new_mmu();
         let flag = |bit| bits & bit != 0;
-        mmu.set_features(mmu::Features {
-            tlb: mmu::TlbFeatures {
+        mmu.set_features(lazymmu::Features {
+            tlb: lazymmu::TlbFeatures {
                 ttl: flag(1),
                 range: flag(2),
                 repeat: flag(4),

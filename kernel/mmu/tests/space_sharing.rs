@@ -4,7 +4,7 @@
 mod fake;
 
 use fake::{new_mmu, new_space, pages};
-use mmu::{Half, Level, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind};
+use lazymmu::{Half, Level, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind};
 
 /// The two pages of the range, one on each side of a 512 GiB boundary.
 fn both(range: PageRange) -> [u64; 2] {

@@ -11,7 +11,7 @@ mod model;
 #[path = "fake/rng.rs"]
 mod rng;
 
-use mmu::{AddressSpace, Backend, Mmu, Owed, PAGE_SIZE, Prot, SpaceKind};
+use lazymmu::{AddressSpace, Backend, Mmu, Owed, PAGE_SIZE, Prot, SpaceKind};
 use model::world::{KERNEL, Setup, backing, pages};
 use model::{CPUS, Executed, Plan, Saboteur, Switch};
 use rng::Rng;

@@ -14,7 +14,7 @@
 //! - *count*: the self-test suites `lazy-counts` and `interrupts` compare what the kernel counted
 //!   with what the contract says, so a lost or a second barrier shows, but not whether the right
 //!   one stands there;
-//! - *order*: the host tests of the `mmu` crate (`kernel/mmu/tests/`) record every effect and check
+//! - *order*: the host tests of the `lazymmu` crate (`kernel/mmu/tests/`) record every effect and check
 //!   kind and order of each. They see the calls that the library makes, not this file: that the
 //!   instruction here is the one its name says is checked by reading;
 //! - *model*: the same library on a machine model that computes what Arm's rules allow each

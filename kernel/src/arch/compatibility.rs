@@ -9,7 +9,7 @@
 
 use super::features::{Ets, Features};
 use core::fmt;
-use mmu::BarrierPolicy;
+use lazymmu::BarrierPolicy;
 
 /// What a secondary CPU lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl core::error::Error for Incompatible {}
 pub fn check(
     this: &Features,
     boot: &Features,
-    features: mmu::Features,
+    features: lazymmu::Features,
     policy: BarrierPolicy,
 ) -> Result<(), Incompatible> {
     if features.tlb.range && !this.tlb_range {
@@ -109,7 +109,7 @@ pub fn check(
         return Err(Incompatible::RepeatTlbi);
     }
     // Beyond 48 bits the kernel uses none of them.
-    let (has, needed) = (this.pa_bits, boot.pa_bits.min(mmu::PA_BITS as u8));
+    let (has, needed) = (this.pa_bits, boot.pa_bits.min(lazymmu::PA_BITS as u8));
     if has < needed {
         return Err(Incompatible::PhysicalBits { has, needed });
     }
@@ -124,7 +124,7 @@ pub fn check(
 mod tests {
     use super::*;
     use crate::arch::features::IdRegisters;
-    use mmu::TlbFeatures;
+    use lazymmu::TlbFeatures;
 
     fn cpu() -> Features {
         Features {
@@ -137,8 +137,8 @@ mod tests {
         }
     }
 
-    fn offered(cpu: &Features) -> mmu::Features {
-        mmu::Features {
+    fn offered(cpu: &Features) -> lazymmu::Features {
+        lazymmu::Features {
             tlb: TlbFeatures {
                 ttl: cpu.ttl,
                 range: cpu.tlb_range,
@@ -162,7 +162,7 @@ mod tests {
         };
         assert_eq!(against_boot(more, BarrierPolicy::Ets2), Ok(()));
         let little = Features::decode(&IdRegisters::default());
-        let none = mmu::Features::default();
+        let none = lazymmu::Features::default();
         assert_eq!(check(&cpu(), &little, none, BarrierPolicy::Classic), Ok(()));
     }
 

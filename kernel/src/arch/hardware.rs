@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! `mmu::Hardware` by instructions: what the library asks for is what this CPU executes, no more.
+//! `lazymmu::Hardware` by instructions: what the library asks for is what this CPU executes, no more.
 //!
 //! Barriers and TLBI are the functions of [`barrier`] and [`tlbi`]. Runs of entries are stored by
 //! `STP`, two entries each: an aligned 8-byte half of an `STP` is single-copy atomic by itself
@@ -11,14 +11,14 @@
 //!
 //! | run | instructions for a block | per entry |
 //! |---|---|---:|
-//! | [`store_linear`](mmu::Hardware::store_linear) | 16 STP, 32 ADD, SUBS, B.NE | 1.56 |
-//! | [`store_frames`](mmu::Hardware::store_frames) | 4 LDP, 8 ORR, 4 STP, SUBS, B.NE | 2.25 |
-//! | [`update_run`](mmu::Hardware::update_run) | 4 LDP, 8 AND, 8 ORR, 4 STP, ADD, SUBS, B.NE | 3.4 |
-//! | [`store_zero`](mmu::Hardware::store_zero) | 4 STP, SUBS, B.NE | 0.75 |
+//! | [`store_linear`](lazymmu::Hardware::store_linear) | 16 STP, 32 ADD, SUBS, B.NE | 1.56 |
+//! | [`store_frames`](lazymmu::Hardware::store_frames) | 4 LDP, 8 ORR, 4 STP, SUBS, B.NE | 2.25 |
+//! | [`update_run`](lazymmu::Hardware::update_run) | 4 LDP, 8 AND, 8 ORR, 4 STP, ADD, SUBS, B.NE | 3.4 |
+//! | [`store_zero`](lazymmu::Hardware::store_zero) | 4 STP, SUBS, B.NE | 0.75 |
 
 use super::{barrier, tlbi};
 use core::arch::asm;
-use mmu::{Desc, Frame, Hardware, Pte, TlbiOp};
+use lazymmu::{Desc, Frame, Hardware, Pte, TlbiOp};
 
 /// This CPU.
 #[derive(Clone, Copy, Debug, Default)]

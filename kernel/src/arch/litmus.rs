@@ -9,7 +9,7 @@
 
 use super::probe::{Fault, Outcome};
 use core::arch::global_asm;
-use mmu::{Desc, Pte};
+use lazymmu::{Desc, Pte};
 
 /// What stands between the store and the load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use core::{
     ptr,
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering},
 };
-use mmu::{Batch, Counters};
+use lazymmu::{Batch, Counters};
 
 use crate::platform::devicetree::MAX_CPUS;
 

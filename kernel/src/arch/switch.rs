@@ -7,7 +7,7 @@
 //! task's address is in SP_EL0, which has no other use at EL1 with SP_EL1 selected.
 //!
 //! No barrier stands here: the stores of the task that leaves are completed before
-//! ([`Lazy::switch_out`](mmu::Lazy::switch_out), R17), and who comes from another CPU synchronizes its context
+//! ([`Lazy::switch_out`](lazymmu::Lazy::switch_out), R17), and who comes from another CPU synchronizes its context
 //! after (`sched::run`).
 
 use core::arch::naked_asm;

@@ -2,7 +2,7 @@
 
 //! TLB maintenance: one function, one instruction.
 //!
-//! The operand comes from `mmu::tlbi`, which masks the address and puts ASID and TTL in place
+//! The operand comes from `lazymmu::tlbi`, which masks the address and puts ASID and TTL in place
 //! (R33: an unmasked upper-half address lands in the TTL field, and the instruction then does
 //! nothing). An instruction here invalidates; it is *complete* only after
 //! [`barrier::dsb_ish`](super::barrier::dsb_ish), and it covers only entry stores that a

@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use mmu::{ENTRIES, Frame, Mmu, PageRange, PendingFlush, SpaceError};
+use lazymmu::{ENTRIES, Frame, Mmu, PageRange, PendingFlush, SpaceError};
 
 use super::BenchError;
 use crate::arch::Arm64;

@@ -29,7 +29,7 @@ mod windows;
 use core::fmt;
 use core::hint::black_box;
 
-use mmu::{Context, Counts, SpaceError};
+use lazymmu::{Context, Counts, SpaceError};
 
 use self::ground::Ground;
 use self::windows::{Body, STEPS, Step};

@@ -15,7 +15,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use mmu::{Context as _, Counts};
+use lazymmu::{Context as _, Counts};
 
 use super::{BenchError, Best, Counter};
 use crate::arch::switch::{self, Context};

@@ -8,7 +8,7 @@
 //! The same file is compiled for the machine model, which predicts the barriers of each
 //! window (`tests/windows.rs`).
 
-use mmu::{Backing, ENTRIES, PAGE_SIZE, PageRange, Prot, SpaceError};
+use lazymmu::{Backing, ENTRIES, PAGE_SIZE, PageRange, Prot, SpaceError};
 
 use super::ground::Ground;
 

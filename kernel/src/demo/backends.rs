@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use mmu::{Backend, Backing, BarrierPolicy, Context, Counts, PageRange, Prot, SpaceError};
+use lazymmu::{Backend, Backing, BarrierPolicy, Context, Counts, PageRange, Prot, SpaceError};
 
 use super::workload::Workload;
 use super::{DemoError, title};

@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use mmu::{Backend, Backing, BarrierPolicy, Context, Prot, SpaceError};
+use lazymmu::{Backend, Backing, BarrierPolicy, Context, Prot, SpaceError};
 
 use super::workload::Workload;
 use super::{DemoError, owed_text, title};

@@ -23,7 +23,7 @@ mod workload;
 
 use core::fmt;
 
-use mmu::{LazyMmuError, Owed, SpaceError};
+use lazymmu::{LazyMmuError, Owed, SpaceError};
 
 use crate::mm::frames::OutOfFrames;
 use crate::mm::terms::TermsError;

@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use mmu::{Backend, Backing, BarrierPolicy, Context, Prot, VirtAddr};
+use lazymmu::{Backend, Backing, BarrierPolicy, Context, Prot, VirtAddr};
 
 use super::workload::Workload;
 use super::{DemoError, title};

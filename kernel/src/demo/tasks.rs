@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use mmu::{Backend, Backing, BarrierPolicy, Counts, LazyMmuError, Owed, Prot, SpaceError};
+use lazymmu::{Backend, Backing, BarrierPolicy, Counts, LazyMmuError, Owed, Prot, SpaceError};
 
 use super::workload::Workload;
 use super::{DemoError, title};

@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 use core::ptr;
 
-use mmu::{Frame, PAGE_SIZE};
+use lazymmu::{Frame, PAGE_SIZE};
 
 use super::DemoError;
 use crate::mm::frames::{self, FrameList, OutOfFrames};

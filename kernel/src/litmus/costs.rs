@@ -10,8 +10,8 @@
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use mmu::tlbi::{Scope, range_operand, va_operand};
-use mmu::{ENTRIES, VirtAddr};
+use lazymmu::tlbi::{Scope, range_operand, va_operand};
+use lazymmu::{ENTRIES, VirtAddr};
 
 use crate::arch::timer;
 use crate::arch::{barrier, interrupts, tlbi};

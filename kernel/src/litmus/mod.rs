@@ -15,7 +15,7 @@ pub(crate) mod spurious;
 
 use core::fmt;
 
-use mmu::{LazyMmuError, SpaceError};
+use lazymmu::{LazyMmuError, SpaceError};
 
 use self::spurious::{Ground, WAYS, Way};
 use crate::arch::probe::Fault;

@@ -10,14 +10,14 @@
 //!
 //! A store without its barriers is what is tested, so it cannot be the library's. It goes to the last-level entry of a page
 //! in the middle of an area of our own: nobody else uses the entry, the mapped pages beside it keep the table,
-//! and each round leaves the entry empty and its address invalidated by [`Mmu::flush_tlb_range`](mmu::Mmu::flush_tlb_range),
+//! and each round leaves the entry empty and its address invalidated by [`Mmu::flush_tlb_range`](lazymmu::Mmu::flush_tlb_range),
 //! as the library believes it to be all the time.
 
 use core::ptr;
 use core::sync::atomic::AtomicU64;
 
-use mmu::tlbi::{Reach, Scope};
-use mmu::{
+use lazymmu::tlbi::{Reach, Scope};
+use lazymmu::{
     Backend, Backing, BarrierPolicy, Desc, ENTRIES, Frame, Hardware, Level, PageRange, Prot, Pte,
     TableFrames,
 };
@@ -37,7 +37,7 @@ use crate::selftest::suites::fixture::Pages;
 pub(crate) enum How {
     /// By a store of our own, with this behind it.
     Store(Between),
-    /// By [`mmu::AddressSpace::map`] with this strategy, outside of any section.
+    /// By [`lazymmu::AddressSpace::map`] with this strategy, outside of any section.
     Map(Backend),
     /// In a section that has ended before the load.
     Section,

@@ -4,7 +4,7 @@
 //! The linear map is what makes RAM accessible, and building it takes tables, which take RAM. The way
 //! out: boot's tables show the start of the largest usable range ([`boot::show_ram`]), by blocks and
 //! at the very addresses at which the linear map will show it. There the tables of the kernel's own
-//! address space are built, one after the other, by the same `mmu::Mmu` that changes them later: it
+//! address space are built, one after the other, by the same `lazymmu::Mmu` that changes them later: it
 //! finds a table at the same address before and after the switch.
 //!
 //! [`open`] begins, [`close`] ends it and says what was taken. In between the allocator of
@@ -14,7 +14,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use boot::BLOCK_SIZE;
-use mmu::{Frame, PAGE_SIZE};
+use lazymmu::{Frame, PAGE_SIZE};
 
 use super::layout::{LINEAR, linear_virt};
 use crate::arch::page;

@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use mmu::VirtAddr;
+use lazymmu::VirtAddr;
 
 use super::layout::{
     DEVICE, DEVICE_SIZE, LINEAR, LINEAR_SIZE, STACKS, STACKS_SIZE, VMAP, VMAP_SIZE,

@@ -18,7 +18,7 @@ use core::ops::Deref;
 use core::ptr::{self, NonNull};
 
 use buddy_system_allocator::Heap;
-use mmu::{Frame, PAGE_SIZE};
+use lazymmu::{Frame, PAGE_SIZE};
 
 use super::layout::{linear_frame, linear_virt};
 use crate::arch::page;

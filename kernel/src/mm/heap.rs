@@ -8,7 +8,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 
 use buddy_system_allocator::Heap;
-use mmu::PAGE_SIZE;
+use lazymmu::PAGE_SIZE;
 
 use super::{frames, layout::linear_virt};
 use crate::sync::IrqLock;

@@ -5,7 +5,7 @@ use core::fmt;
 use core::ops::Range;
 
 use boot::{Handoff, IMAGE_VIRT};
-use mmu::{AddressSpace, Backing, Frame, Kernel, PAGE_SIZE, PageRange, Prot, SpaceError};
+use lazymmu::{AddressSpace, Backing, Frame, Kernel, PAGE_SIZE, PageRange, Prot, SpaceError};
 
 use crate::platform::phys_range::PhysRange;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The kernel's address space, and the `mmu` crate bound to this kernel.
+//! The kernel's address space, and the `lazymmu` crate bound to this kernel.
 //!
 //! # Releasing the lock in a section
 //!
@@ -12,7 +12,7 @@
 use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
 
-use mmu::{AddressSpace, Context, Frame, Mmu, PageRange, Table, TableFrames};
+use lazymmu::{AddressSpace, Context, Frame, Mmu, PageRange, Table, TableFrames};
 use spin::once::Once;
 
 use super::layout::{DEVICE, DEVICE_SIZE, VMAP, linear_virt};
@@ -21,7 +21,7 @@ use crate::arch::hardware::Arm64;
 use crate::arch::relax::CpuRelax;
 use crate::sync::{SpinLock, SpinLockGuard};
 
-/// The `mmu` crate bound to this kernel.
+/// The `lazymmu` crate bound to this kernel.
 pub static MMU: Mmu<Arm64> = Mmu::new(Arm64);
 
 /// The address space type of this kernel.

@@ -13,7 +13,7 @@
 //! Each region starts at a top-level entry of its own (512 GiB), so that regions
 //! never share a table.
 
-use mmu::{Frame, PAGE_SIZE, PageRange};
+use lazymmu::{Frame, PAGE_SIZE, PageRange};
 
 use crate::platform::memory_map::FrameRange;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The linear map: all RAM, by 4 KiB pages, through the `mmu` crate's own runs.
+//! The linear map: all RAM, by 4 KiB pages, through the `lazymmu` crate's own runs.
 
-use mmu::{Backing, Context, Counts, Prot, SpaceError};
+use lazymmu::{Backing, Context, Counts, Prot, SpaceError};
 
 use super::kernel_space::Space;
 use super::layout::linear_pages;
@@ -24,7 +24,7 @@ pub struct Built {
 /// Maps all RAM of `memory` in `space`, which is not live yet.
 ///
 /// # Errors
-/// Those of [`AddressSpace::map`](mmu::AddressSpace::map); out of tables only if usable RAM is in
+/// Those of [`AddressSpace::map`](lazymmu::AddressSpace::map); out of tables only if usable RAM is in
 /// pieces too small for them.
 pub fn build(space: &mut Space, memory: &MemoryMap) -> Result<Built, SpaceError> {
     let before = Arm64.counters().read();

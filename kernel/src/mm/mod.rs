@@ -30,7 +30,7 @@ pub use kernel_space::MMU;
 use core::fmt;
 
 use boot::Handoff;
-use mmu::{AddressSpace, Backend, BarrierPolicy, Features, Prot, SpaceError, SpaceKind};
+use lazymmu::{AddressSpace, Backend, BarrierPolicy, Features, Prot, SpaceError, SpaceKind};
 
 use self::image::Image;
 use self::layout::linear_pages;
@@ -38,7 +38,7 @@ use crate::platform::console;
 use crate::platform::memory_map::{FrameRange, MemoryMap};
 use crate::platform::phys_range::PhysRange;
 
-/// How the `mmu` crate is to work.
+/// How the `lazymmu` crate is to work.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// What the CPUs offer.

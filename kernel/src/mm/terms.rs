@@ -2,7 +2,7 @@
 //! Strategy and policy for a while: for the demonstration and the self-tests, which
 //! state figures that depend on both.
 
-use mmu::{Backend, BarrierPolicy, LazyMmuError, NoEts2};
+use lazymmu::{Backend, BarrierPolicy, LazyMmuError, NoEts2};
 
 use super::MMU;
 

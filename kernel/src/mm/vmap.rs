@@ -9,7 +9,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use mmu::{Backing, Frame, PAGE_SIZE, PageRange, Prot, SpaceError, VirtAddr};
+use lazymmu::{Backing, Frame, PAGE_SIZE, PageRange, Prot, SpaceError, VirtAddr};
 
 use super::kernel_space::{self, MMU};
 use super::layout::{STACKS, STACKS_SIZE, VMAP, VMAP_SIZE};
@@ -153,7 +153,7 @@ impl Area {
     /// Maps the whole area; in a section of the caller's it takes effect with that section.
     ///
     /// # Errors
-    /// Those of [`mmu::AddressSpace::map`].
+    /// Those of [`lazymmu::AddressSpace::map`].
     pub fn map(&self, backing: Backing<'_>, prot: Prot) -> Result<(), SpaceError> {
         kernel_space::lock().map(self.pages, backing, prot)
     }
@@ -161,7 +161,7 @@ impl Area {
     /// Unmaps the whole area and invalidates it.
     ///
     /// # Errors
-    /// Those of [`mmu::AddressSpace::unmap`].
+    /// Those of [`lazymmu::AddressSpace::unmap`].
     pub fn unmap(&self) -> Result<(), SpaceError> {
         kernel_space::lock().unmap(self.pages)
     }

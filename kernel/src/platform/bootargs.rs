@@ -18,7 +18,7 @@
 //! pages=N                           largest measured window    (4096)
 //! ```
 //!
-//! The backends are those of [`mmu::Backend`]. The other modes, from `panic` to `hang`, end badly on purpose
+//! The backends are those of [`lazymmu::Backend`]. The other modes, from `panic` to `hang`, end badly on purpose
 //! ([`Provocation`]).
 //!
 //! A word that is anything else is an error, not a warning: a mistyped argument
@@ -36,8 +36,8 @@
 
 use core::fmt;
 
+use lazymmu::Backend;
 use log::LevelFilter;
-use mmu::Backend;
 
 use crate::platform::devicetree::MAX_CPUS;
 use crate::selftest::filter::{Filter, FilterError};

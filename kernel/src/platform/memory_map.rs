@@ -22,7 +22,7 @@
 use core::fmt;
 
 use arrayvec::ArrayVec;
-use mmu::{Frame, PA_BITS, PAGE_SIZE};
+use lazymmu::{Frame, PA_BITS, PAGE_SIZE};
 
 use super::devicetree::{
     EnableMethod, InterruptController, MAX_BANKS, MAX_CPUS, MAX_REDISTRIBUTOR_REGIONS,

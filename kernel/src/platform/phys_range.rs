@@ -8,7 +8,7 @@
 
 use core::fmt;
 
-use mmu::PAGE_SIZE;
+use lazymmu::PAGE_SIZE;
 
 /// `start..end` in bytes of physical address space, with `start < end`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the `mmu` crate asks: who is running, and in an interrupt or not.
+//! What the `lazymmu` crate asks: who is running, and in an interrupt or not.
 
-use mmu::{Batch, Context, Counters, Counts, LazyMmuError, LazyMmuState};
+use lazymmu::{Batch, Context, Counters, Counts, LazyMmuError, LazyMmuState};
 
 use super::preempt;
 use super::run;

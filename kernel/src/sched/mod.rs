@@ -9,7 +9,7 @@
 //! | `run` | the switch, preemption, the timer, idling |
 //! | [`preempt`], `might_sleep` | what keeps a task on its CPU |
 //! | `wait`, `mutex` | waiting for others |
-//! | `context` | what the `mmu` crate asks |
+//! | `context` | what the `lazymmu` crate asks |
 //!
 //! # Policy
 //!
@@ -20,7 +20,7 @@
 //! # Lazy MMU mode
 //!
 //! A task may lose its CPU in the middle of a section. Its counters, its pauses, its announced ranges and what it owes
-//! are its own and stay as they are (R11); what the CPU it leaves must do for it is [`mmu::Lazy::switch_out`]
+//! are its own and stay as they are (R11); what the CPU it leaves must do for it is [`lazymmu::Lazy::switch_out`]
 //! (R17): whoever it was, its stores are complete before any other CPU can run it. What a
 //! switch did is not done again: of the pair that the section owes, only the `ISB` is left.
 //!

@@ -7,10 +7,10 @@
 //! With interrupts masked, on the stack of the task that leaves:
 //!
 //! 1. [`Cpus::schedule`](super::Cpus::schedule) locks the queue.
-//! 2. [`Lazy::switch_out`](mmu::Lazy::switch_out): what waits in the CPU's batch is executed and `DSB ISH` completes the
+//! 2. [`Lazy::switch_out`](lazymmu::Lazy::switch_out): what waits in the CPU's batch is executed and `DSB ISH` completes the
 //!    task's stores (R17), before anybody can find the task; and behind the lock, because the same barrier orders what the
 //!    coming task has stored elsewhere before a TLBI that it issues here. It may refuse, and then the task keeps
-//!    its CPU until [`Context::preemption_point`](mmu::Context::preemption_point) says that it need not. Then the
+//!    its CPU until [`Context::preemption_point`](lazymmu::Context::preemption_point) says that it need not. Then the
 //!    queue decides.
 //! 3. `ISB`, if the task that comes was on another CPU, or nowhere: mappings whose barriers were executed
 //!    elsewhere, that of its stack among them, may be unknown to what this CPU has translated early (rows X2 and M3 of the verdict table).
@@ -123,7 +123,7 @@ pub(super) fn schedule(why: Why, _masked: &Masked) {
     let next = unsafe { &*next };
     if next.arrive(index as u32) {
         // Rule: rows X2, X3 (R37). Behind the acquisition of the queue's lock, on whose outcome there has been a branch.
-        // Witness: the model (`model_scheduler` of `mmu`); QEMU shows nothing, and `arrivals` counts it only.
+        // Witness: the model (`model_scheduler` of `lazymmu`); QEMU shows nothing, and `arrivals` counts it only.
         barrier::isb();
         decision.count_arrival();
     }

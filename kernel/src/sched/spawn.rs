@@ -19,7 +19,7 @@ use core::marker::PhantomData;
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use mmu::PAGE_SIZE;
+use lazymmu::PAGE_SIZE;
 
 use super::entity::CpuMask;
 use super::might_sleep::might_sleep;

@@ -4,7 +4,7 @@
 
 use core::fmt;
 
-use mmu::{Backing, Frame, PAGE_SIZE, Prot};
+use lazymmu::{Backing, Frame, PAGE_SIZE, Prot};
 
 use crate::arch::backtrace;
 use crate::mm::vmap::{self, Area, VmapError};

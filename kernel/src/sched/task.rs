@@ -11,7 +11,7 @@ use core::cell::UnsafeCell;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use mmu::{Counters, Counts, LazyMmuState};
+use lazymmu::{Counters, Counts, LazyMmuState};
 
 use super::entity::{CpuMask, Entity, Entry};
 use super::stack::Stack;

@@ -6,7 +6,7 @@ use core::hint::black_box;
 use core::ptr;
 use core::time::Duration;
 
-use mmu::Backend;
+use lazymmu::Backend;
 
 use crate::arch::percpu;
 use crate::arch::relax::cpu_relax;

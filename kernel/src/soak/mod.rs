@@ -24,7 +24,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 
-use mmu::LazyMmuError;
+use lazymmu::LazyMmuError;
 
 use self::worker::{Report, Worker};
 use crate::arch::timer;

@@ -6,7 +6,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
-use mmu::{Backing, Owed, Prot, SpaceError};
+use lazymmu::{Backing, Owed, Prot, SpaceError};
 
 use super::SoakError;
 use crate::arch::probe;
@@ -401,7 +401,7 @@ impl Worker {
     /// All pages are what they should be, to the CPU that the task has now. Only where nothing is deferred (R19).
     fn look(&self) -> Result<(), Wrong> {
         for (i, page) in self.pages.iter().enumerate() {
-            let va = self.area.start() + i as u64 * mmu::PAGE_SIZE;
+            let va = self.area.start() + i as u64 * lazymmu::PAGE_SIZE;
             let read = probe::try_read_u64(va);
             let mark = Self::mark(self.number, i);
             let is_right = match page {

@@ -47,7 +47,7 @@ pub const TOOLS: [Tool; 5] = [
             "--package=modes",
             "--package=image",
             "--package=boot",
-            "--package=mmu",
+            "--package=lazymmu",
             "--",
             "--deny=warnings",
         ],
@@ -55,7 +55,7 @@ pub const TOOLS: [Tool; 5] = [
     },
     Tool {
         name: "rustdoc-library",
-        arguments: &["doc", "--no-deps", "--package=mmu"],
+        arguments: &["doc", "--no-deps", "--package=lazymmu"],
         rustdoc: "--deny=warnings",
     },
     Tool {

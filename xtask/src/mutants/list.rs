@@ -33,7 +33,7 @@ pub static LISTS: [List; 2] = [
         subject: "library",
         path: "kernel/mmu/mutants.txt",
         sources: "kernel/mmu/src",
-        package: "mmu",
+        package: "lazymmu",
         #[cfg(test)]
         tests: "kernel/mmu/tests",
     },

@@ -19,7 +19,7 @@ pub struct Set {
     package: &'static str,
     /// Which of its tests run on the host, and how they are built.
     targets: &'static [&'static str],
-    /// Random programs of the `mmu` crate's property tests (kernel/mmu/tests/model_properties.rs).
+    /// Random programs of the `lazymmu` crate's property tests (kernel/mmu/tests/model_properties.rs).
     programs: u32,
 }
 
@@ -32,15 +32,15 @@ const MANY_PROGRAMS: u32 = 100_000;
 pub const SETS: [Set; 5] = [
     // Library, integration and documentation tests.
     Set {
-        name: "mmu",
-        package: "mmu",
+        name: "lazymmu",
+        package: "lazymmu",
         targets: &[],
         programs: FEW_PROGRAMS,
     },
     // The library under random programs on the machine model, twenty times as fast optimized.
     Set {
-        name: "mmu, random programs",
-        package: "mmu",
+        name: "lazymmu, random programs",
+        package: "lazymmu",
         targets: &["--release", "--test=model_properties"],
         programs: MANY_PROGRAMS,
     },
@@ -236,10 +236,10 @@ test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out
 
     #[test]
     fn filter_may_leave_out_the_first_parts_of_a_name() {
-        assert!(selects("mmu.lazy.*", "mmu", "lazy::tests::nesting"));
-        assert!(selects("lazy.*", "mmu", "lazy::tests::nesting"));
-        assert!(selects("nesting", "mmu", "lazy::tests::nesting"));
-        assert!(!selects("nest", "mmu", "lazy::tests::nesting"));
-        assert!(!selects("lazy", "mmu", "lazy::tests::nesting"));
+        assert!(selects("lazymmu.lazy.*", "lazymmu", "lazy::tests::nesting"));
+        assert!(selects("lazy.*", "lazymmu", "lazy::tests::nesting"));
+        assert!(selects("nesting", "lazymmu", "lazy::tests::nesting"));
+        assert!(!selects("nest", "lazymmu", "lazy::tests::nesting"));
+        assert!(!selects("lazy", "lazymmu", "lazy::tests::nesting"));
     }
 }

@@ -14,7 +14,7 @@ mod fake;
 use arbitrary::Arbitrary;
 use fake::{Fake, KINDS, frame, new_mmu, new_space, pages};
 use libfuzzer_sys::fuzz_target;
-use mmu::{
+use lazymmu::{
     AddressSpace, Backend, Backing, Context, Desc, Features, Half, LazyMmuError, Level, Mmu,
     PAGE_SIZE, PageRange, PendingFlush, Prot, SpaceError, SpaceKind, TlbFeatures, bits,
 };
@@ -232,7 +232,7 @@ impl Run<'_> {
             },
             Operation::UnmapFrames(_) => {
                 let mut given = Vec::new();
-                let give_back = |va: mmu::VirtAddr, frame| given.push((va.as_u64(), frame));
+                let give_back = |va: lazymmu::VirtAddr, frame| given.push((va.as_u64(), frame));
                 let done = self.space.unmap_frames(range, give_back);
                 if done.is_ok() {
                     let all = addresses(range).map(|va| (va, self.entry(va).frame()));
@@ -358,7 +358,7 @@ impl Run<'_> {
         let mut expected = Vec::new();
         let mut gather = self
             .space
-            .gather(|va: mmu::VirtAddr, frame| given.push((va.as_u64(), frame)));
+            .gather(|va: lazymmu::VirtAddr, frame| given.push((va.as_u64(), frame)));
         for range in ranges {
             let all = addresses(range).all(|va| self.oracle.contains_key(&va));
             assert_eq!(gather.unmap(range).is_ok(), all);

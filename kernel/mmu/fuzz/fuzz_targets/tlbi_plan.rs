@@ -12,8 +12,8 @@ mod order;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use mmu::tlbi::{self, MAX_DVM_OPS, MAX_RANGE_PAGES, Reach, Scope};
-use mmu::{Asid, Half, PAGE_SIZE, PageRange, TlbFeatures, TlbiOp};
+use lazymmu::tlbi::{self, MAX_DVM_OPS, MAX_RANGE_PAGES, Reach, Scope};
+use lazymmu::{Asid, Half, PAGE_SIZE, PageRange, TlbFeatures, TlbiOp};
 use order::Named;
 
 #[derive(Arbitrary, Debug)]

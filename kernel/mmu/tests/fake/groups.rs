@@ -15,7 +15,7 @@
 //! part, at the latest by the end of the section. What hardware ignores or sets by itself may differ: AF,
 //! software's bits, and `AP[2]` under DBM.
 
-use mmu::{PAGE_SIZE, bits};
+use lazymmu::{PAGE_SIZE, bits};
 use std::collections::BTreeSet;
 
 pub const GROUP: usize = 16;

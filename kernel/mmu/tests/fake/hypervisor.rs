@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A hypervisor that executes what [`mmu::Backend::Multicall`] asks for, and remembers it.
+//! A hypervisor that executes what [`lazymmu::Backend::Multicall`] asks for, and remembers it.
 //!
 //! Its barriers are its own: the library neither executes nor counts them. Order is checked all the same.
 
 use super::Fake;
-use mmu::tlbi::{self, Reach};
-use mmu::{Call, Desc, Frame, Hardware, Hypervisor, PAGE_SIZE, TableFrames, TlbFeatures, bits};
+use lazymmu::tlbi::{self, Reach};
+use lazymmu::{Call, Desc, Frame, Hardware, Hypervisor, PAGE_SIZE, TableFrames, TlbFeatures, bits};
 
 impl Fake {
     /// From now on calls are the hypervisor's, not the library's.

@@ -4,16 +4,16 @@
 //! A moment is a call of the library to its kernel: the only place between two of its instructions that a
 //! test can name. At each of them, while [`Fake::strike_when`] has armed it, the fake asks whether an
 //! interrupt arrives now. [`preempt_when`] makes of that what a timer tick is to a kernel: it asks for the
-//! task's CPU ([`mmu::Lazy::switch_out`]), and if it gets it, another task runs for a while.
+//! task's CPU ([`lazymmu::Lazy::switch_out`]), and if it gets it, another task runs for a while.
 //!
 //! No interrupt arrives while one is being handled, nor in what the other task does.
 
 use super::{Arrival, Fake};
-use mmu::{LazyMmuError, Mmu};
+use lazymmu::{LazyMmuError, Mmu};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-/// A call to the kernel, by what it asks. [`mmu::Context::report`] and allocations are none.
+/// A call to the kernel, by what it asks. [`lazymmu::Context::report`] and allocations are none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     /// An entry is read, and only that.
@@ -22,13 +22,13 @@ pub enum Moment {
     Store,
     /// A barrier or TLBI.
     Maintenance,
-    /// [`mmu::Context::lazy`].
+    /// [`lazymmu::Context::lazy`].
     Lazy,
-    /// [`mmu::Context::in_interrupt`].
+    /// [`lazymmu::Context::in_interrupt`].
     InInterrupt,
-    /// [`mmu::Context::counters`].
+    /// [`lazymmu::Context::counters`].
     Counters,
-    /// [`mmu::Context::batch`].
+    /// [`lazymmu::Context::batch`].
     Batch,
 }
 
@@ -65,7 +65,7 @@ impl Fake {
         self.interrupts.next.take();
     }
 
-    /// How often the library has called [`mmu::Context::preemption_point`] since the last call.
+    /// How often the library has called [`lazymmu::Context::preemption_point`] since the last call.
     pub fn take_offers(&self) -> u32 {
         self.interrupts.offers.take()
     }
@@ -88,7 +88,7 @@ impl Fake {
 }
 
 /// What came of a preemption: `None` if its moment never came, else what the task's
-/// [`mmu::Lazy::switch_out`] said.
+/// [`lazymmu::Lazy::switch_out`] said.
 pub type Outcome = Rc<Cell<Option<Result<(), LazyMmuError>>>>;
 
 /// A timer interrupt at the first moment that `when` chooses. If the task may leave its CPU, task 1 runs

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A kernel of paper: every effect is recorded, counted apart and checked.
 //!
-//! [`Fake`] implements what [`mmu::Kernel`] asks for. It executes nothing, but knows for each
+//! [`Fake`] implements what [`lazymmu::Kernel`] asks for. It executes nothing, but knows for each
 //! store which table it hit ([`order`] judges it at once), and at its end compares its own
 //! tallies with the library's counters: a test need not mention counters to check them.
 
@@ -20,7 +20,7 @@ pub use world::*;
 
 use groups::{GROUP, Groups};
 use interrupts::{Interrupts, Moment};
-use mmu::{
+use lazymmu::{
     Batch, Call, Context, Counters, Counts, Desc, ENTRIES, Frame, Hardware, Hypervisor,
     LazyMmuError, LazyMmuState, PAGE_SIZE, Pte, Table, TableFrames, TlbiOp, bits,
 };

@@ -13,7 +13,7 @@
 //!
 //! It shares no code with the library: operands and attributes are decoded here.
 
-use mmu::{TlbiOp, bits};
+use lazymmu::{TlbiOp, bits};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a store was, judged by where the entry stands.

@@ -4,7 +4,7 @@
 //! The library keeps TCR_EL1.{HA,HD} clear, but its queues must not be what forbids setting them.
 
 use super::{Fake, cell};
-use mmu::{Frame, Pte};
+use lazymmu::{Frame, Pte};
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 

@@ -3,7 +3,7 @@
 
 use super::order::Role;
 use super::{Effect, Fake};
-use mmu::{
+use lazymmu::{
     AddressSpace, Asid, Backend, Backing, Context, Features, Frame, Mmu, PAGE_SIZE, PageRange,
     Prot, SpaceError, SpaceKind, VirtAddr, bits,
 };
@@ -58,7 +58,7 @@ pub fn new_space(mmu: &Mmu<Fake>, kind: SpaceKind) -> AddressSpace<'_, Fake> {
     space
 }
 
-/// A space of `mmu` in which the tables for `range` exist and nothing is mapped.
+/// A space of `lazymmu` in which the tables for `range` exist and nothing is mapped.
 pub fn new_space_with_tables(
     mmu: &Mmu<Fake>,
     kind: SpaceKind,

@@ -7,7 +7,7 @@
 use super::cpu::Barrier;
 use super::sim::{POOL, Sim};
 use super::trace::{self, Effect};
-use mmu::{
+use lazymmu::{
     Batch, Context, Counters, Desc, Frame, Hardware, LazyMmuError, LazyMmuState, PAGE_SIZE, Pte,
     Table, TableFrames, TlbiOp,
 };

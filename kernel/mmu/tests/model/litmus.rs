@@ -11,7 +11,7 @@ use super::cpu::Barrier;
 use super::machine::{Machine, Model, RootId, Token};
 use super::memory::{Location, TableId};
 use super::outcome::{Kind, Outcome, Outcomes};
-use mmu::{Frame, PAGE_SHIFT, Prot, TlbiOp, bits};
+use lazymmu::{Frame, PAGE_SHIFT, Prot, TlbiOp, bits};
 
 /// An entry that programs write.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ pub struct Slot {
 }
 
 /// Index 0 at every level.
-const BASE: u64 = mmu::Half::Upper.start();
+const BASE: u64 = lazymmu::Half::Upper.start();
 const POOL: u64 = 0x4000_0000;
 
 impl Slot {

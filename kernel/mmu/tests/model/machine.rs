@@ -5,7 +5,7 @@ use super::cpu::{Barrier, Cpu};
 use super::memory::{Location, Memory, Place, TableId, VersionId};
 use super::tlbi::Tlbi;
 use super::view::{CPUS, Stamp, View};
-use mmu::{PAGE_SHIFT, TlbiOp};
+use lazymmu::{PAGE_SHIFT, TlbiOp};
 
 /// What the CPUs of a machine are like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -13,12 +13,12 @@
 //! zeroes is unknown, and a walker that gets there early reads *garbage*.
 
 use super::view::{Stamp, View};
-use mmu::bits;
+use lazymmu::bits;
 
 /// Level shifts of a walk, in bits.
 pub const SHIFT: [u32; 4] = [39, 30, 21, 12];
 
-const ENTRIES: usize = mmu::ENTRIES;
+const ENTRIES: usize = lazymmu::ENTRIES;
 
 /// Index of a version. Two values are no index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -28,7 +28,7 @@
 //! # How to use it
 //!
 //! [`litmus`] runs straight-line programs of instructions. [`sim`] is a kernel for the library; it
-//! implements [`mmu::Hardware`], [`mmu::TableFrames`] and [`mmu::Context`] (in [`hardware`]).
+//! implements [`lazymmu::Hardware`], [`lazymmu::TableFrames`] and [`lazymmu::Context`] (in [`hardware`]).
 //! [`saboteur`] is the same kernel with instructions left out, [`scenarios`] and [`queues`] are what it
 //! is let loose on, and [`world`] is what they are built from.
 //!

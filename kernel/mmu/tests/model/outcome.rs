@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What an access may do, and the set of all it may do.
 
-use mmu::bits;
+use lazymmu::bits;
 use std::fmt;
 
 /// What the instruction wants of the page.
@@ -58,9 +58,9 @@ impl Outcome {
         } else {
             1 << (9 * (3 - level))
         };
-        let base = (raw & bits::ADDRESS) >> mmu::PAGE_SHIFT & !(span - 1);
+        let base = (raw & bits::ADDRESS) >> lazymmu::PAGE_SHIFT & !(span - 1);
         Self::Page {
-            page: (base + (page & (span - 1))) << mmu::PAGE_SHIFT,
+            page: (base + (page & (span - 1))) << lazymmu::PAGE_SHIFT,
             memory: raw & MEMORY,
         }
     }

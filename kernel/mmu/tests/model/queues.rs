@@ -10,7 +10,7 @@ use super::world::{
 };
 use super::{Kind, Outcome, RootId, Saboteur, Switch};
 use Kind::{Read, Write};
-use mmu::{AddressSpace, Backend, LazyMmuError, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError};
+use lazymmu::{AddressSpace, Backend, LazyMmuError, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError};
 
 /// The context switch is the library's alone.
 fn bare(backend: Backend) -> Setup {
@@ -95,7 +95,7 @@ fn gather_in_a_section(mmu: &Mmu<Saboteur>) -> Outcomes {
     let sim = &mmu.kernel().sim;
     announce(&space, pages(KERNEL, 8));
     window(mmu, || {
-        let give_back = |va: mmu::VirtAddr, frame: mmu::Frame| {
+        let give_back = |va: lazymmu::VirtAddr, frame: lazymmu::Frame| {
             sim.reuse(root, va.as_u64(), frame.as_u64());
         };
         good(space.unmap_frames(pages(KERNEL, 1), give_back));

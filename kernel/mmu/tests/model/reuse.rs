@@ -10,7 +10,7 @@ use super::machine::Machine;
 use super::memory::{SHIFT, TableId};
 use super::tlbi::Entry;
 use super::walk::{NEVER, Question};
-use mmu::PAGE_SHIFT;
+use lazymmu::PAGE_SHIFT;
 use std::fmt;
 
 /// Memory was given back too early.

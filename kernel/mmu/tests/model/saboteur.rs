@@ -7,7 +7,7 @@
 //! Each call but those for tables is also a moment at which an interrupt may arrive ([`Sim::strike_at`]).
 
 use super::sim::{Executed, Sim};
-use mmu::{
+use lazymmu::{
     Batch, Context, Counters, Desc, Frame, Hardware, LazyMmuError, LazyMmuState, Pte, Table,
     TableFrames, TlbiOp,
 };

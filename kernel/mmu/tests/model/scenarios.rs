@@ -11,7 +11,7 @@ use super::world::{
 };
 use super::{Kind, Outcome, Saboteur};
 use Kind::{Fetch, Read, Write};
-use mmu::{Backend, BarrierPolicy, MemoryType, Mmu, PAGE_SIZE, Prot, SpaceError};
+use lazymmu::{Backend, BarrierPolicy, MemoryType, Mmu, PAGE_SIZE, Prot, SpaceError};
 
 pub struct Scenario {
     pub name: &'static str,
@@ -151,7 +151,7 @@ fn write_a_fast_range(mmu: &Mmu<Saboteur>) -> Outcomes {
 pub(super) fn mapped(
     mmu: &Mmu<Saboteur>,
     prot: Prot,
-) -> (mmu::AddressSpace<'_, Saboteur>, super::RootId) {
+) -> (lazymmu::AddressSpace<'_, Saboteur>, super::RootId) {
     let (mut space, root) = kernel_space(mmu);
     good(space.map(pages(KERNEL, 1), backing(5), prot));
     mmu.kernel().sim.settle();
@@ -180,7 +180,7 @@ fn unmap_and_reuse_frames(mmu: &Mmu<Saboteur>) -> Outcomes {
     let (mut space, root) = mapped(mmu, Prot::KERNEL);
     let sim = &mmu.kernel().sim;
     window(mmu, || {
-        let give_back = |va: mmu::VirtAddr, frame: mmu::Frame| {
+        let give_back = |va: lazymmu::VirtAddr, frame: lazymmu::Frame| {
             sim.reuse(root, va.as_u64(), frame.as_u64());
         };
         good(space.unmap_frames(pages(KERNEL, 1), give_back));
@@ -276,8 +276,8 @@ fn destroy_a_user_space(mmu: &Mmu<Saboteur>) -> Outcomes {
     // SAFETY: no task has the root, so no TTBR does, and no table is shared.
     window(mmu, || unsafe { space.destroy() });
     no_hazards(mmu)?;
-    let kind = mmu::SpaceKind::User(ASID);
-    let space = good(mmu::AddressSpace::new(mmu, kind));
+    let kind = lazymmu::SpaceKind::User(ASID);
+    let space = good(lazymmu::AddressSpace::new(mmu, kind));
     let root = sim.add_root(space.root(), kind);
     sim.set_root(0, root);
     sim.set_root(1, root);

@@ -16,7 +16,7 @@ use super::outcome::{Kind, Outcomes};
 use super::reuse::Hazard;
 use super::trace::{Effect, Event};
 use super::view::CPUS;
-use mmu::{
+use lazymmu::{
     Batch, Counters, Frame, Half, LazyMmuError, LazyMmuState, PAGE_SIZE, Pte, SpaceKind, Table,
     TlbiOp,
 };

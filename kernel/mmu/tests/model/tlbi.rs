@@ -5,7 +5,7 @@
 //! encodes them. A TTL is a promise (R33): an entry of another level is not invalidated.
 
 use super::view::View;
-use mmu::TlbiOp;
+use lazymmu::TlbiOp;
 
 /// One TLBI, or several in a row that differ in their page only.
 #[derive(Clone, Copy, Debug)]

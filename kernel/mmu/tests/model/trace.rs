@@ -2,7 +2,7 @@
 //! What the library executed since somebody last asked, as far as barriers are about it.
 
 use super::memory::is_link;
-use mmu::{TlbiOp, bits};
+use lazymmu::{TlbiOp, bits};
 
 /// One effect, and whether lazy MMU mode was active for whoever caused it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -27,7 +27,7 @@ use super::memory::{Location, SHIFT, TableId, Version, VersionId, is_cacheable, 
 use super::outcome::{Kind, Outcome, Outcomes};
 use super::tlbi::{Entry, Tlbi};
 use super::view::View;
-use mmu::{PAGE_SHIFT, bits};
+use lazymmu::{PAGE_SHIFT, bits};
 
 /// "It may be used still", as the number of the TLBI that ended it.
 pub const NEVER: u32 = u32::MAX;

@@ -3,7 +3,7 @@
 //! tables are old, and checks that say what else could happen.
 
 use super::{CPUS, Kind, Model, Outcome, Outcomes, Plan, RootId, Saboteur, Sim, Switch};
-use mmu::{
+use lazymmu::{
     AddressSpace, Asid, Backend, Backing, BarrierPolicy, Features, Frame, Mmu, PAGE_SIZE,
     PageRange, Prot, SpaceKind, TlbFeatures,
 };

@@ -9,7 +9,7 @@ use super::contract::{Made, State};
 use super::run::{Failure, Pending, Run, prot, va};
 use super::{Act, Each, Fast, Frames, Op, Range};
 use crate::model::world::frame;
-use mmu::{Backend, Backing, Frame, PAGE_SIZE, Prot, SpaceError, VirtAddr};
+use lazymmu::{Backend, Backing, Frame, PAGE_SIZE, Prot, SpaceError, VirtAddr};
 
 /// Who calls: the task, and the CPU that it runs on.
 #[derive(Clone, Copy)]
@@ -301,7 +301,7 @@ impl Run<'_> {
         by: Caller,
     ) -> Result<(), Failure> {
         let new = prot(space, index);
-        let memory = |prot: Prot| prot.as_u64() & mmu::bits::ATTR_INDX;
+        let memory = |prot: Prot| prot.as_u64() & lazymmu::bits::ATTR_INDX;
         let in_place = range.pages().all(|page| {
             let value = self.value(space, page);
             value.is_some_and(|(_, old)| memory(prot(space, old)) == memory(new))
@@ -376,7 +376,7 @@ impl Run<'_> {
     ) -> Result<(), Failure> {
         let frames = self.frames(range, Frames::Aligned);
         let before = self.frames(range, Frames::Aligned);
-        let whole = range.of(space).is_in_one_table(mmu::Level::L3);
+        let whole = range.of(space).is_in_one_table(lazymmu::Level::L3);
         let prot = prot(space, 0);
         let mut done = Vec::new();
         let mut set_first = None;

@@ -19,7 +19,7 @@
 
 use super::{PAGES, SPACES};
 use crate::model::CPUS;
-use mmu::{Backend, BarrierPolicy};
+use lazymmu::{Backend, BarrierPolicy};
 
 /// A mapped page: number of the frame, index of the protection.
 pub type Value = Option<(u64, u8)>;

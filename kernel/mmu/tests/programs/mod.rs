@@ -33,8 +33,8 @@ pub const TASKS: usize = 5;
 /// table in the middle, and one contiguous group with its alignment. Offset in the half in
 /// bytes, length in pages.
 pub const WINDOWS: [(u64, u64); 3] = [
-    ((4 << 21) - 6 * mmu::PAGE_SIZE, 12),
-    ((1 << 30) - 2 * mmu::PAGE_SIZE, 4),
+    ((4 << 21) - 6 * lazymmu::PAGE_SIZE, 12),
+    ((1 << 30) - 2 * lazymmu::PAGE_SIZE, 4),
     ((1 << 30) + (6 << 21) + (3 << 16), 16),
 ];
 

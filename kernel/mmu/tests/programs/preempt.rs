@@ -2,7 +2,7 @@
 //! Preemption inside the library's calls.
 //!
 //! At a moment of a step (a call of the library to its kernel, by number) a timer interrupt arrives. If
-//! the task may leave its CPU ([`mmu::Lazy::switch_out`]), the *intruder* runs there: a task that belongs to
+//! the task may leave its CPU ([`lazymmu::Lazy::switch_out`]), the *intruder* runs there: a task that belongs to
 //! no program and has a small user space of its own. It does what [`Meanwhile`] says, and the
 //! interrupted task goes on: on the same CPU, or on another one, with whose task it changes places.
 //!
@@ -15,7 +15,7 @@ use super::run::Failure;
 use super::{Meanwhile, TASKS};
 use crate::model::world::{frame, pages};
 use crate::model::{Kind, Outcome, RootId, Saboteur, Switch};
-use mmu::{AddressSpace, Asid, Backing, Frame, Mmu, PAGE_SIZE, Prot, SpaceKind};
+use lazymmu::{AddressSpace, Asid, Backing, Frame, Mmu, PAGE_SIZE, Prot, SpaceKind};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -181,7 +181,7 @@ impl Intruder {
             }
             Some(_) => {
                 self.mapped.set(None);
-                let give_back = |va: mmu::VirtAddr, frame: Frame| {
+                let give_back = |va: lazymmu::VirtAddr, frame: Frame| {
                     sim.reuse(self.root, va.as_u64(), frame.as_u64());
                 };
                 space.unmap_frames(range, give_back)
@@ -194,7 +194,7 @@ impl Intruder {
         for page in 0..PAGES {
             let va = AT + page * PAGE_SIZE;
             let expected = self.mapped.get().map(|first| frame(first + page));
-            let found = mmu::VirtAddr::new(va).and_then(|va| space.query(va));
+            let found = lazymmu::VirtAddr::new(va).and_then(|va| space.query(va));
             let found = found.map(|found| found.entry.frame());
             if found != expected {
                 return Err(format!(

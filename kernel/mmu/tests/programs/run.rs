@@ -15,7 +15,7 @@ use super::preempt::Intruder;
 use super::{Frames, Op, Preemption, Program, Range, SPACES, Step, TASKS, WINDOWS};
 use crate::model::world::Setup;
 use crate::model::{CPUS, Plan, RootId, Saboteur, Sim, Switch, Token};
-use mmu::{
+use lazymmu::{
     AddressSpace, Asid, Backend, BarrierPolicy, LazyMmuState, LazySuspended, MemoryType, Mmu,
     PAGE_SIZE, PageRange, PendingFlush, Prot, SpaceKind,
 };
@@ -98,9 +98,9 @@ const fn first_page(window: usize) -> usize {
 
 pub fn va(space: usize, page: usize) -> u64 {
     let half = if space == 0 {
-        mmu::Half::Upper
+        lazymmu::Half::Upper
     } else {
-        mmu::Half::Lower
+        lazymmu::Half::Lower
     };
     let window = (0..WINDOWS.len())
         .rev()
@@ -496,7 +496,7 @@ impl<'m> Run<'m> {
         let pages = range.of(space);
         let mm = &self.spaces[space];
         let table = mm.last_level_table(pages.start());
-        let Some(table) = table.filter(|_| pages.is_in_one_table(mmu::Level::L3)) else {
+        let Some(table) = table.filter(|_| pages.is_in_one_table(lazymmu::Level::L3)) else {
             return;
         };
         // SAFETY: no table is freed while a range is in force (see `FreeEmptyTables`).

@@ -346,7 +346,7 @@ fn check() -> Result<(), Incompatible> {
     }
     if in_force.ets2 && this.ets < Ets::Ets2 {
         // Nobody else is in the library: the other CPUs are idle, and the boot CPU waits.
-        MMU.set_features(mmu::Features {
+        MMU.set_features(lazymmu::Features {
             ets2: false,
             ..in_force
         });

@@ -4,7 +4,7 @@
 
 use alloc::vec::Vec;
 
-use mmu::{Frame, PAGE_SIZE, VirtAddr};
+use lazymmu::{Frame, PAGE_SIZE, VirtAddr};
 
 use super::fixture::store;
 use crate::arch::probe::try_read_u64;

@@ -4,7 +4,7 @@
 //!
 //! First of all suites, since others put their own terms in force for a while.
 
-use mmu::BarrierPolicy;
+use lazymmu::BarrierPolicy;
 
 use crate::arch::features::Ets;
 use crate::mm::MMU;

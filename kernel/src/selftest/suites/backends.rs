@@ -9,7 +9,7 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use mmu::{
+use lazymmu::{
     AddressSpace, Asid, Backend, Backing, Frame, PAGE_SIZE, PageRange, Prot, SpaceKind, VirtAddr,
     bits,
 };

@@ -8,7 +8,7 @@
 
 use core::ops::Range;
 
-use mmu::Backend;
+use lazymmu::Backend;
 
 use super::fixture::dsb_ish_of_a_flush;
 use super::scene::Step::{self, *};

@@ -2,7 +2,7 @@
 //! Break-before-make (R29): refused where it would be skipped, executed in full
 //! where it is asked for.
 
-use mmu::{MemoryType, PAGE_SIZE, Prot, SpaceError, VirtAddr, bbm::Violation, bits};
+use lazymmu::{MemoryType, PAGE_SIZE, Prot, SpaceError, VirtAddr, bbm::Violation, bits};
 
 use super::fixture::{Pages, apply, counted, dsb_ish_of_a_flush, store};
 use crate::arch::cache;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Exceptions: decoded right, and survived where a test asked for them.
 
-use mmu::{PAGE_SIZE, Prot};
+use lazymmu::{PAGE_SIZE, Prot};
 
 use super::fixture::{Pages, store};
 use crate::arch::exceptions::esr::{Class, Status};

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use log::debug;
 
-use mmu::{Backend, BarrierPolicy, Context, Counts, PageRange, Prot, PteRef, SpaceError};
+use lazymmu::{Backend, BarrierPolicy, Context, Counts, PageRange, Prot, PteRef, SpaceError};
 
 use crate::arch::Arm64;
 use crate::arch::probe::{self, Fault};
@@ -64,7 +64,7 @@ impl Pages {
 
     /// Address of page `i`.
     pub(crate) fn virt(&self, i: usize) -> u64 {
-        self.area.start() + i as u64 * mmu::PAGE_SIZE
+        self.area.start() + i as u64 * lazymmu::PAGE_SIZE
     }
 
     /// Writes `value` to the start of frame `i`, through the linear map.
@@ -90,7 +90,7 @@ pub(super) fn store(virt: u64, value: u64) -> Result<(), Fault> {
     unsafe { probe::try_write_u64(virt, value) }
 }
 
-/// [`AddressSpace::apply_to_page_range`](mmu::AddressSpace::apply_to_page_range), compiled once.
+/// [`AddressSpace::apply_to_page_range`](lazymmu::AddressSpace::apply_to_page_range), compiled once.
 #[inline(never)]
 pub(super) fn apply(
     space: &mut Space,

@@ -4,7 +4,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use mmu::{
+use lazymmu::{
     AddressSpace, Backend, Backing, Counts, Frame, Owed, PAGE_SIZE, PageRange, Prot, SpaceError,
     SpaceKind,
 };

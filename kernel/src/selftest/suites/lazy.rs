@@ -4,7 +4,7 @@
 //! Linux's KUnit case looks at one predicate; it is here first, then everything that it
 //! does not look at. Barriers are counted in the suite `lazy-counts`.
 
-use mmu::{Backend, LazyMmuError, LazyMmuState, Owed};
+use lazymmu::{Backend, LazyMmuError, LazyMmuState, Owed};
 
 use super::fixture::{counted, with};
 use crate::mm::MMU;

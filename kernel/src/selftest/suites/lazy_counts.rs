@@ -4,7 +4,7 @@
 //! QEMU forgives every missing DSB and ISB, so these tests are `trace-only`: they say
 //! how many barriers ran, and the host's tests say that so many are enough.
 
-use mmu::{Backend, Backing, BarrierPolicy, Counts, Owed, Prot, SpaceError};
+use lazymmu::{Backend, Backing, BarrierPolicy, Counts, Owed, Prot, SpaceError};
 
 use super::fixture::{Pages, counted, dsb_ish_of_a_flush, with};
 use crate::mm::terms::{Terms, TermsError};

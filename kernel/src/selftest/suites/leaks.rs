@@ -6,7 +6,7 @@ use core::fmt;
 use core::time::Duration;
 
 use aarch64_cpu::registers::DAIF;
-use mmu::{Backend, Backing, BarrierPolicy, Owed, Prot};
+use lazymmu::{Backend, Backing, BarrierPolicy, Owed, Prot};
 use tock_registers::interfaces::Readable;
 
 use super::fixture::{self, Pages, counts};

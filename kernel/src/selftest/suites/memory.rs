@@ -2,7 +2,7 @@
 //! The memory map: what is mapped where, and what is not mapped any more.
 
 use arrayvec::ArrayVec;
-use mmu::{Frame, MemoryType, PAGE_SIZE, VirtAddr, bits};
+use lazymmu::{Frame, MemoryType, PAGE_SIZE, VirtAddr, bits};
 
 use super::fixture::{Pages, store};
 use crate::arch::exceptions::esr::Status;
@@ -29,7 +29,7 @@ suite! {
     ],
 }
 
-fn query(virt: u64) -> Option<mmu::Mapping> {
+fn query(virt: u64) -> Option<lazymmu::Mapping> {
     kernel_space::lock().query(VirtAddr::new(virt)?)
 }
 
@@ -64,7 +64,7 @@ fn linear_map_is_made_of_pages() -> TestResult {
     kernel_space::lock().for_each_leaf(|virt, level, _| {
         if crate::mm::layout::linear_frame(virt).is_some() {
             match level {
-                mmu::Level::L3 => pages += 1,
+                lazymmu::Level::L3 => pages += 1,
                 _ => blocks += 1,
             }
         }

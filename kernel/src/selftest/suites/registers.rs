@@ -8,7 +8,7 @@
 use aarch64_cpu::registers::{
     CPACR_EL1, CurrentEL, DAIF, MAIR_EL1, SCTLR_EL1, SPSel, TCR_EL1, TTBR1_EL1,
 };
-use mmu::MemoryType;
+use lazymmu::MemoryType;
 use tock_registers::interfaces::Readable;
 
 use crate::mm::kernel_space;
@@ -70,7 +70,7 @@ fn tcr_leaves_flags_to_software_and_the_lower_half_empty() -> TestResult {
 }
 
 fn ttbr1_is_the_root_of_the_kernel_space() -> TestResult {
-    let address = TTBR1_EL1.get() & mmu::bits::ADDRESS;
+    let address = TTBR1_EL1.get() & lazymmu::bits::ADDRESS;
     expect_eq!(address, kernel_space::lock().root().as_u64());
     Ok(())
 }

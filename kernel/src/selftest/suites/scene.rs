@@ -9,7 +9,7 @@
 use core::fmt;
 use core::ops::Range;
 
-use mmu::{Backend, Backing, Counts, PageRange, Prot, PteRef, SpaceError};
+use lazymmu::{Backend, Backing, Counts, PageRange, Prot, PteRef, SpaceError};
 
 use super::fixture::{Counting, Pages, apply, store, with};
 use crate::arch::Arm64;

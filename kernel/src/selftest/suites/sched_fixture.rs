@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use mmu::{
+use lazymmu::{
     AddressSpace, Backing, Mapping, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind, VirtAddr,
 };
 

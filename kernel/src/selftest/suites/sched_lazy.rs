@@ -2,14 +2,14 @@
 //! Lazy MMU mode and context switches: whose state it is, what a switch does for it, and what other CPUs see.
 //!
 //! QEMU completes every store at once, so a missing barrier at the switch shows in the counts only (`trace-only`); that
-//! it is needed is what the machine model of the `mmu` crate says (`r17_*` there).
+//! it is needed is what the machine model of the `lazymmu` crate says (`r17_*` there).
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 
-use mmu::{Backend, Backing, Owed, Prot};
+use lazymmu::{Backend, Backing, Owed, Prot};
 
 use super::fixture::{Pages, counted, counted_beside, counts, store, with};
 use super::sched_fixture::{Private, Slices, cpus, pinned, second_cpu, settle, spin_until};
@@ -152,7 +152,7 @@ fn r11_tasks_in_sections_of_different_depth_keep_their_own_state() -> TestResult
 
 /// Rounds of a lap, each with a page of its own. So many that one TLBI invalidates them all: for each one QEMU stops
 /// all CPUs, which takes milliseconds where they are more than the host's and wait for a lock.
-const LAP: u32 = mmu::ENTRIES as u32;
+const LAP: u32 = lazymmu::ENTRIES as u32;
 
 /// Maps page by page, and unmaps them together.
 fn one_lap(pages: &Pages, active: bool, mine: &dyn Fn(u8) -> bool) -> Found {

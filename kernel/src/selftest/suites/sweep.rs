@@ -10,7 +10,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use mmu::{Backend, Backing, Counts, Owed, Prot, SpaceError};
+use lazymmu::{Backend, Backing, Counts, Owed, Prot, SpaceError};
 
 use super::fixture::{counts, with};
 use super::sched_fixture::{Private, pinned, ticks_count_instructions};

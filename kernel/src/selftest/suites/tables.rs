@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Page tables as the CPU sees them: map, unmap, protect, and what each refuses.
 
-use mmu::{
+use lazymmu::{
     AddressSpace, Backing, Desc, Frame, MemoryType, PAGE_SIZE, PageRange, Prot, RangeError,
     SpaceError, SpaceKind, VirtAddr, bits,
 };
@@ -240,7 +240,7 @@ fn fast_pte_range_in_any_order() -> TestResult {
 
 fn a_lower_half_space_of_its_own() -> TestResult {
     let frames = expect_ok!(FrameList::alloc(3));
-    let kind = SpaceKind::User(mmu::Asid(7));
+    let kind = SpaceKind::User(lazymmu::Asid(7));
     let mut space = expect_ok!(AddressSpace::new(&MMU, kind));
     let range = expect_ok!(PageRange::new(0x40_0000, 3));
     let result = space.map(range, Backing::Scattered(&frames), Prot::USER_RO);

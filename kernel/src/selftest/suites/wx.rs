@@ -2,7 +2,7 @@
 //! W^X by trying: what must not be written is written, what must not be executed
 //! is jumped to, and the fault is looked at.
 
-use mmu::{Desc, PAGE_SIZE, Prot, VirtAddr};
+use lazymmu::{Desc, PAGE_SIZE, Prot, VirtAddr};
 
 use super::fixture::{Pages, store};
 use crate::arch::exceptions::esr::Status;

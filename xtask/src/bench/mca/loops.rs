@@ -266,9 +266,9 @@ mod tests {
         )]);
         let function_of = |address| {
             let name = if address < at(4) {
-                "mmu::restore_zero"
+                "lazymmu::restore_zero"
             } else {
-                "mmu::store_zero"
+                "lazymmu::store_zero"
             };
             Some(name.to_owned())
         };

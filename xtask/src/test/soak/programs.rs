@@ -21,7 +21,7 @@ const TESTS: [&str; 2] = [
     "random_programs_keep_the_contract_with_ets2",
 ];
 /// Their package.
-const PACKAGE: &str = "mmu";
+const PACKAGE: &str = "lazymmu";
 /// What cargo is told before their names. A test that passes shows how many programs it ran.
 const ARGUMENTS: [&str; 9] = [
     "test",
