@@ -37,11 +37,11 @@ const TABLES: usize = 136;
 /// What a window works on; the kernel's is `src/bench/ground.rs`.
 mod ground {
     use super::model::{Saboteur, world};
-    use lazymmu::{AddressSpace, Frame, Mmu, PageRange, PendingFlush, SpaceKind};
+    use lazymmu::{AddressSpace, Frame, Mmu, PageRange, PendingInvalidation, SpaceKind};
 
     pub struct Ground {
         pub mmu: &'static Mmu<Saboteur>,
-        pub owed: Option<PendingFlush<'static, Saboteur>>,
+        pub owed: Option<PendingInvalidation<'static, Saboteur>>,
         pub space: AddressSpace<'static, Saboteur>,
         pub range: PageRange,
         pub pages: usize,

@@ -213,16 +213,6 @@ impl VirtAddr {
     /// Address 0.
     pub(crate) const ZERO: Self = Self(0);
 
-    /// The pages of contiguous group `group` of the last-level table that translates this address.
-    pub(crate) const fn group(self, group: usize) -> PageRange {
-        const BYTES: u64 = crate::contiguous::GROUP as u64 * PAGE_SIZE;
-        let start = (self.0 & !(Level::L3.table_span() - 1)) + group as u64 * BYTES;
-        PageRange {
-            start: Self(start),
-            end: start + BYTES,
-        }
-    }
-
     /// The address `bytes` above, or `None` if that leaves the half.
     pub const fn offset(self, bytes: u64) -> Option<Self> {
         match self.0.checked_add(bytes) {

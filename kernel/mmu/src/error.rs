@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Why a request on an address space was refused.
+//! Why a request was refused: by an address space, by lazy MMU mode, by the configuration.
 //!
-//! Every operation validates its whole request and reserves all memory before it
-//! writes the first entry: on an error, tables, counters of entries and frames are
-//! as before the call.
+//! Each operation checks its whole request and reserves all memory before it writes the first entry. So
+//! after an error, tables, populations, frames and the task's lazy state are as before the call.
 
 use crate::addr::{Frame, Half, Level, PageRange, RangeError, VirtAddr};
 use crate::bbm::Violation;
 use crate::desc::{Desc, Prot};
-use crate::lazy::LazyMmuError;
 use core::fmt;
 
 /// A refused request; nothing was changed.
@@ -165,3 +163,77 @@ impl fmt::Display for SpaceError {
 }
 
 impl core::error::Error for SpaceError {}
+
+/// A broken rule of the contract. The counters are as before the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LazyMmuError {
+    /// `enable` at depth 255.
+    EnableOverflow,
+    /// `disable` without a section.
+    EnableUnderflow,
+    /// `pause` at depth 255.
+    PauseOverflow,
+    /// `resume` without a pause.
+    PauseUnderflow,
+    /// A guard was dropped in another interrupt context, or on the other side
+    /// of a pause, than it was made in: its level cannot be closed (R39).
+    Asymmetric,
+    /// The backend or policy was to be changed inside a section.
+    InSection,
+    /// The backend defers more than barriers, and the kernel gives its CPUs no [`crate::Batch`].
+    NoBatch,
+    /// The task would lose its CPU in an active section, and the backend does not allow it (R38).
+    NotPreemptible,
+    /// The task ended inside of a section, a pause or a suspension (R39).
+    EndedInside,
+}
+
+impl fmt::Display for LazyMmuError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::EnableOverflow => {
+                "lazy MMU mode is enabled 255 times already (R8): a section is opened in a loop and never closed"
+            }
+            Self::EnableUnderflow => {
+                "lazy MMU mode is disabled without being enabled (R8): pair each disable with one enable in the same context"
+            }
+            Self::PauseOverflow => {
+                "lazy MMU mode is paused 255 times already (R8): a pause is opened in a loop and never closed"
+            }
+            Self::PauseUnderflow => {
+                "lazy MMU mode is resumed without being paused (R8): pair each resume with one pause"
+            }
+            Self::Asymmetric => {
+                "a lazy MMU section or pause ends in another interrupt or pause context than it began in (R39): close it where it was opened"
+            }
+            Self::InSection => {
+                "the lazy MMU backend cannot change inside a section: leave all sections first"
+            }
+            Self::NoBatch => {
+                "this lazy MMU backend needs a Batch per CPU: return one from Context::batch(), or choose eager or defer-barriers"
+            }
+            Self::NotPreemptible => {
+                "this lazy MMU backend keeps its batch on the CPU, so a task must not sleep or be preempted in a section (R38): leave all sections first, as suspend_all() does"
+            }
+            Self::EndedInside => {
+                "a task ends inside a lazy MMU section, pause or suspension (R39): close every level before its function returns; what it had deferred has taken effect"
+            }
+        })
+    }
+}
+
+impl core::error::Error for LazyMmuError {}
+
+/// FEAT_ETS2 is asked for and some CPU lacks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoEts2;
+
+impl fmt::Display for NoEts2 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "barrier policy ets2 needs FEAT_ETS2 (ID_AA64MMFR1_EL1.ETS >= 2) on every CPU: use policy classic or auto",
+        )
+    }
+}
+
+impl core::error::Error for NoEts2 {}

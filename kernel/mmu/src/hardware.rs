@@ -1,58 +1,81 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the library needs of the world around it.
+//! What the library asks of the kernel that uses it.
 //!
-//! [`Hardware`] is the only way to the machine: entry accesses, barriers,
-//! TLBI. A kernel implements it with one instruction each; tests implement it
-//! with a model. [`TableFrames`] gives memory for tables, [`Context`] says who
-//! is running. [`Kernel`] is the three together.
+//! [`Hardware`] is the only way to the machine: accesses to entries, barriers, TLB invalidations. On bare
+//! AArch64 each method has a body that executes the instruction, so a kernel writes
+//! `unsafe impl Hardware for MyKernel {}`. On a host there is no such instruction, and a test implements the
+//! barriers by a model. [`TableFrames`] gives memory for tables. [`Context`] says which task runs, and whether
+//! an interrupt has borrowed the CPU from it. [`Kernel`] is the three together.
+//! [`OneTask`](crate::OneTask) is a ready kernel for code that runs as one task without interrupts.
 //!
-//! The methods of [`Hardware`] are named after instructions on purpose: this
-//! trait is not an abstraction of memory management but a list of effects, and
-//! a reader who knows the Arm ARM needs no further explanation. Why each is
-//! called, and who would notice its absence, stands at the call.
+//! The methods of [`Hardware`] are named after instructions on purpose: the trait is a list of effects, not an
+//! abstraction of memory management. Why each is called, and which test would notice its absence, is
+//! written where it is called.
+//!
+//! # Why the traits are unsafe
+//!
+//! Code without `unsafe` can map a frame, unmap it and give it to somebody else, because this library
+//! keeps the order of store, barrier and invalidation. It can do so only if the kernel below does what these
+//! traits say. A `load` that returns another value than memory holds makes the library follow a pointer to
+//! nowhere; a `dsb_ish` that does nothing lets a frame be reused while a TLB still translates to it; a
+//! [`Context::lazy`] that returns another task's state loses what waits in a batch. So whoever implements one of
+//! them promises to do so as documented.
 
+#[cfg(all(target_arch = "aarch64", not(any(unix, windows))))]
+use crate::aarch64::{self, barrier};
 use crate::addr::Frame;
-use crate::backend::{Batch, Hypervisor};
+use crate::batch::{Batch, Call};
 use crate::counters::Counters;
 use crate::desc::Desc;
-use crate::lazy::{LazyMmuError, LazyMmuState};
+use crate::error::LazyMmuError;
 use crate::table::{Pte, Table};
+use crate::task::LazyMmuState;
+use crate::tlbi::TlbiOp;
 use core::ptr::NonNull;
 
-/// A TLB maintenance instruction of the EL1&0 regime, stage 1.
-///
-/// All are broadcast to the Inner Shareable domain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum TlbiOp {
-    /// `TLBI VMALLE1IS`: every entry of every ASID. No operand.
-    Vmalle1is,
-    /// `TLBI ASIDE1IS`: every non-global entry of one ASID.
-    Aside1is,
-    /// `TLBI VAE1IS`: one page, one ASID, all levels of the walk.
-    Vae1is,
-    /// `TLBI VALE1IS`: one page, one ASID, the last level only.
-    Vale1is,
-    /// `TLBI VAAE1IS`: one page, all ASIDs, all levels of the walk.
-    Vaae1is,
-    /// `TLBI VAALE1IS`: one page, all ASIDs, the last level only.
-    Vaale1is,
-    /// `TLBI RVAE1IS` (FEAT_TLBIRANGE): a range, one ASID, all levels.
-    Rvae1is,
-    /// `TLBI RVALE1IS` (FEAT_TLBIRANGE): a range, one ASID, last level.
-    Rvale1is,
-    /// `TLBI RVAAE1IS` (FEAT_TLBIRANGE): a range, all ASIDs, all levels.
-    Rvaae1is,
-    /// `TLBI RVAALE1IS` (FEAT_TLBIRANGE): a range, all ASIDs, last level.
-    Rvaale1is,
+/// Two ways to do something: where this crate's instructions exist, and elsewhere. An AArch64 system with a hosted
+/// operating system is elsewhere: its programs run at EL0, and its tests watch each store.
+macro_rules! by_instruction {
+    ({ $($instruction:tt)* } else { $($portable:tt)* }) => {
+        #[cfg(all(target_arch = "aarch64", not(any(unix, windows))))]
+        {
+            $($instruction)*
+        }
+        #[cfg(not(all(target_arch = "aarch64", not(any(unix, windows)))))]
+        {
+            $($portable)*
+        }
+    };
 }
 
-/// Effects on the machine. See the module text.
+/// A method that is one instruction where this crate's instructions exist, and must be implemented elsewhere.
+macro_rules! instructions {
+    ($($(#[$doc:meta])* fn $name:ident(&self $(, $argument:ident: $type:ty)*) => $instruction:path;)+) => {
+        $(
+            $(#[$doc])*
+            #[cfg(all(target_arch = "aarch64", not(any(unix, windows))))]
+            #[inline(always)]
+            fn $name(&self $(, $argument: $type)*) {
+                $instruction($($argument),*);
+            }
+
+            $(#[$doc])*
+            #[cfg(not(all(target_arch = "aarch64", not(any(unix, windows)))))]
+            fn $name(&self $(, $argument: $type)*);
+        )+
+    };
+}
+
+/// Effects on the machine.
 ///
-/// The entry accesses have default bodies that do what they say with relaxed
-/// atomics; an implementation overrides them to go faster (a pair per `STP`) or
-/// to watch (a model).
-pub trait Hardware {
+/// The accesses to entries have bodies that do what they say with relaxed atomics, and on AArch64 with pairs of
+/// entries per instruction. An implementation overrides them to watch (a model).
+///
+/// # Safety
+/// Each method has the effect that it documents, on the CPU that executes it, and no other effect on memory. It
+/// does not call this library. A compiler barrier is part of each barrier and invalidation: an implementation
+/// by `asm!` must not say `nomem`.
+pub unsafe trait Hardware {
     /// Reads one entry.
     #[inline(always)]
     fn load(&self, pte: &Pte) -> Desc {
@@ -65,8 +88,8 @@ pub trait Hardware {
         pte.store(desc);
     }
 
-    /// Writes one entry and returns what it held, in one atomic step, so that
-    /// access and dirty bits set by hardware are not lost.
+    /// Writes one entry and returns what it held, in one atomic step, so that access and dirty bits
+    /// set by hardware are not lost.
     #[inline(always)]
     fn swap(&self, pte: &Pte, desc: Desc) -> Desc {
         pte.swap(desc)
@@ -75,7 +98,7 @@ pub trait Hardware {
     /// Writes `new` to an entry if it holds `old`, in one atomic step.
     ///
     /// # Errors
-    /// What it holds instead; nothing is written.
+    /// What the entry holds instead; nothing is written.
     #[inline(always)]
     fn compare_exchange(&self, pte: &Pte, old: Desc, new: Desc) -> Result<Desc, Desc> {
         pte.compare_exchange(old, new)
@@ -83,59 +106,74 @@ pub trait Hardware {
 
     /// Writes `first`, `first + step`, `first + 2 * step`, ... to the entries of
     /// `run`, in any order, each single-copy atomically. `run` lies in one table.
-    #[inline]
+    #[inline(always)]
     fn store_linear(&self, run: &[Pte], first: Desc, step: u64) {
-        let mut raw = first.as_u64();
-        for pte in run {
-            self.store(pte, Desc::from_u64(raw));
-            raw = raw.wrapping_add(step);
-        }
+        by_instruction!({
+            aarch64::store_linear(run, first, step);
+        } else {
+            for (i, pte) in run.iter().enumerate() {
+                let raw = first.as_u64().wrapping_add(step.wrapping_mul(i as u64));
+                self.store(pte, Desc::from_u64(raw));
+            }
+        });
     }
 
-    /// Writes `frames[i] | template` to `run[i]`. Both slices have the same
-    /// length; `run` lies in one table.
-    #[inline]
+    /// Writes `frames[i] | template` to `run[i]`. Both slices have the same length; `run` lies in one table.
+    #[inline(always)]
     fn store_frames(&self, run: &[Pte], frames: &[Frame], template: Desc) {
-        for (pte, frame) in run.iter().zip(frames) {
-            self.store(pte, Desc::from_u64(frame.as_u64() | template.as_u64()));
-        }
+        by_instruction!({
+            aarch64::store_frames(run, frames, template);
+        } else {
+            for (pte, frame) in run.iter().zip(frames) {
+                self.store(pte, Desc::from_u64(frame.as_u64() | template.as_u64()));
+            }
+        });
     }
 
-    /// Replaces each entry `e` of `run` by `e & keep | set`. The default body loads and
-    /// stores, which is right while hardware does not write entries itself
+    /// Replaces each entry `e` of `run`, which lies in one table, by `e & keep | set`. The default body loads
+    /// and stores, which is right while hardware does not write entries itself
     /// (TCR_EL1.HA and HD are 0, as the library requires).
-    #[inline]
+    #[inline(always)]
     fn update_run(&self, run: &[Pte], keep: u64, set: u64) {
-        for pte in run {
-            let old = self.load(pte).as_u64();
-            self.store(pte, Desc::from_u64(old & keep | set));
-        }
+        by_instruction!({
+            aarch64::update_run(run, keep, set);
+        } else {
+            for pte in run {
+                let old = self.load(pte).as_u64();
+                self.store(pte, Desc::from_u64(old & keep | set));
+            }
+        });
     }
 
     /// Empties the entries of `run`, which lies in one table.
-    #[inline]
+    #[inline(always)]
     fn store_zero(&self, run: &[Pte]) {
-        for pte in run {
-            self.store(pte, Desc::INVALID);
-        }
+        by_instruction!({
+            aarch64::store_zero(run);
+        } else {
+            for pte in run {
+                self.store(pte, Desc::INVALID);
+            }
+        });
     }
 
-    /// `DMB ISHST`: orders entry writes before later entry writes, as a walker
-    /// sees them.
-    fn dmb_ishst(&self);
+    instructions! {
+        /// `DMB ISHST`: orders entry writes before later entry writes, as a walker sees them.
+        fn dmb_ishst(&self) => barrier::dmb_ishst;
 
-    /// `DSB ISHST`: completes earlier entry writes.
-    fn dsb_ishst(&self);
+        /// `DSB ISHST`: completes earlier entry writes.
+        fn dsb_ishst(&self) => barrier::dsb_ishst;
 
-    /// `DSB ISH`: completes earlier TLB maintenance (and everything else).
-    fn dsb_ish(&self);
+        /// `DSB ISH`: completes earlier TLB maintenance, and everything else.
+        fn dsb_ish(&self) => barrier::dsb_ish;
 
-    /// `ISB`: later instructions are fetched and translated anew.
-    fn isb(&self);
+        /// `ISB`: later instructions are fetched and translated anew.
+        fn isb(&self) => barrier::isb;
 
-    /// Issues one TLB maintenance instruction. `operand` is the value of its
-    /// register, made by [`crate::tlbi`]; ignored by the forms without one.
-    fn tlbi(&self, op: TlbiOp, operand: u64);
+        /// Issues one TLB maintenance instruction. `operand` is the value of its register, made by
+        /// [`crate::tlbi`]; the forms without an operand ignore it.
+        fn tlbi(&self, op: TlbiOp, operand: u64) => aarch64::tlbi::issue;
+    }
 }
 
 /// Memory for translation tables.
@@ -159,9 +197,14 @@ pub unsafe trait TableFrames {
     fn table_ptr(&self, frame: Frame) -> NonNull<Table>;
 }
 
-/// Who is running: the current task's lazy state, and whether an interrupt
-/// has borrowed the CPU from it.
-pub trait Context {
+/// Which task is running, and whether an interrupt has borrowed the CPU from it.
+///
+/// # Safety
+/// The answers are those of the CPU and task that call. [`Context::lazy`] is the same value for as long as the
+/// task lives, and no other task's. What [`Context::batch`] returns is one CPU's, and the same at each
+/// call on that CPU; [`Context::in_interrupt`] does not change during a call of the library. None of the methods
+/// calls this library, except that [`Context::preemption_point`] may switch tasks.
+pub unsafe trait Context {
     /// Lazy MMU state of the task that runs on this CPU, or that was interrupted on it: an
     /// interrupt may look, and leaves the state alone (R3).
     fn lazy(&self) -> &LazyMmuState;
@@ -169,27 +212,28 @@ pub trait Context {
     /// Whether the caller runs in an interrupt, or in a section that counts as
     /// one (Linux's `in_interrupt()`: hard or soft interrupt, NMI, or bottom
     /// halves disabled). The answer does not change during a call of the library, nor
-    /// during the callbacks of one.
+    /// during its callbacks.
     fn in_interrupt(&self) -> bool;
 
-    /// Where the caller's events are counted. One instance is written by one
-    /// party at a time: a task, or the interrupts of one CPU.
+    /// Where the caller's events are counted. One instance has one writer at a time: a task, or the interrupts
+    /// of one CPU.
     fn counters(&self) -> &Counters;
 
-    /// [`Context::counters`] if the caller is the task, and `None` in an interrupt: two questions in one,
-    /// for the shortest paths.
+    /// [`Context::counters`] if the caller is the task, and `None` in an interrupt. The shortest paths ask both
+    /// questions at once.
     #[inline(always)]
     fn task_counters(&self) -> Option<&Counters> {
         (!self.in_interrupt()).then(|| self.counters())
     }
 
-    /// Room for what this CPU defers, for [`crate::Backend`]s that defer more than barriers; without
-    /// one they cannot be chosen ([`crate::Mmu::set_backend`]).
+    /// Room for what this CPU defers. Without it a [`crate::Backend`] that defers more than barriers cannot be
+    /// chosen ([`crate::Mmu::set_backend`]).
     fn batch(&self) -> Option<&Batch> {
         None
     }
 
-    /// Who executes the calls of [`crate::Backend::Multicall`]; without one the library does.
+    /// The hypervisor that executes the calls of [`crate::Backend::Multicall`]. Without one the library executes
+    /// them.
     fn hypervisor(&self) -> Option<&dyn Hypervisor> {
         None
     }
@@ -201,9 +245,20 @@ pub trait Context {
     #[inline(always)]
     fn preemption_point(&self) {}
 
-    /// Takes note of a broken rule that has no caller to return it to: a guard
-    /// was dropped where its section cannot be closed (R8, R39).
+    /// Takes note of a broken rule where there is no caller to return it to: a guard was dropped where its
+    /// section cannot be closed (R8, R39).
     fn report(&self, error: LazyMmuError);
+}
+
+/// Executes the calls of [`crate::Backend::Multicall`].
+///
+/// # Safety
+/// When [`Hypervisor::multicall`] returns, its calls have been executed as it says.
+pub unsafe trait Hypervisor {
+    /// Executes `calls` in order. When it returns, the walkers of every CPU see the stores, each
+    /// invalidation is complete, and this CPU's context is synchronized. (The return from a hypercall
+    /// is an exception return, so it synchronizes.)
+    fn multicall(&self, calls: &[Call]);
 }
 
 /// Everything a kernel supplies.

@@ -10,35 +10,42 @@
 
 #![cfg_attr(not(test), no_std)]
 
+#[cfg(all(target_arch = "aarch64", not(any(unix, windows))))]
+pub mod aarch64;
 mod addr;
 mod backend;
+mod batch;
 pub mod bbm;
-mod contiguous;
 mod counters;
 mod desc;
 mod error;
+mod group;
 mod hardware;
 pub mod lazy;
 mod mmu;
 mod policy;
 mod space;
+mod strategy;
 mod table;
+mod task;
 pub mod tlbi;
 
 pub use addr::{
     Asid, ENTRIES, Frame, Half, Level, PA_BITS, PAGE_SHIFT, PAGE_SIZE, PageRange, PhysAddr,
     RangeError, VA_BITS, VirtAddr,
 };
-pub use backend::{BATCHED_RANGES, Backend, Batch, Call, DEFERRED_TABLES, Hypervisor, MULTICALLS};
+pub use batch::{BATCHED_RANGES, Batch, Call, DEFERRED_TABLES, MULTICALLS};
 pub use counters::{Counters, Counts};
 pub use desc::{Desc, MemoryType, Prot, bits};
-pub use error::SpaceError;
-pub use hardware::{Context, Hardware, Kernel, TableFrames, TlbiOp};
-pub use lazy::{Lazy, LazyMmuError, LazyMmuState, LazyPause, LazySection, LazySuspended};
-pub use mmu::{Features, Mmu, NoEts2};
+pub use error::{LazyMmuError, NoEts2, SpaceError};
+pub use hardware::{Context, Hardware, Hypervisor, Kernel, TableFrames};
+pub use lazy::{Lazy, LazyPause, LazySection, LazySuspended};
+pub use mmu::{Features, Mmu};
 pub use policy::{BarrierPolicy, Owed};
 pub use space::{
-    AddressSpace, Backing, FastPteRange, Mapping, MmuGather, PendingFlush, PteRef, SpaceKind,
+    AddressSpace, Backing, FastPteRange, Mapping, MmuGather, PendingInvalidation, PteRef, SpaceKind,
 };
+pub use strategy::Backend;
 pub use table::{Pte, Table};
-pub use tlbi::TlbFeatures;
+pub use task::LazyMmuState;
+pub use tlbi::{TlbFeatures, TlbiOp};

@@ -1,24 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which writes owe which barriers.
 //!
-//! Two questions, answered apart. *Does the write owe anything at all?* is R14,
-//! Linux's list: a valid kernel leaf, any valid entry of levels 1 and 2, any
-//! write to level 0. A user leaf owes nothing, since the worst that can happen to
-//! a user access is a spurious fault, and the exception return that answers it
-//! synchronizes; an entry made invalid owes nothing, since the TLBI that must
-//! follow brings barriers of its own.
+//! There are two questions. The first is whether a write owes any barrier, and R14 answers it with
+//! Linux's list: a valid kernel leaf, any valid entry of levels 1 and 2, and any write to level 0. A user
+//! leaf owes nothing: at worst a user access takes a spurious fault, and the exception return from the
+//! handler synchronizes. An entry made invalid owes nothing, because the invalidation that must follow
+//! has barriers of its own.
 //!
-//! *What does it owe?* is the [`BarrierPolicy`]. Arm's model gives the verdicts
-//! (herd7, catalogue aarch64-VMSA): invalid to valid and a load on the same CPU may
-//! fault after `DSB` alone and cannot after `DSB ST; ISB` (rows M3 and M5); with
-//! FEAT_ETS2 it cannot fault even with no barrier (row M1), because R_NNFPF orders
-//! the walk of a faulting access after earlier explicit writes. R_NNFPF does not speak
-//! of instruction fetch, so executable mappings keep the pair (R35).
+//! The second question is which barriers it owes, and the [`BarrierPolicy`] answers it. The verdicts are
+//! those of Arm's model (herd7, catalogue aarch64-VMSA). After an entry becomes valid, a load on the same
+//! CPU may fault after `DSB` alone and cannot fault after `DSB ST; ISB` (rows M3 and M5). With
+//! FEAT_ETS2 it cannot fault even without a barrier (row M1), because R_NNFPF orders
+//! the walk of a faulting access after earlier explicit writes. R_NNFPF does not cover
+//! instruction fetches, so executable mappings keep the pair (R35).
 
 use crate::addr::{Frame, Level};
 use crate::desc::{Desc, Prot, bits};
-use crate::hardware::Kernel;
-use crate::mmu::Mmu;
 use bitflags::bitflags;
 use core::fmt;
 
@@ -69,7 +66,7 @@ impl BarrierPolicy {
         }
     }
 
-    /// What a kernel's leaf owes that nobody executes.
+    /// What a kernel leaf owes that is not executable.
     #[inline(always)]
     pub(crate) const fn owed_by_data(self) -> Owed {
         self.owed(Level::L3, Desc::page(Frame::ZERO, Prot::KERNEL))
@@ -91,19 +88,6 @@ pub(crate) const fn owed_by(policy: BarrierPolicy, level: Level, new: Desc) -> O
     if is_listed(level, new) {
         policy.owed(level, new)
     } else {
-        Owed::empty()
-    }
-}
-
-/// Counts a run of `pages` leaves like `sample`, and says what each of them owes as soon as it is stored.
-#[inline(always)]
-pub(crate) fn account<K: Kernel>(mmu: &Mmu<K>, pages: usize, sample: Desc) -> Owed {
-    let counters = mmu.kernel().counters();
-    if is_listed(Level::L3, sample) {
-        counters.listed(pages);
-        mmu.policy().owed(Level::L3, sample)
-    } else {
-        counters.ptes(pages);
         Owed::empty()
     }
 }

@@ -11,7 +11,34 @@
 //! broadcasts, not a point of better performance), above 2^21 pages with them.
 
 use crate::addr::{Asid, Level, PAGE_SHIFT, PAGE_SIZE, PageRange, VirtAddr};
-use crate::hardware::TlbiOp;
+
+/// A TLB maintenance instruction of the EL1&0 regime, stage 1.
+///
+/// All are broadcast to the Inner Shareable domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum TlbiOp {
+    /// `TLBI VMALLE1IS`: every entry of every ASID. No operand.
+    Vmalle1is,
+    /// `TLBI ASIDE1IS`: every non-global entry of one ASID.
+    Aside1is,
+    /// `TLBI VAE1IS`: one page, one ASID, all levels of the walk.
+    Vae1is,
+    /// `TLBI VALE1IS`: one page, one ASID, the last level only.
+    Vale1is,
+    /// `TLBI VAAE1IS`: one page, all ASIDs, all levels of the walk.
+    Vaae1is,
+    /// `TLBI VAALE1IS`: one page, all ASIDs, the last level only.
+    Vaale1is,
+    /// `TLBI RVAE1IS` (FEAT_TLBIRANGE): a range, one ASID, all levels.
+    Rvae1is,
+    /// `TLBI RVALE1IS` (FEAT_TLBIRANGE): a range, one ASID, last level.
+    Rvale1is,
+    /// `TLBI RVAAE1IS` (FEAT_TLBIRANGE): a range, all ASIDs, all levels.
+    Rvaae1is,
+    /// `TLBI RVAALE1IS` (FEAT_TLBIRANGE): a range, all ASIDs, last level.
+    Rvaale1is,
+}
 
 /// What the CPUs offer beyond plain by-address operations. Each must hold on
 /// every CPU of the system.

@@ -277,7 +277,7 @@ fn r16_r26_an_invalidation_in_a_section_pays_what_is_owed() {
         let page = pages(start, 1);
         space.map(page, contiguous(1), Prot::KERNEL).unwrap();
         assert_eq!(mmu.lazy().state().owed(), Owed::all());
-        mmu.flush_tlb_range(page, scope, Reach::Leaf);
+        mmu.invalidate_range(page, scope, Reach::Leaf);
         assert_eq!(mmu.lazy().state().owed(), left, "{scope:?}");
         mmu.kernel().note(0);
         mmu.kernel().take_effects();
@@ -295,7 +295,7 @@ fn r12_an_invalidation_in_an_interrupt_pays_nothing_of_the_task() {
     let page = pages(start, 1);
     space.map(page, contiguous(1), Prot::KERNEL).unwrap();
     mmu.kernel().set_interrupt(true);
-    mmu.flush_tlb_range(page, Scope::AllAsids, Reach::Leaf);
+    mmu.invalidate_range(page, Scope::AllAsids, Reach::Leaf);
     mmu.kernel().set_interrupt(false);
     assert_eq!(mmu.lazy().state().owed(), Owed::all());
     mmu.kernel().take_effects();

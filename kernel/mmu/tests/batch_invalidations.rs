@@ -129,7 +129,7 @@ const POINTS: [(&str, Point); 12] = [
     ("exit", |mmu, _| assert!(mmu.lazy().exit().is_err())),
     ("flush_tlb_range", |_, space| {
         let kind = space.kind();
-        space.flush_tlb_range(part(kind, 200, 1)).unwrap();
+        space.invalidate_range(part(kind, 200, 1)).unwrap();
     }),
     ("unmap", |_, space| {
         let kind = space.kind();
@@ -176,11 +176,14 @@ fn r25_an_unmap_in_a_section_is_complete_when_it_returns() {
         let mut space = mapped(&mmu, kind);
         let (kernel, asid) = (mmu.kernel(), fake::asid_of(kind));
         mmu.lazy().enable().unwrap();
-        let pending = space.unmap_no_flush(part(kind, 4, 2)).unwrap();
-        assert!(!kernel.all_invalidated(), "unmap_no_flush leaves it open");
-        space.flush(pending);
+        let pending = space.unmap_no_invalidate(part(kind, 4, 2)).unwrap();
+        assert!(
+            !kernel.all_invalidated(),
+            "unmap_no_invalidate leaves it open"
+        );
+        space.invalidate(pending);
         assert!(kernel.all_invalidated());
-        drop(space.unmap_no_flush(part(kind, 6, 2)).unwrap());
+        drop(space.unmap_no_invalidate(part(kind, 6, 2)).unwrap());
         assert!(kernel.all_invalidated(), "dropped is flushed");
         let mut given = 0;
         let mut gather = space.gather(|va, _| {

@@ -54,7 +54,7 @@ const ENDS: &[(&str, Until)] = &[
     ("flush_tlb_range", |_, space| {
         // R26, for pages that the section never wrote.
         let kind = space.kind();
-        space.flush_tlb_range(part(kind, 2, 1)).unwrap();
+        space.invalidate_range(part(kind, 2, 1)).unwrap();
     }),
     ("suspend_all", |mmu, _| drop(mmu.lazy().suspend_all())),
 ];

@@ -238,16 +238,16 @@ fn r27_a_range_announced_in_part_is_invalidated_as_a_whole() {
             space.protect(both, read_only(kind)).unwrap();
             mmu.lazy().flush();
             assert!(mmu.kernel().all_invalidated(), "table {announced}");
-            let pending = space.unmap_no_flush(both).unwrap();
-            space.flush(pending);
+            let pending = space.unmap_no_invalidate(both).unwrap();
+            space.invalidate(pending);
             assert!(mmu.kernel().all_invalidated(), "table {announced}");
             // Two requests that are joined: the end of one table, the beginning of the other.
             space.map(both, contiguous(77), data(kind)).unwrap();
             mmu.lazy().flush();
-            let mut first = space.unmap_no_flush(at(508, 4)).unwrap();
-            let second = space.unmap_no_flush(at(512, 4)).unwrap();
+            let mut first = space.unmap_no_invalidate(at(508, 4)).unwrap();
+            let second = space.unmap_no_invalidate(at(512, 4)).unwrap();
             first.merge(second).unwrap();
-            space.flush(first);
+            space.invalidate(first);
             assert!(mmu.kernel().all_invalidated(), "table {announced}");
             mmu.lazy().disable().unwrap();
             fake::destroy(space);

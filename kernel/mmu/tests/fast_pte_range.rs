@@ -289,7 +289,7 @@ fn s10_source_and_destination_at_once() {
             mmu.lazy().disable().unwrap();
             mmu.lazy().disable().unwrap();
             if !backend.invalidates() {
-                space.flush_tlb_range(from).unwrap();
+                space.invalidate_range(from).unwrap();
             }
             assert!(mmu.kernel().all_invalidated(), "{backend}");
             let mut leaves = Vec::new();

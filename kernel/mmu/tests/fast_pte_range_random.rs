@@ -160,7 +160,7 @@ impl<'m> Run<'m> {
                     Ok::<(), SpaceError>(())
                 });
                 // R30: permissions that `set` changed are the caller's to invalidate.
-                self.space.flush_tlb_range(range).unwrap();
+                self.space.invalidate_range(range).unwrap();
                 format!("{result:?} {seen:x?}")
             }
         };

@@ -29,7 +29,7 @@ fn r16_an_invalidation_of_one_asid_leaves_the_isb_of_new_tables_owed() {
         })
         .unwrap();
     assert_eq!(mmu.kernel().lazy().owed(), Owed::all());
-    space.flush_tlb_range(range).unwrap();
+    space.invalidate_range(range).unwrap();
     assert_eq!(mmu.kernel().lazy().owed(), Owed::CONTEXT);
     mmu.kernel().take_effects();
     drop(section);

@@ -40,7 +40,7 @@ fn r29_one_member_s_permissions_change_while_the_group_waits() {
         fast.set(3, frame(19), Prot::USER_RO).unwrap();
         assert!(!fast.get(3).is_writable(), "{backend}: R20");
         drop(fast);
-        space.flush_tlb_range(group()).unwrap();
+        space.invalidate_range(group()).unwrap();
         for page in 0..16 {
             let expected = if page == 3 { Prot::USER_RO } else { Prot::USER };
             let entry = lazymmu::Desc::page(frame(16 + page), expected);
@@ -59,7 +59,7 @@ fn r29_one_member_is_taken_while_the_group_waits() {
         fast.set_run(0, 16, frame(16), Prot::USER).unwrap();
         assert_eq!(fast.get_and_clear(3).frame(), frame(19), "{backend}");
         drop(fast);
-        space.flush_tlb_range(group()).unwrap();
+        space.invalidate_range(group()).unwrap();
         for page in (0..16).filter(|page| *page != 3) {
             assert_eq!(raw(&space, page) & bits::CONT, 0, "{backend}: half a group");
         }
@@ -97,7 +97,7 @@ fn r24_the_dirt_of_one_member_is_the_group_s() {
         let mut fast = space.fast_pte_range(group()).unwrap();
         let taken = fast.get_and_clear(3);
         drop(fast);
-        space.flush_tlb_range(group()).unwrap();
+        space.invalidate_range(group()).unwrap();
         assert!(taken.is_writable(), "{backend}: the one that was taken");
         for page in [0, 5, 15] {
             let left = raw(&space, page);

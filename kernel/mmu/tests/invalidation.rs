@@ -116,13 +116,13 @@ fn r27_unmap_no_flush_invalidates_when_it_is_told_and_on_drop_at_the_latest() {
         let (mut space, range) = mapped(&mmu, kind, 3);
         let start = range.start().as_u64();
         let page = |i| pages(start + i * PAGE_SIZE, 1);
-        let pending = space.unmap_no_flush(page(0)).unwrap();
+        let pending = space.unmap_no_invalidate(page(0)).unwrap();
         assert!(stores(&visible(mmu.kernel().take_effects()), 1).is_empty());
-        space.flush(pending);
+        space.invalidate(pending);
         let effects = mmu.kernel().take_effects();
         assert_eq!(invalidation(&effects, kind, false, 1), []);
-        let mut pending = space.unmap_no_flush(page(1)).unwrap();
-        let last = space.unmap_no_flush(page(2)).unwrap();
+        let mut pending = space.unmap_no_invalidate(page(1)).unwrap();
+        let last = space.unmap_no_invalidate(page(2)).unwrap();
         pending.merge(last).unwrap();
         mmu.kernel().take_effects();
         drop(pending);
@@ -143,10 +143,10 @@ fn r27_pending_flushes_that_do_not_touch_stay_apart() {
     let (mut user, low) = mapped(&mmu, USER, 1);
     let start = range.start().as_u64();
     let page = |i| pages(start + i * PAGE_SIZE, 1);
-    let mut pending = space.unmap_no_flush(page(0)).unwrap();
-    let other = space.unmap_no_flush(page(2)).unwrap();
+    let mut pending = space.unmap_no_invalidate(page(0)).unwrap();
+    let other = space.unmap_no_invalidate(page(2)).unwrap();
     let other = pending.merge(other).unwrap_err();
-    let foreign = user.unmap_no_flush(low).unwrap();
+    let foreign = user.unmap_no_invalidate(low).unwrap();
     let foreign = pending.merge(foreign).unwrap_err();
     drop((pending, other, foreign));
     assert!(mmu.kernel().all_invalidated());
@@ -368,7 +368,7 @@ fn r16_invalidating_everything_pays_what_is_owed() {
         .map(pages(BASE, 1), contiguous(1), Prot::KERNEL)
         .unwrap();
     mmu.kernel().take_effects();
-    mmu.flush_tlb_all(lazymmu::tlbi::Scope::AllAsids);
+    mmu.invalidate_all(lazymmu::tlbi::Scope::AllAsids);
     let effects = mmu.kernel().take_effects();
     assert_eq!(effects[1], Effect::Tlbi(TlbiOp::Vmalle1is, 0));
     assert_eq!(invalidation(&effects, SpaceKind::Kernel, false, 1), []);
@@ -384,9 +384,9 @@ fn r28_valid_for_a_moment_in_a_section_still_needs_the_invalidation() {
     let range = pages(BASE, 1);
     let section = mmu.lazy().section().unwrap();
     space.map(range, contiguous(1), Prot::KERNEL).unwrap();
-    let pending = space.unmap_no_flush(range).unwrap();
+    let pending = space.unmap_no_invalidate(range).unwrap();
     assert!(!mmu.kernel().all_invalidated());
-    space.flush(pending);
+    space.invalidate(pending);
     drop(section);
     assert!(mmu.kernel().all_invalidated());
     assert_eq!(Half::Upper, range.half());

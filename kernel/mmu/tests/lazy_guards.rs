@@ -6,7 +6,7 @@ mod fake;
 use fake::{BASE, Effect, contiguous, frame, new_mmu, new_space, pages, with_ets2};
 use lazymmu::{
     Backend, BarrierPolicy, Context, FastPteRange, Features, Kernel, LazyMmuError, LazyPause,
-    LazySection, NoEts2, Owed, PendingFlush, Prot, SpaceError, SpaceKind,
+    LazySection, NoEts2, Owed, PendingInvalidation, Prot, SpaceError, SpaceKind,
 };
 
 fn depths(mmu: &lazymmu::Mmu<fake::Fake>) -> (u8, u8) {
@@ -199,7 +199,7 @@ fn r11_what_belongs_to_a_task_does_not_leave_it<K: Kernel + Send + Sync + 'stati
     <LazySection<'static, K> as AmbiguousIfSend<_>>::is_not_send();
     <LazyPause<'static, K> as AmbiguousIfSend<_>>::is_not_send();
     <FastPteRange<'static, 'static, K> as AmbiguousIfSend<_>>::is_not_send();
-    <PendingFlush<'static, K> as AmbiguousIfSend<_>>::is_not_send();
+    <PendingInvalidation<'static, K> as AmbiguousIfSend<_>>::is_not_send();
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn r16_an_invalidation_pays_what_its_barriers_do_and_no_more() {
     let (user, _) = user_space(&mmu);
     let section = mmu.lazy().section().unwrap();
     good(space.map(pages(KERNEL, 1), backing(5), Prot::KERNEL));
-    good(user.flush_tlb_range(pages(USER, 1)));
+    good(user.invalidate_range(pages(USER, 1)));
     assert!(may_come_late(access(&mmu, 0, KERNEL, Read), 5), "row M3");
     drop(section);
     must(only(&mmu, 0, KERNEL, Read, page(5, Prot::KERNEL)));
@@ -153,9 +153,9 @@ fn r17_an_invalidation_on_the_new_cpu_takes_what_was_emptied_on_the_old() {
         let mmu = classic();
         let (mut space, root) = kernel_space(&mmu);
         good(space.map(pages(KERNEL, 1), backing(5), Prot::KERNEL));
-        let pending = good(space.unmap_no_flush(pages(KERNEL, 1)));
+        let pending = good(space.unmap_no_invalidate(pages(KERNEL, 1)));
         migrate(&mmu, how);
-        space.flush(pending);
+        space.invalidate(pending);
         mmu.kernel().sim.reuse(root, KERNEL, frame(5).as_u64());
         match how {
             Switch::DsbIsh => {
@@ -199,7 +199,7 @@ fn r25_a_frame_may_be_reused_after_the_flush_and_not_before() {
     let sim = &mmu.kernel().sim;
     let (mut space, root) = kernel_space(&mmu);
     good(space.map(pages(KERNEL, 1), backing(5), Prot::KERNEL));
-    let pending = good(space.unmap_no_flush(pages(KERNEL, 1)));
+    let pending = good(space.unmap_no_invalidate(pages(KERNEL, 1)));
     let page = frame(5).as_u64();
     sim.reuse(root, KERNEL, page);
     let early = Hazard::Frame {
@@ -208,7 +208,7 @@ fn r25_a_frame_may_be_reused_after_the_flush_and_not_before() {
         cpu: 0,
     };
     assert_eq!(sim.take_hazards(), [early]);
-    space.flush(pending);
+    space.invalidate(pending);
     sim.reuse(root, KERNEL, page);
     must(no_hazards(&mmu));
 }
@@ -220,10 +220,10 @@ fn r28_what_was_mapped_and_emptied_in_one_section_may_be_cached() {
     let (mut space, _) = kernel_space(&mmu);
     let section = mmu.lazy().section().unwrap();
     good(space.map(pages(KERNEL, 1), backing(5), Prot::KERNEL));
-    let pending = good(space.unmap_no_flush(pages(KERNEL, 1)));
+    let pending = good(space.unmap_no_invalidate(pages(KERNEL, 1)));
     drop(section);
     assert!(access(&mmu, 0, KERNEL, Read).contains(page(5, Prot::KERNEL)));
-    space.flush(pending);
+    space.invalidate(pending);
     must(faults(&mmu, 0, KERNEL, Read));
 }
 
@@ -240,7 +240,7 @@ fn r27_a_flush_of_a_part_leaves_the_rest_to_the_next_mapping() {
             entry.get_and_clear();
             Ok::<(), SpaceError>(())
         }));
-        good(space.flush_tlb_range(pages(KERNEL, 1)));
+        good(space.invalidate_range(pages(KERNEL, 1)));
         must(faults(&mmu, 0, KERNEL, Read));
         good(space.map(pages(second, 1), backing(9), Prot::KERNEL));
         must(only(&mmu, 0, second, Read, page(9, Prot::KERNEL)));

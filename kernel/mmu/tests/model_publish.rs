@@ -129,7 +129,7 @@ fn x5_r37_a_writer_that_invalidates_spares_its_readers_the_synchronization() {
             }
             drop(section);
             if invalidates {
-                space.flush_tlb_range(range).unwrap();
+                space.invalidate_range(range).unwrap();
             }
             let sim = &mmu.kernel().sim;
             sim.acquire(1, &sim.release(0));

@@ -233,9 +233,11 @@ const POINTS: [(&str, Point); 11] = [
     ("switch_out", |mmu, _| mmu.lazy().switch_out().unwrap()),
     ("exit", |mmu, _| assert!(mmu.lazy().exit().is_err())),
     ("flush_tlb_range", |_, space| {
-        space.flush_tlb_range(part(200, 1)).unwrap();
+        space.invalidate_range(part(200, 1)).unwrap();
     }),
-    ("flush_tlb_all", |mmu, _| mmu.flush_tlb_all(Scope::AllAsids)),
+    ("flush_tlb_all", |mmu, _| {
+        mmu.invalidate_all(Scope::AllAsids)
+    }),
     ("unmap", |_, space| space.unmap(part(109, 1)).unwrap()),
     ("gather", |_, space| {
         space.unmap_frames(part(109, 1), |_, _| {}).unwrap();

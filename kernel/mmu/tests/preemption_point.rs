@@ -122,7 +122,7 @@ fn r38_an_interrupt_offers_nothing() {
         kernel.set_interrupt(true);
         mmu.lazy().enable().unwrap();
         protect(&mut space, 7);
-        space.flush_tlb_range(part(7, 1)).unwrap();
+        space.invalidate_range(part(7, 1)).unwrap();
         mmu.lazy().flush();
         mmu.lazy().disable().unwrap();
         kernel.set_interrupt(false);

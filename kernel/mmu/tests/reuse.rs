@@ -29,7 +29,7 @@ fn r29_mapping_over_an_unflushed_page_invalidates_first() {
             let mut space = new_space(&mmu, kind);
             let range = pages(start(kind), count);
             space.map(range, contiguous(1), data(kind)).unwrap();
-            let pending = space.unmap_no_flush(range).unwrap();
+            let pending = space.unmap_no_invalidate(range).unwrap();
             assert_eq!(tlbis(&mmu), 0);
             space.map(range, contiguous(5000), data(kind)).unwrap();
             assert!(tlbis(&mmu) > 0);
@@ -46,7 +46,7 @@ fn r29_a_forgotten_flush_is_made_up_for() {
     let range = pages(BASE, 3);
     let data = data(SpaceKind::Kernel);
     space.map(range, contiguous(1), data).unwrap();
-    core::mem::forget(space.unmap_no_flush(range).unwrap());
+    core::mem::forget(space.unmap_no_invalidate(range).unwrap());
     // Elsewhere nothing is owed.
     tlbis(&mmu);
     let elsewhere = pages(BASE + (1 << 30), 3);
@@ -66,9 +66,9 @@ fn r29_a_flush_in_time_is_not_repeated() {
     let data = data(SpaceKind::Kernel);
     for first in [1, 100, 200] {
         space.map(range, contiguous(first), data).unwrap();
-        let pending = space.unmap_no_flush(range).unwrap();
+        let pending = space.unmap_no_invalidate(range).unwrap();
         tlbis(&mmu);
-        space.flush(pending);
+        space.invalidate(pending);
         assert_eq!(tlbis(&mmu), 3);
     }
     space.map(range, contiguous(1), data).unwrap();
@@ -194,12 +194,12 @@ fn r29_a_page_like_the_last_is_invalidated_before_reuse() {
                 .map(page(i), contiguous(9 + 2 * i), data(kind))
                 .unwrap();
         }
-        core::mem::forget(space.unmap_no_flush(page(2)).unwrap());
+        core::mem::forget(space.unmap_no_invalidate(page(2)).unwrap());
         tlbis(&mmu);
         space.map(page(2), contiguous(60), data(kind)).unwrap();
         assert_eq!(tlbis(&mmu), 1);
         // A neighbor goes the long way and must not lead the next one astray.
-        core::mem::forget(space.unmap_no_flush(page(1)).unwrap());
+        core::mem::forget(space.unmap_no_invalidate(page(1)).unwrap());
         space.map(page(7), contiguous(71), data(kind)).unwrap();
         space.map(page(1), contiguous(80), data(kind)).unwrap();
         assert_eq!(tlbis(&mmu), 1);

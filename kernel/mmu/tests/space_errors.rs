@@ -23,14 +23,14 @@ fn all_requests(space: &mut AddressSpace<'_, Fake>, range: PageRange) -> Vec<Spa
     vec![
         refused(mmu, || space.map(range, backing, prot)),
         refused(mmu, || space.unmap(range)),
-        refused(mmu, || space.unmap_no_flush(range).map(|_| ())),
+        refused(mmu, || space.unmap_no_invalidate(range).map(|_| ())),
         refused(mmu, || space.unmap_frames(range, |_, _| unreachable!())),
         refused(mmu, || space.protect(range, prot)),
         refused(mmu, || space.remap(range, prot)),
         refused(mmu, || space.apply_to_page_range(range, |_| Ok(()))),
         refused(mmu, || space.fast_pte_range(range).map(|_| ())),
         refused(mmu, || space.free_empty_tables(range)),
-        refused(mmu, || space.flush_tlb_range(range)),
+        refused(mmu, || space.invalidate_range(range)),
     ]
 }
 
@@ -194,7 +194,7 @@ fn used_and_unused_pages_are_named() {
     let va = fake::va(start + 3 * PAGE_SIZE);
     let missing = SpaceError::NotMapped { va };
     assert_eq!(refused(&mmu, || space.unmap(whole)), missing);
-    assert_eq!(refused(&mmu, || space.unmap_no_flush(whole)), missing);
+    assert_eq!(refused(&mmu, || space.unmap_no_invalidate(whole)), missing);
     let none = refused(&mmu, || space.unmap_frames(whole, |_, _| unreachable!()));
     assert_eq!(none, missing);
     assert_eq!(
@@ -399,7 +399,7 @@ fn r29_an_entry_is_fresh_once() {
                 })
                 .unwrap();
             // The permissions of live entries have changed, and their invalidation is the caller's.
-            space.flush_tlb_range(pages(BASE, 3)).unwrap();
+            space.invalidate_range(pages(BASE, 3)).unwrap();
             space.unmap(pages(BASE, 3)).unwrap();
             // Each counts once, so the tables are empty now: those of levels 1 to 3.
             assert_eq!(space.free_empty_tables(pages(BASE, 3)), Ok(3), "{first:?}");

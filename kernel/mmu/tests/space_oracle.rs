@@ -145,11 +145,11 @@ impl<'m> Run<'m> {
         };
         match self.rng.below(3) {
             0 => assert_eq!(self.space.unmap(range), expected),
-            1 => match self.space.unmap_no_flush(range) {
+            1 => match self.space.unmap_no_invalidate(range) {
                 Ok(pending) => {
                     assert_eq!(expected, Ok(()));
                     assert!(addresses(range).all(|va| cached(self, va)));
-                    self.space.flush(pending);
+                    self.space.invalidate(pending);
                 }
                 Err(error) => assert_eq!(expected, Err(error)),
             },
@@ -254,7 +254,7 @@ impl<'m> Run<'m> {
             seen.into_iter().eq(addresses(range)),
             "each page once, ascending"
         );
-        self.space.flush_tlb_range(range).unwrap();
+        self.space.invalidate_range(range).unwrap();
     }
 
     fn fast_range(&mut self, range: PageRange) {
@@ -316,7 +316,7 @@ impl<'m> Run<'m> {
             }
         }
         drop(fast);
-        self.space.flush_tlb_range(range).unwrap();
+        self.space.invalidate_range(range).unwrap();
     }
 
     fn free_empty(&mut self, range: PageRange) {

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! arm64: the only assembly outside of crate `boot`.
+//! arm64: this kernel's assembly, apart from crate `boot`.
 //!
-//! Instructions are wrapped one by one ([`barrier`], [`tlbi`], [`cache`], [`sysreg`]); everything
-//! with a meaning above a single instruction is built on those. What needs no hardware (decoding
+//! Instructions are wrapped one by one ([`cache`], [`sysreg`], and in the page-table library [`barrier`] and [`tlbi`]);
+//! everything with a meaning above a single instruction is built on those. What needs no hardware (decoding
 //! of [ID registers](features) and of [syndromes](exceptions::esr), [comparing
 //! CPUs](compatibility), [walking frame records](backtrace)) compiles and is tested on the host as well.
 
 pub mod backtrace;
-#[cfg(target_os = "none")]
-pub mod barrier;
 #[cfg(target_os = "none")]
 pub mod cache;
 pub mod compatibility;
@@ -37,9 +35,9 @@ pub mod sysreg;
 #[cfg(target_os = "none")]
 pub mod timer;
 #[cfg(target_os = "none")]
-pub mod tlbi;
-#[cfg(target_os = "none")]
 pub mod window;
 
 #[cfg(target_os = "none")]
 pub use hardware::Arm64;
+#[cfg(target_os = "none")]
+pub use lazymmu::aarch64::{barrier, tlbi};

@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use lazymmu::{ENTRIES, Frame, Mmu, PageRange, PendingFlush, SpaceError};
+use lazymmu::{ENTRIES, Frame, Mmu, PageRange, PendingInvalidation, SpaceError};
 
 use super::BenchError;
 use crate::arch::Arm64;
@@ -18,7 +18,7 @@ pub(super) struct Ground {
     /// The library.
     pub(super) mmu: &'static Mmu<Arm64>,
     /// An invalidation that a window has left to be done.
-    pub(super) owed: Option<PendingFlush<'static, Arm64>>,
+    pub(super) owed: Option<PendingInvalidation<'static, Arm64>>,
     /// The kernel's address space.
     pub(super) space: SpaceGuard,
     /// The addresses of a window.

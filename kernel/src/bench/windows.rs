@@ -76,7 +76,7 @@ fn map_contiguous(ground: &mut Ground) -> Result<(), SpaceError> {
 /// Linux: `vunmap_range_noflush()`. The invalidation is left to [`settle`].
 #[inline(never)]
 fn unmap(ground: &mut Ground) -> Result<(), SpaceError> {
-    ground.owed = Some(ground.space.unmap_no_flush(ground.range)?);
+    ground.owed = Some(ground.space.unmap_no_invalidate(ground.range)?);
     Ok(())
 }
 
@@ -200,14 +200,14 @@ fn unmap_each(ground: &mut Ground) -> Result<(), SpaceError> {
 #[inline(never)]
 fn settle(ground: &mut Ground) -> Result<(), SpaceError> {
     if let Some(owed) = ground.owed.take() {
-        ground.space.flush(owed);
+        ground.space.invalidate(owed);
     }
     Ok(())
 }
 
 /// Invalidates what callbacks and slots have emptied.
 fn flush(ground: &mut Ground) -> Result<(), SpaceError> {
-    ground.space.flush_tlb_range(ground.range)
+    ground.space.invalidate_range(ground.range)
 }
 
 fn unmap_and_settle(ground: &mut Ground) -> Result<(), SpaceError> {

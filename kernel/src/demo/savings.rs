@@ -3,7 +3,9 @@
 
 use core::fmt;
 
-use lazymmu::{Backend, Backing, BarrierPolicy, Context, Counts, PendingFlush, Prot, SpaceError};
+use lazymmu::{
+    Backend, Backing, BarrierPolicy, Context, Counts, PendingInvalidation, Prot, SpaceError,
+};
 
 use super::workload::Workload;
 use super::{DemoError, title};
@@ -199,13 +201,13 @@ fn unmap(way: Way, area: &Area) -> Result<(), SpaceError> {
     if matches!(way, Way::Range | Way::Ets2) {
         return space.unmap(area.pages());
     }
-    let mut owed: Option<PendingFlush<'_, Arm64>> = None;
+    let mut owed: Option<PendingInvalidation<'_, Arm64>> = None;
     for i in 0..area.pages().pages() {
         let page = area.part(i, 1)?;
         match way {
             Way::Eager => space.unmap(page)?,
             _ => {
-                let flush = space.unmap_no_flush(page)?;
+                let flush = space.unmap_no_invalidate(page)?;
                 match &mut owed {
                     // A neighbor always merges; if it did not, it would be flushed here.
                     Some(all) => drop(all.merge(flush)),
@@ -215,7 +217,7 @@ fn unmap(way: Way, area: &Area) -> Result<(), SpaceError> {
         }
     }
     if let Some(flush) = owed {
-        space.flush(flush);
+        space.invalidate(flush);
     }
     Ok(())
 }

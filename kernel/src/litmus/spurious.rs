@@ -10,7 +10,7 @@
 //!
 //! A store without its barriers is what is tested, so it cannot be the library's. It goes to the last-level entry of a page
 //! in the middle of an area of our own: nobody else uses the entry, the mapped pages beside it keep the table,
-//! and each round leaves the entry empty and its address invalidated by [`Mmu::flush_tlb_range`](lazymmu::Mmu::flush_tlb_range),
+//! and each round leaves the entry empty and its address invalidated by [`Mmu::invalidate_range`](lazymmu::Mmu::invalidate_range),
 //! as the library believes it to be all the time.
 
 use core::ptr;
@@ -145,7 +145,7 @@ impl Ground {
         // frame as data; below it is emptied and invalidated.
         let read = unsafe { make_and_read(between, entry, desc, page.start().as_u64()) };
         Arm64.store(entry, Desc::INVALID);
-        MMU.flush_tlb_range(page, Scope::AllAsids, Reach::Leaf);
+        MMU.invalidate_range(page, Scope::AllAsids, Reach::Leaf);
         read
     }
 

@@ -15,7 +15,10 @@ pub fn interrupt_counts() -> Counts {
     percpu::current().interrupt_counters().read()
 }
 
-impl Context for Arm64 {
+// SAFETY: `current()` is the task that runs on this CPU, and its state lives as long as the task. The batch and the
+// counters of interrupts are this CPU's. An interrupt ends where it began, so the answer of `in_interrupt` does not change
+// during a call.
+unsafe impl Context for Arm64 {
     #[inline(always)]
     fn lazy(&self) -> &LazyMmuState {
         current().lazy()

@@ -344,7 +344,7 @@ impl Worker {
                 self.ptes += 1;
             }
         }
-        if cleared && let Err(error) = space.flush_tlb_range(range) {
+        if cleared && let Err(error) = space.invalidate_range(range) {
             wrong!("flush_tlb_range: {error}");
         }
         Ok(())

@@ -16,7 +16,7 @@ use fake::{Fake, KINDS, frame, new_mmu, new_space, pages};
 use libfuzzer_sys::fuzz_target;
 use lazymmu::{
     AddressSpace, Backend, Backing, Context, Desc, Features, Half, LazyMmuError, Level, Mmu,
-    PAGE_SIZE, PageRange, PendingFlush, Prot, SpaceError, SpaceKind, TlbFeatures, bits,
+    PAGE_SIZE, PageRange, PendingInvalidation, Prot, SpaceError, SpaceKind, TlbFeatures, bits,
 };
 use std::collections::BTreeMap;
 
@@ -101,18 +101,18 @@ fn windows(half: Half) -> [PageRange; 5] {
 fn unmap_merged<'m>(
     space: &mut AddressSpace<'m, Fake>,
     range: PageRange,
-) -> Result<PendingFlush<'m, Fake>, SpaceError> {
+) -> Result<PendingInvalidation<'m, Fake>, SpaceError> {
     let unmapped = addresses(range).find(|va| space.query(fake::va(*va)).is_none());
     if let Some(va) = unmapped {
         return Err(SpaceError::NotMapped { va: fake::va(va) });
     }
     let half = range.pages() / 2;
     if half == 0 {
-        return space.unmap_no_flush(range);
+        return space.unmap_no_invalidate(range);
     }
     let start = range.start().as_u64();
-    let mut first = space.unmap_no_flush(pages(start, half))?;
-    let mut second = space.unmap_no_flush(pages(start + half * PAGE_SIZE, range.pages() - half))?;
+    let mut first = space.unmap_no_invalidate(pages(start, half))?;
+    let mut second = space.unmap_no_invalidate(pages(start + half * PAGE_SIZE, range.pages() - half))?;
     // Only in the order of their addresses.
     first = second.merge(first).expect_err("the first comes before");
     first.merge(second).expect("the second follows");
@@ -128,7 +128,7 @@ struct Run<'m> {
     /// Depths of the sections that announce a range.
     announced: Vec<u8>,
     /// Flushes that are still to come.
-    pending: Vec<PendingFlush<'m, Fake>>,
+    pending: Vec<PendingInvalidation<'m, Fake>>,
 }
 
 /// The entry without the hint that it belongs to a contiguous group, which comes and goes.
@@ -216,7 +216,7 @@ impl Run<'_> {
     fn unmap(&mut self, operation: Operation, range: PageRange) {
         let expected = self.all_mapped(range);
         let done = match operation {
-            Operation::UnmapLater(_) => match self.space.unmap_no_flush(range) {
+            Operation::UnmapLater(_) => match self.space.unmap_no_invalidate(range) {
                 Ok(pending) => {
                     self.pending.push(pending);
                     Ok(())
@@ -295,7 +295,7 @@ impl Run<'_> {
             Ok::<(), SpaceError>(())
         });
         assert_eq!((done, seen), (Ok(()), range.pages()));
-        self.space.flush_tlb_range(range).expect("of this half");
+        self.space.invalidate_range(range).expect("of this half");
     }
 
     fn fast(&mut self, range: PageRange, mut choices: u32, prot: Prot, bulk: Bulk) {
@@ -350,7 +350,7 @@ impl Run<'_> {
             assert_eq!(alone(fast.get(i)), now);
         }
         drop(fast);
-        self.space.flush_tlb_range(range).expect("of this half");
+        self.space.invalidate_range(range).expect("of this half");
     }
 
     fn gather(&mut self, ranges: [PageRange; 2]) {

@@ -1,23 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Access and dirty bits that hardware sets while a store waits (R24).
 //!
-//! Where TCR_EL1.{HA,HD} let the walker write entries (the library's own operations ask for
-//! 0, but a queue must not be what forbids them), the entry in memory may gain two facts between the
-//! moment at which somebody computes a new value and the moment at which it is stored:
-//! *accessed* (AF is set) and *dirty* (`AP[2]` is cleared where DBM allows it). A store that is
-//! made later takes both over if they are news to whoever computed the value. A bit that the
-//! writer had seen and took away on purpose stays away.
+//! With TCR_EL1.{HA,HD} the walker writes entries. (The library requires 0 today, but its queues must not be the
+//! reason.) Between the moment at which a new value is computed and the moment at which it is stored, the
+//! entry in memory may then gain two facts: *accessed* (AF is set) and *dirty* (`AP[2]` is cleared where DBM
+//! allows it). A store that happens later takes over both if the writer did not know them when it computed the
+//! value. A bit that the writer had seen and cleared on purpose stays clear.
 
 use crate::desc::{Desc, bits};
-use crate::hardware::Hardware;
-use crate::table::Pte;
 
-/// Whether the entry says that its page was written: writable, with hardware's leave to say so.
+/// Whether hardware has marked the page as written: DBM is set and `AP[2]` is clear.
 const fn is_hw_dirty(entry: Desc) -> bool {
     entry.as_u64() & (bits::VALID | bits::DBM | bits::AP_READ_ONLY) == bits::VALID | bits::DBM
 }
 
-/// The same, or said by software.
+/// The same, or marked by software.
 const fn is_dirty(entry: Desc) -> bool {
     is_hw_dirty(entry) || entry.as_u64() & bits::SOFTWARE_DIRTY != 0
 }
@@ -69,19 +66,6 @@ impl News {
             }
         }
         Desc::from_u64(raw)
-    }
-}
-
-/// Stores `new` over a live entry of the same page, computed when the entry was `seen`, and loses
-/// nothing that hardware sets at that very moment. Returns what is in the entry now.
-pub(super) fn replace<H: Hardware>(hw: &H, pte: &Pte, seen: Desc, new: Desc) -> Desc {
-    let mut now = hw.load(pte);
-    loop {
-        let merged = News::between(seen, now).told_to(new);
-        match hw.compare_exchange(pte, now, merged) {
-            Ok(_) => return merged,
-            Err(moved) => now = moved,
-        }
     }
 }
 

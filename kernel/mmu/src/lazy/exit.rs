@@ -1,26 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The end of a task.
 //!
-//! A task that ends has no business in a section: whoever opened it can close it no more. But its
-//! function may return with a guard forgotten, or the kernel may end it in the middle of anything, and
-//! then what it had deferred must not be lost: others rely on it, and the CPU's batch must not pass on to
-//! the next task. So the kernel calls [`Lazy::exit`] for every task, as the last thing that runs as this
-//! task before its last context switch, and reports what that says.
+//! A task should not end inside of a section, because nothing can close the section afterwards. But its function
+//! may return with a guard forgotten, or the kernel may end it in the middle of anything. What it had deferred must
+//! not be lost then: other tasks rely on it, and the CPU's batch must be empty for the next task. So the kernel
+//! calls [`Lazy::exit`] for every task, as the last thing that runs as this task before its last context switch,
+//! and reports the error that it returns.
 
-use super::{Lazy, LazyMmuError};
+use super::hooks;
+use super::mode::Lazy;
+use crate::error::LazyMmuError;
 use crate::hardware::Kernel;
 
 impl<K: Kernel> Lazy<'_, K> {
-    /// Leaves every level for good: sections, pauses and suspended ones. All earlier writes have taken
-    /// effect when it returns; contiguous groups in ranges that [`Lazy::enable_fast_pte_range`] announced are
-    /// folded, and all ranges are withdrawn. The state is that of a new task (R1): it may be switched
-    /// out, with any backend, or used again.
+    /// Leaves every level for good: sections, pauses and suspensions. When it returns, all earlier writes have
+    /// taken effect and all announced ranges are forgotten. The state is that of a new task (R1): it may be
+    /// switched out, with any strategy, or used again.
     ///
-    /// How deep the task was and where its section was opened is in the state before
-    /// ([`super::LazyMmuState::opened_at`]). In interrupt context nothing is done (R3).
+    /// Until the call, the state says how deep the task is and where its section was opened
+    /// ([`LazyMmuState::opened_at`](crate::LazyMmuState::opened_at)). In interrupt context nothing is done (R3).
     ///
     /// # Errors
-    /// [`LazyMmuError::EndedInside`] if there was anything to leave, which is a mistake of the task's; it is
+    /// [`LazyMmuError::EndedInside`] if there was a level to leave, which is a mistake of the task; it is
     /// left all the same.
     pub fn exit(self) -> Result<(), LazyMmuError> {
         let state = self.state();
@@ -40,18 +41,12 @@ impl<K: Kernel> Lazy<'_, K> {
         // R10: the mode is inactive already when the last hook runs.
         state.set_enable_count(0);
         state.set_pause_count(0);
-        self.end_ranges(0);
-        // The tables of suspended ranges stay until their section is left, which is now.
-        while state.hints().is_suspended() {
-            state.hints().resume();
-            self.end_ranges(0);
-        }
-        // Or it was ended in the middle of its last hook.
+        // The second case is a task that was ended in the middle of its last hook.
         if was_active || state.word() != 0 {
-            self.mmu.hook_leave();
+            hooks::leave(self.mmu);
         }
-        // Ranges of guards that were forgotten go, and the mark of work on the batch, if the task was ended
-        // in the middle of that: who has that mark never leaves its CPU.
+        // This also clears the mark of work on the batch, if the task was ended in the middle of that: a task with
+        // that mark never leaves its CPU.
         state.renew();
     }
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Sections and pauses as values that close on drop.
 //!
-//! A guard remembers whether opening it had an effect. Opened in an interrupt, or (a
-//! section) while paused, it was ignored, and so is its end. If the context has
-//! changed in between, the level cannot be closed any more: Linux leaks it silently
-//! (R39), here it is reported through [`crate::Context::report`].
+//! A guard remembers whether opening it had an effect. A guard that was opened in an interrupt, or a section that was
+//! opened while paused, was ignored, and so is its end. If the context has changed in between, the level cannot be
+//! closed any more: Linux leaks it silently (R39), here it is reported through [`crate::Context::report`].
 
-use super::{Lazy, LazyMmuError};
+use super::mode::{Lazy, Opened};
+use crate::error::LazyMmuError;
 use crate::hardware::Kernel;
 use core::marker::PhantomData;
 
@@ -27,17 +27,48 @@ pub struct LazyPause<'m, K: Kernel> {
     _task: PhantomData<*mut ()>,
 }
 
-/// Whether the opening call moved a counter.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Opened {
-    Counted,
-    Ignored,
+impl<'m, K: Kernel> Lazy<'m, K> {
+    /// Opens a section that closes itself.
+    ///
+    /// # Errors
+    /// [`LazyMmuError::EnableOverflow`] at depth 255; nothing changes.
+    #[inline]
+    #[track_caller]
+    pub fn section(self) -> Result<LazySection<'m, K>, LazyMmuError> {
+        LazySection::open(self)
+    }
+
+    /// Opens a section unless one is active already.
+    ///
+    /// This is for operations whose writes may take effect with their caller's section. A nested section would
+    /// flush when it ends (R5), and a caller that makes many calls in a section of its own would pay at each of
+    /// them.
+    ///
+    /// # Errors
+    /// None in practice: a section at depth 255 is active, or paused and ignored.
+    #[inline]
+    #[track_caller]
+    pub fn section_unless_active(self) -> Result<Option<LazySection<'m, K>>, LazyMmuError> {
+        if self.is_lazy_mmu_mode_active() {
+            return Ok(None);
+        }
+        self.section().map(Some)
+    }
+
+    /// Opens a pause that closes itself.
+    ///
+    /// # Errors
+    /// [`LazyMmuError::PauseOverflow`] at depth 255; nothing changes.
+    #[inline]
+    pub fn paused(self) -> Result<LazyPause<'m, K>, LazyMmuError> {
+        LazyPause::open(self)
+    }
 }
 
 impl<'m, K: Kernel> LazySection<'m, K> {
     #[inline]
     #[track_caller]
-    pub(super) fn open(lazy: Lazy<'m, K>) -> Result<Self, LazyMmuError> {
+    fn open(lazy: Lazy<'m, K>) -> Result<Self, LazyMmuError> {
         Ok(Self {
             lazy,
             opened: lazy.enter()?,
@@ -50,7 +81,7 @@ impl<'m, K: Kernel> LazySection<'m, K> {
         self.opened == Opened::Counted
     }
 
-    /// Makes what was written so far take effect and stays in the section.
+    /// Makes what was written so far take effect, and stays in the section ([`Lazy::flush`]).
     pub fn flush(&self) {
         self.lazy.flush();
     }
@@ -63,8 +94,8 @@ impl<K: Kernel> Drop for LazySection<'_, K> {
         let result = match (self.opened, ignored_now) {
             (Opened::Counted, false) => self.lazy.disable(),
             (Opened::Ignored, true) => Ok(()),
-            // Made while paused and dropped after the resume: nothing to close,
-            // but the writer believed in a section that was not there.
+            // Made while paused and dropped after the resume: there is nothing to close, but the caller
+            // relied on a section that was not there.
             _ => Err(LazyMmuError::Asymmetric),
         };
         if let Err(error) = result {
@@ -75,7 +106,7 @@ impl<K: Kernel> Drop for LazySection<'_, K> {
 
 impl<'m, K: Kernel> LazyPause<'m, K> {
     #[inline]
-    pub(super) fn open(lazy: Lazy<'m, K>) -> Result<Self, LazyMmuError> {
+    fn open(lazy: Lazy<'m, K>) -> Result<Self, LazyMmuError> {
         let opened = if lazy.in_interrupt() {
             Opened::Ignored
         } else {

@@ -3,11 +3,13 @@
 //!
 //! A loop over entries that has to reschedule leaves lazy MMU mode, drops its lock, sleeps and starts
 //! again (Linux: `madvise_cold_or_pageout_pte_range()`, scenario S12). One `disable` is not enough if a
-//! caller further up has a section, too: the mode is still active then. And a pause would be
-//! one that nobody may enable the mode in. [`Lazy::suspend_all`] leaves all levels, whatever they are, and
-//! comes back to them.
+//! caller further up has a section as well: the mode is still active then. A pause does not help either,
+//! because while it lasts the mode cannot be enabled. [`Lazy::suspend_all`] leaves all levels, whatever they are,
+//! and enters them again at its end.
 
-use super::{Lazy, LazyMmuError};
+use super::hooks;
+use super::mode::Lazy;
+use crate::error::LazyMmuError;
 use crate::hardware::Kernel;
 use core::marker::PhantomData;
 use core::panic::Location;
@@ -55,7 +57,7 @@ impl<'m, K: Kernel> Lazy<'m, K> {
         state.set_pause_count(0);
         state.hints().suspend();
         if was_active {
-            self.mmu.hook_leave();
+            hooks::leave(self.mmu);
         }
         left
     }
@@ -63,7 +65,7 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     fn enter_all(self, left: &Left) {
         let state = self.state();
         if state.enable_count() > 0 || state.pause_count() > 0 {
-            // A section of the meantime was not closed. Its writes take effect, its level is lost.
+            // A section that was opened in the meantime was not closed. Its writes take effect, its level is lost.
             self.report(LazyMmuError::Asymmetric);
             self.leave_all();
             state.hints().resume();
@@ -73,7 +75,7 @@ impl<'m, K: Kernel> Lazy<'m, K> {
         state.set_pause_count(left.pause_count);
         state.hints().resume();
         if state.is_active() {
-            self.mmu.hook_enter(self.mmu.kernel().counters());
+            hooks::enter(self.mmu, self.mmu.kernel().counters());
         }
     }
 }

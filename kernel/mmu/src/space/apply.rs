@@ -9,17 +9,18 @@
 //! Each table in turn is announced, as Linux's `apply_to_pte_range()` does
 //! ([`crate::Lazy::enable_fast_pte_range`]).
 
-use super::AddressSpace;
-use super::cursor::LeafTable;
-use super::quick::{Quick, Sums};
-use super::tables::Spare;
+use super::address_space::AddressSpace;
+use super::leaf_table::LeafTable;
+use super::links;
+use super::spare::Spare;
+use super::write::{ShortWay, Sums};
 use crate::addr::{Frame, PageRange, VirtAddr};
-use crate::backend::Backend;
 use crate::desc::{Desc, Prot};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
-use crate::lazy::LazyMmuState;
+use crate::strategy::Backend;
 use crate::table::Pte;
+use crate::task::LazyMmuState;
 
 /// One last-level entry in the hands of a callback.
 pub struct PteRef<'a, K: Kernel> {
@@ -29,18 +30,18 @@ pub struct PteRef<'a, K: Kernel> {
     pte: &'a Pte,
     /// The caller's.
     state: &'a LazyMmuState,
-    quick: &'a mut Quick,
+    short: &'a mut ShortWay,
     sums: &'a mut Sums,
     /// Whether the entry is empty and in a kernel's space: known of all entries of a table, without a look
     /// at any.
     is_fresh: bool,
     /// Whether the entry was set the short way.
-    was_quick: bool,
+    was_short: bool,
 }
 
 impl<K: Kernel> PteRef<'_, K> {
-    /// Number of the entry in the table's piece. Worked out when it is asked for, because the loop has
-    /// less to count then.
+    /// Number of the entry in the table's piece. It is computed on demand, so that the loop counts one thing
+    /// less.
     fn i(&self) -> usize {
         self.table.index_of(self.pte)
     }
@@ -53,7 +54,7 @@ impl<K: Kernel> PteRef<'_, K> {
     /// The entry's value (R13, R20: what was written is what is read).
     #[inline]
     pub fn get(&self) -> Desc {
-        self.space.read(self.table, self.i())
+        self.table.read(self.space.mmu(), self.i())
     }
 
     /// Maps the page. If the entry was emptied and not invalidated yet, it is
@@ -67,23 +68,18 @@ impl<K: Kernel> PteRef<'_, K> {
     /// live and may not be replaced in place (R29). Nothing is written.
     #[inline(always)]
     pub fn set(&mut self, frame: Frame, prot: Prot) -> Result<(), SpaceError> {
-        let (mmu, pte, new) = (self.space.mmu, self.pte, (frame, prot));
-        let is_data = prot.is_normal() && !prot.is_user() && !prot.is_executable();
-        let quick = if self.is_fresh && is_data {
-            self.quick.set_fresh(mmu, self.state, pte, new);
-            true
-        } else {
-            self.quick.set(mmu, self.state, pte, new)
-        };
-        if quick {
+        let (mmu, pte, new) = (self.space.mmu(), self.pte, (frame, prot));
+        let is_short = (self.is_fresh && self.short.set_fresh(mmu, self.state, pte, new))
+            || self.short.set(mmu, self.state, pte, new);
+        if is_short {
             // Once per entry: what is set is not empty any more.
-            (self.is_fresh, self.was_quick) = (false, true);
+            (self.is_fresh, self.was_short) = (false, true);
             return Ok(());
         }
         // Refused or not: from here on the entry is looked at.
         self.is_fresh = false;
-        let (quick, change) = set_slowly(self.space, self.table, self.pte, frame, prot)?;
-        *self.quick = quick;
+        let (short, change) = set_the_long_way(self.space, self.table, self.pte, frame, prot)?;
+        *self.short = short;
         self.sums.change += change;
         Ok(())
     }
@@ -94,23 +90,24 @@ impl<K: Kernel> PteRef<'_, K> {
     #[inline(always)]
     pub fn get_and_clear(&mut self) -> Desc {
         self.space
-            .take_quickly(self.table, self.pte, self.quick, self.sums)
+            .writer
+            .take_shortly(self.table, self.pte, self.short, self.sums)
     }
 }
 
-/// By value: what a loop keeps in registers stays there.
+/// Arguments and result are values, so that what a loop keeps in registers stays there.
 #[cold]
 #[inline(never)]
-fn set_slowly<K: Kernel>(
+fn set_the_long_way<K: Kernel>(
     space: &AddressSpace<'_, K>,
     table: &LeafTable<'_>,
     pte: &Pte,
     frame: Frame,
     prot: Prot,
-) -> Result<(Quick, isize), SpaceError> {
+) -> Result<(ShortWay, isize), SpaceError> {
     let i = table.index_of(pte);
-    let change = space.set_leaf(&table.nth(i), frame, prot)?;
-    Ok((Quick::of(space, table.piece), change.count()))
+    let change = space.writer.set_leaf(&table.nth(i), frame, prot)?;
+    Ok((space.writer.short_way(table.piece), change.count()))
 }
 
 impl<K: Kernel> core::fmt::Debug for PteRef<'_, K> {
@@ -136,9 +133,9 @@ impl<K: Kernel> AddressSpace<'_, K> {
     ) -> Result<(), E> {
         self.check_half(range)?;
         let needed = self.missing_tables_for_entries(range)?;
-        let mut spare = Spare::reserve(self.mmu, needed)?;
+        let mut spare = Spare::reserve(self.mmu(), needed)?;
         let _section = self
-            .mmu
+            .mmu()
             .lazy()
             .section_unless_active()
             .map_err(SpaceError::from)?;
@@ -146,7 +143,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
             let announced = self.announce(&found);
             let result = self.apply_to_table(&found, &mut f);
             if let Some(number) = announced {
-                self.mmu.lazy().state().hints().withdraw(number);
+                self.mmu().lazy().state().hints().withdraw(number);
             }
             result
         })
@@ -159,30 +156,30 @@ impl<K: Kernel> AddressSpace<'_, K> {
         f: &mut impl FnMut(&mut PteRef<'_, K>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut sums = Sums::ZERO;
-        let mut quick = Quick::of(self, found.piece);
-        let state = self.mmu.kernel().lazy();
+        let mut short = self.writer.short_way(found.piece);
+        let state = self.mmu().kernel().lazy();
         let mut rest = found.ptes().iter();
         let mut other = 0;
-        // The loop twice. In the first it is a constant that the entries are fresh, until a callback
+        // There are two loops. In the first it is a constant that the entries are fresh, until a callback
         // does something else than to set its entry; then the second goes on.
         let mut failed = None;
-        if quick.sets(Prot::KERNEL) && found.is_empty() {
+        if short.sets(Prot::KERNEL) && found.is_empty() {
             for pte in rest.by_ref() {
                 let mut entry = PteRef {
                     space: self,
                     table: found,
                     pte,
                     state,
-                    quick: &mut quick,
+                    short: &mut short,
                     sums: &mut sums,
                     is_fresh: true,
-                    was_quick: false,
+                    was_short: false,
                 };
                 if let Err(error) = f(&mut entry) {
                     failed = Some(error);
                 }
-                if !entry.was_quick || failed.is_some() {
-                    other = usize::from(!entry.was_quick);
+                if !entry.was_short || failed.is_some() {
+                    other = usize::from(!entry.was_short);
                     break;
                 }
             }
@@ -194,29 +191,29 @@ impl<K: Kernel> AddressSpace<'_, K> {
                     table: found,
                     pte,
                     state,
-                    quick: &mut quick,
+                    short: &mut short,
                     sums: &mut sums,
                     is_fresh: false,
-                    was_quick: false,
+                    was_short: false,
                 };
                 let result = f(&mut entry);
-                other += usize::from(!entry.was_quick);
+                other += usize::from(!entry.was_short);
                 if let Err(error) = result {
                     failed = Some(error);
                     break;
                 }
             }
         }
-        sums.quick = found.ptes().len() - rest.len() - other;
-        self.add_population(found.parent, sums.settle(self));
+        sums.short = found.ptes().len() - rest.len() - other;
+        links::add_population(self.mmu(), found.parent, sums.settle(&self.writer));
         failed.map_or(Ok(()), Err)
     }
 
     /// Announces the piece, where that makes a difference. Returns the number to withdraw.
     #[inline]
     fn announce(&self, found: &LeafTable<'_>) -> Option<u8> {
-        let lazy = self.mmu.lazy();
-        let waits = self.mmu.backend() == Backend::DeferStores && lazy.is_lazy_mmu_mode_active();
+        let lazy = self.mmu().lazy();
+        let waits = self.mmu().backend() == Backend::DeferStores && lazy.is_lazy_mmu_mode_active();
         waits.then(|| lazy.state().hints().announce_numbered(self.hint_of(found)))
     }
 }

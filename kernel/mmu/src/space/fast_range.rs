@@ -1,25 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A range of entries whose table is known: no walk per page.
 //!
-//! What `fast_pte_range` is about: the caller names the range once, the table is found
-//! once, and after that a page is an index. [`AddressSpace::map`] works the same way
-//! inside; this is for callers that write entries one by one or in runs of
+//! The caller names a range once, the library finds its table once, and from then on a page is an index.
+//! [`AddressSpace::map`] works the same way inside. This is for callers that write entries one by one, or in runs of
 //! their own choice, in any order and any subset.
 //!
-//! The range is announced for as long as it is held ([`crate::Lazy::enable_fast_pte_range`]).
+//! The range is announced for as long as the value lives ([`crate::Lazy::enable_fast_pte_range`]). It borrows the space,
+//! so its end may read and write any entry of the range: contiguous groups are folded there.
 
-use super::AddressSpace;
-use super::cursor::LeafTable;
-use super::quick::{Quick, Sums};
-use super::tables::Spare;
+use super::address_space::AddressSpace;
+use super::fold;
+use super::leaf_table::LeafTable;
+use super::links;
+use super::spare::Spare;
+use super::write::{ShortWay, Sums};
 use crate::addr::{Frame, PAGE_SIZE, PageRange};
-use crate::backend::{self, Backend, Fill, Was};
-use crate::contiguous::{self, GROUP};
+use crate::backend::{self, Fill, Was};
 use crate::desc::{Desc, Prot, bits};
 use crate::error::SpaceError;
+use crate::group::{self, GROUP};
 use crate::hardware::Kernel;
 use crate::lazy::LazySection;
-use crate::policy;
+use crate::strategy::Backend;
 use crate::table::Pte;
 
 /// The entries of a range inside one table, in a lazy section of their own.
@@ -32,7 +34,7 @@ pub struct FastPteRange<'s, 'm, K: Kernel> {
     before: Option<usize>,
     /// The number to withdraw the announcement under, where there is one.
     announced: Option<u8>,
-    quick: Quick,
+    short: ShortWay,
     sums: Sums,
     section: Option<LazySection<'m, K>>,
 }
@@ -45,7 +47,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// # Errors
     /// [`SpaceError::Range`] if `range` crosses a table's end (2 MiB), and what
     /// [`AddressSpace::apply_to_page_range`] refuses.
-    // In place: the value is too large to be handed around.
+    // Inlined, because the value is too large to be copied from one function to the next.
     #[inline(always)]
     #[track_caller]
     pub fn fast_pte_range(
@@ -56,23 +58,22 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         self.check_one_table(range)?;
         let space = &*self;
         let (table, section) = match space.leaf_table(range) {
-            Some(found) => (found, space.mmu.lazy().section()?),
+            Some(found) => (found, space.mmu().lazy().section()?),
             None => space.build_fast_range(range)?,
         };
-        // Nobody else asks for the range where stores happen at once and nothing is folded.
-        let waits = space.mmu.backend() == Backend::DeferStores;
+        // Only a strategy whose stores wait asks for the range.
+        let waits = space.mmu().backend() == Backend::DeferStores;
         let announced = (section.is_counted() && waits).then(|| {
-            let hints = space.mmu.lazy().state().hints();
+            let hints = space.mmu().lazy().state().hints();
             hints.announce_numbered(space.hint_of(&table))
         });
         // Settled on drop. Should that never happen, the table counts as neither empty
         // nor full for ever, each of its entries is looked at, and it is never freed.
         let before = table.link.population();
-        let link = table.link.with_unknown_population();
-        space.mmu.kernel().store(table.parent, link);
+        let link = links::forget_population(space.mmu(), table.parent, table.link);
         let table = table.with_link(link);
         Ok(FastPteRange {
-            quick: Quick::of(space, range),
+            short: space.writer.short_way(range),
             ptes: table.ptes(),
             table,
             space,
@@ -83,7 +84,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         })
     }
 
-    /// The table is missing. The section is opened where nothing can fail behind it.
+    /// Builds the table that is missing. The section is opened where nothing can fail after it.
     #[cold]
     #[inline(never)]
     #[track_caller]
@@ -92,8 +93,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         range: PageRange,
     ) -> Result<(LeafTable<'_>, LazySection<'m, K>), SpaceError> {
         let needed = self.missing_tables_for_entries(range)?;
-        let mut spare = Spare::reserve(self.mmu, needed)?;
-        let section = self.mmu.lazy().section()?;
+        let mut spare = Spare::reserve(self.mmu(), needed)?;
+        let section = self.mmu().lazy().section()?;
         Ok((self.build_leaf_table(range, &mut spare), section))
     }
 }
@@ -111,7 +112,7 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
     #[inline]
     pub fn get(&self, i: usize) -> Desc {
         assert!(i < self.ptes.len(), "page {i} of {self:?}");
-        self.space.read(&self.table, i)
+        self.table.read(self.space.mmu(), i)
     }
 
     /// Maps page `i`. If its entry was emptied and not invalidated yet, it is
@@ -125,14 +126,14 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
     #[inline(always)]
     pub fn set(&mut self, i: usize, frame: Frame, prot: Prot) -> Result<(), SpaceError> {
         let pte = &self.ptes[i];
-        let mmu = self.space.mmu;
-        if self.quick.set(mmu, mmu.kernel().lazy(), pte, (frame, prot)) {
-            self.sums.quick = self.sums.quick.wrapping_add(1);
+        let (mmu, writer) = (self.space.mmu(), &self.space.writer);
+        if self.short.set(mmu, mmu.kernel().lazy(), pte, (frame, prot)) {
+            self.sums.short = self.sums.short.wrapping_add(1);
             return Ok(());
         }
-        let change = self.space.set_leaf(&self.table.nth(i), frame, prot)?;
+        let change = writer.set_leaf(&self.table.nth(i), frame, prot)?;
         self.sums.change += change.count();
-        self.quick = Quick::of(self.space, self.table.piece);
+        self.short = writer.short_way(self.table.piece);
         Ok(())
     }
 
@@ -157,41 +158,10 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
         if pages == 0 {
             return Ok(());
         }
-        let space = self.space;
         let found = self.empty_part(first, pages, prot)?;
-        if matches!(
-            space.mmu.backend(),
-            Backend::DeferBarriers | Backend::BatchInvalidations
-        ) {
-            let kernel = space.mmu.kernel();
-            // Eight at a time, so that the loop costs less than what it repeats.
-            let (eights, rest) = found.ptes().as_chunks::<8>();
-            let mut i = first;
-            let mut set = |pte| {
-                kernel.store(pte, Desc::page(frame(i), prot));
-                i = i.wrapping_add(1);
-            };
-            for [a, b, c, d, e, f, g, h] in eights {
-                set(a);
-                set(b);
-                set(c);
-                set(d);
-                set(e);
-                set(f);
-                set(g);
-                set(h);
-            }
-            rest.iter().for_each(set);
-            let owed = policy::account(space.mmu, pages, Desc::page(Frame::ZERO, prot));
-            if pages > 0 {
-                space.mmu.owe_or_pay(owed);
-            }
-        } else {
-            for i in 0..pages {
-                let first = Desc::page(frame(first + i), prot);
-                space.write_run(&found.nth(i), Fill::Contiguous { first }, Was::Gone);
-            }
-        }
+        self.space
+            .writer
+            .set_each(&found, prot, |i| frame(first.wrapping_add(i)));
         self.sums.change += pages as isize;
         Ok(())
     }
@@ -216,7 +186,7 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
         let found = self.empty_part(first, frames.len(), prot)?;
         let template = Desc::page(Frame::ZERO, prot);
         let fill = Fill::Scattered { frames, template };
-        self.space.write_run(&found, fill, Was::Gone);
+        self.space.writer.write_run(&found, fill, Was::Gone);
         self.sums.change += frames.len() as isize;
         Ok(())
     }
@@ -255,10 +225,12 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
             let first = Desc::from_u64(raw | hint);
             if pages > 0 {
                 let part = found.part(from, pages);
-                space.write_run(&part, Fill::Contiguous { first }, Was::Gone);
+                space
+                    .writer
+                    .write_run(&part, Fill::Contiguous { first }, Was::Gone);
             }
         };
-        let (head, groups) = contiguous::groups(found.piece, frame, space.kind.scope());
+        let (head, groups) = group::whole_groups(found.piece, frame, space.kind().scope());
         write(0, head, 0);
         write(head, groups * GROUP, bits::CONT);
         write(head + groups * GROUP, pages - head - groups * GROUP, 0);
@@ -274,14 +246,14 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
         pages: usize,
         prot: Prot,
     ) -> Result<LeafTable<'_>, SpaceError> {
-        self.space.kind.check_prot(prot)?;
+        self.space.kind().check_prot(prot)?;
         let found = self.part(first, pages);
         // A table that came empty, and in which nothing was set since, is empty.
-        if self.before != Some(0) || self.sums.quick != 0 || self.sums.change != 0 {
+        if self.before != Some(0) || self.sums.short != 0 || self.sums.change != 0 {
             self.space.check_run_unused(&found)?;
         }
-        self.space.invalidate_before_reuse(found.piece);
-        self.space.note_memory_type(&found, prot);
+        self.space.writer.invalidate_before_reuse(found.piece);
+        links::note_memory_type(self.space.mmu(), found.parent, prot);
         Ok(found)
     }
 
@@ -302,20 +274,20 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
             counted += isize::from(entry.is_valid());
         };
         let space = self.space;
-        if backend::is_memory_current(space.mmu) {
+        if backend::is_memory_current(space.mmu()) {
             for pte in found.ptes() {
                 look(space.load(pte));
             }
         } else {
             for i in 0..pages {
-                look(space.read(&found, i));
+                look(found.read(space.mmu(), i));
             }
         }
         if used > 0 {
-            let duty = space.write_run(&found, Fill::Zero, Was::Live);
-            space.owe_invalidation(duty, found.piece);
+            let duty = space.writer.write_run(&found, Fill::Zero, Was::Live);
+            space.writer.owe_invalidation(duty, found.piece);
             self.sums.change -= counted;
-            self.quick = self.quick.after_take();
+            self.short = self.short.after_take();
         }
         used
     }
@@ -339,30 +311,29 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
     /// If `i` is not in the range.
     #[inline]
     pub fn get_and_clear(&mut self, i: usize) -> Desc {
+        let pte = &self.ptes[i];
         self.space
-            .take_quickly(&self.table, &self.ptes[i], &mut self.quick, &mut self.sums)
+            .writer
+            .take_shortly(&self.table, pte, &mut self.short, &mut self.sums)
     }
 }
 
 impl<K: Kernel> Drop for FastPteRange<'_, '_, K> {
     fn drop(&mut self) {
         let (space, found) = (self.space, self.table);
-        let change = self.sums.settle(space);
+        let (mmu, scope) = (space.mmu(), space.kind().scope());
+        let change = self.sums.settle(&space.writer);
         if let Some(number) = self.announced {
-            space.mmu.lazy().state().hints().withdraw(number);
+            mmu.lazy().state().hints().withdraw(number);
         }
-        if contiguous::is_foldable(space.kind.scope()) {
-            backend::drain(space.mmu);
-            // SAFETY: the table is borrowed, so nobody frees it.
-            unsafe {
-                let table = found.link.frame();
-                contiguous::fold(space.mmu, table, found.piece, space.kind.scope());
-            }
+        // Once, whatever happened to the members of groups in between. Where stores wait, the drain folds.
+        if group::is_foldable(scope) && mmu.backend() != Backend::DeferStores {
+            fold::fold(mmu, found.table, found.piece, scope);
         }
         // What waits is written before the table may count as empty.
         drop(self.section.take());
         if let Some(before) = self.before {
-            self.space.set_population(self.table.parent, before, change);
+            links::set_population(mmu, self.table.parent, before, change);
         }
     }
 }

@@ -2,16 +2,16 @@
 //! Unmapping many ranges with one invalidation, and giving frames back after it. Linux:
 //! `struct mmu_gather`.
 //!
-//! R25 is an order: entry cleared, invalidated, invalidation complete, *then* the frame may be
-//! used again. A [`MmuGather`] keeps it by construction. [`MmuGather::unmap`] makes entries invalid
-//! and leaves their addresses in them, so the frames are remembered where they were and no
-//! list can run out of memory; [`MmuGather::finish`] invalidates once for all ranges and
-//! only then hands the frames out and empties the entries.
+//! R25 is an order: the entry is emptied and invalidated, the invalidation is complete, and *then* the frame may be used
+//! again. A [`MmuGather`] keeps this order by construction. [`MmuGather::unmap`] makes entries invalid and leaves the
+//! addresses in them, so the entries themselves remember the frames and no list can run out of memory.
+//! [`MmuGather::finish`] invalidates once for all ranges, and only then hands the frames out and empties the entries.
 //!
-//! Ranges that touch are joined. Beyond [`RANGES`] of them that do not, what was gathered so far
-//! is finished early, as Linux does when its batch is full.
+//! Ranges that touch are joined. When more than [`RANGES`] ranges do not touch, what was gathered so far is finished
+//! early, as Linux does when its batch is full.
 
-use super::AddressSpace;
+use super::address_space::AddressSpace;
+use super::links;
 use crate::addr::{Frame, PageRange, VirtAddr};
 use crate::backend::{self, Duty, Fill, Was};
 use crate::desc::{Desc, bits};
@@ -23,13 +23,13 @@ use core::fmt;
 /// Ranges, not touching each other, that share one invalidation.
 pub const RANGES: usize = 16;
 
-/// See the module text. Finishes on drop at the latest.
+/// Unmaps ranges, and gives their frames back after one invalidation for all of them, when it is finished or dropped.
 #[must_use = "frames are given back when the gather is finished or dropped"]
 pub struct MmuGather<'s, 'm, K: Kernel, F: FnMut(VirtAddr, Frame)> {
     space: &'s mut AddressSpace<'m, K>,
     give_back: F,
     ranges: [Option<PageRange>; RANGES],
-    /// Whose invalidation it is; see [`crate::Backend::invalidates`].
+    /// Who invalidates; see [`crate::Backend::invalidates`].
     duty: Duty,
 }
 
@@ -73,7 +73,7 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         self.space.check_half(range)?;
         self.space.check_mapped(range)?;
         if !self.remember(range) {
-            self.flush();
+            self.finish_gathered();
             self.ranges[0] = Some(range);
         }
         let invalid = Fill::Update {
@@ -83,12 +83,12 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         };
         let (space, mut duty) = (&*self.space, self.duty);
         space.each_leaf_table(range, |found| {
-            duty = duty.and(space.write_run(&found, invalid, Was::Live));
+            duty = duty.and(space.writer.write_run(&found, invalid, Was::Live));
             // No longer counted, so that a table gathered as a whole does not pass for mapped.
-            space.add_population(found.parent, -(found.piece.pages() as isize));
+            links::add_population(space.mmu(), found.parent, -(found.piece.pages() as isize));
         });
         // Should the gather be forgotten, mapping there invalidates first.
-        space.owe_invalidation(duty, range);
+        space.writer.owe_invalidation(duty, range);
         self.duty = duty;
         Ok(())
     }
@@ -101,7 +101,7 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
     /// The same, and frees the tables that this leaves empty (R32). Returns how many.
     pub fn finish_and_free_tables(mut self) -> usize {
         let ranges = self.ranges;
-        self.flush();
+        self.finish_gathered();
         let freed = |range| match self.space.free_empty_tables(range) {
             Ok(tables) => tables,
             Err(error) => unreachable!("the range was unmapped: {error}"),
@@ -129,28 +129,31 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         false
     }
 
-    fn flush(&mut self) {
+    /// Invalidates once for everything gathered so far, gives the frames back, and empties the entries.
+    fn finish_gathered(&mut self) {
         let ranges = core::mem::replace(&mut self.ranges, [None; RANGES]);
         if ranges[0].is_none() {
             return;
         }
         let space = &*self.space;
         let gathered = || ranges.iter().flatten().copied();
-        // R25: frames are given back behind the invalidation, so a batch does not wait for more.
+        // R25: frames are given back after the invalidation, so the batch is drained now.
         match core::mem::replace(&mut self.duty, Duty::Backend) {
             Duty::Caller => {
-                let scope = space.kind.scope();
-                space.mmu.flush_tlb_ranges(gathered(), scope, Reach::Leaf);
+                let scope = space.kind().scope();
+                space
+                    .mmu()
+                    .drain_and_invalidate(gathered(), scope, Reach::Leaf);
             }
-            Duty::Backend => backend::drain(space.mmu),
+            Duty::Backend => backend::drain(space.mmu()),
         }
         for range in gathered() {
-            space.unflushed.flushed(range);
+            space.writer.invalidated(range);
             space.each_leaf_table(range, |found| {
                 for (i, pte) in found.ptes().iter().enumerate() {
                     (self.give_back)(found.piece.page(i), space.load(pte).frame());
                 }
-                space.write_run(&found, Fill::Zero, Was::Gone);
+                space.writer.write_run(&found, Fill::Zero, Was::Gone);
             });
         }
     }
@@ -158,7 +161,7 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
 
 impl<K: Kernel, F: FnMut(VirtAddr, Frame)> Drop for MmuGather<'_, '_, K, F> {
     fn drop(&mut self) {
-        self.flush();
+        self.finish_gathered();
     }
 }
 

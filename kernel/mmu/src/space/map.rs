@@ -1,22 +1,35 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Mapping: invalid entries become valid. No TLBI is ever needed (R31).
 
-use super::AddressSpace;
-use super::cursor::LeafTable;
-use super::tables::Spare;
-use crate::addr::{Frame, Level, PAGE_SIZE, PageRange};
+use super::address_space::AddressSpace;
+use super::leaf_table::LeafTable;
+use super::links;
+use super::spare::Spare;
+use crate::addr::{Frame, Level, PAGE_SIZE, PageRange, VirtAddr};
 use crate::backend::{Fill, Was};
 use crate::desc::{Desc, Prot};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
 
-/// The frames behind a range.
+/// The frames that a range is mapped to. A [`Frame`] and a slice of frames convert into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing<'a> {
-    /// Physically consecutive, from this frame on.
+    /// Physically consecutive frames, from this one on.
     Contiguous(Frame),
     /// One frame per page, in order.
     Scattered(&'a [Frame]),
+}
+
+impl From<Frame> for Backing<'_> {
+    fn from(first: Frame) -> Self {
+        Self::Contiguous(first)
+    }
+}
+
+impl<'a> From<&'a [Frame]> for Backing<'a> {
+    fn from(frames: &'a [Frame]) -> Self {
+        Self::Scattered(frames)
+    }
 }
 
 impl<'a> Backing<'a> {
@@ -49,20 +62,22 @@ impl<'a> Backing<'a> {
 }
 
 impl<K: Kernel> AddressSpace<'_, K> {
-    /// Maps `range` to `backing` with attributes `prot`, with one walk per table. Takes
-    /// effect before it returns, or, in a section of the caller's, with that section
+    /// Maps `range` to `backing` with attributes `prot`, with one walk per table. The mapping takes
+    /// effect before the call returns, or, in a section of the caller's, with that section
     /// (R5). Linux: `vmap_pages_range()`, `vmap_page_range()`.
     ///
     /// # Errors
     /// Refuses a range of the other half, attributes of the other privilege, a
     /// wrong number of frames, a page that is in use, and missing memory for tables. On
     /// an error nothing was changed and every reserved table was given back.
-    pub fn map(
+    #[inline]
+    pub fn map<'b>(
         &mut self,
         range: PageRange,
-        backing: Backing<'_>,
+        backing: impl Into<Backing<'b>>,
         prot: Prot,
     ) -> Result<(), SpaceError> {
+        let backing = backing.into();
         if let Backing::Contiguous(frame) = backing
             && range.pages() == 1
             && self.map_like_last(range.start(), frame, prot)
@@ -70,6 +85,17 @@ impl<K: Kernel> AddressSpace<'_, K> {
             return Ok(());
         }
         self.map_anywhere(range, backing, prot)
+    }
+
+    /// Maps the page `va` to `frame` if everything is as it was for the last page.
+    #[inline(always)]
+    fn map_like_last(&self, va: VirtAddr, frame: Frame, prot: Prot) -> bool {
+        let Some(last) = self.writer.last(va, prot) else {
+            return false;
+        };
+        let parent = &self.table(last.upper).entries()[Level::L2.index(va)];
+        let pte = &self.table(last.table).entries()[Level::L3.index(va)];
+        self.writer.set_like_last(&last, parent, pte, frame)
     }
 
     #[inline(never)]
@@ -87,16 +113,18 @@ impl<K: Kernel> AddressSpace<'_, K> {
             && let Some(found) = self.leaf_table(range)
         {
             self.check_run_unused(&found)?;
-            self.invalidate_before_reuse(range);
+            self.writer.invalidate_before_reuse(range);
             // One run: it is completed as one with or without a section.
             self.map_run(&found, backing.fill(0, range.pages(), prot), prot);
-            self.remember(&found, prot);
+            if self.may_change(PageRange::of_table(range.start())) {
+                self.writer.remember(&found, prot);
+            }
             return Ok(());
         }
         let needed = self.missing_tables(range, |found| self.check_run_unused(found))?;
-        let mut spare = Spare::reserve(self.mmu, needed)?;
-        let _section = self.mmu.lazy().section_unless_active()?;
-        self.invalidate_before_reuse(range);
+        let mut spare = Spare::reserve(self.mmu(), needed)?;
+        let _section = self.mmu().lazy().section_unless_active()?;
+        self.writer.invalidate_before_reuse(range);
         let mut done = 0;
         self.each_table(range, &mut spare, |found| {
             let pages = found.piece.pages();
@@ -108,9 +136,9 @@ impl<K: Kernel> AddressSpace<'_, K> {
 
     #[inline(always)]
     fn map_run(&self, found: &LeafTable<'_>, fill: Fill<'_>, prot: Prot) {
-        self.note_memory_type(found, prot);
-        self.write(found, fill, Was::Gone);
-        self.add_population(found.parent, found.piece.pages() as isize);
+        links::note_memory_type(self.mmu(), found.parent, prot);
+        self.writer.write(found, fill, Was::Gone);
+        links::add_population(self.mmu(), found.parent, found.piece.pages() as isize);
     }
 
     #[inline(always)]
@@ -123,11 +151,11 @@ impl<K: Kernel> AddressSpace<'_, K> {
 
     #[inline(never)]
     fn check_entries_unused(&self, found: &LeafTable<'_>) -> Result<(), SpaceError> {
-        match self.position(found, Desc::is_in_use) {
+        match found.position(self.mmu(), Desc::is_in_use) {
             None => Ok(()),
             Some(i) => Err(SpaceError::AlreadyMapped {
                 va: found.piece.page(i),
-                entry: self.read(found, i),
+                entry: found.read(self.mmu(), i),
                 level: Level::L3,
             }),
         }

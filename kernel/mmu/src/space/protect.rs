@@ -2,9 +2,10 @@
 //! Changing live mappings: permissions in place, everything else by
 //! break-before-make.
 
-use super::AddressSpace;
-use super::cursor::Stop;
-use crate::addr::{Level, PageRange};
+use super::address_space::AddressSpace;
+use super::leaf_table::Stop;
+use super::links;
+use crate::addr::{Frame, Level, PageRange};
 use crate::backend::{Duty, Fill, Was};
 use crate::bbm;
 use crate::desc::{Desc, Prot, bits};
@@ -30,16 +31,16 @@ impl<K: Kernel> AddressSpace<'_, K> {
         self.check_request(range, prot)?;
         self.check_mapped(range)?;
         self.check_in_place(range, prot)?;
-        let section = self.mmu.lazy().section_unless_active()?;
+        let section = self.mmu().lazy().section_unless_active()?;
         let change = Fill::Update {
             keep: !Prot::PERMISSIONS,
             set: prot.as_u64() & Prot::PERMISSIONS,
-            sample: Desc::page(crate::addr::Frame::ZERO, prot),
+            sample: Desc::page(Frame::ZERO, prot),
         };
-        // R30: restricting is not done before the TLBI, and relaxing without one would
-        // leave spurious permission faults to somebody.
+        // R30: a restriction holds only after the TLBI, and a relaxation without one would leave spurious permission
+        // faults to other CPUs.
         if self.update(range, change, Was::Live) == Duty::Caller {
-            self.invalidate(range);
+            self.writer.invalidate(range);
         }
         drop(section);
         Ok(())
@@ -55,7 +56,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
     pub fn remap(&mut self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {
         self.check_request(range, prot)?;
         self.check_mapped(range)?;
-        let section = self.mmu.lazy().section_unless_active()?;
+        let section = self.mmu().lazy().section_unless_active()?;
         let invalid = Fill::Update {
             keep: !bits::VALID,
             set: 0,
@@ -63,12 +64,14 @@ impl<K: Kernel> AddressSpace<'_, K> {
         };
         // R27, R29: the break is complete on every CPU before the make.
         let duty = self.update(range, invalid, Was::Live);
-        self.settle(duty, range);
-        self.each_leaf_table(range, |found| self.note_memory_type(&found, prot));
+        self.writer.settle(duty, range);
+        self.each_leaf_table(range, |found| {
+            links::note_memory_type(self.mmu(), found.parent, prot);
+        });
         let valid = Fill::Update {
             keep: !ATTRIBUTES,
             set: prot.as_u64() & ATTRIBUTES | bits::VALID,
-            sample: Desc::page(crate::addr::Frame::ZERO, prot),
+            sample: Desc::page(Frame::ZERO, prot),
         };
         self.update(range, valid, Was::Gone);
         drop(section);
@@ -79,7 +82,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
     fn update(&self, range: PageRange, fill: Fill<'_>, was: Was) -> Duty {
         let mut duty = Duty::Backend;
         self.each_leaf_table(range, |found| {
-            duty = duty.and(self.write(&found, fill, was))
+            duty = duty.and(self.writer.write(&found, fill, was));
         });
         duty
     }
@@ -99,8 +102,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
                 let new = old.with_attributes(prot, ATTRIBUTES);
                 bbm::check(Level::L3, old, new)
             };
-            if let Some(i) = self.position(&found, |old| check(old).is_err())
-                && let Err(violation) = check(self.read(&found, i))
+            if let Some(i) = found.position(self.mmu(), |old| check(old).is_err())
+                && let Err(violation) = check(found.read(self.mmu(), i))
             {
                 let va = found.piece.page(i);
                 return Err(SpaceError::BreakBeforeMake { va, violation });

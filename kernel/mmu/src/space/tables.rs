@@ -1,116 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tables come and go: reserve, link, free.
+//! Tables come and go: which ones a request lacks, building, sharing, freeing.
 
-use super::AddressSpace;
-use super::cursor::{Hole, LeafTable, Stop};
+use super::address_space::AddressSpace;
+use super::leaf_table::{Hole, LeafTable, Stop};
+use super::links;
+use super::spare::{Spare, Unlinked};
 use crate::addr::{ENTRIES, Frame, Level, PageRange};
 use crate::backend;
 use crate::desc::Desc;
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
-use crate::mmu::Mmu;
 use crate::table::{Pte, Table};
 use crate::tlbi::Reach;
-
-/// Tables reserved for one request. They are chained through their own first
-/// entries, so that a request of any size needs no other memory; what is not used
-/// goes back on drop.
-pub(super) struct Spare<'m, K: Kernel> {
-    mmu: &'m Mmu<K>,
-    first: Option<Frame>,
-    len: usize,
-}
-
-impl<'m, K: Kernel> Spare<'m, K> {
-    /// Reserves `needed` zeroed tables.
-    pub(super) fn reserve(mmu: &'m Mmu<K>, needed: usize) -> Result<Self, SpaceError> {
-        let mut spare = Self {
-            mmu,
-            first: None,
-            len: 0,
-        };
-        while spare.len < needed {
-            let Some(frame) = mmu.kernel().alloc_table() else {
-                return Err(SpaceError::OutOfTables {
-                    needed,
-                    available: spare.len,
-                });
-            };
-            spare.chain(frame, spare.first);
-            spare.first = Some(frame);
-            spare.len += 1;
-        }
-        Ok(spare)
-    }
-
-    /// The next reserved table, zeroed.
-    fn take(&mut self) -> Option<Frame> {
-        let frame = self.first?;
-        // SAFETY: the frame is reserved, hence allocated, and in nobody else's hands.
-        let table = unsafe { self.mmu.kernel().table_ptr(frame).as_ref() };
-        self.first = chained(self.mmu.kernel().load(&table.entries()[0]));
-        self.len -= 1;
-        self.chain(frame, None);
-        Some(frame)
-    }
-
-    fn chain(&self, frame: Frame, next: Option<Frame>) {
-        // SAFETY: as in `take`.
-        let table = unsafe { self.mmu.kernel().table_ptr(frame).as_ref() };
-        self.mmu
-            .kernel()
-            .store(&table.entries()[0], chain_link(next));
-    }
-}
-
-/// Set in a link of a chain of tables, so that frame 0 is not taken for its end. Bit
-/// 0 stays clear: to a walker that still gets there, a link is an invalid entry.
-const CHAINED: u64 = 1 << 1;
-
-/// What the first entry of a chained table holds.
-const fn chain_link(next: Option<Frame>) -> Desc {
-    match next {
-        Some(frame) => Desc::from_u64(frame.as_u64() | CHAINED),
-        None => Desc::INVALID,
-    }
-}
-
-/// The table that a chained table's first entry leads to.
-fn chained(link: Desc) -> Option<Frame> {
-    (link.as_u64() & CHAINED != 0).then(|| link.frame())
-}
-
-impl<K: Kernel> Drop for Spare<'_, K> {
-    fn drop(&mut self) {
-        while let Some(frame) = self.take() {
-            // SAFETY: `take` unchained it, and a reserved table was never linked.
-            unsafe { self.mmu.kernel().free_table(frame) };
-        }
-    }
-}
-
-/// Tables that are not linked any more and not free yet, chained like [`Spare`].
-#[derive(Default)]
-struct Unlinked {
-    first: Option<Frame>,
-    len: usize,
-    /// Addresses that the tables served.
-    hull: Option<PageRange>,
-}
-
-impl Unlinked {
-    fn add(&mut self, frame: Frame, served: PageRange) {
-        self.first = Some(frame);
-        self.len += 1;
-        self.hull = match self.hull {
-            None => Some(served),
-            Some(hull) => {
-                let start = hull.start().min(served.start()).as_u64();
-                PageRange::from_bounds(start, hull.end().max(served.end())).ok()
-            }
-        };
-    }
-}
 
 /// How many tables are missing below `hole` to translate all of its piece.
 fn tables_below(hole: Hole) -> usize {
@@ -189,47 +90,11 @@ impl<K: Kernel> AddressSpace<'_, K> {
     ) -> Desc {
         let frame = spare.take().expect("reserve() counted every missing table");
         let link = Desc::table(frame);
-        self.write_link(level, entry, link);
+        links::write(self.mmu(), level, entry, link);
         if let Some(parent) = above {
-            self.add_population(parent, 1);
+            links::add_population(self.mmu(), parent, 1);
         }
         link
-    }
-
-    /// Writes a table entry: the one place where tables are linked and unlinked.
-    fn write_link(&self, level: Level, entry: &Pte, link: Desc) {
-        let kernel = self.mmu.kernel();
-        if link.is_valid() {
-            self.mmu.order_before_link();
-        }
-        kernel.store(entry, link);
-        kernel.counters().links(1);
-        backend::complete(self.mmu, level, link);
-    }
-
-    /// Adds to the population kept in the entry that links a table, unless it is
-    /// unknown. Hardware ignores these bits, so the store owes no barrier and no
-    /// invalidation.
-    #[inline]
-    pub(super) fn add_population(&self, parent: &Pte, change: isize) {
-        if let Some(before) = self.load(parent).population() {
-            self.set_population(parent, before, change);
-        }
-    }
-
-    /// Sets the population to `before + change`.
-    #[inline]
-    pub(super) fn set_population(&self, parent: &Pte, before: usize, change: isize) {
-        let link = self.load(parent);
-        // Checked in every build: a wrong number would reach into the address field.
-        let population = before.wrapping_add_signed(change);
-        assert!(
-            population <= ENTRIES,
-            "a table's population is off: {before} {change:+}"
-        );
-        self.mmu
-            .kernel()
-            .store(parent, link.with_population(population));
     }
 
     /// Copies the top-level entries of `other` for `range`, so that both spaces
@@ -260,12 +125,12 @@ impl<K: Kernel> AddressSpace<'_, K> {
                 return Err(SpaceError::AlreadyMapped { va, entry, level });
             }
         }
-        let _section = self.mmu.lazy().section_unless_active()?;
+        let _section = self.mmu().lazy().section_unless_active()?;
         let mut copied = 0;
         for i in first..=last {
             let link = self.load(&there.entries()[i]);
             if link.is_table(Level::L0) {
-                self.write_link(Level::L0, &here.entries()[i], link);
+                links::write(self.mmu(), Level::L0, &here.entries()[i], link);
                 copied += 1;
             }
         }
@@ -281,33 +146,29 @@ impl<K: Kernel> AddressSpace<'_, K> {
     pub fn free_empty_tables(&mut self, range: PageRange) -> Result<usize, SpaceError> {
         self.check_half(range)?;
         // Tables are about to be given back, so a batch does not wait for more.
-        backend::drain(self.mmu);
-        self.last.forget();
+        backend::drain(self.mmu());
+        self.writer.forget_last();
         let mut unlinked = Unlinked::default();
         self.unlink_empty(Level::L0, self.table(self.root), range, &mut unlinked);
         let Some(hull) = unlinked.hull else {
             return Ok(0);
         };
-        if !self.mmu.kernel().in_interrupt() {
-            self.mmu.kernel().lazy().hints().forget_space(self.root);
+        if !self.mmu().kernel().in_interrupt() {
+            self.mmu().kernel().lazy().hints().forget_space(self.root);
         }
         // R32: no walker may still hold an entry that leads to a table when its frame
         // is reused, so the invalidation is one that reaches table entries. A table is
         // reached by any address it serves, and one page each would be enough; but the
         // tables of a range lie side by side, and the planner has the measure of that.
-        self.mmu
-            .flush_tlb_range(hull, self.kind.scope(), Reach::Walk);
-        self.unflushed.flushed(hull);
-        let mut spare = Spare {
-            mmu: self.mmu,
-            first: unlinked.first,
-            len: unlinked.len,
-        };
+        self.mmu()
+            .invalidate_range(hull, self.kind().scope(), Reach::Walk);
+        self.writer.invalidated(hull);
+        let mut spare = unlinked.into_spare(self.mmu());
         let mut freed = 0;
         while let Some(frame) = spare.take() {
             // SAFETY: the table came from `alloc_table`, its only link was cleared by
             // `unlink_empty`, and the invalidation of all levels is complete.
-            unsafe { self.mmu.kernel().free_table(frame) };
+            unsafe { self.mmu().kernel().free_table(frame) };
             freed += 1;
         }
         Ok(freed)
@@ -334,17 +195,13 @@ impl<K: Kernel> AddressSpace<'_, K> {
             if link.is_table(level) {
                 let below = self.unlink_empty(next, self.table(link.frame()), piece, unlinked);
                 if below != 0 {
-                    self.add_population(entry, -below);
+                    links::add_population(self.mmu(), entry, -below);
                 }
                 if self.load(entry).population() == Some(0) {
-                    self.write_link(level, entry, Desc::INVALID);
+                    links::write(self.mmu(), level, entry, Desc::INVALID);
                     emptied += 1;
-                    // The chain goes through the dead table itself.
                     let dead = self.table(link.frame());
-                    self.mmu
-                        .kernel()
-                        .store(&dead.entries()[0], chain_link(unlinked.first));
-                    unlinked.add(link.frame(), piece);
+                    unlinked.add(self.mmu(), dead, link.frame(), piece);
                 }
             }
             rest = range.behind(piece);
@@ -361,8 +218,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
     pub unsafe fn destroy(self) {
         // R25: frames return only after the invalidation completed; with the root out of
         // use no new entry can be cached meanwhile.
-        self.mmu.flush_tlb_all(self.kind.scope());
-        self.mmu.kernel().lazy().hints().forget_space(self.root);
+        self.mmu().invalidate_all(self.kind().scope());
+        self.mmu().kernel().lazy().hints().forget_space(self.root);
         self.free_tree(Level::L0, self.root);
     }
 
@@ -377,6 +234,6 @@ impl<K: Kernel> AddressSpace<'_, K> {
         }
         // SAFETY: `destroy`'s caller and its invalidation vouch that nothing
         // walks this tree any more.
-        unsafe { self.mmu.kernel().free_table(frame) };
+        unsafe { self.mmu().kernel().free_table(frame) };
     }
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Unmapping: valid entries become invalid, and no TLB may keep them (R27).
 
-use super::AddressSpace;
-use super::cursor::LeafTable;
+use super::address_space::AddressSpace;
+use super::leaf_table::LeafTable;
+use super::links;
 use crate::addr::{Level, PageRange};
 use crate::backend::{self, Duty, Fill, Was};
 use crate::error::SpaceError;
@@ -12,24 +13,24 @@ use crate::tlbi::{Reach, Scope};
 use core::fmt;
 use core::marker::PhantomData;
 
-/// Entries are cleared and their invalidation is still to come. Until then the old
-/// translations may be used, so neither the frames nor the addresses may be reused.
-/// Give it to [`AddressSpace::flush`]; dropped, it invalidates as well, but the space does not
-/// learn of it and may do so again. Not `Send`: the task that cleared must flush.
-#[must_use = "the old translations may be used until the flush"]
-pub struct PendingFlush<'m, K: Kernel> {
+/// Entries are emptied and their invalidation is still to come. Until then a CPU may use the old translations, so
+/// neither the frames nor the addresses may be reused. Give it to [`AddressSpace::invalidate`]. Dropping it invalidates
+/// as well, but the space does not learn of it and may do so again. Not `Send`: the task that emptied the
+/// entries must invalidate them.
+#[must_use = "the old translations may be used until the invalidation"]
+pub struct PendingInvalidation<'m, K: Kernel> {
     mmu: &'m Mmu<K>,
     range: PageRange,
     scope: Scope,
-    /// Whose invalidation it is: where it is the backend's, a drain is all that is left to do.
+    /// Who invalidates. If it is the strategy, a drain is all that is left to do.
     duty: Duty,
     /// Not `Send`: the `DSB` in front of the TLBI must be executed by the CPU that
     /// cleared the entries, or after a context switch of this task (R27, R_SPVBD).
     _task: PhantomData<*mut ()>,
 }
 
-impl<K: Kernel> PendingFlush<'_, K> {
-    /// Takes over the invalidation of a neighbor: one flush for both.
+impl<K: Kernel> PendingInvalidation<'_, K> {
+    /// Takes over the invalidation of a neighbor, so that one invalidation serves both.
     ///
     /// # Errors
     /// Gives `other` back if the two ranges do not touch, or belong to different
@@ -50,26 +51,26 @@ impl<K: Kernel> PendingFlush<'_, K> {
     }
 }
 
-impl<K: Kernel> Drop for PendingFlush<'_, K> {
+impl<K: Kernel> Drop for PendingInvalidation<'_, K> {
     fn drop(&mut self) {
         match self.duty {
             Duty::Caller => self
                 .mmu
-                .flush_tlb_range(self.range, self.scope, Reach::Leaf),
+                .invalidate_range(self.range, self.scope, Reach::Leaf),
             Duty::Backend => backend::drain(self.mmu),
         }
     }
 }
 
-impl<K: Kernel> fmt::Debug for PendingFlush<'_, K> {
+impl<K: Kernel> fmt::Debug for PendingInvalidation<'_, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PendingFlush({})", self.range)
+        write!(f, "PendingInvalidation({})", self.range)
     }
 }
 
 impl<'m, K: Kernel> AddressSpace<'m, K> {
-    /// Unmaps `range` and invalidates it. The frames stay with whoever owns
-    /// them, and may be reused as soon as this returns (R25). Linux: `vunmap_range()`.
+    /// Unmaps `range` and invalidates it. The frames stay with their
+    /// owner, and may be reused as soon as this returns (R25). Linux: `vunmap_range()`.
     ///
     /// # Errors
     /// Refuses a range of the other half and a page that is not mapped, or mapped
@@ -83,20 +84,20 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         {
             self.check_run_mapped(&found)?;
             let duty = self.empty_run(&found);
-            self.settle(duty, range);
+            self.writer.settle(duty, range);
             return Ok(());
         }
-        let pending = self.unmap_no_flush(range)?;
-        self.flush(pending);
+        let pending = self.unmap_no_invalidate(range)?;
+        self.invalidate(pending);
         Ok(())
     }
 
     /// Executes the invalidation that `pending` stands for and waits until it is complete
     /// on every CPU.
-    pub fn flush(&mut self, pending: PendingFlush<'m, K>) {
+    pub fn invalidate(&mut self, pending: PendingInvalidation<'m, K>) {
         let range = pending.range;
         drop(pending);
-        self.unflushed.flushed(range);
+        self.writer.invalidated(range);
     }
 
     /// Unmaps `range` and leaves the invalidation to the caller. Linux:
@@ -104,26 +105,29 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     ///
     /// # Errors
     /// As [`AddressSpace::unmap`].
-    pub fn unmap_no_flush(&mut self, range: PageRange) -> Result<PendingFlush<'m, K>, SpaceError> {
+    pub fn unmap_no_invalidate(
+        &mut self,
+        range: PageRange,
+    ) -> Result<PendingInvalidation<'m, K>, SpaceError> {
         self.check_half(range)?;
         self.check_mapped(range)?;
-        let _section = self.mmu.lazy().section_unless_active()?;
+        let _section = self.mmu().lazy().section_unless_active()?;
         let mut duty = Duty::Backend;
         self.each_leaf_table(range, |found| duty = duty.and(self.empty_run(&found)));
-        self.owe_invalidation(duty, range);
-        Ok(PendingFlush {
+        self.writer.owe_invalidation(duty, range);
+        Ok(PendingInvalidation {
             duty,
-            mmu: self.mmu,
+            mmu: self.mmu(),
             range,
-            scope: self.kind.scope(),
+            scope: self.kind().scope(),
             _task: PhantomData,
         })
     }
 
     #[inline]
     fn empty_run(&self, found: &LeafTable<'_>) -> Duty {
-        let duty = self.write(found, Fill::Zero, Was::Live);
-        self.add_population(found.parent, -(found.piece.pages() as isize));
+        let duty = self.writer.write(found, Fill::Zero, Was::Live);
+        links::add_population(self.mmu(), found.parent, -(found.piece.pages() as isize));
         duty
     }
 }

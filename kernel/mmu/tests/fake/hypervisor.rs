@@ -19,7 +19,8 @@ impl Fake {
     }
 }
 
-impl Hypervisor for Fake {
+// SAFETY: the machine is one of memory and bookkeeping; what a method says is what it does to them.
+unsafe impl Hypervisor for Fake {
     fn multicall(&self, calls: &[Call]) {
         self.multicalls.borrow_mut().push(calls.to_vec());
         for call in calls {

@@ -398,7 +398,8 @@ fn cell(pte: &Pte) -> &AtomicU64 {
     unsafe { AtomicU64::from_ptr(pte.as_ptr()) }
 }
 
-impl Hardware for Fake {
+// SAFETY: the machine is one of memory and bookkeeping; what a method says is what it does to them.
+unsafe impl Hardware for Fake {
     fn load(&self, pte: &Pte) -> Desc {
         self.moment(Moment::Load);
         Desc::from_u64(cell(pte).load(Ordering::Relaxed))
@@ -498,7 +499,8 @@ unsafe impl TableFrames for Fake {
     }
 }
 
-impl Context for Fake {
+// SAFETY: the machine is one of memory and bookkeeping; what a method says is what it does to them.
+unsafe impl Context for Fake {
     fn lazy(&self) -> &LazyMmuState {
         self.moment(Moment::Lazy);
         &self.tasks[self.current.get()]

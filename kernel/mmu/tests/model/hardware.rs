@@ -19,7 +19,8 @@ fn cell(pte: &Pte) -> &AtomicU64 {
     unsafe { AtomicU64::from_ptr(pte.as_ptr()) }
 }
 
-impl Hardware for Sim {
+// SAFETY: the machine is one of memory and bookkeeping; what a method says is what it does to them.
+unsafe impl Hardware for Sim {
     fn load(&self, pte: &Pte) -> Desc {
         Desc::from_u64(cell(pte).load(Ordering::Relaxed))
     }
@@ -110,7 +111,8 @@ unsafe impl TableFrames for Sim {
     }
 }
 
-impl Context for Sim {
+// SAFETY: the machine is one of memory and bookkeeping; what a method says is what it does to them.
+unsafe impl Context for Sim {
     fn lazy(&self) -> &LazyMmuState {
         &self.tasks[self.running(self.cpu())].lazy
     }

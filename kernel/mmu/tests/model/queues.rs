@@ -83,7 +83,7 @@ fn restrict_and_flush_in_a_section(mmu: &Mmu<Saboteur>) -> Outcomes {
     }));
     let other = if mmu.backend().invalidates() { 7 } else { 0 };
     let flushed = pages(KERNEL + other * PAGE_SIZE, 1);
-    window(mmu, || good(space.flush_tlb_range(flushed)));
+    window(mmu, || good(space.invalidate_range(flushed)));
     let result = both(mmu, KERNEL, Write, Outcome::Permission);
     leave(mmu);
     result
@@ -116,7 +116,7 @@ fn pause_behind_a_clear(mmu: &Mmu<Saboteur>) -> Outcomes {
     }));
     let pause = window(mmu, || {
         if !mmu.backend().invalidates() {
-            good(space.flush_tlb_range(pages(KERNEL, 1)));
+            good(space.invalidate_range(pages(KERNEL, 1)));
         }
         mmu.lazy().paused().expect("depth 0")
     });

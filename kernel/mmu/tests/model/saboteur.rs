@@ -115,7 +115,8 @@ impl Saboteur {
     }
 }
 
-impl Hardware for Saboteur {
+// SAFETY: the machine is one of memory and bookkeeping; what a method says is what it does to them.
+unsafe impl Hardware for Saboteur {
     fn load(&self, pte: &Pte) -> Desc {
         self.sim.moment();
         self.sim.load(pte)
@@ -192,7 +193,8 @@ unsafe impl TableFrames for Saboteur {
     }
 }
 
-impl Context for Saboteur {
+// SAFETY: the machine is one of memory and bookkeeping; what a method says is what it does to them.
+unsafe impl Context for Saboteur {
     fn lazy(&self) -> &LazyMmuState {
         self.sim.moment();
         self.sim.lazy()

@@ -168,9 +168,9 @@ fn unmap_and_flush_later(mmu: &Mmu<Saboteur>) -> Outcomes {
     let (mut space, _) = mapped(mmu, Prot::KERNEL);
     // In a section, so that a backend that invalidates by itself does not do it at once.
     let section = mmu.lazy().section().expect("depth 0");
-    let pending = good(space.unmap_no_flush(pages(KERNEL, 1)));
+    let pending = good(space.unmap_no_invalidate(pages(KERNEL, 1)));
     let before = access(mmu, 0, KERNEL, Read);
-    window(mmu, || space.flush(pending));
+    window(mmu, || space.invalidate(pending));
     drop(section);
     assert!(before.contains(page(5, Prot::KERNEL)), "row U1: {before:?}");
     both_fault(mmu, KERNEL, Read)

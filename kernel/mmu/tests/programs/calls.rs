@@ -45,10 +45,10 @@ impl Run<'_> {
             Op::GatherTables(_, first, second) => {
                 self.gather(space, [first, second], Tables::AreFreed, by)
             }
-            Op::UnmapNoFlush(_, range) => self.unmap_no_flush(space, range, 1, by),
-            Op::UnmapMerged(_, range) => self.unmap_no_flush(space, range, 2, by),
+            Op::UnmapNoFlush(_, range) => self.unmap_no_invalidate(space, range, 1, by),
+            Op::UnmapMerged(_, range) => self.unmap_no_invalidate(space, range, 2, by),
             Op::FlushRange(_, range) => {
-                let result = self.spaces[space].flush_tlb_range(range.of(space));
+                let result = self.spaces[space].invalidate_range(range.of(space));
                 let by = self.returned(by);
                 let covers = |page, _| range.pages().any(|p| p == page);
                 self.contract.invalidated(space, by.cpu, covers);
@@ -218,7 +218,7 @@ impl Run<'_> {
 
     /// In `parts` calls, one or two. The flushes of neighbors are merged in the order of their addresses, and in
     /// no other.
-    fn unmap_no_flush(
+    fn unmap_no_invalidate(
         &mut self,
         space: usize,
         range: Range,
@@ -229,7 +229,7 @@ impl Run<'_> {
         let second = second.filter(|_| parts == 2);
         let first = if second.is_some() { first } else { range };
         let deferred_by = self.deferred_by(by);
-        let result = self.spaces[space].unmap_no_flush(first.of(space));
+        let result = self.spaces[space].unmap_no_invalidate(first.of(space));
         expect(
             result.as_ref().map(|_| ()).map_err(|e| *e),
             self.all_mapped(space, first),
@@ -239,7 +239,7 @@ impl Run<'_> {
         self.next_token += 1;
         let mut gone = vec![first];
         if let Some(second) = second {
-            let result = self.spaces[space].unmap_no_flush(second.of(space));
+            let result = self.spaces[space].unmap_no_invalidate(second.of(space));
             expect(
                 result.as_ref().map(|_| ()).map_err(|e| *e),
                 self.all_mapped(space, second),
@@ -284,7 +284,7 @@ impl Run<'_> {
         };
         let space = pending.space;
         self.locked(space, by.cpu, |run| {
-            run.spaces[space].flush(pending.flush);
+            run.spaces[space].invalidate(pending.flush);
             let by = run.returned(by);
             run.contract.flushed(space, by.cpu, pending.token);
         });

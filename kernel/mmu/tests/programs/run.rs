@@ -17,7 +17,7 @@ use crate::model::world::Setup;
 use crate::model::{CPUS, Plan, RootId, Saboteur, Sim, Switch, Token};
 use lazymmu::{
     AddressSpace, Asid, Backend, BarrierPolicy, LazyMmuState, LazySuspended, MemoryType, Mmu,
-    PAGE_SIZE, PageRange, PendingFlush, Prot, SpaceKind,
+    PAGE_SIZE, PageRange, PendingInvalidation, Prot, SpaceKind,
 };
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -45,7 +45,7 @@ pub struct Pending<'m> {
     pub token: u32,
     /// Each page with its frame.
     pub frames: Vec<(u64, u64)>,
-    pub flush: PendingFlush<'m, Saboteur>,
+    pub flush: PendingInvalidation<'m, Saboteur>,
 }
 
 /// A task that has left its sections for a while.

@@ -173,13 +173,13 @@ fn r14_clearing_owes_nothing() -> TestResult {
     let _with = expect_ok!(with(Backend::DeferBarriers));
     let pages = expect_ok!(Pages::mapped(100));
     let section = expect_ok!(MMU.lazy().section());
-    let (flush, spent) = counted(|| kernel_space::lock().unmap_no_flush(pages.area.pages()));
+    let (flush, spent) = counted(|| kernel_space::lock().unmap_no_invalidate(pages.area.pages()));
     let flush = expect_ok!(flush);
     expect_eq!((spent.ptes, spent.requested), (100, 0));
     expect_eq!(MMU.lazy().state().owed(), Owed::empty());
     drop(section);
     // The invalidation brings its own: one DSB before, as many behind as the CPU needs, one ISB.
-    let ((), spent) = counted(|| kernel_space::lock().flush(flush));
+    let ((), spent) = counted(|| kernel_space::lock().invalidate(flush));
     let completion = dsb_ish_of_a_flush();
     expect_eq!(
         (spent.dsb_ishst, spent.dsb_ish, spent.isb),

@@ -220,7 +220,7 @@ impl Scene {
             Step::UnmapEach(which) => self.unmap_each(which)?,
             Step::Flush(which) => {
                 let range = self.part(which)?;
-                self.space().flush_tlb_range(range)?;
+                self.space().invalidate_range(range)?;
             }
             Step::Unlock => self.lock = None,
             Step::Waits(with) => {
@@ -268,7 +268,7 @@ impl Scene {
         let mut all = None;
         for i in which.clone() {
             let page = self.part(&(i..i + 1))?;
-            let one = self.space().unmap_no_flush(page)?;
+            let one = self.space().unmap_no_invalidate(page)?;
             match &mut all {
                 None => all = Some(one),
                 // A neighbor always merges; if it did not, it would be flushed here.
@@ -276,7 +276,7 @@ impl Scene {
             }
         }
         if let Some(all) = all {
-            self.space().flush(all);
+            self.space().invalidate(all);
         }
         Ok(())
     }

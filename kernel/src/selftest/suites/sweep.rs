@@ -120,7 +120,7 @@ fn section(own: &mut Private) -> Result<(), SpaceError> {
     let mut fast = space.fast_pte_range(Private::pages(2, 1)?)?;
     fast.get_and_clear(0);
     drop(fast);
-    space.flush_tlb_range(Private::pages(2, 1)?)?;
+    space.invalidate_range(Private::pages(2, 1)?)?;
     let mut fast = space.fast_pte_range(Private::pages(2, 1)?)?;
     fast.set(0, frames[1], Prot::KERNEL_RO)
 }

@@ -195,7 +195,7 @@ fn apply_sets_and_clears_each_entry() -> TestResult {
         right += usize::from(old.frame() == pages.frames[right]);
         Ok(())
     }));
-    expect_ok!(space.flush_tlb_range(range));
+    expect_ok!(space.invalidate_range(range));
     drop(space);
     expect_eq!(right, 700);
     expect_err!(try_read_u64(pages.virt(699)));

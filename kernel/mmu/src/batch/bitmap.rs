@@ -7,38 +7,38 @@ use core::cell::Cell;
 const WORD: usize = u64::BITS as usize;
 
 /// A set of entries of one table.
-pub(super) struct Bitmap([Cell<u64>; ENTRIES / WORD]);
+pub(crate) struct Bitmap([Cell<u64>; ENTRIES / WORD]);
 
 impl Bitmap {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self([const { Cell::new(0) }; ENTRIES / WORD])
     }
 
-    pub(super) fn has(&self, i: usize) -> bool {
+    pub(crate) fn has(&self, i: usize) -> bool {
         self.0[i / WORD].get() >> (i % WORD) & 1 != 0
     }
 
-    pub(super) fn set(&self, i: usize) {
+    pub(crate) fn set(&self, i: usize) {
         let word = &self.0[i / WORD];
         word.set(word.get() | 1 << (i % WORD));
     }
 
-    pub(super) fn clear(&self, i: usize) {
+    pub(crate) fn clear(&self, i: usize) {
         let word = &self.0[i / WORD];
         word.set(word.get() & !(1 << (i % WORD)));
     }
 
-    pub(super) fn clear_all(&self) {
+    pub(crate) fn clear_all(&self) {
         for word in &self.0 {
             word.set(0);
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.iter().all(|word| word.get() == 0)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0
             .iter()
             .map(|word| word.get().count_ones() as usize)
@@ -46,7 +46,7 @@ impl Bitmap {
     }
 
     /// Members in ascending order. Members that come or go meanwhile may be missed.
-    pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> {
         self.0.iter().enumerate().flat_map(|(at, word)| {
             let mut rest = word.get();
             core::iter::from_fn(move || {
@@ -58,7 +58,7 @@ impl Bitmap {
     }
 
     /// Stretches of members, as first and length, in ascending order.
-    pub(super) fn runs(&self) -> impl Iterator<Item = (usize, usize)> + Clone {
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (usize, usize)> + Clone {
         let mut at = 0;
         core::iter::from_fn(move || {
             let first = (at..ENTRIES).find(|i| self.has(*i))?;

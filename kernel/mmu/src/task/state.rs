@@ -1,15 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a task carries: two counters, what is owed, and where its section was opened.
+//! The lazy MMU state of a task: two counters, the barriers that it owes, and where its section began.
 //!
 //! # Who writes the word
 //!
-//! A change is a load and a store, not one atomic step: only the task itself writes, and one that could
-//! be interrupted between the two by somebody who writes as well would lose that write. There is one
-//! such somebody, [`crate::Lazy::switch_out`] at the end of an interrupt. What the task's store then brings back
-//! is a `DSB` that the switch has executed, or the mark of a batch that it has drained: one barrier more than
-//! needed, or a look into an empty batch. What it may lose is the `ISB` that a drain on the old CPU owes on
-//! the new one; the way back into a task that was preempted is an exception return, which does the
-//! same. And while the word says that the task keeps its CPU, the switch refuses and writes nothing.
+//! All but the announced ranges is one word. A change of it is a load and a store, not one atomic step,
+//! because only its own task writes it, and only outside of interrupts (R3). There is one exception: at the
+//! end of an interrupt a context switch may call [`crate::Lazy::switch_out`] on behalf of the task that was
+//! interrupted. If that happens between the load and the store of a change, the store undoes what the
+//! switch wrote:
+//!
+//! ```text
+//! task, in owe():      w = load word              (owes STORES, say, and a batch WAITS)
+//! interrupt:               switch_out(): drain the batch, DSB ISH, word &= !(STORES | WAITING)
+//! another CPU or later:    the task goes on: a context switch, then an exception return
+//! task, in owe():      store w | CONTEXT          (STORES and WAITING are set again)
+//! ```
+//!
+//! The task then owes a `DSB` that the switch has executed, or looks once into an empty batch. Both cost
+//! one instruction or a few and break nothing. The store may also clear the `ISB` that the
+//! drain made the task owe. That `ISB` is for the CPU on which the task goes on, and the exception return by
+//! which a preempted task goes on synchronizes the context there as well. While the word says that the task
+//! keeps its CPU ([`STAYS`]), `switch_out` refuses and writes nothing.
 
 use super::hints::Hints;
 use crate::policy::Owed;
@@ -18,35 +29,35 @@ use core::panic::Location;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-/// Whether a task is at work on the batch of its CPU.
+/// Whether the task is at work on the batch of its CPU, and must not leave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Busy {
+    /// It is.
     Yes,
+    /// It is not.
     No,
 }
 
-/// Lazy MMU state of one task.
+/// The lazy MMU state of one task.
 ///
-/// Belongs to the task, not to a CPU: a context switch changes neither task's
-/// (R11). A new task starts with [`LazyMmuState::new`]: nothing counted, nothing
-/// owed (R1). Only its own task writes it, and only outside interrupts (R3), so a change
-/// is a load and a store; it is an atomic so that another CPU may look.
+/// It belongs to the task, not to a CPU: a context switch changes neither task's counters (R11). A new task
+/// starts with [`LazyMmuState::new`], which counts nothing and owes nothing (R1). Only its own task writes
+/// it; it is atomic so that another CPU may read it.
 ///
-/// All but the announced ranges is one word: the question that each write asks, "active, and owing this
-/// already?", is one load and two compares, and that of the context switch, "anything to do?", one load and
-/// one test.
+/// Each write asks "is the mode active, and do I owe this already?", which is one load and two compares of
+/// the word. Each context switch asks "is there anything to do?", which is one load and one test.
 #[derive(Default)]
 pub struct LazyMmuState {
     word: AtomicU32,
     hints: Hints,
-    /// Who opened the outermost section; says nothing while there is none.
+    /// The caller that opened the outermost section; stale while there is none.
     opened_at: AtomicPtr<Location<'static>>,
 }
 
 const ENABLE: u32 = 0xff;
 const PAUSE_SHIFT: u32 = 8;
 const PAUSE: u32 = 0xff << PAUSE_SHIFT;
-/// The backend keeps the task on its CPU, from the enter hook to the leave hook.
+/// The strategy keeps the task on its CPU, from the enter hook to the leave hook.
 const BOUND: u32 = 1 << 16;
 /// The task is at work on its CPU's batch.
 const BUSY: u32 = 1 << 17;
@@ -59,8 +70,8 @@ const UNPAYABLE: u32 = OWED;
 
 /// The task keeps its CPU.
 const STAYS: u32 = BOUND | BUSY;
-/// A context switch has more to do than its barrier: it refuses, drains, or forgives the stores. An `ISB`
-/// that is owed is none of its business, so of the debts only the lowest bit counts.
+/// A context switch has more to do than its barrier: it refuses, drains, or forgives the stores. It never
+/// pays an `ISB`, so of the debts only the lowest bit counts.
 const CONCERNS_SWITCH: u32 = STAYS | WAITING | (Owed::STORES.bits() as u32) << OWED_SHIFT;
 
 const _: () = assert!(
@@ -116,12 +127,12 @@ impl LazyMmuState {
         Owed::from_bits_truncate(((self.word() & OWED) >> OWED_SHIFT) as u8)
     }
 
-    /// Whether the task is in a section or a pause, or has left them for a while only.
+    /// Whether the task is in a section or a pause, or has suspended them.
     pub(crate) fn is_inside(&self) -> bool {
         self.word() & (ENABLE | PAUSE) != 0 || self.hints.is_suspended()
     }
 
-    /// Whether something that the task wrote waits in the batch of the CPU that it runs on.
+    /// Whether something that the task wrote or emptied waits in the batch of its CPU.
     #[inline(always)]
     pub(crate) fn is_waiting(&self) -> bool {
         self.word() & WAITING != 0
@@ -141,13 +152,13 @@ impl LazyMmuState {
 
     /// Whether a context switch has more to do than its barrier.
     #[inline(always)]
-    pub(super) fn concerns_switch(&self) -> bool {
+    pub(crate) fn concerns_switch(&self) -> bool {
         self.word() & CONCERNS_SWITCH != 0
     }
 
-    /// Whether the task must keep its CPU: by its backend's rules, or because it is at work on the CPU's batch.
+    /// Whether the task must keep its CPU: because of its strategy, or because it is at work on the CPU's batch.
     #[inline(always)]
-    pub(super) fn stays(&self) -> bool {
+    pub(crate) fn stays(&self) -> bool {
         self.word() & STAYS != 0
     }
 
@@ -187,8 +198,8 @@ impl LazyMmuState {
         before
     }
 
-    /// The word of an active task that is where this one is, and owes everything: what a store finds
-    /// that has nothing to add. If it is not active, a word that no task has.
+    /// The word that this task has once it owes every barrier: a store that finds it has nothing to add. If the
+    /// task is not active, a word that no task ever has.
     #[inline]
     pub(crate) fn word_owing_all(&self) -> u32 {
         let all = u32::from(Owed::all().bits()) << OWED_SHIFT;
@@ -216,7 +227,7 @@ impl LazyMmuState {
     /// Takes note that a `DSB ISH` on the CPU that the task leaves has completed its stores (R17): of
     /// the pair that it owes, only the `ISB` is left.
     #[inline(always)]
-    pub(super) fn stores_completed(&self) {
+    pub(crate) fn stores_completed(&self) {
         self.forgive(Owed::STORES);
     }
 
@@ -237,18 +248,18 @@ impl LazyMmuState {
     }
 
     #[inline(always)]
-    pub(super) fn set_enable_count(&self, n: u8) {
+    pub(crate) fn set_enable_count(&self, n: u8) {
         self.set(ENABLE, u32::from(n));
     }
 
     #[inline(always)]
-    pub(super) fn set_opened_at(&self, at: Option<&'static Location<'static>>) {
+    pub(crate) fn set_opened_at(&self, at: Option<&'static Location<'static>>) {
         let at = at.map_or(ptr::null(), ptr::from_ref);
         self.opened_at.store(at.cast_mut(), Ordering::Relaxed);
     }
 
     #[inline(always)]
-    pub(super) fn set_pause_count(&self, n: u8) {
+    pub(crate) fn set_pause_count(&self, n: u8) {
         self.set(PAUSE, u32::from(n) << PAUSE_SHIFT);
     }
 
@@ -261,12 +272,12 @@ impl LazyMmuState {
     }
 
     /// Whether this is the state of a new task.
-    pub(super) fn is_new(&self) -> bool {
+    pub(crate) fn is_new(&self) -> bool {
         self.word() == 0 && self.hints.is_new()
     }
 
     /// The state is that of a new task.
-    pub(super) fn renew(&self) {
+    pub(crate) fn renew(&self) {
         self.word.store(0, Ordering::Relaxed);
         self.hints.clear();
     }

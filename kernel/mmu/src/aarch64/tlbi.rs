@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-
 //! TLB maintenance: one function, one instruction.
 //!
-//! The operand comes from `lazymmu::tlbi`, which masks the address and puts ASID and TTL in place
-//! (R33: an unmasked upper-half address lands in the TTL field, and the instruction then does
-//! nothing). An instruction here invalidates; it is *complete* only after
-//! [`barrier::dsb_ish`](super::barrier::dsb_ish), and it covers only entry stores that a
-//! [`barrier::dsb_ishst`](super::barrier::dsb_ishst) before it has completed.
+//! The operand is made by [`crate::tlbi`], which masks the address and puts ASID and TTL in place (R33: an
+//! unmasked address of the upper half reaches into the TTL field, and the instruction then invalidates
+//! nothing). An instruction here starts an invalidation. It is *complete* only after a
+//! [`dsb_ish`](super::barrier::dsb_ish), and it covers only stores to entries that a
+//! [`dsb_ishst`](super::barrier::dsb_ishst) before it has completed.
 //!
-//! Like barriers, none is `nomem`. Witnesses are those of [`barrier`](super::barrier); in
-//! addition "QEMU" means that a self-test fails under QEMU, which does model a TLB per CPU.
+//! The witnesses are those of [`barrier`](super::barrier). In addition, "QEMU" means that a self-test fails under
+//! QEMU, which does model a TLB per CPU.
 
+use crate::tlbi::TlbiOp;
 use core::arch::asm;
 
 macro_rules! tlbi {
@@ -81,16 +81,15 @@ tlbi! {
 }
 
 tlbi! {
-    /// The same on this CPU alone, completed by [`barrier::dsb_nsh`](super::barrier::dsb_nsh).
+    /// The same on this CPU alone, completed by [`dsb_nsh`](super::barrier::dsb_nsh).
     ///
     /// Rule: R27: wrong for every mapping that another CPU may have used.
     /// Witness: none: `mode=litmus` measures it, nothing else uses it.
     vaale1, "tlbi vaale1, {}", operand
 }
 
-// FEAT_TLBIRANGE, as SYS instructions: the mnemonics need an assembler that is told of the
-// extension, and the kernel is built for Armv8.0. UNDEFINED unless
-// `Features::tlb_range` says otherwise.
+// FEAT_TLBIRANGE, as SYS instructions: the mnemonics need an assembler that is told of the extension, and the
+// target is Armv8.0. The instructions are UNDEFINED without the feature.
 
 tlbi! {
     /// `TLBI RVAE1IS`: a range of one ASID, all levels.
@@ -119,4 +118,21 @@ tlbi! {
     ///
     /// Rule: R27, R33; Witness: count; order; model; QEMU with `-cpu max`.
     rvaale1is, "sys #0, c8, c2, #7, {}", operand
+}
+
+/// Issues `op`, whose operand was made by [`crate::tlbi`]; the forms without an operand ignore it.
+#[inline(always)]
+pub fn issue(op: TlbiOp, operand: u64) {
+    match op {
+        TlbiOp::Vmalle1is => vmalle1is(),
+        TlbiOp::Aside1is => aside1is(operand),
+        TlbiOp::Vae1is => vae1is(operand),
+        TlbiOp::Vale1is => vale1is(operand),
+        TlbiOp::Vaae1is => vaae1is(operand),
+        TlbiOp::Vaale1is => vaale1is(operand),
+        TlbiOp::Rvae1is => rvae1is(operand),
+        TlbiOp::Rvale1is => rvale1is(operand),
+        TlbiOp::Rvaae1is => rvaae1is(operand),
+        TlbiOp::Rvaale1is => rvaale1is(operand),
+    }
 }

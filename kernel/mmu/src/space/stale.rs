@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which addresses may still be in a TLB although their entries are empty.
 //!
-//! An emptied entry looks like one that was never used, and a new mapping in its place
-//! would be the make of a break-before-make without the invalidation in between (R27, R29):
-//! a TLB may then hold two frames for one address. So a space remembers the hull of
-//! what was emptied and not invalidated yet, and whatever would map inside it
-//! invalidates it first.
+//! An emptied entry looks like one that was never used. A new mapping in its place would be the make of a
+//! break-before-make without the invalidation in between (R27, R29): a TLB could then hold two frames for one
+//! address. So a space remembers the hull of what was emptied and not invalidated yet, and an operation that
+//! would map inside the hull invalidates it first.
 
 use core::cell::Cell;
 
@@ -13,9 +12,9 @@ use crate::addr::PageRange;
 
 /// The hull `start..end` of the addresses, in bytes; empty while `start >= end`.
 #[derive(Debug)]
-pub(super) struct Unflushed(Cell<(u64, u64)>);
+pub(super) struct Stale(Cell<(u64, u64)>);
 
-impl Unflushed {
+impl Stale {
     const NOTHING: (u64, u64) = (u64::MAX, 0);
 
     pub(super) const fn new() -> Self {
@@ -45,7 +44,7 @@ impl Unflushed {
 
     /// Takes note that `range` was invalidated.
     #[inline]
-    pub(super) fn flushed(&self, range: PageRange) {
+    pub(super) fn invalidated(&self, range: PageRange) {
         let (start, end) = self.0.get();
         if range.start().as_u64() <= start && end <= range.end() {
             self.0.set(Self::NOTHING);
@@ -63,7 +62,7 @@ mod tests {
 
     #[test]
     fn the_hull_grows_and_goes_at_once() {
-        let set = Unflushed::new();
+        let set = Stale::new();
         assert_eq!(set.hull(), None);
         assert!(!set.meets(range(0, 1)));
         set.widen(range(0x5000, 2));
@@ -74,9 +73,9 @@ mod tests {
         assert_eq!(set.hull(), Some(range(0x5000, 5)));
         assert!(set.meets(range(0x6000, 1)) && !set.meets(range(0xa000, 1)));
         assert!(!set.meets(range(0x4000, 1)) && set.meets(range(0x4000, 2)));
-        set.flushed(range(0x5000, 4));
+        set.invalidated(range(0x5000, 4));
         assert!(set.hull().is_some());
-        set.flushed(range(0x4000, 6));
+        set.invalidated(range(0x4000, 6));
         assert_eq!(set.hull(), None);
     }
 }

@@ -1,54 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The walk: from the root to the last-level tables of a range, one after the other.
 //!
-//! A range is gone through in ascending order, with one stop per last-level
-//! table, or per hole, however large. The level-2 table is looked up once per GiB, and
-//! its entries are read in a row.
+//! A walk goes through a range in ascending order and stops once per last-level table, or once per hole, however large.
+//! The level-2 table is looked up once per GiB, and its entries are read in a row.
 //!
-//! The stops are callbacks and not an iterator: with everything inlined a stop costs about a
-//! dozen instructions, and an iterator's item is copied through memory.
+//! The stops are callbacks and not an iterator: with everything inlined a stop costs about a dozen instructions, while
+//! the item of an iterator is copied through memory.
 
-use super::tables::Spare;
-use super::{AddressSpace, SpaceError};
-use crate::addr::{ENTRIES, Frame, Level, PageRange, VirtAddr};
-use crate::backend::{self, Run};
+use super::address_space::AddressSpace;
+use super::leaf_table::{Hole, LeafTable, Stop};
+use super::spare::Spare;
+use crate::addr::{Frame, Level, PageRange, VirtAddr};
 use crate::desc::Desc;
+use crate::error::SpaceError;
 use crate::hardware::Kernel;
-use crate::lazy::Hint;
 use crate::table::{Pte, Table};
-use crate::tlbi::Scope;
+use crate::task::Hint;
 use core::convert::Infallible;
-
-/// A last-level table, and the part of a range that it translates.
-#[derive(Clone, Copy)]
-pub(super) struct LeafTable<'s> {
-    /// The entry that links the table.
-    pub(super) parent: &'s Pte,
-    /// What that entry held when the cursor came by.
-    pub(super) link: Desc,
-    /// The part of the range.
-    pub(super) piece: PageRange,
-    table: &'s Table,
-    /// The level-2 table that holds the link.
-    pub(super) upper: Frame,
-}
-
-/// Where a walk ended early, and the part of a range that this concerns.
-#[derive(Clone, Copy)]
-pub(super) struct Hole {
-    /// The level of the entry that leads nowhere.
-    pub(super) level: Level,
-    /// That entry: invalid, or a block.
-    pub(super) entry: Desc,
-    /// The part of the range.
-    pub(super) piece: PageRange,
-}
-
-/// A stop of a walk.
-pub(super) enum Stop<'s> {
-    Table(LeafTable<'s>),
-    Hole(Hole),
-}
 
 /// A level-2 table on the way.
 #[derive(Clone, Copy)]
@@ -183,7 +151,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// Finds the level-2 table for `va`; `Err` with where the walk ended early.
     #[inline]
     fn level_2(&self, va: VirtAddr) -> Result<Near<'_>, (Level, Desc)> {
-        self.mmu.kernel().counters().walks(1);
+        self.mmu().kernel().counters().walks(1);
         let top = &self.table(self.root).entries()[Level::L0.index(va)];
         let link = self.load(top);
         if !link.is_table(Level::L0) {
@@ -236,66 +204,6 @@ impl<'s> Near<'s> {
     }
 }
 
-impl<'s> LeafTable<'s> {
-    /// The entries of the piece.
-    #[inline]
-    pub(super) fn ptes(&self) -> &'s [Pte] {
-        let first = Level::L3.index(self.piece.start());
-        let pages = self.piece.pages() as usize;
-        &self.table.entries()[first..][..pages]
-    }
-
-    /// Number of an entry of the piece.
-    #[inline]
-    pub(super) fn index_of(&self, pte: &Pte) -> usize {
-        let offset = pte.as_ptr().addr() - self.ptes().as_ptr().addr();
-        offset / size_of::<Pte>()
-    }
-
-    /// The same table, and entry `i` of the piece alone.
-    #[inline(always)]
-    pub(super) fn nth(&self, i: usize) -> LeafTable<'s> {
-        self.part(i, 1)
-    }
-
-    /// The same table, and the `pages` entries from `first` on alone.
-    #[inline(always)]
-    pub(super) fn part(&self, first: usize, pages: usize) -> LeafTable<'s> {
-        LeafTable {
-            piece: self.piece.part(first, pages),
-            ..*self
-        }
-    }
-
-    /// The same table, whose link holds `link` now.
-    pub(super) const fn with_link(self, link: Desc) -> Self {
-        Self { link, ..self }
-    }
-
-    /// The piece as what is written to.
-    #[inline(always)]
-    pub(super) fn run(&self, scope: Scope) -> Run<'s> {
-        Run {
-            ptes: self.ptes(),
-            table: self.link.frame(),
-            pages: self.piece,
-            scope,
-        }
-    }
-
-    /// Whether no entry of the whole table is in use.
-    #[inline]
-    pub(super) fn is_empty(&self) -> bool {
-        self.link.population() == Some(0)
-    }
-
-    /// Whether every entry of the whole table is in use.
-    #[inline]
-    pub(super) fn is_full(&self) -> bool {
-        self.link.population() == Some(ENTRIES)
-    }
-}
-
 impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// The last-level table of `range`, which does not cross a table's end, if there is
     /// one: what the cursor would find, for the most common request.
@@ -312,7 +220,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// The table of a range that was announced: no walk.
     #[inline]
     fn announced_table(&self, range: PageRange) -> Option<LeafTable<'_>> {
-        let kernel = self.mmu.kernel();
+        let kernel = self.mmu().kernel();
         let upper = kernel.lazy().hints().upper_table(self.root, range)?;
         // The hints are the task's; an interrupt has none.
         if kernel.in_interrupt() {
@@ -330,19 +238,18 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             .then(|| self.leaf_table_at(upper, parent, link, range))
     }
 
-    /// What is kept of a table's piece that is announced.
+    /// What a task keeps of a table's piece that it announces.
     pub(super) const fn hint_of(&self, found: &LeafTable<'_>) -> Hint {
         Hint {
             root: self.root,
             upper: found.upper,
             table: found.link.frame(),
             pages: found.piece,
-            scope: self.kind.scope(),
         }
     }
 
     /// What [`crate::Lazy::enable_fast_pte_range`] keeps of a range of this space in `table`.
-    pub(crate) fn hint(&self, pages: PageRange, table: Frame) -> Result<Hint, SpaceError> {
+    pub(super) fn hint(&self, pages: PageRange, table: Frame) -> Result<Hint, SpaceError> {
         self.check_half(pages)?;
         self.check_one_table(pages)?;
         let found = self
@@ -357,28 +264,6 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
                 table,
             }),
         }
-    }
-
-    /// The first entry of the piece whose value is as asked.
-    #[inline]
-    pub(super) fn position(
-        &self,
-        found: &LeafTable<'_>,
-        is_it: impl Fn(Desc) -> bool,
-    ) -> Option<usize> {
-        if backend::is_memory_current(self.mmu) {
-            found.ptes().iter().position(|pte| is_it(self.load(pte)))
-        } else {
-            (0..found.ptes().len()).find(|i| is_it(self.read(found, *i)))
-        }
-    }
-
-    /// The value of entry `i` of the piece, wherever it is (R13, R20).
-    #[inline(always)]
-    pub(super) fn read(&self, found: &LeafTable<'_>, i: usize) -> Desc {
-        let index = Level::L3.index(found.piece.start()) + i;
-        let pte = &found.table.entries()[index];
-        backend::read(self.mmu, found.link.frame(), index, pte)
     }
 
     /// Checks that every page of `range` is mapped by a page of its own.
@@ -406,8 +291,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             return Ok(());
         }
         let absent = match found.piece.pages() {
-            1 => (!self.read(found, 0).is_valid()).then_some(0),
-            _ => self.position(found, |entry| !entry.is_valid()),
+            1 => (!found.read(self.mmu(), 0).is_valid()).then_some(0),
+            _ => found.position(self.mmu(), |entry| !entry.is_valid()),
         };
         match absent {
             None => Ok(()),

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Announced ranges: which entries a section is about, and where they are.
+//! Announced ranges: which entries a section is about, and which table holds them.
 //!
-//! Linux keeps one range, that of the outermost section: an inner one is ignored, and a pause forgets it.
-//! Here each level may bring its own, and a range is in force until its level is left, across pauses
-//! and nested sections. That shows in what is fast and in nothing else (R22): a hint changes where a
-//! store waits, never what a caller may rely on.
+//! Linux keeps one range, that of the outermost section. It ignores the range of an inner one, and a pause
+//! forgets it. Here each level may bring a range of its own, which stays in force until that level is left,
+//! across pauses and nested sections. The difference shows in what is fast and in nothing else (R22): a range
+//! changes where a store waits, never what a caller may rely on.
 //!
-//! There is room for [`Hints::ROOM`] ranges. One more is not kept, and its entries are
+//! A task has room for [`Hints::ROOM`] ranges. A further one is not kept, and its entries are
 //! written as in a plain section, which is always allowed.
+//!
+//! A range that ends is forgotten, and nothing else happens: the end of a section does not touch entries,
+//! because its caller need not hold the address space any more (F2, `space/fold.rs`).
 
-use crate::addr::{Asid, Frame, PAGE_SIZE, PageRange};
-use crate::tlbi::Scope;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::addr::{Frame, PAGE_SIZE, PageRange};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// A range of pages of one last-level table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +26,6 @@ pub(crate) struct Hint {
     pub(crate) table: Frame,
     /// The pages.
     pub(crate) pages: PageRange,
-    /// Whose translations.
-    pub(crate) scope: Scope,
 }
 
 /// Until when a hint is in force.
@@ -46,8 +46,6 @@ struct Stored {
     upper_and_suspensions: AtomicU64,
     table: AtomicU64,
     start_and_pages: AtomicU64,
-    /// An ASID, or [`ALL_ASIDS`].
-    scope: AtomicU32,
 }
 
 /// The ranges of a task, outermost first. Written by the task alone; atomics, because its state may be
@@ -66,7 +64,6 @@ pub(crate) struct Hints {
 const LOW: u64 = PAGE_SIZE - 1;
 const BYTE: u64 = 0xff;
 const NUMBERED: u64 = 1 << 11;
-const ALL_ASIDS: u32 = u32::MAX;
 const RELAXED: Ordering = Ordering::Relaxed;
 
 impl Stored {
@@ -76,7 +73,6 @@ impl Stored {
             upper_and_suspensions: AtomicU64::new(0),
             table: AtomicU64::new(0),
             start_and_pages: AtomicU64::new(0),
-            scope: AtomicU32::new(ALL_ASIDS),
         }
     }
 
@@ -85,10 +81,6 @@ impl Stored {
             Until::Depth(depth) => u64::from(depth),
             Until::Withdrawn(number) => NUMBERED | u64::from(number),
         };
-        let scope = match hint.scope {
-            Scope::AllAsids => ALL_ASIDS,
-            Scope::Asid(asid) => asid.0.into(),
-        };
         self.root_and_until
             .store(hint.root.as_u64() | until, RELAXED);
         self.upper_and_suspensions
@@ -96,7 +88,6 @@ impl Stored {
         self.table.store(hint.table.as_u64(), RELAXED);
         self.start_and_pages
             .store(hint.pages.start().as_u64() | hint.pages.pages(), RELAXED);
-        self.scope.store(scope, RELAXED);
     }
 
     fn copy_to(&self, other: &Self) {
@@ -105,7 +96,6 @@ impl Stored {
         copy(&self.upper_and_suspensions, &other.upper_and_suspensions);
         copy(&self.table, &other.table);
         copy(&self.start_and_pages, &other.start_and_pages);
-        other.scope.store(self.scope.load(RELAXED), RELAXED);
     }
 
     fn root(&self) -> u64 {
@@ -125,6 +115,7 @@ impl Stored {
         (self.upper_and_suspensions.load(RELAXED) & BYTE) as u8
     }
 
+    #[cfg(test)]
     fn get(&self) -> Option<Hint> {
         let frame = |word: &AtomicU64| Frame::from_output_address(word.load(RELAXED));
         let pages = self.start_and_pages.load(RELAXED);
@@ -133,10 +124,6 @@ impl Stored {
             upper: frame(&self.upper_and_suspensions),
             table: frame(&self.table),
             pages: PageRange::new(pages & !LOW, pages & LOW).ok()?,
-            scope: match self.scope.load(RELAXED) {
-                ALL_ASIDS => Scope::AllAsids,
-                asid => Scope::Asid(Asid(asid as u16)),
-            },
         })
     }
 
@@ -236,16 +223,7 @@ impl Hints {
         here && matches!(hint.until(), Until::Depth(of) if of > depth)
     }
 
-    /// The hints that end now that only `depth` sections are left.
-    pub(crate) fn ending(&self, depth: u8) -> impl Iterator<Item = Hint> {
-        let ending = self
-            .stored()
-            .iter()
-            .filter(move |hint| self.is_over(hint, depth));
-        ending.filter_map(Stored::get)
-    }
-
-    /// Forgets them.
+    /// Forgets the hints of sections deeper than `depth`, which is how many are left.
     pub(crate) fn end(&self, depth: u8) {
         self.retain(|hint| !self.is_over(hint, depth));
     }
@@ -315,7 +293,6 @@ mod tests {
             upper: frame(root + 0x1000),
             table: frame(root + 0x2000),
             pages: PageRange::new(start, pages).unwrap(),
-            scope: Scope::Asid(Asid(0xffff)),
         }
     }
 
@@ -337,9 +314,8 @@ mod tests {
         }
         hints.announce(hint(0x30_0000, 0x80_0000, 1), 255);
         assert_eq!(kept(&hints), given.map(|(hint, _)| hint));
-        assert_eq!(hints.ending(7).count(), 1);
         hints.end(7);
-        assert_eq!(hints.ending(1).collect::<Vec<_>>(), [given[2].0]);
+        assert_eq!(kept(&hints), [given[0].0, given[1].0, given[2].0]);
         hints.end(1);
         assert_eq!(kept(&hints), [given[0].0, given[1].0]);
         hints.forget_space(given[0].0.root);
@@ -376,11 +352,9 @@ mod tests {
         assert!(hints.is_suspended());
         assert_eq!(hints.upper_table(b.root, b.pages), None);
         hints.announce(c, 1);
-        assert_eq!(
-            hints.ending(0).collect::<Vec<_>>(),
-            [c],
-            "not what is suspended"
-        );
+        assert_eq!(kept(&hints), [a, b, c]);
+        hints.end(0);
+        assert_eq!(kept(&hints), [a, b], "not what is suspended");
         hints.withdraw(first);
         hints.resume();
         assert_eq!(kept(&hints), [b]);

@@ -1,27 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-
 //! Barriers: one function, one instruction.
-//!
-//! None of them is `nomem`: each is a compiler barrier too, so a table entry written before stays
-//! before. (Register writes of crate `aarch64-cpu` are not, see [`sysreg`](super::sysreg).)
 //!
 //! # Rules and witnesses
 //!
-//! Each function names the rule that makes callers need it and the witness that notices its
-//! loss. QEMU is none of them: it executes a barrier as a no-op, and every `qemu-visible`
-//! self-test passes without. The witnesses are
+//! Each function names the rule because of which callers need it, and the witness that notices its
+//! loss. QEMU is no witness: it executes a barrier as a no-op, and every test in the target passes without. The
+//! witnesses are
 //!
-//! - *count*: the self-test suites `lazy-counts` and `interrupts` compare what the kernel counted
-//!   with what the contract says, so a lost or a second barrier shows, but not whether the right
-//!   one stands there;
-//! - *order*: the host tests of the `lazymmu` crate (`kernel/mmu/tests/`) record every effect and check
-//!   kind and order of each. They see the calls that the library makes, not this file: that the
-//!   instruction here is the one its name says is checked by reading;
-//! - *model*: the same library on a machine model that computes what Arm's rules allow each
-//!   access to see, and finds a barrier that is left out (`kernel/mmu/tests/model_*.rs`);
-//! - *verdict*: the outcome that Arm's model gives to the litmus test named (published in herd7's
-//!   catalogue). It says why the barrier is needed; the model is checked against these verdicts
-//!   (`model_verdicts.rs`), herd7 itself is not run here.
+//! - *count*: the self-test suites `lazy-counts` and `interrupts` of the kernel compare what was counted with
+//!   what the contract says. They notice a lost and an additional barrier, but not a barrier in the wrong place;
+//! - *order*: the host tests of this crate record every effect and check kind and order of each. They see the
+//!   calls that the library makes, not this file. That the instruction here is the one that its name says
+//!   is checked by reading;
+//! - *model*: the same library on a machine model that computes what Arm's rules allow each access to see, and
+//!   so finds a barrier that was left out (`tests/model_*.rs`);
+//! - *verdict*: the outcome that Arm's model gives to the named litmus test (published in herd7's catalogue). It
+//!   says why the barrier is needed. The machine model is checked against these verdicts (`model_verdicts.rs`);
+//!   herd7 itself is not run here.
 
 use core::arch::asm;
 

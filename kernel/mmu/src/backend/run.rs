@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is written: a run of entries, and their values.
+//! What is written: a run of entries, the values for them, and what the entries were before.
 
 use crate::addr::{Frame, Level, PAGE_SIZE, PageRange};
 use crate::desc::Desc;
-use crate::hardware::Hardware;
 use crate::table::Pte;
 use crate::tlbi::Scope;
 
@@ -53,27 +52,12 @@ pub(crate) enum Fill<'a> {
 impl Fill<'_> {
     /// A value that owes what each value of the run owes.
     #[inline(always)]
-    pub(super) fn sample(self) -> Desc {
+    pub(crate) fn sample(self) -> Desc {
         match self {
             Fill::Contiguous { first } => first,
             Fill::Scattered { template, .. } => template,
             Fill::Update { sample, .. } => sample,
             Fill::Zero => Desc::INVALID,
-        }
-    }
-
-    /// Stores the run, in one loop.
-    #[inline(always)]
-    pub(super) fn store<H: Hardware>(self, hw: &H, run: &[Pte]) {
-        match self {
-            Fill::Contiguous { first } => match run {
-                // A call for one page is the most common one, and a loop's frame costs more.
-                [pte] => hw.store(pte, first),
-                _ => hw.store_linear(run, first, PAGE_SIZE),
-            },
-            Fill::Scattered { frames, template } => hw.store_frames(run, frames, template),
-            Fill::Update { keep, set, .. } => hw.update_run(run, keep, set),
-            Fill::Zero => hw.store_zero(run),
         }
     }
 
@@ -88,18 +72,24 @@ impl Fill<'_> {
             Fill::Zero => Desc::INVALID,
         }
     }
+}
 
-    /// The part of the fill that belongs to entry `i`.
-    pub(super) fn nth(self, i: usize) -> Self {
-        match self {
-            Fill::Contiguous { .. } => Fill::Contiguous {
-                first: self.value(i, Desc::INVALID),
-            },
-            Fill::Scattered { frames, template } => Fill::Scattered {
-                frames: &frames[i..=i],
-                template,
-            },
-            other => other,
+/// Who must invalidate the old translations of a run (R27).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Duty {
+    /// The strategy: it has done so, or does so when the section is drained.
+    Backend,
+    /// The operation that wrote the run, or the caller of that operation.
+    Caller,
+}
+
+impl Duty {
+    /// The duty for several runs: the caller's if it is the caller's for one of them.
+    #[inline]
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Backend, Self::Backend) => Self::Backend,
+            _ => Self::Caller,
         }
     }
 }

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The stores to leaf entries: no other module of this crate executes one.
+//!
+//! Whether a store is right, and what it owes, is not decided here. `space/write.rs` checks each write, and either
+//! stores it at once or hands it to a strategy; `space/fold.rs` breaks and makes contiguous groups; the
+//! strategies store what they have let wait. All of them end in these functions. (Links of tables are stored in
+//! `space/links.rs`, and the chains of tables that no walker reaches in `space/spare.rs`.) `cargo xtask check
+//! layers` keeps it so and prints the callers.
+
+use super::preserve::News;
+use super::run::Fill;
+use crate::addr::PAGE_SIZE;
+use crate::desc::Desc;
+use crate::hardware::Hardware;
+use crate::table::Pte;
+
+/// Stores one entry.
+#[inline(always)]
+pub(crate) fn store<H: Hardware>(hw: &H, pte: &Pte, desc: Desc) {
+    hw.store(pte, desc);
+}
+
+/// Stores one entry and returns what it held, with the final access and dirty bits.
+#[inline(always)]
+pub(crate) fn swap<H: Hardware>(hw: &H, pte: &Pte, desc: Desc) -> Desc {
+    hw.swap(pte, desc)
+}
+
+/// Stores a run, in one loop.
+#[inline(always)]
+pub(crate) fn store_run<H: Hardware>(hw: &H, run: &[Pte], fill: Fill<'_>) {
+    match fill {
+        Fill::Contiguous { first } => match run {
+            // A call for one page is the most common one, and it must not pay for a loop.
+            [pte] => store(hw, pte, first),
+            _ => hw.store_linear(run, first, PAGE_SIZE),
+        },
+        Fill::Scattered { frames, template } => hw.store_frames(run, frames, template),
+        Fill::Update { keep, set, .. } => hw.update_run(run, keep, set),
+        Fill::Zero => hw.store_zero(run),
+    }
+}
+
+/// Stores entry `i` of a run alone.
+#[inline(always)]
+pub(super) fn store_nth<H: Hardware>(hw: &H, run: &[Pte], fill: Fill<'_>, i: usize) {
+    let pte = &run[i];
+    let old = match fill {
+        Fill::Update { .. } => hw.load(pte),
+        _ => Desc::INVALID,
+    };
+    store(hw, pte, fill.value(i, old));
+}
+
+/// Stores `new` over a live entry of the same page. `new` was computed when the entry was `seen`; access
+/// and dirty bits that hardware sets until the very moment of the store are kept (R24).
+pub(crate) fn replace<H: Hardware>(hw: &H, pte: &Pte, seen: Desc, new: Desc) {
+    let mut now = hw.load(pte);
+    loop {
+        let merged = News::between(seen, now).told_to(new);
+        match hw.compare_exchange(pte, now, merged) {
+            Ok(_) => return,
+            Err(moved) => now = moved,
+        }
+    }
+}

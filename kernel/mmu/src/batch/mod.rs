@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What waits on a CPU: the queues of the strategies that defer more than barriers.
+//!
+//! A barrier that is owed is one bit, and the task carries it. Stores and invalidations that are owed need
+//! room, and that room belongs to the CPU, as on the architectures that these strategies come from. A kernel
+//! that wants one of them gives each CPU a [`Batch`].
+//!
+//! Only the CPU's current task has anything waiting here, and only while its section is active. So a batch
+//! is empty whenever another task could see it: with [`crate::Backend::DeferStores`] a task keeps its CPU
+//! in a section, and with the other strategies the context switch drains the batch on the CPU that the task
+//! leaves ([`crate::Lazy::switch_out`]).
+//!
+//! The queues are data. The strategies in `backend` decide what goes in, and drain them.
+
+mod bitmap;
+mod calls;
+mod invalidations;
+mod slots;
+
+pub use calls::{Call, MULTICALLS};
+pub(crate) use calls::{Calls, NO_CALL, entry_address};
+pub use invalidations::BATCHED_RANGES;
+pub(crate) use invalidations::Invalidations;
+pub use slots::DEFERRED_TABLES;
+pub(crate) use slots::{Slot, Slots};
+
+use core::fmt;
+
+/// Room for what one CPU defers. Its size is about 21 KiB. An empty one is all zeroes, so that a `static` takes
+/// no room in an image.
+pub struct Batch {
+    pub(crate) slots: Slots,
+    pub(crate) invalidations: Invalidations,
+    pub(crate) calls: Calls,
+}
+
+impl Batch {
+    /// An empty batch.
+    ///
+    /// # Safety
+    /// It is handed out by [`crate::Context::batch`] of one kernel only, and there to one CPU
+    /// only: two flows of control never use it at the same time. (Interrupt handlers may run in
+    /// between; the library leaves the batch alone while [`crate::Context::in_interrupt`].)
+    pub const unsafe fn new() -> Self {
+        Self {
+            slots: Slots::new(),
+            invalidations: Invalidations::new(),
+            calls: Calls::new(),
+        }
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.invalidations.is_empty() && self.calls.is_empty()
+    }
+}
+
+const _: () = assert!(size_of::<Batch>() < 22 << 10);
+
+// SAFETY: `new` asks that one flow of control uses it at a time.
+unsafe impl Sync for Batch {}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch")
+            .field("stores", &self.slots)
+            .field("invalidations", &self.invalidations)
+            .field("calls", &self.calls)
+            .finish()
+    }
+}

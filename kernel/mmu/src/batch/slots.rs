@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The queue of [`crate::Backend::DeferStores`]: values that wait for entries of a few tables.
+//!
+//! A slot belongs to one table of one address space. For each of the 512 entries it can hold the value that
+//! waits, what the entry held when that value was computed, and whether the entry was emptied and still has to
+//! be invalidated.
+
+use super::bitmap::Bitmap;
+use crate::addr::{ENTRIES, Frame, PageRange, VirtAddr};
+use crate::desc::Desc;
+use crate::tlbi::Scope;
+use core::cell::Cell;
+use core::fmt;
+
+/// Tables with waiting stores at a time: source and destination, as in `move_ptes()`.
+pub const DEFERRED_TABLES: usize = 2;
+
+/// What waits for one table.
+pub(crate) struct Slot {
+    /// The table; `None` if the slot is free.
+    pub(crate) table: Cell<Option<Frame>>,
+    /// First address that the table translates.
+    pub(crate) start: Cell<VirtAddr>,
+    pub(crate) scope: Cell<Scope>,
+    /// Entries whose value waits.
+    pub(crate) waiting: Bitmap,
+    pub(crate) values: [Cell<Desc>; ENTRIES],
+    /// What the entry held when its first value began to wait.
+    pub(crate) seen: [Cell<Desc>; ENTRIES],
+    /// Entries that were emptied and not invalidated yet.
+    pub(crate) stale: Bitmap,
+}
+
+/// The slots of a CPU.
+pub(crate) struct Slots {
+    slots: [Slot; DEFERRED_TABLES],
+    /// The slot that is drained next if all are taken.
+    victim: Cell<usize>,
+}
+
+impl Slot {
+    const fn new() -> Self {
+        Self {
+            table: Cell::new(None),
+            start: Cell::new(VirtAddr::ZERO),
+            scope: Cell::new(Scope::AllAsids),
+            waiting: Bitmap::new(),
+            values: [const { Cell::new(Desc::INVALID) }; ENTRIES],
+            seen: [const { Cell::new(Desc::INVALID) }; ENTRIES],
+            stale: Bitmap::new(),
+        }
+    }
+
+    /// The value that waits for entry `i`, if one does.
+    #[inline]
+    pub(crate) fn waiting(&self, i: usize) -> Option<Desc> {
+        self.waiting.has(i).then(|| self.values[i].get())
+    }
+
+    /// Lets `new` wait for entry `i`; `now` is what the entry holds in memory.
+    pub(crate) fn put(&self, i: usize, now: Desc, new: Desc) {
+        if !self.waiting.has(i) {
+            self.waiting.set(i);
+            self.seen[i].set(now);
+        }
+        self.values[i].set(new);
+    }
+
+    /// `pages` pages of the table from entry `first` on.
+    pub(crate) fn pages(&self, first: usize, pages: usize) -> PageRange {
+        PageRange::of_table(self.start.get()).part(first, pages)
+    }
+}
+
+impl Slots {
+    pub(crate) const fn new() -> Self {
+        Self {
+            slots: [const { Slot::new() }; DEFERRED_TABLES],
+            victim: Cell::new(0),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.iter().all(|slot| slot.table.get().is_none())
+    }
+
+    /// All slots, in use or not.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter()
+    }
+
+    /// The slot of `table`, which translates addresses from `start` on in `scope`. A frame may have become
+    /// another table since a slot was taken for it, so the frame alone does not decide.
+    pub(crate) fn of(&self, table: Frame, start: VirtAddr, scope: Scope) -> Option<&Slot> {
+        self.iter().find(|slot| {
+            slot.table.get() == Some(table)
+                && slot.start.get() == start
+                && slot.scope.get() == scope
+        })
+    }
+
+    /// A slot that is free, or else `Err` with the one to drain first; each slot is chosen in turn.
+    pub(crate) fn free(&self) -> Result<&Slot, &Slot> {
+        if let Some(free) = self.iter().find(|slot| slot.table.get().is_none()) {
+            return Ok(free);
+        }
+        let victim = self.victim.get();
+        self.victim.set((victim + 1) % DEFERRED_TABLES);
+        Err(&self.slots[victim])
+    }
+
+    /// The value that waits for entry `index` of `table`.
+    pub(crate) fn waiting(&self, table: Frame, index: usize) -> Option<Desc> {
+        self.iter()
+            .filter(|slot| slot.table.get() == Some(table))
+            .find_map(|slot| slot.waiting(index))
+    }
+}
+
+impl fmt::Debug for Slots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let used = self.slots.iter().filter(|slot| slot.table.get().is_some());
+        f.debug_list()
+            .entries(used.map(|slot| (slot.start.get(), slot.waiting.len(), slot.stale.len())))
+            .finish()
+    }
+}

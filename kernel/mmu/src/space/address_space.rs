@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! [`AddressSpace`]: its construction, what can be asked of it, and the checks that every operation begins with.
+
+use super::kind::SpaceKind;
+use super::write::Writer;
+use crate::addr::{Asid, ENTRIES, Frame, Level, PageRange, RangeError, VirtAddr};
+use crate::backend;
+use crate::desc::{Desc, Prot};
+use crate::error::SpaceError;
+use crate::hardware::Kernel;
+use crate::mmu::Mmu;
+use crate::table::{Pte, Table};
+use core::fmt;
+
+/// A tree of translation tables.
+pub struct AddressSpace<'m, K: Kernel> {
+    pub(super) writer: Writer<'m, K>,
+    pub(super) root: Frame,
+    /// What may be changed; `None` for the whole half.
+    window: Option<PageRange>,
+}
+
+/// What an address translates to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// The leaf.
+    pub entry: Desc,
+    /// Its level: L3 for a page, L2 or L1 for a block.
+    pub level: Level,
+}
+
+impl<'m, K: Kernel> AddressSpace<'m, K> {
+    /// An empty address space with a root table of its own.
+    ///
+    /// # Errors
+    /// [`SpaceError::OutOfTables`] without memory for the root.
+    pub fn new(mmu: &'m Mmu<K>, kind: SpaceKind) -> Result<Self, SpaceError> {
+        let root = mmu.kernel().alloc_table().ok_or(SpaceError::OutOfTables {
+            needed: 1,
+            available: 0,
+        })?;
+        // SAFETY: the table is new and zeroed, so its population is right: it leads nowhere.
+        Ok(unsafe { Self::from_root(mmu, kind, root) })
+    }
+
+    /// An empty address space of the kernel: the half of TTBR1.
+    ///
+    /// # Errors
+    /// As [`AddressSpace::new`].
+    pub fn new_kernel(mmu: &'m Mmu<K>) -> Result<Self, SpaceError> {
+        Self::new(mmu, SpaceKind::Kernel)
+    }
+
+    /// An empty address space of user programs: the half of TTBR0, under `asid`.
+    ///
+    /// # Errors
+    /// As [`AddressSpace::new`].
+    pub fn new_user(mmu: &'m Mmu<K>, asid: Asid) -> Result<Self, SpaceError> {
+        Self::new(mmu, SpaceKind::User(asid))
+    }
+
+    /// Takes over a tree of tables that exists.
+    ///
+    /// # Safety
+    /// `root` is a table that [`crate::TableFrames::table_ptr`] finds, and so are all tables
+    /// it leads to. Nobody else writes them from now on. Their populations are right, or
+    /// nothing that they translate is mapped, changed or unmapped through this space:
+    /// tables written by other code have none, so the library takes them for empty.
+    pub const unsafe fn from_root(mmu: &'m Mmu<K>, kind: SpaceKind, root: Frame) -> Self {
+        Self {
+            writer: Writer::new(mmu, kind),
+            root,
+            window: None,
+        }
+    }
+
+    /// Refuses from now on to change anything outside of `window`, with
+    /// [`SpaceError::OutsideWindow`]. Queries and walks stay free.
+    ///
+    /// This is for a space that is in use: the library cannot know which addresses may safely be unmapped, the code that
+    /// installs the root can.
+    pub fn restrict(&mut self, window: PageRange) {
+        self.window = Some(window);
+        self.writer.forget_last();
+    }
+
+    /// The root table's frame, the address for TTBR0_EL1 or TTBR1_EL1.
+    pub const fn root(&self) -> Frame {
+        self.root
+    }
+
+    /// Which half, and whose.
+    pub const fn kind(&self) -> SpaceKind {
+        self.writer.kind()
+    }
+
+    /// The library instance the space works with.
+    #[inline(always)]
+    pub const fn mmu(&self) -> &'m Mmu<K> {
+        self.writer.mmu()
+    }
+
+    /// What `va` translates to, or `None` if a walk faults.
+    pub fn query(&self, va: VirtAddr) -> Option<Mapping> {
+        let mut found = None;
+        self.walk(va, |level, entry| {
+            if entry.is_leaf(level) {
+                found = Some(Mapping { entry, level });
+            }
+        });
+        found
+    }
+
+    /// Follows the walk of `va` as hardware would, and shows each descriptor that it reads, including the last one,
+    /// whatever it is. For reports.
+    pub fn walk(&self, va: VirtAddr, mut visit: impl FnMut(Level, Desc)) {
+        if va.half() != self.kind().half() {
+            return;
+        }
+        let mut table = self.root;
+        for level in Level::ALL {
+            let entry = self.entry(level, table, level.index(va));
+            visit(level, entry);
+            if !entry.is_table(level) {
+                return;
+            }
+            table = entry.frame();
+        }
+    }
+
+    /// Shows every leaf of the tree in ascending order of address: the first
+    /// address it translates, its level and the entry.
+    pub fn for_each_leaf(&self, mut visit: impl FnMut(u64, Level, Desc)) {
+        self.visit_leaves(Level::L0, self.root, self.kind().half().start(), &mut visit);
+    }
+
+    fn visit_leaves(
+        &self,
+        level: Level,
+        table: Frame,
+        start: u64,
+        visit: &mut impl FnMut(u64, Level, Desc),
+    ) {
+        for i in 0..ENTRIES {
+            let entry = self.entry(level, table, i);
+            let at = start + i as u64 * level.entry_span();
+            match level.next() {
+                Some(next) if entry.is_table(level) => {
+                    self.visit_leaves(next, entry.frame(), at, visit);
+                }
+                _ if entry.is_leaf(level) => visit(at, level, entry),
+                _ => {}
+            }
+        }
+    }
+
+    /// The value of entry `index` of `table`, which is of `level`.
+    fn entry(&self, level: Level, table: Frame, index: usize) -> Desc {
+        let pte = &self.table(table).entries()[index];
+        match level {
+            Level::L3 => backend::read(self.mmu(), table, index, pte),
+            // Links never wait.
+            _ => self.load(pte),
+        }
+    }
+
+    /// The last-level table that translates `va`, if there is one: what
+    /// [`crate::Lazy::enable_fast_pte_range`] is told. Linux: `pte_offset_map()`.
+    pub fn last_level_table(&self, va: VirtAddr) -> Option<Frame> {
+        let mut found = None;
+        self.walk(va, |level, entry| {
+            if level == Level::L2 && entry.is_table(level) {
+                found = Some(entry.frame());
+            }
+        });
+        found
+    }
+
+    /// Drains what waits on this CPU, invalidates the last-level TLB entries of `range` on all CPUs, and waits until
+    /// that is complete (R26). Linux: `flush_tlb_range()`. With a strategy that invalidates what it writes over
+    /// ([`crate::Backend::invalidates`]) the call is not needed, and is executed all the same.
+    ///
+    /// # Errors
+    /// [`SpaceError::WrongHalf`].
+    pub fn invalidate_range(&self, range: PageRange) -> Result<(), SpaceError> {
+        self.check_half(range)?;
+        self.writer.invalidate(range);
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub(super) fn table(&self, frame: Frame) -> &Table {
+        // SAFETY: `frame` is the root or the address in a valid table descriptor of this
+        // tree, so it came from `alloc_table` (or `from_root`'s caller vouched for it) and
+        // lives until `&mut self` frees it; `table_ptr` is valid for such frames.
+        unsafe { self.mmu().kernel().table_ptr(frame).as_ref() }
+    }
+
+    #[inline(always)]
+    pub(super) fn load(&self, pte: &Pte) -> Desc {
+        self.mmu().kernel().load(pte)
+    }
+
+    pub(super) fn check_half(&self, range: PageRange) -> Result<(), SpaceError> {
+        let half = self.kind().half();
+        if range.half() != half {
+            return Err(SpaceError::WrongHalf { range, half });
+        }
+        match self.window {
+            Some(window) if !window.covers(range) => {
+                Err(SpaceError::OutsideWindow { range, window })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether all of `pages` may be changed.
+    pub(super) fn may_change(&self, pages: PageRange) -> bool {
+        self.window.is_none_or(|window| window.covers(pages))
+    }
+
+    pub(super) fn check_one_table(&self, range: PageRange) -> Result<(), SpaceError> {
+        if range.is_in_one_table(Level::L3) {
+            return Ok(());
+        }
+        Err(SpaceError::Range(RangeError::CrossesTable {
+            start: range.start().as_u64(),
+            pages: range.pages(),
+        }))
+    }
+
+    pub(super) fn check_request(&self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {
+        self.check_half(range)?;
+        self.kind().check_prot(prot)
+    }
+}
+
+impl<K: Kernel> fmt::Debug for AddressSpace<'_, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "AddressSpace {{ {:?}, root {:#x} }}",
+            self.kind(),
+            self.root.as_u64()
+        )
+    }
+}

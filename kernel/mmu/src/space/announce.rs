@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Announcing a range by the raw call, and folding it. [`super::FastPteRange`] is both as one value.
+
+use super::address_space::AddressSpace;
+use super::fold;
+use crate::addr::{Frame, PageRange, VirtAddr};
+use crate::error::SpaceError;
+use crate::hardware::Kernel;
+use crate::lazy::Lazy;
+
+impl<K: Kernel> Lazy<'_, K> {
+    /// Enters a section and announces that it is about the entries of `addr..end` of `mm`, all of which are in
+    /// `table`. Inside the range entries may then be written fast:
+    ///
+    /// * calls for pages of the range find the table without a walk;
+    /// * [`crate::Backend::DeferStores`] lets stores and their invalidations wait, and folds contiguous groups when it
+    ///   drains them.
+    ///
+    /// With the other strategies contiguous groups are folded by [`AddressSpace::fold_contiguous`], which the caller may
+    /// call before it gives up the space. The end of the section does not fold: whoever ends it need not hold the space
+    /// any more.
+    ///
+    /// Outside of the range everything is as after [`Lazy::enable`], and the order in which entries are
+    /// written, or whether all are, does not matter. Like `enable` it has no effect while paused and in
+    /// interrupt context, and is paired with [`Lazy::disable`]. Several ranges may be in force at once,
+    /// source and destination of a move for example; each lasts until its section is left, across
+    /// pauses and nested sections. Linux (proposed): `lazy_mmu_mode_enable_fast_pte_range()`, which
+    /// ignores a range when the mode is enabled already and forgets it at a pause; a caller
+    /// cannot tell (R22).
+    ///
+    /// [`AddressSpace::fast_pte_range`] is the same as a value that closes itself, and needs no promise.
+    ///
+    /// # Safety
+    /// Until the section is left, the tables above the range stay as they are: no
+    /// [`AddressSpace::free_empty_tables`] or [`AddressSpace::destroy`] frees them. A suspension
+    /// ([`Lazy::suspend_all`]) does not leave the section.
+    ///
+    /// # Errors
+    /// [`SpaceError::Range`] if `addr..end` is no range of whole pages or crosses a table's end
+    /// (2 MiB), [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`], [`SpaceError::WrongTable`], and
+    /// [`LazyMmuError::EnableOverflow`]. Nothing changes.
+    #[track_caller]
+    pub unsafe fn enable_fast_pte_range(
+        self,
+        mm: &AddressSpace<'_, K>,
+        addr: VirtAddr,
+        end: u64,
+        table: Frame,
+    ) -> Result<(), SpaceError> {
+        let hint = mm.hint(PageRange::from_bounds(addr.as_u64(), end)?, table)?;
+        let outside = self.state().enable_count();
+        self.enable()?;
+        let depth = self.state().enable_count();
+        if depth > outside {
+            self.state().hints().announce(hint, depth);
+        }
+        Ok(())
+    }
+}
+
+impl<K: Kernel> AddressSpace<'_, K> {
+    /// Folds the contiguous groups of `range`: each 16 neighboring, aligned entries that map 64 KiB of consecutive,
+    /// aligned memory with the same attributes get the contiguous hint, so that a TLB may hold them as one entry. Groups
+    /// that lie in the range only in part are folded as well. Returns how many groups were folded. Linux:
+    /// `contpte_try_fold()`.
+    ///
+    /// The groups of one table share one break-before-make: their pages fault for a moment, and the handler of user
+    /// faults must look at the entry again. Kernel mappings are never folded, nor is anything folded in an interrupt.
+    ///
+    /// # Errors
+    /// [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`].
+    pub fn fold_contiguous(&mut self, range: PageRange) -> Result<usize, SpaceError> {
+        self.check_half(range)?;
+        let mut folded = 0;
+        self.each_leaf_table(range, |found| {
+            folded += fold::fold(self.mmu(), found.table, found.piece, self.kind().scope());
+        });
+        Ok(folded)
+    }
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which half an address space translates, and for whom.
+
+use crate::addr::{Asid, Half};
+use crate::desc::Prot;
+use crate::error::SpaceError;
+use crate::tlbi::Scope;
+
+/// Which half an address space translates, and for whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpaceKind {
+    /// TTBR1: global mappings, closed to EL0.
+    Kernel,
+    /// TTBR0: non-global mappings of one ASID.
+    User(Asid),
+}
+
+impl SpaceKind {
+    /// The half of the address space.
+    pub const fn half(self) -> Half {
+        match self {
+            Self::Kernel => Half::Upper,
+            Self::User(_) => Half::Lower,
+        }
+    }
+
+    /// Whose TLB entries an invalidation must reach.
+    pub const fn scope(self) -> Scope {
+        match self {
+            Self::Kernel => Scope::AllAsids,
+            Self::User(asid) => Scope::Asid(asid),
+        }
+    }
+
+    /// Refuses attributes of the other privilege.
+    #[inline]
+    pub(super) fn check_prot(self, prot: Prot) -> Result<(), SpaceError> {
+        if prot.is_user() != matches!(self, Self::User(_)) {
+            return Err(SpaceError::WrongPrivilege { prot });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A last-level table, and the part of a request that lies in it: the stop of a walk.
+
+use crate::addr::{ENTRIES, Frame, Level, PageRange};
+use crate::backend::{self, Run};
+use crate::desc::Desc;
+use crate::hardware::Kernel;
+use crate::mmu::Mmu;
+use crate::table::{Pte, Table};
+use crate::tlbi::Scope;
+
+/// A last-level table, and the part of a range that it translates.
+#[derive(Clone, Copy)]
+pub(super) struct LeafTable<'s> {
+    /// The entry that links the table.
+    pub(super) parent: &'s Pte,
+    /// What that entry held when the walk read it.
+    pub(super) link: Desc,
+    /// The part of the range.
+    pub(super) piece: PageRange,
+    /// The table.
+    pub(super) table: &'s Table,
+    /// The level-2 table that holds the link.
+    pub(super) upper: Frame,
+}
+
+impl<'s> LeafTable<'s> {
+    /// The entries of the piece.
+    #[inline]
+    pub(super) fn ptes(&self) -> &'s [Pte] {
+        let first = Level::L3.index(self.piece.start());
+        let pages = self.piece.pages() as usize;
+        &self.table.entries()[first..][..pages]
+    }
+
+    /// Number of an entry of the piece.
+    #[inline]
+    pub(super) fn index_of(&self, pte: &Pte) -> usize {
+        let offset = pte.as_ptr().addr() - self.ptes().as_ptr().addr();
+        offset / size_of::<Pte>()
+    }
+
+    /// The same table, and entry `i` of the piece alone.
+    #[inline(always)]
+    pub(super) fn nth(&self, i: usize) -> LeafTable<'s> {
+        self.part(i, 1)
+    }
+
+    /// The same table, and the `pages` entries from `first` on alone.
+    #[inline(always)]
+    pub(super) fn part(&self, first: usize, pages: usize) -> LeafTable<'s> {
+        LeafTable {
+            piece: self.piece.part(first, pages),
+            ..*self
+        }
+    }
+
+    /// The same table, whose link holds `link` now.
+    pub(super) const fn with_link(self, link: Desc) -> Self {
+        Self { link, ..self }
+    }
+
+    /// The piece as a run of entries to write.
+    #[inline(always)]
+    pub(super) fn run(&self, scope: Scope) -> Run<'s> {
+        Run {
+            ptes: self.ptes(),
+            table: self.link.frame(),
+            pages: self.piece,
+            scope,
+        }
+    }
+
+    /// Whether no entry of the whole table is in use.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.link.population() == Some(0)
+    }
+
+    /// Whether every entry of the whole table is in use.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.link.population() == Some(ENTRIES)
+    }
+
+    /// The value of entry `i` of the piece, in memory or in the batch (R13, R20).
+    #[inline(always)]
+    pub(super) fn read<K: Kernel>(&self, mmu: &Mmu<K>, i: usize) -> Desc {
+        let index = Level::L3.index(self.piece.start()) + i;
+        let pte = &self.table.entries()[index];
+        backend::read(mmu, self.link.frame(), index, pte)
+    }
+
+    /// The first entry of the piece whose value satisfies `is_it`.
+    #[inline]
+    pub(super) fn position<K: Kernel>(
+        &self,
+        mmu: &Mmu<K>,
+        is_it: impl Fn(Desc) -> bool,
+    ) -> Option<usize> {
+        if backend::is_memory_current(mmu) {
+            self.ptes()
+                .iter()
+                .position(|pte| is_it(mmu.kernel().load(pte)))
+        } else {
+            (0..self.ptes().len()).find(|i| is_it(self.read(mmu, *i)))
+        }
+    }
+}
+
+/// Where a walk ended early, and the part of a range that this concerns.
+#[derive(Clone, Copy)]
+pub(super) struct Hole {
+    /// The level of the entry that leads nowhere.
+    pub(super) level: Level,
+    /// That entry: invalid, or a block.
+    pub(super) entry: Desc,
+    /// The part of the range.
+    pub(super) piece: PageRange,
+}
+
+/// A stop of a walk.
+pub(super) enum Stop<'s> {
+    /// The table that translates a part of the range.
+    Table(LeafTable<'s>),
+    /// A part of the range without such a table.
+    Hole(Hole),
+}

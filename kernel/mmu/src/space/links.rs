@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Table descriptors: the one place where tables are linked and unlinked, and where the bits of a link that
+//! hardware ignores are kept.
+//!
+//! A link carries how many entries of its table are in use (the *population*), and whether a leaf of the table
+//! is not Normal write-back memory. Hardware ignores these bits, so a store that changes nothing else owes no
+//! barrier and no invalidation.
+
+use crate::addr::{ENTRIES, Level};
+use crate::backend;
+use crate::desc::{Desc, Prot};
+use crate::hardware::Kernel;
+use crate::mmu::Mmu;
+use crate::table::Pte;
+
+/// Stores `link`, a table descriptor or the empty one, to `entry` of `level`.
+pub(super) fn write<K: Kernel>(mmu: &Mmu<K>, level: Level, entry: &Pte, link: Desc) {
+    let kernel = mmu.kernel();
+    if link.is_valid() {
+        mmu.order_before_link();
+    }
+    kernel.store(entry, link);
+    kernel.counters().links(1);
+    backend::complete(mmu, level, link);
+}
+
+/// Adds to the population in `parent`, the entry that links a table, unless it is unknown.
+#[inline]
+pub(super) fn add_population<K: Kernel>(mmu: &Mmu<K>, parent: &Pte, change: isize) {
+    if let Some(before) = mmu.kernel().load(parent).population() {
+        set_population(mmu, parent, before, change);
+    }
+}
+
+/// Sets the population in `parent` to `before + change`.
+#[inline]
+pub(super) fn set_population<K: Kernel>(mmu: &Mmu<K>, parent: &Pte, before: usize, change: isize) {
+    let link = mmu.kernel().load(parent);
+    // Checked in every build: a wrong number would reach into the address field.
+    let population = before.wrapping_add_signed(change);
+    assert!(
+        population <= ENTRIES,
+        "a table's population is off: {before} {change:+}"
+    );
+    mmu.kernel().store(parent, link.with_population(population));
+}
+
+/// Sets the population in `parent`, which holds `link`, to unknown: its entries are about to be changed one by
+/// one. Returns the descriptor with that mark.
+pub(super) fn forget_population<K: Kernel>(mmu: &Mmu<K>, parent: &Pte, link: Desc) -> Desc {
+    let link = link.with_unknown_population();
+    mmu.kernel().store(parent, link);
+    link
+}
+
+/// Adds one to the population in `parent`, which holds `link` with a known population below 512.
+#[inline(always)]
+pub(super) fn add_one<K: Kernel>(mmu: &Mmu<K>, parent: &Pte, link: Desc) {
+    mmu.kernel().store(parent, link.with_one_more());
+}
+
+/// Notes in `parent` that a leaf of a memory type other than Normal write-back comes into its table, if `prot` is
+/// such a type.
+#[inline(always)]
+pub(super) fn note_memory_type<K: Kernel>(mmu: &Mmu<K>, parent: &Pte, prot: Prot) {
+    if !prot.is_normal() {
+        let link = mmu.kernel().load(parent).with_mixed_leaves();
+        mmu.kernel().store(parent, link);
+    }
+}

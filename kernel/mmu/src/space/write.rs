@@ -1,0 +1,578 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The writer: the one place of an address space where a leaf is checked, stored, and its debt noted.
+//!
+//! # The long way
+//!
+//! [`Writer::write`], [`Writer::set_leaf`] and [`Writer::take_leaf`] are right for every entry, strategy and moment.
+//! In order:
+//!
+//! 1. **check**: the privilege of the attributes, and break-before-make (R29). A contiguous group of which only a part
+//!    changes is unfolded. An address that was emptied and not invalidated is invalidated (R27, R29).
+//! 2. **store**: the run goes to the strategy in use, which stores it now or lets it wait.
+//! 3. **debt**: the strategy notes or pays the barriers. What was live and the strategy does not invalidate is
+//!    remembered in [`Stale`], until somebody invalidates it.
+//!
+//! # The short way
+//!
+//! In a loop over the entries of one table, nearly every question of the long way has the same answer as for the
+//! entry before. [`Writer::short_way`] asks them once and hands out a [`ShortWay`]: a token that says which writes
+//! may skip the long way. Such a write looks at the entry (an empty one may be set, one outside of a group may be
+//! emptied), stores it, and looks at the task's state:
+//!
+//! * If the state word equals [`ShortWay::settled`], the store adds no debt, and nothing else is needed. With the
+//!   classic policy that is the word of an active task that owes every barrier already. With Ets2, under which data
+//!   owes nothing (R35), it is the word that the task had when the token was made.
+//! * Otherwise the debt is noted or paid as always.
+//!
+//! The look must come after the store. A context switch pays for the stores before it and forgives their debt (R17):
+//!
+//! ```text
+//! task:                  the word equals settled (the task owes both barriers)
+//! interrupt, switch_out: DSB ISH; the task owes only the ISB now
+//! another CPU:           the task goes on
+//! task:                  store the entry             (no barrier of the past covers it)
+//! task:                  look at the word: it differs from settled, so owe the DSB again
+//! ```
+//!
+//! A look before the store would find the debt of the first line and miss that it is paid.
+//!
+//! Text has no short way, because it owes the pair under every policy, nor has a memory type that the table must take
+//! note of. Counting is a sum that is settled once per table ([`Sums`]).
+//!
+//! # The last page
+//!
+//! Callers that map page by page, one call each, mostly stay in one table. The writer remembers the table, the
+//! attributes and the token of the last single page ([`Last`]). If the next call is for the same table with the same
+//! attributes, only the entry is left to look at. The writer forgets them when an answer could change: entries wait for
+//! their invalidation, tables are freed, or the window is set.
+
+use super::fold;
+use super::kind::SpaceKind;
+use super::leaf_table::LeafTable;
+use super::links;
+use super::stale::Stale;
+use crate::addr::{ENTRIES, Frame, Level, PageRange, VirtAddr};
+use crate::backend::{self, Duty, Fill, Was, store};
+use crate::bbm;
+use crate::desc::{Desc, Prot};
+use crate::error::SpaceError;
+use crate::group::{self, GROUP};
+use crate::hardware::Kernel;
+use crate::mmu::{Mmu, Terms};
+use crate::policy::Owed;
+use crate::strategy::Backend;
+use crate::table::Pte;
+use crate::task::LazyMmuState;
+use crate::tlbi::{Reach, Scope};
+use core::cell::Cell;
+
+/// Writes the leaves of one address space.
+pub(super) struct Writer<'m, K> {
+    mmu: &'m Mmu<K>,
+    kind: SpaceKind,
+    stale: Stale,
+    /// An address that the table in `last` translates, or [`NOWHERE`].
+    last_va: Cell<u64>,
+    last: Cell<Last>,
+}
+
+/// What a write did to the number of entries in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// One more is in use.
+    Taken,
+    /// The same are.
+    Kept,
+}
+
+impl Change {
+    pub(super) const fn count(self) -> isize {
+        match self {
+            Self::Taken => 1,
+            Self::Kept => 0,
+        }
+    }
+}
+
+/// Which writes to the entries of one table may skip the long way; see the module text. Only the writer makes one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ShortWay {
+    /// Whether empty entries may be set with a kernel's attributes.
+    sets_kernel: bool,
+    /// Whether empty entries may be set with a user's attributes.
+    sets_user: bool,
+    /// Whether an entry is emptied by a swap and nothing else.
+    swaps: bool,
+    /// The word of the lazy state in which a store owes nothing new.
+    settled: u32,
+    /// What a store owes if the word is another one.
+    owed: Owed,
+}
+
+/// The table of the last page that was mapped by a call of its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Last {
+    /// The level-2 table above it.
+    pub(super) upper: Frame,
+    /// The table.
+    pub(super) table: Frame,
+    prot: Prot,
+    short: ShortWay,
+    /// Strategy and policy for which `short` was made.
+    terms: Terms,
+}
+
+/// No table translates this address.
+const NOWHERE: u64 = 1 << 63;
+
+impl<'m, K: Kernel> Writer<'m, K> {
+    /// The writer of a new space.
+    pub(super) const fn new(mmu: &'m Mmu<K>, kind: SpaceKind) -> Self {
+        Self {
+            mmu,
+            kind,
+            stale: Stale::new(),
+            last_va: Cell::new(NOWHERE),
+            last: Cell::new(Last {
+                upper: Frame::ZERO,
+                table: Frame::ZERO,
+                prot: Prot::KERNEL,
+                short: ShortWay::NEVER,
+                terms: Terms::FIRST,
+            }),
+        }
+    }
+
+    #[inline(always)]
+    pub(super) const fn mmu(&self) -> &'m Mmu<K> {
+        self.mmu
+    }
+
+    #[inline(always)]
+    pub(super) const fn kind(&self) -> SpaceKind {
+        self.kind
+    }
+
+    #[inline(always)]
+    const fn scope(&self) -> Scope {
+        self.kind.scope()
+    }
+
+    /// Writes the piece of a table. Returns who must invalidate what it was before.
+    #[inline(always)]
+    pub(super) fn write(&self, found: &LeafTable<'_>, fill: Fill<'_>, was: Was) -> Duty {
+        let run = found.run(self.scope());
+        if was == Was::Live && group::is_foldable(run.scope) {
+            self.unfold_parts(found);
+        }
+        backend::write_run(self.mmu, run, fill, was)
+    }
+
+    /// The same out of line, for callers for which single instructions do not matter.
+    #[inline(never)]
+    pub(super) fn write_run(&self, found: &LeafTable<'_>, fill: Fill<'_>, was: Was) -> Duty {
+        self.write(found, fill, was)
+    }
+
+    /// R29: unfolds the contiguous groups that lie in the piece only in part. Whole groups change as one, and where
+    /// stores wait, the drain settles the groups.
+    #[inline(never)]
+    fn unfold_parts(&self, found: &LeafTable<'_>) {
+        let run = found.run(self.scope());
+        if backend::waits(self.mmu, &run) {
+            return;
+        }
+        let last = run.ptes.len() - 1;
+        for (i, whole) in [
+            (0, run.first().is_multiple_of(GROUP)),
+            (last, (run.first() + last + 1).is_multiple_of(GROUP)),
+        ] {
+            let is_split = !whole || run.ptes.len() < GROUP;
+            if is_split && group::is_member(found.read(self.mmu, i)) {
+                fold::unfold(self.mmu, found.table, run.pages.page(i), run.scope);
+            }
+        }
+    }
+
+    /// Sets the one entry of `found`, by every rule. Linux: `set_pte_at()`.
+    pub(super) fn set_leaf(
+        &self,
+        found: &LeafTable<'_>,
+        frame: Frame,
+        prot: Prot,
+    ) -> Result<Change, SpaceError> {
+        self.kind.check_prot(prot)?;
+        let new = Desc::page(frame, prot);
+        let va = found.piece.start();
+        let old = found.read(self.mmu, 0);
+        // A member of a group is unfolded before it is written.
+        bbm::check(Level::L3, group::alone(old), new)
+            .map_err(|violation| SpaceError::BreakBeforeMake { va, violation })?;
+        let fill = Fill::Contiguous { first: new };
+        if old.is_valid() && !self.may_become_live(old, new) {
+            self.write_run(found, fill, Was::Live);
+            return Ok(Change::Kept);
+        }
+        let counted = old.is_valid();
+        if counted {
+            self.take_leaf(found);
+        }
+        self.invalidate_before_reuse(found.piece);
+        links::note_memory_type(self.mmu, found.parent, prot);
+        self.write_run(found, fill, Was::Gone);
+        // An entry that is invalid and not empty was gathered and is not counted any more.
+        Ok(if counted { Change::Kept } else { Change::Taken })
+    }
+
+    /// Whether `new` may replace `old` in place only while hardware does not set the access flag, and would wait in a
+    /// queue for so long. ([`Backend::DeferStores`] looks again when it drains.)
+    fn may_become_live(&self, old: Desc, new: Desc) -> bool {
+        let old = group::alone(old);
+        self.mmu.backend() == Backend::Multicall
+            && bbm::check(Level::L3, old.young(), new.young()).is_err()
+    }
+
+    /// Empties the one entry of `found`, and returns what it held. Linux: `ptep_get_and_clear()`.
+    pub(super) fn take_leaf(&self, found: &LeafTable<'_>) -> Desc {
+        let run = found.run(self.scope());
+        if group::is_foldable(run.scope) {
+            self.unfold_parts(found);
+        }
+        let (old, duty) = backend::take(self.mmu, run);
+        if old.is_in_use() {
+            self.owe_invalidation(duty, found.piece);
+        }
+        old
+    }
+
+    /// Sets the entries of the piece, which are empty, to `frame(0)`, `frame(1)`, ...: in the shortest loop there is
+    /// where stores happen at once.
+    #[inline(always)]
+    pub(super) fn set_each(
+        &self,
+        found: &LeafTable<'_>,
+        prot: Prot,
+        mut frame: impl FnMut(usize) -> Frame,
+    ) {
+        let pages = found.ptes().len();
+        if !matches!(
+            self.mmu.backend(),
+            Backend::DeferBarriers | Backend::BatchInvalidations
+        ) {
+            for i in 0..pages {
+                let first = Desc::page(frame(i), prot);
+                self.write_run(&found.nth(i), Fill::Contiguous { first }, Was::Gone);
+            }
+            return;
+        }
+        let kernel = self.mmu.kernel();
+        // Eight at a time, so that the loop costs less than what it repeats.
+        let (eights, rest) = found.ptes().as_chunks::<8>();
+        let mut i = 0_usize;
+        let mut set = |pte| {
+            store::store(kernel, pte, Desc::page(frame(i), prot));
+            i = i.wrapping_add(1);
+        };
+        for [a, b, c, d, e, f, g, h] in eights {
+            set(a);
+            set(b);
+            set(c);
+            set(d);
+            set(e);
+            set(f);
+            set(g);
+            set(h);
+        }
+        rest.iter().for_each(set);
+        let owed = backend::account(self.mmu, pages, Desc::page(Frame::ZERO, prot));
+        if pages > 0 {
+            self.mmu.owe_or_pay(owed);
+        }
+    }
+
+    /// Drains what waits, invalidates the leaves of `range`, and takes note of it.
+    pub(super) fn invalidate(&self, range: PageRange) {
+        self.mmu.invalidate_range(range, self.scope(), Reach::Leaf);
+        self.stale.invalidated(range);
+    }
+
+    /// The operation's part of the invalidation of `range`.
+    pub(super) fn settle(&self, duty: Duty, range: PageRange) {
+        match duty {
+            Duty::Caller => self.invalidate(range),
+            Duty::Backend => backend::drain(self.mmu),
+        }
+    }
+
+    /// R27, R29: before an address is mapped again, invalidates what a TLB may still hold for it.
+    #[inline]
+    pub(super) fn invalidate_before_reuse(&self, range: PageRange) {
+        if self.stale.meets(range) {
+            self.invalidate_stale();
+        }
+        backend::before_make(self.mmu, self.scope(), range);
+    }
+
+    #[cold]
+    fn invalidate_stale(&self) {
+        if let Some(hull) = self.stale.hull() {
+            self.invalidate(hull);
+        }
+    }
+
+    /// Takes note that an invalidation reached all of `range`.
+    pub(super) fn invalidated(&self, range: PageRange) {
+        self.stale.invalidated(range);
+    }
+
+    /// Remembers that entries of `range` were emptied, if their invalidation is the caller's (R27).
+    pub(super) fn owe_invalidation(&self, duty: Duty, range: PageRange) {
+        if duty == Duty::Caller {
+            self.stale.widen(range);
+            // A page there has no short way until it is invalidated.
+            self.forget_last();
+        }
+    }
+
+    /// The token for `pages`, part of one table, as things are now.
+    #[inline]
+    pub(super) fn short_way(&self, pages: PageRange) -> ShortWay {
+        self.short_way_under(self.mmu.terms(), pages)
+    }
+
+    /// The same under `terms`, those of now.
+    #[inline]
+    fn short_way_under(&self, terms: Terms, pages: PageRange) -> ShortWay {
+        let kernel = self.mmu.kernel();
+        // Where stores happen at once, and a mark is left of what they owe.
+        let is_plain = terms.backend() == Backend::DeferBarriers;
+        let sets = is_plain && !self.stale.meets(pages) && !kernel.in_interrupt();
+        let owed = terms.policy().owed_by_data();
+        let state = kernel.lazy();
+        ShortWay {
+            sets_kernel: sets && self.kind == SpaceKind::Kernel,
+            sets_user: sets && self.kind != SpaceKind::Kernel,
+            swaps: !terms.backend().invalidates(),
+            settled: if owed.is_empty() {
+                state.word()
+            } else {
+                state.word_owing_all()
+            },
+            owed,
+        }
+    }
+
+    /// Empties `pte`, an entry of `found`, the short way if there is one, and returns what it held.
+    #[inline(always)]
+    pub(super) fn take_shortly(
+        &self,
+        found: &LeafTable<'_>,
+        pte: &Pte,
+        short: &mut ShortWay,
+        sums: &mut Sums,
+    ) -> Desc {
+        let old = match short.take(self.mmu.kernel(), pte) {
+            Some(old) => {
+                sums.taken += 1;
+                if old.is_in_use() {
+                    let page = found.nth(found.index_of(pte)).piece;
+                    self.owe_invalidation(Duty::Caller, page);
+                }
+                old
+            }
+            None => self.take_leaf(&found.nth(found.index_of(pte))),
+        };
+        // An entry that is invalid and not empty was gathered and is not counted any more.
+        sums.change -= isize::from(old.is_valid());
+        *short = short.after_take();
+        old
+    }
+
+    /// Remembers the table of a single page that was just mapped with `prot`.
+    pub(super) fn remember(&self, found: &LeafTable<'_>, prot: Prot) {
+        // Of one moment: what is remembered is for these terms, and compared with them.
+        let terms = self.mmu.terms();
+        let short = self.short_way_under(terms, PageRange::of_table(found.piece.start()));
+        if short.sets(prot) {
+            self.last_va.set(found.piece.start().as_u64());
+            self.last.set(Last {
+                upper: found.upper,
+                table: found.link.frame(),
+                prot,
+                short,
+                terms,
+            });
+        }
+    }
+
+    /// Forgets the table of the last page.
+    #[inline(always)]
+    pub(super) fn forget_last(&self) {
+        self.last_va.set(NOWHERE);
+    }
+
+    /// The table of the last page, if it translates `va` and that page was mapped with `prot`.
+    #[inline(always)]
+    pub(super) fn last(&self, va: VirtAddr, prot: Prot) -> Option<Last> {
+        let last = self.last.get();
+        let is_near = (va.as_u64() ^ self.last_va.get()) >> Level::L2.shift() == 0;
+        (is_near && prot == last.prot).then_some(last)
+    }
+
+    /// Sets `pte`, an entry of the table of the last page, if it is empty and everything is as it was then. `parent`
+    /// links the table.
+    #[inline(always)]
+    pub(super) fn set_like_last(&self, last: &Last, parent: &Pte, pte: &Pte, frame: Frame) -> bool {
+        let kernel = self.mmu.kernel();
+        let Some(counters) = kernel.task_counters() else {
+            return false;
+        };
+        let link = kernel.load(parent);
+        let has_room = link.population().is_some_and(|used| used < ENTRIES);
+        if !has_room || last.terms != self.mmu.terms() || kernel.load(pte).is_in_use() {
+            return false;
+        }
+        last.short
+            .store(self.mmu, kernel.lazy(), pte, (frame, last.prot));
+        links::add_one(self.mmu, parent, link);
+        if last.prot.is_user() {
+            counters.ptes(1);
+        } else {
+            counters.listed(1);
+        }
+        true
+    }
+}
+
+impl ShortWay {
+    /// Every write goes the long way.
+    const NEVER: Self = Self {
+        sets_kernel: false,
+        sets_user: false,
+        swaps: false,
+        settled: 0,
+        owed: Owed::all(),
+    };
+
+    /// Whether `prot` is a kernel's data: what has a short way in a kernel's space.
+    #[inline(always)]
+    const fn is_kernel_data(prot: Prot) -> bool {
+        prot.is_normal() && !prot.is_user() && !prot.is_executable()
+    }
+
+    /// Whether empty entries may be set with `prot`.
+    #[inline(always)]
+    pub(super) const fn sets(self, prot: Prot) -> bool {
+        if prot.is_user() {
+            prot.is_normal() && self.sets_user
+        } else {
+            Self::is_kernel_data(prot) && self.sets_kernel
+        }
+    }
+
+    /// The token after an entry was emptied: its page cannot be mapped again before its invalidation.
+    #[inline(always)]
+    pub(super) const fn after_take(self) -> Self {
+        Self {
+            sets_kernel: false,
+            sets_user: false,
+            ..self
+        }
+    }
+
+    /// Sets an entry if it is empty and `new` has a short way.
+    #[inline(always)]
+    pub(super) fn set<K: Kernel>(
+        self,
+        mmu: &Mmu<K>,
+        state: &LazyMmuState,
+        pte: &Pte,
+        new: (Frame, Prot),
+    ) -> bool {
+        let is_short = self.sets(new.1) && !mmu.kernel().load(pte).is_in_use();
+        if is_short {
+            self.store(mmu, state, pte, new);
+        }
+        is_short
+    }
+
+    /// The same for an entry that is known to be empty, where [`ShortWay::sets`] is known to hold for a kernel's data.
+    #[inline(always)]
+    pub(super) fn set_fresh<K: Kernel>(
+        self,
+        mmu: &Mmu<K>,
+        state: &LazyMmuState,
+        pte: &Pte,
+        new: (Frame, Prot),
+    ) -> bool {
+        let is_short = Self::is_kernel_data(new.1);
+        if is_short {
+            self.store(mmu, state, pte, new);
+        }
+        is_short
+    }
+
+    /// The store and its debt. A user's leaf owes nothing (R14).
+    #[inline(always)]
+    fn store<K: Kernel>(
+        self,
+        mmu: &Mmu<K>,
+        state: &LazyMmuState,
+        pte: &Pte,
+        (frame, prot): (Frame, Prot),
+    ) {
+        store::store(mmu.kernel(), pte, Desc::page(frame, prot));
+        if !prot.is_user() && state.word() != self.settled {
+            owe(mmu, self.owed);
+        }
+    }
+
+    /// Empties an entry if that is a swap and nothing else, and returns what it held.
+    #[inline(always)]
+    fn take<K: Kernel>(self, kernel: &K, pte: &Pte) -> Option<Desc> {
+        let is_short = self.swaps && !group::is_member(kernel.load(pte));
+        is_short.then(|| store::swap(kernel, pte, Desc::INVALID))
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn owe<K: Kernel>(mmu: &Mmu<K>, owed: Owed) {
+    mmu.owe_or_pay(owed);
+}
+
+/// What a loop over the entries of one table adds up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sums {
+    /// Entries set the short way.
+    pub(super) short: usize,
+    /// Entries emptied the short way, empty ones included.
+    taken: usize,
+    /// Entries taken into use the long way, minus entries emptied.
+    pub(super) change: isize,
+}
+
+impl Sums {
+    pub(super) const ZERO: Self = Self {
+        short: 0,
+        taken: 0,
+        change: 0,
+    };
+
+    /// Counts the short writes, and returns by how much the number of entries in use grew.
+    #[inline]
+    pub(super) fn settle<K: Kernel>(self, writer: &Writer<'_, K>) -> isize {
+        let counters = writer.mmu.kernel().counters();
+        if self.short > 0 {
+            match writer.kind {
+                // R14 lists every leaf that `check_prot` lets into a kernel's space.
+                SpaceKind::Kernel => counters.listed(self.short),
+                SpaceKind::User(_) => counters.ptes(self.short),
+            }
+        }
+        if self.taken > 0 {
+            counters.ptes(self.taken);
+        }
+        self.short as isize + self.change
+    }
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The names of the strategies, and what each of them demands of a kernel.
+//!
+//! What a strategy does with a write is in `backend`, one file for each.
+
+use core::fmt;
+
+/// The strategy in use: what is deferred in a lazy section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Backend {
+    /// The state before lazy MMU mode: each write that R14 lists is followed by its barriers, in a section
+    /// as well as outside.
+    Eager = 0,
+    /// arm64: stores happen at once, and their barriers when the section is left, paused or flushed
+    /// (R13-R17).
+    DeferBarriers = 1,
+    /// s390: in announced ranges, stores and their invalidations wait (R20-R24).
+    DeferStores = 2,
+    /// powerpc and sparc64: stores happen at once, and invalidations wait for each other.
+    BatchInvalidations = 3,
+    /// Xen PV: stores and invalidations wait in one queue.
+    Multicall = 4,
+}
+
+impl Backend {
+    /// Every strategy, in the order of the documentation.
+    pub const ALL: [Backend; 5] = [
+        Backend::Eager,
+        Backend::DeferBarriers,
+        Backend::DeferStores,
+        Backend::BatchInvalidations,
+        Backend::Multicall,
+    ];
+
+    /// The name used on the command line and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Eager => "eager",
+            Self::DeferBarriers => "defer-barriers",
+            Self::DeferStores => "defer-stores",
+            Self::BatchInvalidations => "batch-invalidations",
+            Self::Multicall => "multicall",
+        }
+    }
+
+    /// Whether a task may lose its CPU inside an active section (R38): the context switch drains what
+    /// waits. Where it may not, the kernel neither preempts such a task nor lets it sleep.
+    pub const fn is_preemptible(self) -> bool {
+        !matches!(self, Self::DeferStores)
+    }
+
+    /// Whether the strategy itself invalidates what it writes over. Such a strategy needs a
+    /// [`Batch`](crate::Batch) on each CPU.
+    pub const fn invalidates(self) -> bool {
+        matches!(
+            self,
+            Self::DeferStores | Self::BatchInvalidations | Self::Multicall
+        )
+    }
+
+    pub(crate) const fn from_u8(raw: u8) -> Self {
+        match raw {
+            0 => Self::Eager,
+            2 => Self::DeferStores,
+            3 => Self::BatchInvalidations,
+            4 => Self::Multicall,
+            _ => Self::DeferBarriers,
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
