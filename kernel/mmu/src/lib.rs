@@ -23,10 +23,12 @@ mod group;
 mod hardware;
 pub mod lazy;
 mod mmu;
+mod one_task;
 mod policy;
 mod space;
 mod strategy;
 mod table;
+mod table_pool;
 mod task;
 pub mod tlbi;
 
@@ -41,11 +43,13 @@ pub use error::{LazyMmuError, NoEts2, SpaceError};
 pub use hardware::{Context, Hardware, Hypervisor, Kernel, TableFrames};
 pub use lazy::{Lazy, LazyPause, LazySection, LazySuspended};
 pub use mmu::{Features, Mmu};
+pub use one_task::OneTask;
 pub use policy::{BarrierPolicy, Owed};
 pub use space::{
     AddressSpace, Backing, FastPteRange, Mapping, MmuGather, PendingInvalidation, PteRef, SpaceKind,
 };
 pub use strategy::Backend;
 pub use table::{Pte, Table};
+pub use table_pool::TablePool;
 pub use task::LazyMmuState;
 pub use tlbi::{TlbFeatures, TlbiOp};

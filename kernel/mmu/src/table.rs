@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The memory that hardware walks: one entry, one table.
 //!
-//! A [`Pte`] is an atomic cell because three parties touch it at once: software
-//! on other CPUs, the table walker, and hardware that sets access and dirty
-//! bits. A plain `u64` behind `&mut` would be worse than racy: the compiler may
-//! delete a store that only the walker reads, even across a `dsb` (the unique
-//! borrow tells it that the assembly cannot see the memory).
+//! A [`Pte`] is an atomic cell because three parties access it at once: software on other CPUs, the table walker, and
+//! hardware that sets access and dirty bits. A plain `u64` behind `&mut` would be worse than racy: the compiler may
+//! delete a store that only the walker reads, even across a `dsb`, because the unique borrow tells it that the assembly
+//! cannot see the memory.
 //!
-//! Nothing outside this crate can write an entry: loads and stores go through
-//! [`crate::Hardware`], which only the write path of this crate calls, and of the kernel the litmus
-//! test whose subject is a store without its barriers (`kernel/src/litmus/spurious.rs`), on an entry of its own.
+//! Safe code outside of this crate cannot write an entry of a space: it gets no reference to one.
 
 use crate::addr::ENTRIES;
 use crate::desc::Desc;
@@ -43,6 +40,11 @@ impl Pte {
     #[inline]
     pub(crate) fn store(&self, desc: Desc) {
         self.0.store(desc.as_u64(), Ordering::Relaxed);
+    }
+
+    /// Empties the entry of a table that no walker reaches.
+    pub(crate) fn clear(&self) {
+        self.store(Desc::INVALID);
     }
 
     #[inline]

@@ -23,8 +23,10 @@ use std::rc::Rc;
 
 const AT: u64 = 1 << 30;
 
+type End = (&'static str, fn(&Mmu<Fake>));
+
 /// The ways in which a task leaves a section, for good or for a while.
-const ENDS: [(&str, fn(&Mmu<Fake>)); 6] = [
+const ENDS: [End; 6] = [
     ("disable", |mmu| mmu.lazy().disable().unwrap()),
     ("nested disable", |mmu| {
         mmu.lazy().enable().unwrap();
@@ -42,7 +44,7 @@ const ENDS: [(&str, fn(&Mmu<Fake>)); 6] = [
 ];
 
 /// Task 1 unmaps page 10 at moment `n` of `end`. Returns whether there was such a moment.
-fn unmapped_at(backend: Backend, (name, end): (&str, fn(&Mmu<Fake>)), n: usize) -> bool {
+fn unmapped_at(backend: Backend, (name, end): End, n: usize) -> bool {
     let mmu: &'static Mmu<Fake> = Box::leak(Box::new(new_mmu_with(backend)));
     let page = |i: u64| pages(AT + i * PAGE_SIZE, 1);
     let space = new_space_with_tables(mmu, USER, pages(AT, 64));

@@ -4,6 +4,7 @@
 //! the machine code.
 
 pub mod disassembly;
+mod layers;
 mod lints;
 mod source;
 mod tools;
@@ -34,6 +35,9 @@ impl Check {
         let sources = Source::collect(workspace.root())?;
         for lint in LINTS.iter().filter(|lint| self.wants(lint.name)) {
             tally.count(lint.name, house_rule(lint, &sources));
+        }
+        if self.wants(layers::NAME) {
+            tally.count(layers::NAME, layers::run(&sources));
         }
         for tool in tools::TOOLS.iter().filter(|tool| self.wants(tool.name)) {
             tally.count(tool.name, tool.run(&workspace)?);

@@ -36,6 +36,7 @@ pub(crate) use cpu_batch::offer_preemption;
 pub(crate) use drain::{drain, switch_out};
 pub(crate) use run::{Duty, Fill, Run, Was};
 
+use self::store::swap;
 use crate::addr::{Frame, Level, PageRange};
 use crate::desc::Desc;
 use crate::hardware::Kernel;
@@ -94,7 +95,7 @@ pub(crate) fn take<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>) -> (Desc, Duty) {
     mmu.kernel().counters().ptes(1);
     match mmu.backend() {
         Backend::Eager | Backend::DeferBarriers => (
-            store::swap(mmu.kernel(), &run.ptes[0], Desc::INVALID),
+            swap(mmu.kernel(), &run.ptes[0], Desc::INVALID),
             Duty::Caller,
         ),
         other => take_by(other, mmu, run),
@@ -103,17 +104,17 @@ pub(crate) fn take<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>) -> (Desc, Duty) {
 
 #[inline(never)]
 fn take_by<K: Kernel>(backend: Backend, mmu: &Mmu<K>, run: Run<'_>) -> (Desc, Duty) {
-    let swap = || store::swap(mmu.kernel(), &run.ptes[0], Desc::INVALID);
+    let empty = || swap(mmu.kernel(), &run.ptes[0], Desc::INVALID);
     if backend == Backend::DeferStores {
         return match defer_stores::take(mmu, run) {
             Some(old) => (old, Duty::Backend),
-            None => (swap(), Duty::Caller),
+            None => (empty(), Duty::Caller),
         };
     }
     if backend == Backend::Multicall && mmu.is_active() {
         multicall::before_emptying(mmu);
     }
-    let old = swap();
+    let old = empty();
     if old.is_valid() {
         match backend {
             Backend::Multicall => multicall::invalidate(mmu, run.scope, run.pages),

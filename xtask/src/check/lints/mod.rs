@@ -57,7 +57,7 @@ pub const LINTS: [Lint; 7] = [
         check: spdx::check,
     },
     Lint {
-        name: "asm-has-two-homes",
+        name: "asm-has-three-homes",
         check: asm::check,
     },
     Lint {

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Memory for tables out of a `static`: for code that has no allocator yet.
+
+use crate::addr::{Frame, PAGE_SIZE};
+use crate::hardware::TableFrames;
+use crate::table::Table;
+use core::fmt;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// `N` tables of 4 KiB each. `&'static TablePool<N>` implements [`TableFrames`].
+///
+/// A call for a table looks for a free one from the start, so it takes up to `N` steps.
+pub struct TablePool<const N: usize> {
+    tables: [Table; N],
+    taken: [AtomicBool; N],
+    /// Virtual minus physical addresses of the pool, in bytes, modulo 2^64.
+    offset: u64,
+}
+
+impl<const N: usize> TablePool<N> {
+    /// A pool whose virtual addresses are `offset` bytes above its physical ones, modulo 2^64: 0 in an identity map,
+    /// and for a pool in a kernel's image the link address minus the load address. A table at a physical address that
+    /// is not below 2^48 is never handed out.
+    ///
+    /// The pool is to be a `static`. It takes `N` times 4096 bytes and is aligned to 4096; all bytes are zero, so an
+    /// image does not contain them.
+    pub const fn new(offset: u64) -> Self {
+        Self {
+            tables: [const { Table::new() }; N],
+            taken: [const { AtomicBool::new(false) }; N],
+            offset,
+        }
+    }
+
+    /// Tables that are not in use.
+    pub fn free_tables(&self) -> usize {
+        let is_free = |taken: &&AtomicBool| !taken.load(Ordering::Relaxed);
+        self.taken.iter().filter(is_free).count()
+    }
+
+    /// The frame of table `index`, if its physical address is one.
+    fn frame(&self, index: usize) -> Option<Frame> {
+        let address = (&raw const self.tables[index]).expose_provenance() as u64;
+        Frame::from_u64(address.wrapping_sub(self.offset))
+    }
+
+    /// The number of the table in `frame`.
+    ///
+    /// # Panics
+    /// If the frame is none of the pool's.
+    fn index(&self, frame: Frame) -> usize {
+        let base = self.tables.as_ptr().addr() as u64;
+        let distance = frame.as_u64().wrapping_add(self.offset).wrapping_sub(base);
+        let index = (distance / PAGE_SIZE) as usize;
+        assert!(index < N, "{frame:?} is no table of this pool");
+        index
+    }
+}
+
+// SAFETY: a table is handed out to one caller from `alloc_table` to `free_table`, zeroed, and the pool is a `static`, so
+// it stays where it is and is ordinary memory.
+unsafe impl<const N: usize> TableFrames for &'static TablePool<N> {
+    fn alloc_table(&self) -> Option<Frame> {
+        for (index, taken) in self.taken.iter().enumerate() {
+            let frame = self.frame(index)?;
+            // Acquire: the zeroes of whoever gave the table back are there.
+            if !taken.swap(true, Ordering::Acquire) {
+                return Some(frame);
+            }
+        }
+        None
+    }
+
+    unsafe fn free_table(&self, frame: Frame) {
+        let index = self.index(frame);
+        for entry in self.tables[index].entries() {
+            entry.clear();
+        }
+        self.taken[index].store(false, Ordering::Release);
+    }
+
+    fn table_ptr(&self, frame: Frame) -> NonNull<Table> {
+        NonNull::from(&self.tables[self.index(frame)])
+    }
+}
+
+impl<const N: usize> fmt::Debug for TablePool<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TablePool({} of {N} free)", self.free_tables())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desc::Desc;
+
+    #[test]
+    fn tables_are_distinct_zeroed_and_had_again() {
+        static POOL: TablePool<3> = TablePool::new(0);
+        let pool = &POOL;
+        let frames: Vec<Frame> = core::iter::from_fn(|| pool.alloc_table()).collect();
+        assert_eq!(frames.len(), 3);
+        assert_eq!((pool.alloc_table(), POOL.free_tables()), (None, 0));
+        for pair in frames.windows(2) {
+            assert_eq!(pair[1].as_u64() - pair[0].as_u64(), PAGE_SIZE);
+        }
+        // SAFETY: the pool is a `static`.
+        let table = || unsafe { pool.table_ptr(frames[1]).as_ref() };
+        table().entries()[511].store(Desc::from_u64(u64::MAX));
+        // SAFETY: nothing links the table.
+        unsafe { pool.free_table(frames[1]) };
+        assert_eq!(pool.alloc_table(), Some(frames[1]));
+        assert!(
+            table()
+                .entries()
+                .iter()
+                .all(|entry| !entry.load().is_in_use())
+        );
+    }
+
+    #[test]
+    fn physical_addresses_are_the_offset_below_and_must_be_frames() {
+        static HIGH: TablePool<1> = TablePool::new(0x1000);
+        let pool = &HIGH;
+        let frame = pool.alloc_table().unwrap();
+        let address = pool.table_ptr(frame).addr().get() as u64;
+        assert_eq!(frame.as_u64(), address - 0x1000);
+        // Its physical address would be above 2^48.
+        static NOWHERE: TablePool<1> = TablePool::new(1 << 63);
+        assert_eq!((&NOWHERE).alloc_table(), None);
+    }
+}
