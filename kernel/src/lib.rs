@@ -14,7 +14,6 @@
 extern crate alloc;
 
 pub mod arch;
-#[cfg(target_os = "none")]
 pub mod bench;
 pub mod errors;
 #[cfg(target_os = "none")]

@@ -1,34 +1,38 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the windows work on: addresses nobody uses, frames, and the kernel's address space.
+//! What the windows work on in this kernel: a part of the vmap area, frames, and the kernel's address space.
 
-use alloc::vec::Vec;
+use core::ops::{Deref, DerefMut};
 
-use lazymmu::{ENTRIES, Frame, Mmu, PageRange, PendingInvalidation, SpaceError};
+use lazymmu::{ENTRIES, Frame, SpaceError};
 
-use super::BenchError;
+use super::best::BenchError;
+use super::windows::Ground;
 use crate::arch::Arm64;
 use crate::mm::MMU;
 use crate::mm::frames;
 use crate::mm::kernel_space::{self, SpaceGuard};
 use crate::mm::vmap::Area;
 
-/// Given back on drop in the order of the fields, which matters: what is still mapped is unmapped
-/// with the lock of the address space free, and before its frames are (R25).
-pub(super) struct Ground {
-    /// The library.
-    pub(super) mmu: &'static Mmu<Arm64>,
-    /// An invalidation that a window has left to be done.
-    pub(super) owed: Option<PendingInvalidation<'static, Arm64>>,
-    /// The kernel's address space.
-    pub(super) space: SpaceGuard,
-    /// The addresses of a window.
-    pub(super) range: PageRange,
-    /// How many these are.
-    pub(super) pages: usize,
-    /// Frames for the largest window, no two neighbors of which are neighbors in memory.
-    pub(super) scattered: Vec<Frame>,
+/// The ground with what it is made of. The fields are dropped in their order, which matters: what is still mapped is
+/// unmapped when the lock of the address space is free again, and before its frames are (R25).
+pub(super) struct Site {
+    ground: Ground<SpaceGuard, Arm64>,
     area: Area,
-    block: Block,
+    _block: Block,
+}
+
+impl Deref for Site {
+    type Target = Ground<SpaceGuard, Arm64>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.ground
+    }
+}
+
+impl DerefMut for Site {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.ground
+    }
 }
 
 /// Consecutive frames.
@@ -39,12 +43,12 @@ struct Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: allocated with this number in `Ground::new`; the area that mapped them is gone.
+        // SAFETY: allocated with this number in `Site::new`; the area that mapped them is gone.
         unsafe { frames::free_contiguous(self.first, self.frames) };
     }
 }
 
-impl Ground {
+impl Site {
     /// Addresses and frames for up to `pages` pages, a power of two.
     pub(super) fn new(pages: usize) -> Result<Self, BenchError> {
         /// Shares no factor with a power of two, so that each frame comes once.
@@ -58,27 +62,26 @@ impl Ground {
         // Nothing else is in the vmap area yet, so this begins at a table's start.
         let area = Area::reserve(pages as u64)?;
         let nth = |i: usize| block.first.offset((i * STRIDE % frames) as u64);
-        Ok(Self {
+        let ground = Ground {
             mmu: &MMU,
             owed: None,
             space: kernel_space::lock(),
             range: area.pages(),
             pages,
             scattered: (0..frames).filter_map(nth).collect(),
+            first: block.first,
+        };
+        Ok(Self {
+            ground,
             area,
-            block,
+            _block: block,
         })
     }
 
     /// Restricts the windows to the first `pages` pages.
     pub(super) fn use_pages(&mut self, pages: usize) -> Result<(), SpaceError> {
-        self.range = self.area.part(0, pages as u64)?;
-        self.pages = pages;
+        self.ground.range = self.area.part(0, pages as u64)?;
+        self.ground.pages = pages;
         Ok(())
-    }
-
-    /// The first of as many consecutive frames as the largest window has pages.
-    pub(super) fn first(&self) -> Frame {
-        self.block.first
     }
 }

@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lazymmu::{Context as _, Counts};
 
-use super::{BenchError, Best, Counter};
+use super::best::{BenchError, Best, Counter};
 use crate::arch::switch::{self, Context};
 use crate::arch::window::{self, ROUND, WindowId};
 use crate::arch::{Arm64, interrupts, sysreg, timer};

@@ -2,99 +2,156 @@
 //! What is measured, in an order in which each window finds what the one before has left.
 //!
 //! Numbers below 128 are those of the windows that Linux was measured with; above are our own.
-//! Nothing of a body is inlined into the measuring, everything of the library into the body
-//! that the compiler likes to inline.
+//! Nothing of a body is inlined into the measuring, and the compiler may inline everything of the library into the body.
 //!
-//! The same file is compiled for the machine model, which predicts the barriers of each
-//! window (`tests/windows.rs`).
+//! The windows are generic over the kernel below the library. The host test `tests/windows.rs` runs them on the machine
+//! model, which predicts their barriers.
 
-use lazymmu::{Backing, ENTRIES, PAGE_SIZE, PageRange, Prot, SpaceError};
+use alloc::vec::Vec;
+use core::ops::DerefMut;
 
-use super::ground::Ground;
+use lazymmu::{
+    AddressSpace, Backing, ENTRIES, Frame, Kernel, Mmu, PAGE_SIZE, PageRange, PendingInvalidation,
+    Prot, SpaceError,
+};
 
-/// Something done on the ground.
-pub(crate) type Body = fn(&mut Ground) -> Result<(), SpaceError>;
-
-pub(crate) enum Step {
-    /// Not measured.
-    Prepare(Body),
-    /// Measured under this number.
-    Window(u8, Body),
-    /// The same; each page is a call of its own.
-    Calls(u8, Body),
-    /// Undoes what such calls have left.
-    Undo(Body),
+/// What the windows work on: addresses that nobody uses, and frames. `S` is a held address space of the kernel `K`.
+#[derive(Debug)]
+pub struct Ground<S, K: Kernel + 'static> {
+    /// The library.
+    pub mmu: &'static Mmu<K>,
+    /// An invalidation that a window has left to be done.
+    pub owed: Option<PendingInvalidation<'static, K>>,
+    /// The address space.
+    pub space: S,
+    /// The addresses of a window.
+    pub range: PageRange,
+    /// How many pages these are.
+    pub pages: usize,
+    /// Frames for the largest window, no two neighbors of which are neighbors in memory. A multiple of 512 frames.
+    pub scattered: Vec<Frame>,
+    /// The first of as many consecutive frames as the largest window has pages.
+    pub first: Frame,
 }
 
-/// One repetition. Begins and ends with nothing mapped.
-pub(crate) const STEPS: [Step; 28] = [
-    Step::Prepare(free_tables),
-    Step::Window(1, map_scattered),
-    Step::Window(2, unmap),
-    Step::Window(10, settle),
-    // From here on the tables exist.
-    Step::Window(8, map_scattered),
-    Step::Window(13, protect_read_only),
-    Step::Window(14, protect_read_write),
-    Step::Window(9, unmap),
-    Step::Prepare(settle),
-    Step::Window(129, map_contiguous),
-    Step::Prepare(unmap_and_settle),
-    Step::Window(11, apply_set),
-    Step::Window(12, apply_clear),
-    Step::Prepare(flush),
-    Step::Window(17, set_slots_one_by_one),
-    Step::Prepare(clear_slots),
-    Step::Prepare(flush),
-    Step::Window(18, set_slots),
-    Step::Window(19, clear_slots),
-    Step::Prepare(flush),
-    Step::Calls(128, map_each_in_a_section),
-    Step::Calls(16, unmap_each),
-    Step::Calls(15, map_each),
-    Step::Undo(unmap_and_settle),
-    Step::Prepare(free_tables),
-    Step::Window(4, map_contiguous),
-    Step::Window(5, unmap),
-    Step::Prepare(settle),
-];
+/// Something done on the ground.
+pub type Body<S, K> = fn(&mut Ground<S, K>) -> Result<(), SpaceError>;
+
+/// A step of a repetition.
+#[derive(Debug)]
+pub enum Step<S, K: Kernel + 'static> {
+    /// Not measured.
+    Prepare(Body<S, K>),
+    /// Measured under this number.
+    Window(u8, Body<S, K>),
+    /// The same; each page is a call of its own.
+    Calls(u8, Body<S, K>),
+    /// Undoes what such calls have left.
+    Undo(Body<S, K>),
+}
+
+/// Steps of a repetition.
+pub const STEPS: usize = 28;
+
+/// One repetition. It begins and ends with nothing mapped.
+pub const fn steps<S, K>() -> [Step<S, K>; STEPS]
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
+    [
+        Step::Prepare(free_tables),
+        Step::Window(1, map_scattered),
+        Step::Window(2, unmap),
+        Step::Window(10, settle),
+        // From here on the tables exist.
+        Step::Window(8, map_scattered),
+        Step::Window(13, protect_read_only),
+        Step::Window(14, protect_read_write),
+        Step::Window(9, unmap),
+        Step::Prepare(settle),
+        Step::Window(129, map_contiguous),
+        Step::Prepare(unmap_and_settle),
+        Step::Window(11, apply_set),
+        Step::Window(12, apply_clear),
+        Step::Prepare(flush),
+        Step::Window(17, set_slots_one_by_one),
+        Step::Prepare(clear_slots),
+        Step::Prepare(flush),
+        Step::Window(18, set_slots),
+        Step::Window(19, clear_slots),
+        Step::Prepare(flush),
+        Step::Calls(128, map_each_in_a_section),
+        Step::Calls(16, unmap_each),
+        Step::Calls(15, map_each),
+        Step::Undo(unmap_and_settle),
+        Step::Prepare(free_tables),
+        Step::Window(4, map_contiguous),
+        Step::Window(5, unmap),
+        Step::Prepare(settle),
+    ]
+}
 
 /// Linux: `vmap_pages_range()`.
 #[inline(never)]
-fn map_scattered(ground: &mut Ground) -> Result<(), SpaceError> {
+fn map_scattered<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
     let backing = Backing::Scattered(&ground.scattered[..ground.pages]);
     ground.space.map(ground.range, backing, Prot::KERNEL)
 }
 
 /// Linux: `vmap_page_range()`.
 #[inline(never)]
-fn map_contiguous(ground: &mut Ground) -> Result<(), SpaceError> {
-    let backing = Backing::Contiguous(ground.first());
+fn map_contiguous<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
+    let backing = Backing::Contiguous(ground.first);
     ground.space.map(ground.range, backing, Prot::KERNEL)
 }
 
 /// Linux: `vunmap_range_noflush()`. The invalidation is left to [`settle`].
 #[inline(never)]
-fn unmap(ground: &mut Ground) -> Result<(), SpaceError> {
+fn unmap<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
     ground.owed = Some(ground.space.unmap_no_invalidate(ground.range)?);
     Ok(())
 }
 
 /// Linux: `set_memory_ro()`.
 #[inline(never)]
-fn protect_read_only(ground: &mut Ground) -> Result<(), SpaceError> {
+fn protect_read_only<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
     ground.space.protect(ground.range, Prot::KERNEL_RO)
 }
 
 /// Linux: `set_memory_rw()`.
 #[inline(never)]
-fn protect_read_write(ground: &mut Ground) -> Result<(), SpaceError> {
+fn protect_read_write<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
     ground.space.protect(ground.range, Prot::KERNEL)
 }
 
 /// Linux: `apply_to_page_range()` with a callback that calls `set_pte_at()`.
 #[inline(never)]
-fn apply_set(ground: &mut Ground) -> Result<(), SpaceError> {
+fn apply_set<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
     let mut frames = ground.scattered.iter();
     ground.space.apply_to_page_range(ground.range, |pte| {
         frames
@@ -105,7 +162,11 @@ fn apply_set(ground: &mut Ground) -> Result<(), SpaceError> {
 
 /// Linux: the same with `pte_clear()`.
 #[inline(never)]
-fn apply_clear(ground: &mut Ground) -> Result<(), SpaceError> {
+fn apply_clear<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
     ground.space.apply_to_page_range(ground.range, |pte| {
         pte.get_and_clear();
         Ok(())
@@ -114,7 +175,11 @@ fn apply_clear(ground: &mut Ground) -> Result<(), SpaceError> {
 
 /// Linux: `__set_pte()` on slots that are known, without lazy MMU mode: each pays for itself.
 #[inline(never)]
-fn set_slots_one_by_one(ground: &mut Ground) -> Result<(), SpaceError> {
+fn set_slots_one_by_one<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
     let _paused = ground.mmu.lazy().paused()?;
     for (i, frames) in ground.scattered.chunks(ENTRIES).enumerate() {
         let first = i * ENTRIES;
@@ -134,7 +199,11 @@ fn set_slots_one_by_one(ground: &mut Ground) -> Result<(), SpaceError> {
 
 /// The same in a section for each table.
 #[inline(never)]
-fn set_slots(ground: &mut Ground) -> Result<(), SpaceError> {
+fn set_slots<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
     // A frame for each slot of a table, so that the compiler knows what index is good.
     let (tables, _) = ground.scattered.as_chunks::<ENTRIES>();
     for (i, frames) in tables.iter().enumerate() {
@@ -153,7 +222,11 @@ fn set_slots(ground: &mut Ground) -> Result<(), SpaceError> {
 
 /// Linux: `__pte_clear()` on slots that are known.
 #[inline(never)]
-fn clear_slots(ground: &mut Ground) -> Result<(), SpaceError> {
+fn clear_slots<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
     for (i, first) in (0..ground.pages).step_by(ENTRIES).enumerate() {
         let pages = ENTRIES.min(ground.pages - first);
         let piece = nth_table(ground.range, i, pages)?;
@@ -171,14 +244,22 @@ fn nth_table(range: PageRange, i: usize, pages: usize) -> Result<PageRange, Spac
 
 /// What lazy MMU mode was made for: many calls of which none knows of the others.
 #[inline(never)]
-fn map_each_in_a_section(ground: &mut Ground) -> Result<(), SpaceError> {
+fn map_each_in_a_section<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
     let _section = ground.mmu.lazy().section()?;
     map_each(ground)
 }
 
 /// The same calls, each on its own.
 #[inline(never)]
-fn map_each(ground: &mut Ground) -> Result<(), SpaceError> {
+fn map_each<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
     for (page, frame) in ground.range.by_page().zip(&ground.scattered) {
         ground
             .space
@@ -189,7 +270,11 @@ fn map_each(ground: &mut Ground) -> Result<(), SpaceError> {
 
 /// Linux: `vunmap_range()` of each page.
 #[inline(never)]
-fn unmap_each(ground: &mut Ground) -> Result<(), SpaceError> {
+fn unmap_each<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
     for page in ground.range.by_page() {
         ground.space.unmap(page)?;
     }
@@ -198,7 +283,11 @@ fn unmap_each(ground: &mut Ground) -> Result<(), SpaceError> {
 
 /// Executes the invalidation that [`unmap`] has left. Linux: `flush_tlb_kernel_range()`.
 #[inline(never)]
-fn settle(ground: &mut Ground) -> Result<(), SpaceError> {
+fn settle<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
     if let Some(owed) = ground.owed.take() {
         ground.space.invalidate(owed);
     }
@@ -206,15 +295,27 @@ fn settle(ground: &mut Ground) -> Result<(), SpaceError> {
 }
 
 /// Invalidates what callbacks and slots have emptied.
-fn flush(ground: &mut Ground) -> Result<(), SpaceError> {
+fn flush<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
     ground.space.invalidate_range(ground.range)
 }
 
-fn unmap_and_settle(ground: &mut Ground) -> Result<(), SpaceError> {
+fn unmap_and_settle<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
     unmap(ground)?;
     settle(ground)
 }
 
-fn free_tables(ground: &mut Ground) -> Result<(), SpaceError> {
+fn free_tables<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
+where
+    S: DerefMut<Target = AddressSpace<'static, K>>,
+    K: Kernel + 'static,
+{
     ground.space.free_empty_tables(ground.range).map(|_| ())
 }

@@ -73,7 +73,7 @@ fn slot_of_run<'b, K: Kernel>(slots: &'b Slots, mmu: &Mmu<K>, run: &Run<'_>) -> 
     Some(slot)
 }
 
-/// Lets memory and TLBs catch up with every slot (R23).
+/// Drains every slot (R23).
 pub(super) fn drain<K: Kernel>(mmu: &Mmu<K>, slots: &Slots) {
     for slot in slots.iter() {
         if slot.table.get().is_some() {

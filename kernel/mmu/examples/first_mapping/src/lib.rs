@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The first mapping with `lazymmu`, as its documentation shows it. On bare AArch64 it executes the CPU's instructions, on
+//! a host those of the test kit's machine, which checks each of them.
+
+#![cfg_attr(target_os = "none", no_std)]
+
+use lazymmu::{AddressSpace, Frame, Mmu, PageRange, Prot, TablePool};
+
+// On a host: the machine of the test kit.
+#[cfg(not(target_os = "none"))]
+use lazymmu_testkit::ForOneTask as _;
+
+/// Maps 512 pages of a kernel's address space to 2 MiB of memory, looks one up, and unmaps them.
+///
+/// # Errors
+/// Those of the library, none of which occurs here.
+///
+/// # Panics
+/// If what was mapped cannot be looked up.
+pub fn first_mapping() -> Result<(), lazymmu::SpaceError> {
+    // Memory for eight tables. Their virtual addresses are 0 bytes above their physical ones.
+    static TABLES: TablePool<8> = TablePool::new(0);
+
+    let mmu = Mmu::for_one_task(&TABLES);
+    let mut space = AddressSpace::new_kernel(&mmu)?;
+    let range = PageRange::new(0xffff_8000_0000_0000, 512)?;
+    let first = Frame::from_u64(0x8000_0000).expect("a multiple of 4096");
+
+    // Builds three tables, writes 512 entries, executes one DSB and one ISB.
+    space.map(range, first, Prot::KERNEL)?;
+    let page = space.query(range.start()).expect("it was mapped");
+    assert_eq!(page.entry.frame(), first);
+
+    // Empties the entries; DSB, TLBI, DSB, ISB.
+    space.unmap(range)?;
+    assert!(space.query(range.start()).is_none());
+
+    // SAFETY: no CPU walks these tables, and they are shared with nobody.
+    unsafe { space.destroy() };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    /// The example in the library's documentation is this one, line by line.
+    const DOCUMENTATION: &str = include_str!("../../../README.md");
+
+    #[test]
+    fn it_runs_on_the_machine_of_the_test_kit() {
+        super::first_mapping().expect("eight tables are enough");
+    }
+
+    #[test]
+    fn the_documentation_shows_these_lines_and_they_are_few() {
+        let source = include_str!("lib.rs");
+        let (_, body) = source.split_once("-> Result<(), lazymmu::SpaceError> {\n").expect("the function");
+        let (body, _) = body.split_once("\n\n    // SAFETY").expect("its end");
+        let import = source.lines().find(|line| line.starts_with("use lazymmu::")).expect("the import");
+        let shown = DOCUMENTATION.split("```").nth(1).expect("the first example");
+        let lines: Vec<&str> = body.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        for line in lines.iter().chain([&import]) {
+            assert!(shown.lines().any(|other| other == *line), "the documentation lacks `{line}`");
+        }
+        assert!(lines.len() < 25, "{} lines and an import", lines.len());
+        assert!(import.matches(',').count() < 6, "{import}");
+    }
+}
