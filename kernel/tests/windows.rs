@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The measured windows (`src/bench/windows.rs`, the very file) on the machine model: how many barriers and TLB
+//! The measured windows (`src/bench/windows.rs`, which is generic over the kernel) on the machine model: how many barriers and TLB
 //! invalidations each executes.
 //!
 //! Each is held against the contract: what its writes ask for, and not one barrier more
-//! (`mmu/tests/programs/predict.rs`). What is left is a prediction for the kernel: with `LAZYMMU_PREDICTION=FILE`
+//! (`testkit/src/programs/predict.rs`). What is left is a prediction for the kernel: with `LAZYMMU_PREDICTION=FILE`
 //! it is written there, a line for each window,
 //!
 //! ```text
@@ -14,60 +14,36 @@
 //! (of up to `LAZYMMU_PAGES` pages, if that is set; those without pages are the scheduler's), and `cargo xtask test`
 //! compares it with what the kernel has counted and with what a QEMU plugin has.
 
-#[path = "../mmu/tests/model/mod.rs"]
-mod model;
-#[path = "../mmu/tests/programs/predict.rs"]
-mod predict;
-#[path = "../src/bench/windows.rs"]
-mod windows;
-
-use ground::Ground;
-use lazymmu::{Backend, BarrierPolicy, Features, Mmu, TlbFeatures};
-use model::trace::{Effect, Event};
-use model::{CPUS, Model, Plan, Saboteur, Sim, Switch};
-use predict::{Debt, Pays, Terms, replay};
+use kernel::bench::windows::{self, Step};
+use lazymmu::{AddressSpace, Backend, BarrierPolicy, Features, Mmu, SpaceKind, TlbFeatures};
+use lazymmu_testkit::model::trace::{Effect, Event};
+use lazymmu_testkit::model::{CPUS, Model, Modelled, Plan, Saboteur, Sim, Switch, world};
+use lazymmu_testkit::programs::predict::{Debt, Pays, Terms, replay};
 use std::fmt::Write as _;
-use windows::{Body, STEPS, Step};
 
 /// Pages of a window.
 const SIZES: [usize; 5] = [1, 16, 512, 4096, 65_536];
 /// Frames for tables: those of the largest window, and some.
 const TABLES: usize = 136;
 
-/// What a window works on; the kernel's is `src/bench/ground.rs`.
-mod ground {
-    use super::model::{Saboteur, world};
-    use lazymmu::{AddressSpace, Frame, Mmu, PageRange, PendingInvalidation, SpaceKind};
+/// The ground on the machine model; the kernel's is in `src/bench/ground.rs`.
+type Ground = windows::Ground<Box<AddressSpace<'static, Saboteur>>, Saboteur>;
+type Body = windows::Body<Box<AddressSpace<'static, Saboteur>>, Saboteur>;
 
-    pub struct Ground {
-        pub mmu: &'static Mmu<Saboteur>,
-        pub owed: Option<PendingInvalidation<'static, Saboteur>>,
-        pub space: AddressSpace<'static, Saboteur>,
-        pub range: PageRange,
-        pub pages: usize,
-        pub scattered: Vec<Frame>,
-    }
-
-    impl Ground {
-        /// On the first `pages` pages of the kernel's half.
-        pub fn new(mmu: &'static Mmu<Saboteur>, pages: usize) -> Self {
-            let space = AddressSpace::new(mmu, SpaceKind::Kernel).expect("the pool is full");
-            mmu.kernel().sim.add_root(space.root(), SpaceKind::Kernel);
-            // No two neighbors are neighbors in memory; a slot loop takes a whole table of them.
-            let frames = pages.next_multiple_of(lazymmu::ENTRIES) as u64;
-            Self {
-                mmu,
-                owed: None,
-                space,
-                range: world::pages(world::KERNEL, pages as u64),
-                pages,
-                scattered: (0..frames).map(|i| world::frame(0x1000 + 2 * i)).collect(),
-            }
-        }
-
-        pub fn first(&self) -> Frame {
-            world::frame(0x1000)
-        }
+/// The first `pages` pages of the kernel's half.
+fn ground(mmu: &'static Mmu<Saboteur>, pages: usize) -> Ground {
+    let space = AddressSpace::new_kernel(mmu).expect("the pool is full");
+    mmu.kernel().sim().add_root(space.root(), SpaceKind::Kernel);
+    // No two neighbors are neighbors in memory; a slot loop takes a whole table of them.
+    let frames = pages.next_multiple_of(lazymmu::ENTRIES) as u64;
+    Ground {
+        mmu,
+        owed: None,
+        space: Box::new(space),
+        range: world::pages(world::KERNEL, pages as u64),
+        pages,
+        scattered: (0..frames).map(|i| world::frame(0x1000 + 2 * i)).collect(),
+        first: world::frame(0x1000),
     }
 }
 
@@ -121,7 +97,7 @@ fn machine(cpu: Cpu, backend: Backend, policy: BarrierPolicy) -> &'static Mmu<Sa
 
 /// Executes a window and returns its DSB, ISB, TLBI, and the `DSB ISH` among the DSB, which are what the contract asks for.
 fn measure(ground: &mut Ground, terms: Terms, body: Body) -> Result<[usize; 4], String> {
-    let sim = &ground.mmu.kernel().sim;
+    let sim = ground.mmu.kernel().sim();
     sim.take_trace();
     body(ground).map_err(|error| error.to_string())?;
     let events = sim.take_trace();
@@ -266,8 +242,8 @@ fn predict(cpu: Cpu, backend: Backend, policy: BarrierPolicy) -> String {
     let mut lines = String::new();
     for pages in SIZES.into_iter().filter(|pages| *pages <= most()) {
         let mmu = machine(cpu, backend, policy);
-        let mut ground = Ground::new(mmu, pages);
-        for step in &STEPS {
+        let mut ground = ground(mmu, pages);
+        for step in &windows::steps() {
             let (op, body) = match *step {
                 Step::Prepare(body) | Step::Undo(body) => {
                     body(&mut ground).expect("the window before has left what it needs");

@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which write executes which barriers, and when: R13-R18, R35, R36.
 
-mod fake;
-
-use fake::interrupts::{Moment, at_moments};
-use fake::order::Role;
-use fake::{
-    BASE, Effect, Fake, KINDS, USER, contiguous, count, data, frame, is_leaf, leaves, new_mmu,
-    new_space, pages, visible, with_ets2,
-};
 use lazymmu::tlbi::{Reach, Scope};
 use lazymmu::{
     AddressSpace, Asid, Backend, Backing, BarrierPolicy, Desc, MemoryType, Mmu, Owed, PAGE_SIZE,
     Prot, SpaceKind,
+};
+use lazymmu_testkit::fake::interrupts::{Moment, at_moments};
+use lazymmu_testkit::fake::order::Role;
+use lazymmu_testkit::fake::{
+    self, BASE, Effect, Fake, KINDS, USER, contiguous, count, data, frame, is_leaf, leaves,
+    new_mmu, new_space, pages, visible, with_ets2,
 };
 use std::rc::Rc;
 

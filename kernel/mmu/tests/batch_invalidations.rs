@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Invalidations that wait: which share one, and what does not wait for them (R25, R26, R29, S2, S13).
 
-mod fake;
-
-use fake::{
-    BASE, Effect, Fake, KINDS, USER, close, contiguous, count, data, enable_fast, frame, leaves,
-    new_mmu_with, new_space, new_space_with_tables, pages, tlbis,
-};
 use lazymmu::{
     AddressSpace, Asid, BATCHED_RANGES, Backend, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError,
     SpaceKind,
+};
+use lazymmu_testkit::fake::{
+    self, BASE, Effect, Fake, KINDS, USER, close, contiguous, count, data, enable_fast, frame,
+    leaves, new_mmu_with, new_space, new_space_with_tables, pages, tlbis,
 };
 
 const KERNEL: SpaceKind = SpaceKind::Kernel;

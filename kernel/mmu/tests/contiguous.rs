@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Contiguous groups: when they are made, dropped and kept, and what that costs (R29, S19).
 //!
-//! That no store breaks a group is judged by `fake/groups.rs` at each of them; its own tests are the last ones.
+//! That no store breaks a group is judged by the test kit's `fake/groups.rs` at each of them; its own tests are the last ones.
 
-mod fake;
-
-use fake::{
-    Effect, Fake, USER, contiguous, enable_fast, frame, leaves, new_mmu_with, new_space,
-    new_space_with_tables, pages, table_of, tlbis,
-};
 use lazymmu::{
     AddressSpace, Backend, Desc, FastPteRange, Hardware, MemoryType, Mmu, PAGE_SIZE, PageRange,
     Prot, SpaceKind, TableFrames, VirtAddr, bits,
+};
+use lazymmu_testkit::fake::{
+    self, Effect, Fake, USER, contiguous, enable_fast, frame, leaves, new_mmu_with, new_space,
+    new_space_with_tables, pages, table_of, tlbis,
 };
 
 const START: u64 = 3 << 39;

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Stores that wait in an announced range: until when, and what is read meanwhile (R20, R21, R23).
 
-mod fake;
-
-use fake::{
-    Fake, KINDS, close, contiguous, data, enable_fast, frame, leaves, new_mmu_with,
-    new_space_with_tables, pages, table_of, va,
-};
 use lazymmu::{
     AddressSpace, Backend, DEFERRED_TABLES, Desc, LazyMmuError, Level, Mmu, PAGE_SIZE, PageRange,
     Prot, SpaceError, SpaceKind,
+};
+use lazymmu_testkit::fake::{
+    self, Fake, KINDS, close, contiguous, data, enable_fast, frame, leaves, new_mmu_with,
+    new_space_with_tables, pages, table_of, va,
 };
 
 const KERNEL: SpaceKind = SpaceKind::Kernel;

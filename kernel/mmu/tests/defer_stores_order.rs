@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The drain of stores that waited: what it costs, and in which order it happens (R23, R27-R29).
 
-mod fake;
-
-use fake::{
-    Effect, Fake, KINDS, USER, contiguous, data, enable_fast, frame, is_leaf, leaves, new_mmu_with,
-    new_space_with_tables, pages, tlbis, visible,
-};
 use lazymmu::{
     AddressSpace, Backend, Desc, Features, Mmu, PAGE_SIZE, PageRange, Prot, SpaceKind, TlbFeatures,
     TlbiOp, bits,
+};
+use lazymmu_testkit::fake::{
+    self, Effect, Fake, KINDS, USER, contiguous, data, enable_fast, frame, is_leaf, leaves,
+    new_mmu_with, new_space_with_tables, pages, tlbis, visible,
 };
 
 fn range(kind: SpaceKind, n: u64) -> PageRange {

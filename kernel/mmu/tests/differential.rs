@@ -16,18 +16,18 @@
 //! that it judges break-before-make as for live tables, and its verdict on
 //! `protect` is compared as well.
 
-mod fake;
-
 use aarch64_paging::Mapping;
 use aarch64_paging::descriptor::{El1Attributes, PhysicalAddress};
 use aarch64_paging::paging::{Constraints, El1And0, MemoryRegion, Translation, VaRange};
 use aarch64_paging::target::TargetAllocator;
-use fake::rng::Rng;
-use fake::{Fake, KINDS, asid_of, frame, new_mmu, new_space, pages, reduced};
 use lazymmu::{
     AddressSpace, Backend, Backing, Context, ENTRIES, Frame, Half, Level, MemoryType, Mmu,
     PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind, TableFrames, bits,
 };
+use lazymmu_testkit::fake::{
+    self, Fake, KINDS, asid_of, frame, new_mmu, new_space, pages, reduced,
+};
+use lazymmu_testkit::rng::Rng;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 

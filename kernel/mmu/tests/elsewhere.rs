@@ -2,12 +2,10 @@
 //! While one task has something waiting: what another CPU, an interrupt or a change of the backend must not
 //! make of it (R3, R12, R23, R25).
 
-mod fake;
-
-use fake::{
-    BASE, Fake, USER, asid_of, contiguous, frame, new_mmu, new_mmu_with, new_space, pages, va,
-};
 use lazymmu::{AddressSpace, Backend, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind};
+use lazymmu_testkit::fake::{
+    self, BASE, Fake, USER, asid_of, contiguous, frame, new_mmu, new_mmu_with, new_space, pages, va,
+};
 
 const AT: u64 = 1 << 30;
 

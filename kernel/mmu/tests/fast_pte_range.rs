@@ -2,15 +2,13 @@
 //! `lazy_mmu_mode_enable_fast_pte_range()`: what Linux's proposal says of it (mail of 13 April 2026),
 //! and where ours goes further without showing it (R21, R22). `fast_pte_range_random.rs` has the rest of R22.
 
-mod fake;
-
-use fake::{
-    BASE, Fake, KINDS, USER, contiguous, data, enable_fast, frame, leaves, map_page, new_mmu,
-    new_mmu_with, new_space_with_tables, pages, part, refused, table_of,
-};
 use lazymmu::{
     AddressSpace, Asid, Backend, Backing, Context, Frame, LazyMmuError, Mmu, PAGE_SIZE, Prot,
     RangeError, SpaceError, SpaceKind,
+};
+use lazymmu_testkit::fake::{
+    self, BASE, Fake, KINDS, USER, contiguous, data, enable_fast, frame, leaves, map_page, new_mmu,
+    new_mmu_with, new_space_with_tables, pages, part, refused, table_of,
 };
 
 const KERNEL: SpaceKind = SpaceKind::Kernel;

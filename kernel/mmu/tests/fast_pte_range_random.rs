@@ -5,16 +5,14 @@
 //! request answers is the same, and so are the tables after the last section, but for the contiguous
 //! hint. In between, memory is compared after each flush at any depth (R23).
 
-mod fake;
-
-use fake::rng::Rng;
-use fake::{
-    Fake, KINDS, contiguous, data, enable_fast, frame, new_mmu_with, new_space_with_tables, pages,
-    reduced,
-};
 use lazymmu::{
     AddressSpace, Backend, Desc, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind, bits,
 };
+use lazymmu_testkit::fake::{
+    self, Fake, KINDS, contiguous, data, enable_fast, frame, new_mmu_with, new_space_with_tables,
+    pages, reduced,
+};
+use lazymmu_testkit::rng::Rng;
 
 /// Pages in use: 48 in each of three tables.
 const EACH: u64 = 48;

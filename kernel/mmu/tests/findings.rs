@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What fuzz targets (`fuzz/`) and random programs found, one test each, in the words of the library.
 
-mod fake;
-
-use fake::interrupts::{Moment, preempt_when};
-use fake::{
-    BASE, Effect, Fake, USER, contiguous, count, frame, new_mmu, new_mmu_with, new_space,
-    new_space_with_tables, pages, va, visible, with_ets2,
-};
 use lazymmu::{
     AddressSpace, Backend, BarrierPolicy, Context, Owed, PAGE_SIZE, PageRange, Prot, SpaceError,
     SpaceKind,
+};
+use lazymmu_testkit::fake::interrupts::{Moment, preempt_when};
+use lazymmu_testkit::fake::{
+    self, BASE, Effect, Fake, USER, contiguous, count, frame, new_mmu, new_mmu_with, new_space,
+    new_space_with_tables, pages, va, visible, with_ets2,
 };
 use std::rc::Rc;
 

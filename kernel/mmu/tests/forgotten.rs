@@ -2,10 +2,10 @@
 //! Values that are forgotten instead of dropped: `mem::forget` is safe, so nothing unsound may come of
 //! it (R22, R25, R29).
 
-mod fake;
-
-use fake::{Fake, USER, contiguous, frame, new_mmu_with, new_space, pages, va};
 use lazymmu::{AddressSpace, Mmu, PageRange, Prot, SpaceError};
+use lazymmu_testkit::fake::{
+    self, Fake, USER, contiguous, frame, new_mmu_with, new_space, pages, va,
+};
 use std::mem::forget;
 
 const AT: u64 = 1 << 30;

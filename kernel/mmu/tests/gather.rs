@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! R25 over many ranges: one invalidation, and no frame before it is complete.
 
-mod fake;
-
-use fake::{
-    BASE, Effect, Fake, KINDS, contiguous, count, data, new_mmu, new_space, pages, visible,
-};
 use lazymmu::{AddressSpace, Mmu, PAGE_SIZE, PageRange, SpaceError, SpaceKind};
+use lazymmu_testkit::fake::{
+    self, BASE, Effect, Fake, KINDS, contiguous, count, data, new_mmu, new_space, pages, visible,
+};
 
 /// A space with `n` pages mapped from the start of its half plus 1.5 TiB, and that start.
 fn mapped(mmu: &Mmu<Fake>, kind: SpaceKind, n: u64) -> (AddressSpace<'_, Fake>, u64) {

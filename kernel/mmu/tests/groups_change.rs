@@ -2,12 +2,11 @@
 //! Members of contiguous groups that were just made, changed one by one in the same section, with every
 //! backend (R20, R24, R29).
 
-mod fake;
-
-use fake::{
-    Fake, USER, enable_fast, frame, leaves, new_mmu_with, new_space, pages, refused, table_of, va,
-};
 use lazymmu::{AddressSpace, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError, bits};
+use lazymmu_testkit::fake::{
+    self, Fake, USER, enable_fast, frame, leaves, new_mmu_with, new_space, pages, refused,
+    table_of, va,
+};
 
 const AT: u64 = 1 << 30;
 

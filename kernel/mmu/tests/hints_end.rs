@@ -2,11 +2,11 @@
 //! An announced range is in force until its guard goes, wherever the task has got to by then: behind it
 //! the tables may be freed, so nobody may look at them any more (R22, R39, S12).
 
-mod fake;
-
-use fake::{Fake, USER, contiguous, enable_fast, frame, new_mmu_with, new_space, pages, va};
 use lazymmu::{
     AddressSpace, Asid, Backend, LazyMmuError, Mmu, PageRange, Prot, SpaceError, SpaceKind,
+};
+use lazymmu_testkit::fake::{
+    self, Fake, USER, contiguous, enable_fast, frame, new_mmu_with, new_space, pages, va,
 };
 
 const AT: u64 = 1 << 30;

@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Invalidation: R25, R27-R34. The exact order of effects, and what each operand names.
 
-mod fake;
-
-use fake::order::{Named, Role};
-use fake::{
-    BASE, Effect, Fake, KINDS, USER, contiguous, count, data, is_leaf, new_mmu, new_space, pages,
-    visible,
-};
 use lazymmu::{
     AddressSpace, Asid, Backend, Features, Half, Mmu, PAGE_SIZE, PageRange, Prot, SpaceKind,
     TlbFeatures, TlbiOp,
+};
+use lazymmu_testkit::fake::order::{Named, Role};
+use lazymmu_testkit::fake::{
+    self, BASE, Effect, Fake, KINDS, USER, contiguous, count, data, is_leaf, new_mmu, new_space,
+    pages, visible,
 };
 
 fn features(ttl: bool, range: bool, repeat: bool) -> Features {

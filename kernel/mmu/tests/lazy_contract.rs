@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The contract of lazy MMU mode, R1-R12 and R16: counters, hooks, debts.
 
-mod fake;
-
-use fake::{BASE, Effect, Fake, contiguous, frame, new_mmu, new_space, pages};
 use lazymmu::{Backend, Context, LazyMmuError, Mmu, Owed, Prot, PteRef, SpaceError, SpaceKind};
+use lazymmu_testkit::fake::{
+    self, BASE, Effect, Fake, contiguous, frame, new_mmu, new_space, pages,
+};
 
 /// Runs `f` with an entry to write to, outside any section: the one that the entry comes
 /// with is left first and opened again afterwards.

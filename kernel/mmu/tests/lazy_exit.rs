@@ -2,14 +2,12 @@
 //! A task that ends inside of sections (R1, R5, R23, R39): nothing of what it did is lost, and nothing
 //! of it is left behind.
 
-mod fake;
-
-use fake::{
-    BASE, Effect, Fake, USER, contiguous, count, enable_fast, frame, is_maintenance,
-    new_kernel_space, new_mmu_with, new_space, new_space_with_tables, pages, part, va,
-};
 use lazymmu::{
     AddressSpace, Backend, LazyMmuError, LazyMmuState, Mmu, Owed, PAGE_SIZE, Prot, SpaceKind, bits,
+};
+use lazymmu_testkit::fake::{
+    self, BASE, Effect, Fake, USER, contiguous, count, enable_fast, frame, is_maintenance,
+    new_kernel_space, new_mmu_with, new_space, new_space_with_tables, pages, part, va,
 };
 use std::mem::forget;
 

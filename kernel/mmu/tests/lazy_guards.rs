@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Guards close what they opened (R39), and the configuration refuses what cannot be.
 
-mod fake;
-
-use fake::{BASE, Effect, contiguous, frame, new_mmu, new_space, pages, with_ets2};
 use lazymmu::{
     Backend, BarrierPolicy, Context, FastPteRange, Features, Kernel, LazyMmuError, LazyPause,
     LazySection, NoEts2, Owed, PendingInvalidation, Prot, SpaceError, SpaceKind,
+};
+use lazymmu_testkit::fake::{
+    self, BASE, Effect, contiguous, frame, new_mmu, new_space, pages, with_ets2,
 };
 
 fn depths(mmu: &lazymmu::Mmu<fake::Fake>) -> (u8, u8) {

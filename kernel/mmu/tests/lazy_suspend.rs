@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Leaving all levels in order to sleep (R38, S12), and which kernels may have which backend.
 
-mod fake;
-
-use fake::interrupts::{Moment, at_moments};
-use fake::{
-    Effect, Fake, close, contiguous, enable_fast, leaves, map_page, new_kernel_space, new_mmu,
-    new_mmu_with, part,
-};
 use lazymmu::{AddressSpace, Backend, LazyMmuError, Mmu, Owed, Prot};
+use lazymmu_testkit::fake::interrupts::{Moment, at_moments};
+use lazymmu_testkit::fake::{
+    self, Effect, Fake, close, contiguous, enable_fast, leaves, map_page, new_kernel_space,
+    new_mmu, new_mmu_with, part,
+};
 use std::cell::Cell;
 use std::rc::Rc;
 

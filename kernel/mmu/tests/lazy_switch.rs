@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a context switch does for the task that leaves, and for nobody else (R11, R17, R38).
 
-mod fake;
-
-use fake::interrupts::{Moment, at_moments};
-use fake::{
-    BASE, Effect, Fake, contiguous, enable_fast, is_maintenance, map_page, new_kernel_space,
+use lazymmu::{Backend, LazyMmuError, Mmu, Owed, PAGE_SIZE, Prot};
+use lazymmu_testkit::fake::interrupts::{Moment, at_moments};
+use lazymmu_testkit::fake::{
+    self, BASE, Effect, Fake, contiguous, enable_fast, is_maintenance, map_page, new_kernel_space,
     new_mmu_with, part,
 };
-use lazymmu::{Backend, LazyMmuError, Mmu, Owed, PAGE_SIZE, Prot};
 use std::cell::Cell;
 use std::rc::Rc;
 

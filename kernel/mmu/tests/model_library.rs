@@ -4,15 +4,13 @@
 //! Each test names the rule whose two sides it shows: what the contract promises is the only
 //! outcome, and what it does not promise can really go wrong.
 
-mod model;
-
 use Kind::{Read, Write};
 use lazymmu::{Backend, Mmu, Owed, PAGE_SIZE, Prot, SpaceError};
-use model::world::{
+use lazymmu_testkit::model::world::{
     KERNEL, Setup, USER, access, backing, faults, frame, kernel_space, no_hazards, only, page,
     pages, tell, user_space,
 };
-use model::{Hazard, Kind, Outcomes, Plan, Saboteur, Switch};
+use lazymmu_testkit::model::{self, Hazard, Kind, Outcomes, Plan, Saboteur, Switch};
 
 const DEFER: Backend = Backend::DeferBarriers;
 

@@ -5,13 +5,12 @@
 //! numbers begin (a number; the same seed gives the same programs). A program that fails is
 //! shrunk, and printed one step per line.
 
-mod model;
-mod programs;
-
 use lazymmu::{Backend, TlbFeatures};
-use model::world::Setup;
-use model::{Plan, Sabotage, Switch};
-use programs::{Program, program, run::run};
+use lazymmu_testkit::model::world::Setup;
+use lazymmu_testkit::model::{Plan, Sabotage, Saboteur, Switch};
+use lazymmu_testkit::programs::{Program, Step, Universe, run, variable};
+use proptest::collection::vec;
+use proptest::prelude::{Strategy, any};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use std::time::Instant;
 
@@ -20,13 +19,6 @@ use std::time::Instant;
 const PROGRAMS: u32 = if cfg!(miri) { 1 } else { 4000 };
 /// Steps of a program, at most.
 const STEPS: usize = if cfg!(miri) { 12 } else { 28 };
-
-fn variable(name: &str, default: u32) -> u32 {
-    std::env::var(name).map_or(default, |text| {
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name}={text} is not a number"))
-    })
-}
 
 /// Runs `cases` programs; the first that fails comes back shrunk, with its failure.
 fn first_failure(setup: Setup, plan: Plan, cases: u32, salt: u32) -> Option<(Program, String)> {
@@ -40,8 +32,10 @@ fn first_failure(setup: Setup, plan: Plan, cases: u32, salt: u32) -> Option<(Pro
     seed[..4].copy_from_slice(&variable("LAZYMMU_SEED", 1).to_le_bytes());
     seed[4..8].copy_from_slice(&salt.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
-    let result = TestRunner::new_with_rng(config, rng).run(&program(STEPS), |program| {
-        run(setup, plan, &program).map_err(TestCaseError::fail)
+    let steps = vec(any::<[u8; Step::BYTES]>(), 1..STEPS);
+    let programs = steps.prop_map(|steps| Program::of(&Universe::MODEL, &steps));
+    let result = TestRunner::new_with_rng(config, rng).run(&programs, |program| {
+        run(setup, &program, |sim| Saboteur::new(sim, plan)).map_err(TestCaseError::fail)
     });
     match result {
         Ok(()) => None,

@@ -5,12 +5,10 @@
 //! learning of the page and its access: the writer's pair synchronizes the writer. The rows are those of
 //! `model_verdicts.rs`; here they are asked of what the library executes.
 
-mod model;
-
 use Kind::{Fetch, Read};
 use lazymmu::{Backend, Mmu, PAGE_SIZE, Prot};
-use model::world::{KERNEL, Setup, access, backing, kernel_space, page, pages};
-use model::{Kind, Outcomes, Plan, Saboteur};
+use lazymmu_testkit::model::world::{KERNEL, Setup, access, backing, kernel_space, page, pages};
+use lazymmu_testkit::model::{Kind, Outcomes, Plan, Saboteur};
 
 /// What the reader does after it learned of the page, on CPU 1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

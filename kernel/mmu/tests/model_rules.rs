@@ -2,12 +2,11 @@
 //! The machine model where no litmus test of the table goes: what a TLBI names, contiguous
 //! groups, blocks, cached links, ASIDs, memory that comes back.
 
-mod model;
-
 use lazymmu::tlbi::{Scope, asid_operand, range_operand, va_operand};
 use lazymmu::{Asid, Level, PAGE_SIZE, Prot, TlbiOp, VirtAddr, bits};
-use model::memory::{Location, TableId};
-use model::{Barrier, Hazard, Kind, Machine, Model, Outcome, RootId};
+use lazymmu_testkit::model::{
+    self, Barrier, Hazard, Kind, Location, Machine, Model, Outcome, RootId, TableId,
+};
 
 const POOL: u64 = 0x4000_0000;
 const ASID: u16 = 7;

@@ -7,12 +7,9 @@
 //! something that the contract forbids. What is not detected must be in [`SUPERFLUOUS`],
 //! with the reason why nothing depends on it.
 
-mod model;
-
 use lazymmu::{Backend, Mmu};
-use model::queues::QUEUES;
-use model::scenarios::{SCENARIOS, Scenario};
-use model::{Plan, Sabotage, Saboteur};
+use lazymmu_testkit::model::scenarios::{self, Scenario};
+use lazymmu_testkit::model::{Plan, Sabotage, Saboteur};
 
 /// Scenario, backend (`None`: every), sabotage, number: nothing depends on this instruction
 /// there, and why.
@@ -107,7 +104,11 @@ fn is_eagerness(miss: &(&str, Backend, Sabotage, u32)) -> bool {
         && matches!(miss.2, Sabotage::SkipDsbIshst | Sabotage::SkipIsb)
 }
 
-fn run(scenario: &Scenario, backend: Backend, plan: Plan) -> (Mmu<Saboteur>, Result<(), String>) {
+fn run(
+    scenario: &Scenario<Saboteur>,
+    backend: Backend,
+    plan: Plan,
+) -> (Mmu<Saboteur>, Result<(), String>) {
     let mmu = (scenario.setup)(backend).build(plan);
     let result = (scenario.run)(&mmu);
     (mmu, result)
@@ -121,7 +122,7 @@ fn run(scenario: &Scenario, backend: Backend, plan: Plan) -> (Mmu<Saboteur>, Res
 fn every_dropped_or_weakened_instruction_is_detected() {
     let (mut detected, mut all, mut missed) = (0, 0, Vec::new());
     for backend in Backend::ALL {
-        for scenario in SCENARIOS.iter().chain(QUEUES) {
+        for scenario in &scenarios::all() {
             let (mmu, result) = run(scenario, backend, Plan::Nothing);
             assert_eq!(result, Ok(()), "{}, {backend}, unspoiled", scenario.name);
             for what in Sabotage::ALL {

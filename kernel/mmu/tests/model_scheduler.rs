@@ -7,12 +7,12 @@
 //! CPU that it left, for whoever learns of it there. Each of the two barriers, that of the CPU that is left and
 //! that of the CPU that takes over, is also left out or misplaced, and the model says what happens.
 
-mod model;
-
 use Kind::{Fetch, Read, Write};
 use lazymmu::{AddressSpace, Backend, LazyMmuError, Mmu, PAGE_SIZE, Prot, SpaceError};
-use model::world::{KERNEL, Setup, access, backing, kernel_space, no_hazards, page, pages};
-use model::{CPUS, Kind, Outcome, Plan, RootId, Sabotage, Saboteur, Sim, Switch};
+use lazymmu_testkit::model::world::{
+    KERNEL, Setup, access, backing, kernel_space, no_hazards, page, pages,
+};
+use lazymmu_testkit::model::{CPUS, Kind, Outcome, Plan, RootId, Sabotage, Saboteur, Sim, Switch};
 use std::cell::Cell;
 use std::rc::Rc;
 

@@ -21,16 +21,14 @@
 //! * "A DSB on the new CPU would not cover them" is true of `DSB ISHST` only. A full DSB that
 //!   follows the observation of a release does (row X3 needs no DSB of the writer): `X3-dmb`.
 
-mod model;
-
 use Op::{
     Dmb, Dsb, Eret, Flag, FlagRelease, Isb, LdrPte, Pte, See, SeeAcquire, SeeAddress, Svc, Tlbi,
     TlbiLocal, Translated,
 };
 use Value::{Invalid, One, OneRo, Table, Two, TwoNoAf};
-use model::Barrier::{Full, Ld, St};
-use model::litmus::{Litmus, Op, Slot, Value};
-use model::{Kind, Model, Outcome};
+use lazymmu_testkit::model::Barrier::{Full, Ld, St};
+use lazymmu_testkit::model::litmus::{Litmus, Op, Slot, Value};
+use lazymmu_testkit::model::{Kind, Model, Outcome};
 
 const X: Slot = Slot::X;
 const CHILD: Slot = Slot::CHILD;

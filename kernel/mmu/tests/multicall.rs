@@ -3,15 +3,13 @@
 //!
 //! Most tests let a hypervisor execute the calls, and look at what it was asked for.
 
-mod fake;
-
-use fake::{
-    BASE, Effect, Fake, USER, close, contiguous, enable_fast, frame, leaves, new_kernel_space,
-    new_mmu_with, new_space, pages, part, table_of, tlbis,
-};
 use lazymmu::{
     AddressSpace, Asid, Backend, Call, Context, Desc, Features, MULTICALLS, Mmu, Owed, PAGE_SIZE,
     Prot, SpaceKind, TlbFeatures, tlbi::Scope,
+};
+use lazymmu_testkit::fake::{
+    self, BASE, Effect, Fake, USER, close, contiguous, enable_fast, frame, leaves,
+    new_kernel_space, new_mmu_with, new_space, pages, part, table_of, tlbis,
 };
 
 fn new_mmu() -> Mmu<Fake> {

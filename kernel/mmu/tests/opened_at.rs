@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where a section was opened, for the report about a task that may not sleep or end there (R38, R39).
 
-mod fake;
-
-use fake::{BASE, Fake, contiguous, new_mmu, new_mmu_with, new_space_with_tables, pages};
 use lazymmu::{AddressSpace, Backend, Mmu, PageRange, Prot, PteRef, SpaceError, SpaceKind};
+use lazymmu_testkit::fake::{
+    self, BASE, Fake, contiguous, new_mmu, new_mmu_with, new_space_with_tables, pages,
+};
 use std::panic::Location;
 
 fn range() -> PageRange {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory that ends before a request is served, after each number of tables.
 
-mod fake;
-
-use fake::{BASE, Effect, USER, contiguous, new_mmu, new_space, pages, refused};
 use lazymmu::{AddressSpace, Level, PAGE_SIZE, Prot, SpaceError, SpaceKind};
+use lazymmu_testkit::fake::{
+    self, BASE, Effect, USER, contiguous, new_mmu, new_space, pages, refused,
+};
 
 /// Requests that need 0 to 7 tables, with memory for 0 to all of them.
 #[test]

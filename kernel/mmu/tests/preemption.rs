@@ -2,14 +2,12 @@
 //! A timer interrupt inside the library's calls: whoever loses the CPU there loses nothing else
 //! (R11, R17, R23, R38).
 
-mod fake;
-
-use fake::interrupts::{Moment, nth, preempt_when};
-use fake::{
-    BASE, Effect, Fake, KINDS, USER, contiguous, data, enable_fast, frame, is_leaf, new_mmu,
+use lazymmu::{Asid, Backend, Context, LazyMmuError, Mmu, Owed, PAGE_SIZE, Prot, SpaceKind};
+use lazymmu_testkit::fake::interrupts::{Moment, nth, preempt_when};
+use lazymmu_testkit::fake::{
+    self, BASE, Effect, Fake, KINDS, USER, contiguous, data, enable_fast, frame, is_leaf, new_mmu,
     new_mmu_with, new_space, new_space_with_tables, pages, va, visible,
 };
-use lazymmu::{Asid, Backend, Context, LazyMmuError, Mmu, Owed, PAGE_SIZE, Prot, SpaceKind};
 use std::mem::forget;
 use std::rc::Rc;
 

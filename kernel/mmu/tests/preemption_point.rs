@@ -2,10 +2,10 @@
 //! When the kernel is told that the task may be preempted again: after each time in which a switch was refused, once,
 //! and at no other time (R38). The fake fails if it is told in an interrupt.
 
-mod fake;
-
-use fake::{BASE, Fake, close, contiguous, enable_fast, new_kernel_space, new_mmu_with, part, va};
 use lazymmu::{AddressSpace, Backend, LazyMmuError, Mmu, Prot};
+use lazymmu_testkit::fake::{
+    self, BASE, Fake, close, contiguous, enable_fast, new_kernel_space, new_mmu_with, part, va,
+};
 use std::mem::forget;
 
 /// Backends that let something wait, and their task go.

@@ -6,13 +6,11 @@
 //! that the library makes have AF and no DBM, so dirt goes to software's bit; entries that it only moves
 //! (members of contiguous groups) keep hardware's.
 
-mod fake;
-
-use fake::{
-    Fake, USER, contiguous, enable_fast, frame, new_mmu_with, new_space_with_tables, pages,
+use lazymmu::{AddressSpace, Backend, Frame, MemoryType, Mmu, PAGE_SIZE, PageRange, Prot, bits};
+use lazymmu_testkit::fake::{
+    self, Fake, USER, contiguous, enable_fast, frame, new_mmu_with, new_space_with_tables, pages,
     table_of,
 };
-use lazymmu::{AddressSpace, Backend, Frame, MemoryType, Mmu, PAGE_SIZE, PageRange, Prot, bits};
 
 /// Who lets stores wait.
 const QUEUES: [Backend; 2] = [Backend::DeferStores, Backend::Multicall];

@@ -2,13 +2,11 @@
 //! R27-R29 from safe code: an address that was emptied and not invalidated cannot be
 //! mapped again before it is. The fake's order checker panics if it could.
 
-mod fake;
-
-use fake::order::Role;
-use fake::{
-    BASE, Effect, KINDS, contiguous, count, data, frame, new_mmu, new_space, pages, visible,
-};
 use lazymmu::{PAGE_SIZE, Prot, SpaceError, SpaceKind};
+use lazymmu_testkit::fake::order::Role;
+use lazymmu_testkit::fake::{
+    self, BASE, Effect, KINDS, contiguous, count, data, frame, new_mmu, new_space, pages, visible,
+};
 
 /// Number of TLBIs executed since the last look.
 fn tlbis(mmu: &lazymmu::Mmu<fake::Fake>) -> usize {

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The short ways of single entries owe what the long way does, whatever the policy (R35, R36, R16).
 
-mod fake;
-
-use fake::{
-    BASE, Effect, Fake, contiguous, count, frame, leaves, map_page, new_kernel_space, new_mmu,
-    pages, part, with_ets2,
-};
 use lazymmu::{AddressSpace, BarrierPolicy, Mmu, Owed, PAGE_SIZE, Prot};
+use lazymmu_testkit::fake::{
+    self, BASE, Effect, Fake, contiguous, count, frame, leaves, map_page, new_kernel_space,
+    new_mmu, pages, part, with_ets2,
+};
 
 /// Entries of each way.
 const ENTRIES: u64 = 8;

@@ -4,15 +4,13 @@
 //! [`fake::refused`] compares every bit of every table, the tables allocated, the lazy
 //! state, and the barriers and TLBI executed.
 
-mod fake;
-
-use fake::{
-    BASE, Fake, USER, contiguous, data, frame, new_mmu, new_space, pages, refused, with_ets2,
-};
 use lazymmu::bbm::Violation;
 use lazymmu::{
     AddressSpace, Backing, BarrierPolicy, Context, Desc, Frame, Half, Hardware, Level, Mmu,
     PAGE_SIZE, PageRange, Prot, RangeError, SpaceError, SpaceKind, TableFrames, bits,
+};
+use lazymmu_testkit::fake::{
+    self, BASE, Fake, USER, contiguous, data, frame, new_mmu, new_space, pages, refused, with_ets2,
 };
 
 /// Every request that takes a range, as one list.

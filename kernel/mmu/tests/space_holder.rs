@@ -11,13 +11,11 @@
 //! task 0: go on
 //! ```
 
-mod fake;
-
-use fake::{
-    Arrival, Fake, USER, close, contiguous, enable_fast, frame, new_mmu_with,
+use lazymmu::{Backend, Mmu, PAGE_SIZE, Prot};
+use lazymmu_testkit::fake::{
+    self, Arrival, Fake, USER, close, contiguous, enable_fast, frame, new_mmu_with,
     new_space_with_tables, pages, va,
 };
-use lazymmu::{Backend, Mmu, PAGE_SIZE, Prot};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 

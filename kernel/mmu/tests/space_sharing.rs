@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Two roots over the same tables.
 
-mod fake;
-
-use fake::{new_mmu, new_space, pages};
 use lazymmu::{Half, Level, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind};
+use lazymmu_testkit::fake::{self, new_mmu, new_space, pages};
 
 /// The two pages of the range, one on each side of a 512 GiB boundary.
 fn both(range: PageRange) -> [u64; 2] {

@@ -7,14 +7,10 @@
 //! compared with what its task owed, and only its task. Tasks end wherever they are and others begin in
 //! their place, whatever the state of the task that creates them.
 
-mod model;
-#[path = "fake/rng.rs"]
-mod rng;
-
 use lazymmu::{AddressSpace, Backend, Mmu, Owed, PAGE_SIZE, Prot, SpaceKind};
-use model::world::{KERNEL, Setup, backing, pages};
-use model::{CPUS, Executed, Plan, Saboteur, Switch};
-use rng::Rng;
+use lazymmu_testkit::model::world::{KERNEL, Setup, backing, pages};
+use lazymmu_testkit::model::{CPUS, Executed, Plan, Saboteur, Switch};
+use lazymmu_testkit::rng::Rng;
 
 /// More than CPUs, so that most wait.
 const TASKS: usize = 7;
@@ -229,7 +225,8 @@ impl<'m> Run<'m> {
 fn r1_r11_r16_each_of_many_tasks_keeps_its_own_state_through_thousands_of_switches() {
     for setup in [Setup::classic, Setup::ets2] {
         for backend in Backend::ALL {
-            let mmu = setup(backend).build_for(TASKS, Plan::Nothing);
+            let setup = setup(backend);
+            let mmu = setup.mmu(Saboteur::new(setup.sim_for(TASKS), Plan::Nothing));
             let mut run = Run::new(&mmu);
             let mut rng = Rng(0x5eed + backend as u64);
             run.go(&mut rng);

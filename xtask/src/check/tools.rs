@@ -48,6 +48,7 @@ pub const TOOLS: [Tool; 5] = [
             "--package=image",
             "--package=boot",
             "--package=lazymmu",
+            "--package=first-mapping",
             "--",
             "--deny=warnings",
         ],
@@ -55,7 +56,12 @@ pub const TOOLS: [Tool; 5] = [
     },
     Tool {
         name: "rustdoc-library",
-        arguments: &["doc", "--no-deps", "--package=lazymmu"],
+        arguments: &[
+            "doc",
+            "--no-deps",
+            "--package=lazymmu",
+            "--package=lazymmu-testkit",
+        ],
         rustdoc: "--deny=warnings",
     },
     Tool {

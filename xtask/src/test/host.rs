@@ -29,7 +29,7 @@ const FEW_PROGRAMS: u32 = 500;
 const MANY_PROGRAMS: u32 = 100_000;
 
 /// All crates with host tests.
-pub const SETS: [Set; 5] = [
+pub const SETS: [Set; 7] = [
     // Library, integration and documentation tests.
     Set {
         name: "lazymmu",
@@ -43,6 +43,20 @@ pub const SETS: [Set; 5] = [
         package: "lazymmu",
         targets: &["--release", "--test=model_properties"],
         programs: MANY_PROGRAMS,
+    },
+    // What the library's tests are made of, and its checks for the traits of other kernels.
+    Set {
+        name: "testkit",
+        package: "lazymmu-testkit",
+        targets: &[],
+        programs: FEW_PROGRAMS,
+    },
+    // The example that the library's documentation begins with.
+    Set {
+        name: "first-mapping",
+        package: "first-mapping",
+        targets: &[],
+        programs: FEW_PROGRAMS,
     },
     // The binary is for the target only.
     Set {

@@ -5,16 +5,12 @@
 
 #![no_main]
 
-// Operands are decoded by the tests' checker, which shares no code with the library.
-#[allow(dead_code)]
-#[path = "../../tests/fake/order.rs"]
-mod order;
-
 use arbitrary::Arbitrary;
-use libfuzzer_sys::fuzz_target;
 use lazymmu::tlbi::{self, MAX_DVM_OPS, MAX_RANGE_PAGES, Reach, Scope};
 use lazymmu::{Asid, Half, PAGE_SIZE, PageRange, TlbFeatures, TlbiOp};
-use order::Named;
+// Operands are decoded by the tests' checker, which shares no code with the library.
+use lazymmu_testkit::fake::order::Named;
+use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
 struct Input {

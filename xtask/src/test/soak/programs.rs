@@ -210,7 +210,7 @@ test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 2 filtered out
         assert_eq!(failures[0].detail[1], "   0: CPU 0: Flush");
         assert_eq!(
             failures[0].again,
-            "again: LAZYMMU_SEED=7 LAZYMMU_PROGRAMS=120000 cargo test --release --package mmu \
+            "again: LAZYMMU_SEED=7 LAZYMMU_PROGRAMS=120000 cargo test --release --package lazymmu \
              --test model_properties -- --exact --show-output \
              random_programs_keep_the_contract_with_ets2"
         );

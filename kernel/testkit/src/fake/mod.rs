@@ -1,0 +1,468 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A kernel of paper: every effect is recorded, counted apart and checked.
+//!
+//! [`Watched`] implements what [`lazymmu::Kernel`] asks for. It executes nothing, but knows for
+//! each store which table it hit ([`order`] judges it at once), and at its end compares its own
+//! tallies with the library's counters: a test need not mention counters to check them.
+//!
+//! Its tables come from an allocator of the test's choice. [`Fake`] has its own, and is what most
+//! tests use. With [`Watched::new`] the allocator of another kernel is watched: it serves the
+//! library, and every store to its tables is recorded and judged.
+
+mod groups;
+mod heap;
+mod hypervisor;
+pub mod interrupts;
+mod kernel;
+pub mod order;
+mod walker;
+mod world;
+
+pub use heap::Heap;
+pub use world::*;
+
+use groups::{GROUP, Groups};
+use interrupts::Interrupts;
+use lazymmu::{
+    Batch, Call, Counters, Counts, Desc, ENTRIES, LazyMmuError, LazyMmuState, Mmu, PAGE_SIZE,
+    Pte, Table, TableFrames, TlbiOp, bits,
+};
+use order::{Order, Role};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+use walker::Walker;
+
+/// One effect on the machine, in the order in which they happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// An entry was written, with `value`.
+    Store {
+        /// What the store was.
+        role: Role,
+        /// The frame of the table that it went to.
+        table: u64,
+        /// The index of the entry in it.
+        index: usize,
+        /// What the entry holds now.
+        value: u64,
+    },
+    /// `DMB ISHST`.
+    DmbIshst,
+    /// `DSB ISHST`.
+    DsbIshst,
+    /// `DSB ISH`.
+    DsbIsh,
+    /// `ISB`.
+    Isb,
+    /// A TLBI with its operand.
+    Tlbi(TlbiOp, u64),
+    /// A table was allocated, in this frame.
+    Alloc(u64),
+    /// The table in this frame was given back.
+    Free(u64),
+    /// Written by a test.
+    Note(u64),
+}
+
+use Effect::{DsbIsh, DsbIshst, Isb};
+
+/// What was executed, in the units of [`Counts`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    ptes: u64,
+    links: u64,
+    dmb_ishst: u64,
+    dsb_ishst: u64,
+    dsb_ish: u64,
+    isb: u64,
+    tlbi: u64,
+    requested: u64,
+    dsb_paid: u64,
+    isb_paid: u64,
+}
+
+/// Whether an interrupt arrives at the moment at hand (see [`interrupts`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// It does not.
+    NotYet,
+    /// It does.
+    Now,
+}
+
+/// CPUs. What runs on which is a test's to say.
+pub const CPUS: usize = 2;
+
+/// A kernel whose tables come from `F`, and whose machine is this module's. See the module text.
+pub struct Watched<F: TableFrames> {
+    frames: F,
+    /// Tables allocated and not freed, by frame.
+    tables: RefCell<BTreeMap<u64, NonNull<Table>>>,
+    /// The frame of each, by address.
+    frame_at: RefCell<BTreeMap<usize, u64>>,
+    budget: Cell<usize>,
+    /// Whether the next table that is allocated is the root of a kernel's address space.
+    root_is_next: Cell<bool>,
+    /// Whether whole trees are given back, which nobody walks any more.
+    pub teardown: Cell<bool>,
+    order: RefCell<Order>,
+    groups: RefCell<Groups>,
+    walker: Walker,
+    effects: RefCell<Vec<Effect>>,
+    tally: Cell<Tally>,
+    last: Cell<Effect>,
+    /// Whether the last invalidation was one of all ASIDs, which ends with an `ISB`.
+    of_all_asids: Cell<bool>,
+    interrupt: Cell<bool>,
+    interrupts: Interrupts<F>,
+    tasks: [LazyMmuState; 2],
+    current: Cell<usize>,
+    counters: Counters,
+    /// One per CPU. Boxed for Miri, which takes note of each cell that a reference to the fake
+    /// reaches, whenever one is passed on: a batch has thousands.
+    batches: [Box<Batch>; CPUS],
+    cpu: Cell<usize>,
+    has_batch: Cell<bool>,
+    has_hypervisor: Cell<bool>,
+    multicalls: RefCell<Vec<Vec<Call>>>,
+    reports: RefCell<Vec<LazyMmuError>>,
+    depth_at_dsb: Cell<(u8, u8)>,
+}
+
+/// On a host, what [`Mmu`] has on bare AArch64: the library for one task without interrupts. Instead of a CPU, the fake
+/// machine executes and checks what the library does to one address space of a kernel.
+pub trait ForOneTask<F> {
+    /// The library with tables from `frames`.
+    fn for_one_task(frames: F) -> Self;
+}
+
+impl<F: TableFrames> ForOneTask<F> for Mmu<Watched<F>> {
+    fn for_one_task(frames: F) -> Self {
+        Self::new(Watched::for_one_space(frames))
+    }
+}
+
+/// A kernel of paper with tables of its own.
+pub type Fake = Watched<Heap>;
+
+impl<F: TableFrames + Default> Default for Watched<F> {
+    fn default() -> Self {
+        Self::new(F::default())
+    }
+}
+
+impl<F: TableFrames> Watched<F> {
+    /// A kernel whose tables come from `frames`. No effect has happened yet.
+    pub fn new(frames: F) -> Self {
+        Self {
+            frames,
+            tables: RefCell::default(),
+            frame_at: RefCell::default(),
+            budget: Cell::new(usize::MAX),
+            root_is_next: Cell::new(false),
+            teardown: Cell::new(false),
+            order: RefCell::default(),
+            groups: RefCell::default(),
+            walker: Walker::default(),
+            effects: RefCell::default(),
+            tally: Cell::default(),
+            last: Cell::new(Effect::Note(0)),
+            of_all_asids: Cell::new(false),
+            interrupt: Cell::new(false),
+            interrupts: Interrupts::default(),
+            tasks: [const { LazyMmuState::new() }; 2],
+            current: Cell::new(0),
+            counters: Counters::new(),
+            // SAFETY: each is the one of the CPU of its number, and a fake does one thing at a
+            // time.
+            batches: std::array::from_fn(|_| Box::new(unsafe { Batch::new() })),
+            cpu: Cell::new(0),
+            has_batch: Cell::new(true),
+            has_hypervisor: Cell::new(false),
+            multicalls: RefCell::default(),
+            reports: RefCell::default(),
+            depth_at_dsb: Cell::default(),
+        }
+    }
+
+    /// The same for one address space of a kernel: the first table that is allocated is its root, and need not be
+    /// named ([`new_space`]).
+    pub fn for_one_space(frames: F) -> Self {
+        let kernel = Self::new(frames);
+        kernel.root_is_next.set(true);
+        kernel
+    }
+
+    /// Effects since the last call. If no section is open, nothing may be half done (R29).
+    pub fn take_effects(&self) -> Vec<Effect> {
+        if self.tasks.iter().all(|task| task.enable_count() == 0) {
+            self.check_groups();
+        }
+        std::mem::take(&mut self.effects.borrow_mut())
+    }
+
+    /// No contiguous group is half folded, half changed or half emptied.
+    pub fn check_groups(&self) {
+        for (table, group) in self.groups.borrow().all() {
+            Groups::check_whole(table, group, &self.group(table, group));
+        }
+    }
+
+    fn group(&self, table: u64, group: usize) -> [u64; GROUP] {
+        let entries = self.table(table).entries();
+        std::array::from_fn(|i| cell(&entries[group * GROUP + i]).load(Ordering::Relaxed))
+    }
+
+    /// This kernel gives its CPUs no batch.
+    pub fn withdraw_batch(&self) {
+        self.has_batch.set(false);
+    }
+
+    /// Whether nothing waits on the CPU at hand.
+    pub fn is_batch_empty(&self) -> bool {
+        self.batches[self.cpu.get()].is_empty()
+    }
+
+    /// Allocation succeeds `tables` times more.
+    pub fn set_budget(&self, tables: usize) {
+        self.budget.set(tables);
+    }
+
+    /// What follows runs in an interrupt, or no longer does.
+    pub fn set_interrupt(&self, on: bool) {
+        self.interrupt.set(on);
+    }
+
+    /// What a context switch does to lazy state: nothing but this.
+    pub fn switch_to(&self, task: usize) {
+        self.current.set(task);
+    }
+
+    /// What follows happens on CPU `cpu`, to the task of that number.
+    pub fn go_to(&self, cpu: usize) {
+        self.cpu.set(cpu);
+        self.switch_to(cpu);
+    }
+
+    /// The task at hand goes on on CPU `cpu`.
+    pub fn move_to(&self, cpu: usize) {
+        self.cpu.set(cpu);
+    }
+
+    /// What the library has reported since the last call.
+    pub fn take_reports(&self) -> Vec<LazyMmuError> {
+        self.reports.take()
+    }
+
+    /// What the library says that it has executed.
+    pub fn counts(&self) -> Counts {
+        self.counters.read()
+    }
+
+    /// Both counters of the current task when the last `DSB ISHST` was executed.
+    pub fn depth_at_last_dsb(&self) -> (u8, u8) {
+        self.depth_at_dsb.get()
+    }
+
+    /// Puts a mark among the effects.
+    pub fn note(&self, what: u64) {
+        self.record(Effect::Note(what));
+    }
+
+    /// Tables allocated and not freed.
+    pub fn live_tables(&self) -> usize {
+        self.tables.borrow().len()
+    }
+
+    /// Whether no TLB may hold the old value of any entry.
+    pub fn all_invalidated(&self) -> bool {
+        self.order.borrow().all_invalidated()
+    }
+
+    /// Whether no TLB may hold the old value of any entry but of the pages that `may` names, by
+    /// ASID and address.
+    pub fn all_invalidated_but(&self, may: impl Fn(Option<u16>, u64) -> bool) -> bool {
+        self.order.borrow().all_invalidated_but(may)
+    }
+
+    /// Whether a TLB may still translate `va` by an old leaf.
+    pub fn may_be_cached(&self, asid: Option<u16>, va: u64) -> bool {
+        self.order.borrow().may_be_cached(asid, va)
+    }
+
+    /// Every bit of every table.
+    pub fn image(&self) -> BTreeMap<u64, Vec<u64>> {
+        let tables = self.tables.borrow();
+        tables.keys().map(|&f| (f, self.raw(f))).collect()
+    }
+
+    /// The entries of a table as numbers.
+    pub fn raw(&self, frame: u64) -> Vec<u64> {
+        let table = NonNull::from(self.table(frame)).cast::<[u64; ENTRIES]>();
+        // SAFETY: a table is 512 cells of 64 bits, and nobody writes them meanwhile: `Self` is
+        // not `Sync`. One read, because 512 take their time under Miri.
+        unsafe { table.read() }.to_vec()
+    }
+
+    fn table(&self, frame: u64) -> &Table {
+        let tables = self.tables.borrow();
+        let table = tables
+            .get(&frame)
+            .unwrap_or_else(|| panic!("no table lives in frame {frame:#x}"));
+        // SAFETY: `F` promises that it points to the table until `free_table`, which removes it
+        // from the list.
+        unsafe { &*table.as_ptr() }
+    }
+
+    fn record(&self, effect: Effect) {
+        let mut tally = self.tally.get();
+        let last = self.last.replace(effect);
+        match effect {
+            Effect::DmbIshst => tally.dmb_ishst += 1,
+            DsbIshst => {
+                tally.dsb_ishst += 1;
+                tally.dsb_paid += 1;
+            }
+            DsbIsh => tally.dsb_ish += 1,
+            Isb => {
+                tally.isb += 1;
+                // Behind the DSB ISH of all ASIDs it ends the invalidation and pays for no
+                // store. Behind that of one ASID it pays what the links of tables owe.
+                let ends_invalidation = last == DsbIsh && self.of_all_asids.replace(false);
+                tally.isb_paid += u64::from(!ends_invalidation);
+            }
+            Effect::Tlbi(op, _) => {
+                tally.tlbi += 1;
+                if last == DsbIshst {
+                    // It begins the invalidation and pays for no store.
+                    tally.dsb_paid -= 1;
+                    self.of_all_asids.set(matches!(
+                        op,
+                        TlbiOp::Vmalle1is
+                            | TlbiOp::Vaae1is
+                            | TlbiOp::Vaale1is
+                            | TlbiOp::Rvaae1is
+                            | TlbiOp::Rvaale1is
+                    ));
+                }
+            }
+            _ => {}
+        }
+        self.tally.set(tally);
+        self.effects.borrow_mut().push(effect);
+    }
+
+    /// R14, in words of its own: a valid kernel leaf, a valid entry of levels 1 and
+    /// 2, any write at level 0.
+    fn is_listed(role: Role, value: u64) -> bool {
+        let kernel_leaf = bits::VALID | bits::UXN;
+        match role {
+            Role::Leaf => value & (kernel_leaf | bits::AP_USER) == kernel_leaf,
+            Role::Link(0) => true,
+            Role::Link(_) => value & bits::VALID != 0,
+            Role::Population | Role::Scratch => false,
+        }
+    }
+
+    fn wrote(&self, pte: &Pte, old: u64, value: u64) {
+        let address = pte.as_ptr() as usize;
+        let base = address & !(PAGE_SIZE as usize - 1);
+        let index = (address - base) / 8;
+        let table = *self
+            .frame_at
+            .borrow()
+            .get(&base)
+            .unwrap_or_else(|| panic!("store to {address:#x}, which is in no live table"));
+        let role = self.order.borrow_mut().store(table, index, old, value);
+        let mut groups = self.groups.borrow_mut();
+        if role == Role::Leaf && groups.concerns(table, index, old, value) {
+            groups.stored(table, index, old, &self.group(table, index / GROUP));
+        }
+        drop(groups);
+        let mut tally = self.tally.get();
+        tally.ptes += u64::from(role == Role::Leaf);
+        tally.links += u64::from(matches!(role, Role::Link(_)));
+        tally.requested += u64::from(Self::is_listed(role, value));
+        self.tally.set(tally);
+        self.record(Effect::Store {
+            role,
+            table,
+            index,
+            value,
+        });
+    }
+
+    fn swap_now(&self, pte: &Pte, desc: Desc) -> Desc {
+        let old = cell(pte).swap(desc.as_u64(), Ordering::Relaxed);
+        self.wrote(pte, old, desc.as_u64());
+        Desc::from_u64(old)
+    }
+
+    /// `DSB ISH`, as far as order is concerned.
+    fn complete(&self) {
+        let invalidated = self.order.borrow_mut().dsb_ish();
+        for (table, index) in invalidated {
+            let group = index / GROUP;
+            Groups::check_whole(table, group, &self.group(table, group));
+        }
+    }
+
+    /// Compares the library's counters with what was executed.
+    pub fn check_counters(&self) {
+        let counts = self.counters.read();
+        // What waited and was overtaken was asked for and never executed.
+        let late = counts.deferred + counts.late_stores > 0;
+        // What a barrier was for shows in what follows it, unless another task came in between.
+        let struck = self.interrupts.has_struck();
+        let executed = self.tally.get();
+        let counted = Tally {
+            ptes: counts.ptes - counts.deferred + counts.late_stores,
+            links: counts.links,
+            dmb_ishst: counts.dmb_ishst,
+            dsb_ishst: counts.dsb_ishst,
+            dsb_ish: counts.dsb_ish,
+            isb: counts.isb,
+            tlbi: counts.tlbi,
+            requested: if late {
+                executed.requested
+            } else {
+                counts.requested
+            },
+            dsb_paid: if struck {
+                executed.dsb_paid
+            } else {
+                counts.dsb_paid
+            },
+            isb_paid: if struck {
+                executed.isb_paid
+            } else {
+                counts.isb_paid
+            },
+        };
+        assert_eq!(counted, executed, "counted (left) against executed");
+    }
+}
+
+impl<F: TableFrames> Drop for Watched<F> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.check_groups();
+            self.check_counters();
+            assert_eq!(self.reports.take(), [], "reports that no test expected");
+        }
+    }
+}
+
+fn cell(pte: &Pte) -> &AtomicU64 {
+    // SAFETY: a `Pte` is a live, aligned, atomically accessed 64-bit cell.
+    unsafe { AtomicU64::from_ptr(pte.as_ptr()) }
+}
+
+impl<F: TableFrames> fmt::Debug for Watched<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Watched({} tables)", self.live_tables())
+    }
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A kernel that leaves out, or weakens, an instruction.
+//!
+//! [`Saboteur`] passes everything on to a [`Sim`] except the n-th instruction of a kind, or all of
+//! a kind, counted from [`Saboteur::arm`] on. The library does not know, and its counters say that all is well.
+//!
+//! An instruction that is left out is a moment at which an interrupt may arrive, as the others are
+//! ([`Sim::strike_at`]).
+
+use super::sim::{Executed, Sim};
+use lazymmu::{
+    Batch, Context, Counters, Desc, Frame, Hardware, LazyMmuError, LazyMmuState, Pte, Table,
+    TableFrames, TlbiOp,
+};
+use std::cell::Cell;
+use std::ptr::NonNull;
+
+/// What is done to an instruction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sabotage {
+    /// A `DMB ISHST` is left out.
+    SkipDmb,
+    /// A `DSB ISHST` is left out.
+    SkipDsbIshst,
+    /// A `DSB ISH` is left out.
+    SkipDsbIsh,
+    /// An `ISB` is left out.
+    SkipIsb,
+    /// A TLBI is left out.
+    SkipTlbi,
+    /// `DSB ISH` becomes `DSB ISHST`.
+    WeakenDsb,
+    /// A broadcast TLBI stays on its CPU.
+    LocalTlbi,
+}
+
+impl Sabotage {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::SkipDmb,
+        Self::SkipDsbIshst,
+        Self::SkipDsbIsh,
+        Self::SkipIsb,
+        Self::SkipTlbi,
+        Self::WeakenDsb,
+        Self::LocalTlbi,
+    ];
+}
+
+/// Which instructions suffer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Plan {
+    /// None.
+    Nothing,
+    /// The one of this number, from 0.
+    Nth(Sabotage, u32),
+    /// All of them.
+    Every(Sabotage),
+}
+
+/// A [`Sim`] with instructions left out. See the module text.
+#[derive(Debug)]
+pub struct Saboteur {
+    /// The machine that is told of what is left.
+    pub sim: Sim,
+    plan: Plan,
+    armed: Cell<bool>,
+    seen: Cell<u32>,
+    /// What had been executed when the window opened, and in the window.
+    before: Cell<Executed>,
+    window: Cell<Executed>,
+}
+
+impl Saboteur {
+    /// Does nothing until [`Saboteur::arm`].
+    pub fn new(sim: Sim, plan: Plan) -> Self {
+        Self {
+            sim,
+            plan,
+            armed: Cell::new(false),
+            seen: Cell::new(0),
+            before: Cell::default(),
+            window: Cell::default(),
+        }
+    }
+
+    /// Whether the library's counters may be wrong.
+    pub fn is_spoiled(&self) -> bool {
+        self.plan != Plan::Nothing
+    }
+
+    /// Instructions count from now on.
+    pub fn arm(&self) {
+        self.before.set(self.sim.executed());
+        self.armed.set(true);
+    }
+
+    /// Instructions do not count any more: the window is closed.
+    pub fn disarm(&self) {
+        self.armed.set(false);
+        self.window.set(self.sim.executed() - self.before.get());
+    }
+
+    /// How many instructions `what` could be done to, in the window that was closed.
+    pub fn targets(&self, what: Sabotage) -> u32 {
+        let window = self.window.get();
+        let n = match what {
+            Sabotage::SkipDmb => window.dmb_ishst,
+            Sabotage::SkipDsbIshst => window.dsb_ishst,
+            Sabotage::SkipDsbIsh | Sabotage::WeakenDsb => window.dsb_ish,
+            Sabotage::SkipIsb => window.isb,
+            Sabotage::SkipTlbi | Sabotage::LocalTlbi => window.tlbi,
+        };
+        n as u32
+    }
+
+    /// Whether the instruction at hand is the one.
+    fn strikes(&self, what: Sabotage) -> bool {
+        match self.plan {
+            Plan::Nth(planned, n) if planned == what && self.armed.get() => {
+                let seen = self.seen.get();
+                self.seen.set(seen + 1);
+                seen == n
+            }
+            Plan::Every(planned) => planned == what && self.armed.get(),
+            _ => false,
+        }
+    }
+}
+
+// SAFETY: accesses are the `Sim`'s. Barriers that are left out are missed by the model, and by no CPU.
+unsafe impl Hardware for Saboteur {
+    fn load(&self, pte: &Pte) -> Desc {
+        self.sim.load(pte)
+    }
+
+    fn store(&self, pte: &Pte, desc: Desc) {
+        self.sim.store(pte, desc);
+    }
+
+    fn swap(&self, pte: &Pte, desc: Desc) -> Desc {
+        self.sim.swap(pte, desc)
+    }
+
+    fn compare_exchange(&self, pte: &Pte, old: Desc, new: Desc) -> Result<Desc, Desc> {
+        self.sim.compare_exchange(pte, old, new)
+    }
+
+    fn dmb_ishst(&self) {
+        if self.strikes(Sabotage::SkipDmb) {
+            self.sim.moment();
+        } else {
+            self.sim.dmb_ishst();
+        }
+    }
+
+    fn dsb_ishst(&self) {
+        if self.strikes(Sabotage::SkipDsbIshst) {
+            self.sim.moment();
+        } else {
+            self.sim.dsb_ishst();
+        }
+    }
+
+    fn dsb_ish(&self) {
+        if self.strikes(Sabotage::WeakenDsb) {
+            self.sim.dsb_ishst();
+        } else if self.strikes(Sabotage::SkipDsbIsh) {
+            self.sim.moment();
+        } else {
+            self.sim.dsb_ish();
+        }
+    }
+
+    fn isb(&self) {
+        if self.strikes(Sabotage::SkipIsb) {
+            self.sim.moment();
+        } else {
+            self.sim.isb();
+        }
+    }
+
+    fn tlbi(&self, op: TlbiOp, operand: u64) {
+        if self.strikes(Sabotage::LocalTlbi) {
+            self.sim.tlbi_local(op, operand);
+        } else if self.strikes(Sabotage::SkipTlbi) {
+            self.sim.moment();
+        } else {
+            self.sim.tlbi(op, operand);
+        }
+    }
+}
+
+// SAFETY: everything is the `Sim`'s, which keeps these promises.
+unsafe impl TableFrames for Saboteur {
+    fn alloc_table(&self) -> Option<Frame> {
+        self.sim.alloc_table()
+    }
+
+    unsafe fn free_table(&self, frame: Frame) {
+        // SAFETY: the caller's promises are the ones asked for.
+        unsafe { self.sim.free_table(frame) };
+    }
+
+    fn table_ptr(&self, frame: Frame) -> NonNull<Table> {
+        self.sim.table_ptr(frame)
+    }
+}
+
+// SAFETY: everything is the `Sim`'s, which keeps these promises.
+unsafe impl Context for Saboteur {
+    fn lazy(&self) -> &LazyMmuState {
+        self.sim.lazy()
+    }
+
+    fn in_interrupt(&self) -> bool {
+        self.sim.in_interrupt()
+    }
+
+    fn counters(&self) -> &Counters {
+        self.sim.counters()
+    }
+
+    fn batch(&self) -> Option<&Batch> {
+        self.sim.batch()
+    }
+
+    fn report(&self, error: LazyMmuError) {
+        self.sim.report(error);
+    }
+}

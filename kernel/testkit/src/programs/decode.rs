@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How a program is made of bytes.
+//!
+//! A step is [`Step::BYTES`] bytes, and each of them decides one thing: a choice from a list with
+//! weights, or a number below what exists. So any bytes are a program, a chunk that is removed is a
+//! step less, and a smaller byte is a simpler choice. Random programs therefore are random bytes.
+//! They come from a seeded [`Rng`] ([`Program::random`]), from a fuzzer ([`Program::decode`]), or from
+//! proptest, which also shrinks them:
+//!
+//! ```text
+//! vec(any::<[u8; Step::BYTES]>(), 1..28).prop_map(|steps| Program::of(&Universe::MODEL, &steps))
+//! ```
+
+use super::universe::Length;
+use super::{Bulk, Each, Fast, Frames, Meanwhile, Op, Preemption, Program, Range, Step, Universe};
+use crate::rng::Rng;
+
+/// Which calls a program consists of: a column of the table of operations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mix {
+    /// Everything, for several CPUs and tasks.
+    Machine,
+    /// What one task does on one CPU, in and out of sections.
+    Sections,
+    /// Requests alone: no section is ever open between two of them.
+    Requests,
+}
+
+/// How an operation is made of its bytes.
+type Make = fn(Bytes<'_>) -> Op;
+
+/// Every operation: its weights in the mixes, in their order, and how it is made. The first ones
+/// are what a program needs to get anywhere.
+const OPS: &[([u8; 3], Make)] = &[
+    ([8, 8, 12], |b| {
+        Op::Map(b.space(), b.range(), b.prot(), b.frames())
+    }),
+    ([3, 3, 2], |b| Op::Unmap(b.space(), b.range())),
+    ([2, 2, 2], |b| Op::UnmapFrames(b.space(), b.range())),
+    ([3, 2, 1], |b| Op::UnmapNoFlush(b.space(), b.range())),
+    ([1, 1, 1], |b| Op::UnmapMerged(b.space(), b.range())),
+    ([2, 2, 3], |_| Op::FlushPending),
+    ([2, 1, 0], |b| Op::FlushRange(b.space(), b.range())),
+    ([3, 3, 2], |b| Op::Protect(b.space(), b.range(), b.prot())),
+    ([2, 2, 2], |b| Op::Remap(b.space(), b.range(), b.prot())),
+    ([3, 3, 3], |b| Op::Apply(b.space(), b.range(), b.each())),
+    ([4, 4, 3], |b| {
+        Op::Fast(b.space(), b.range(), b.each(), b.fast())
+    }),
+    ([2, 2, 5], |b| Op::FreeEmptyTables(b.space(), b.range())),
+    ([1, 1, 1], |b| {
+        Op::Gather(b.space(), b.range(), b.second_range())
+    }),
+    ([1, 1, 1], |b| {
+        Op::GatherTables(b.space(), b.range(), b.second_range())
+    }),
+    ([4, 4, 0], |_| Op::Enable),
+    ([3, 2, 0], |b| Op::EnableFast(b.space(), b.range())),
+    ([1, 1, 0], |_| Op::Drain),
+    ([1, 1, 1], |_| Op::Suspend),
+    ([1, 1, 0], |_| Op::SuspendBegin),
+    ([1, 1, 0], |_| Op::SuspendEnd),
+    ([3, 4, 1], |_| Op::Disable),
+    ([1, 1, 0], |_| Op::Pause),
+    ([1, 1, 1], |_| Op::Resume),
+    ([1, 1, 1], |_| Op::Flush),
+    ([1, 1, 1], |b| Op::InterruptMap(b.range())),
+    ([1, 1, 1], |b| Op::InterruptBoth(b.range())),
+    ([1, 1, 1], |b| Op::NoMemory(b.below(7, 4))),
+    ([2, 0, 0], |b| Op::Switch(b.below(7, b.universe.tasks))),
+    ([2, 0, 0], |b| Op::Preempt(b.below(7, b.universe.tasks))),
+    ([3, 0, 0], |b| Op::Tell(b.cpu(7))),
+    ([1, 0, 0], |b| Op::Publish(b.cpu(7))),
+];
+
+/// Whose turn it is in `weights` when `byte` of 256 parts have gone by, and how far the turn has
+/// come, in 256 parts as well.
+fn pick<T>(weights: impl Iterator<Item = (u8, T)> + Clone, byte: u8) -> (T, u8) {
+    let total: u32 = weights.clone().map(|(weight, _)| u32::from(weight)).sum();
+    let mut left = u32::from(byte) * total;
+    for (weight, item) in weights {
+        let turn = 256 * u32::from(weight);
+        if left < turn {
+            return (item, (left / u32::from(weight)) as u8);
+        }
+        left -= turn;
+    }
+    panic!("a table of weights is empty");
+}
+
+fn choice<T: Copy>(table: &[(u8, T)], byte: u8) -> (T, u8) {
+    pick(table.iter().copied(), byte)
+}
+
+/// One of `0..n`: the smaller the byte, the smaller.
+fn share(byte: u8, n: u16) -> u8 {
+    ((u16::from(byte) * n) >> 8) as u8
+}
+
+/// The bytes of a step. Which byte decides what is said here and nowhere else; an operation that
+/// does not ask for one leaves it without meaning.
+#[derive(Clone, Copy)]
+struct Bytes<'a> {
+    universe: &'a Universe,
+    raw: [u8; Step::BYTES],
+}
+
+impl Bytes<'_> {
+    /// One of `0..n`, by byte `i`.
+    fn below(self, i: usize, n: u8) -> u8 {
+        share(self.raw[i], n.into())
+    }
+
+    fn cpu(self, i: usize) -> u8 {
+        self.below(i, self.universe.cpus.len() as u8)
+    }
+
+    fn op(self) -> Op {
+        let mix = self.universe.mix as usize;
+        let (make, _) = pick(
+            OPS.iter().map(|(weights, make)| (weights[mix], make)),
+            self.raw[1],
+        );
+        make(self)
+    }
+
+    fn space(self) -> u8 {
+        let spaces = self.universe.spaces.iter().zip(0..);
+        pick(spaces.map(|((weight, _), i)| (*weight, i)), self.raw[2]).0
+    }
+
+    fn range(self) -> Range {
+        self.range_at(3)
+    }
+
+    fn second_range(self) -> Range {
+        self.range_at(7)
+    }
+
+    /// Window, first page, length: four bytes from `i` on.
+    fn range_at(self, i: usize) -> Range {
+        let windows = self.universe.windows;
+        let window = self.below(i, windows.len() as u8);
+        let pages = windows[usize::from(window)].pages;
+        let scaled = |byte: u16, n: u16, of: u32| (u32::from(byte) * u32::from(n) / of) as u16;
+        let [low, high] = [self.raw[i + 1], self.raw[i + 2]];
+        let first = scaled(u16::from_be_bytes([low, high]), pages, 1 << 16);
+        let rest = pages - first;
+        let (length, within) = choice(self.universe.lengths, self.raw[i + 3]);
+        let most = match length {
+            Length::UpTo(most) => most.min(rest),
+            Length::Rest => {
+                return Range {
+                    window,
+                    first,
+                    pages: rest,
+                };
+            }
+            Length::Whole => {
+                let first = 0;
+                return Range {
+                    window,
+                    first,
+                    pages,
+                };
+            }
+            Length::Any => rest,
+        };
+        let pages = 1 + scaled(within.into(), most, 1 << 8);
+        Range {
+            window,
+            first,
+            pages,
+        }
+    }
+
+    fn each(self) -> Each {
+        let [_, _, _, _, _, _, _, a, b, c, d, ..] = self.raw;
+        let none = 0;
+        let one = u32::from(1 + self.below(7, 3)) << (2 * self.below(8, 16));
+        let all = u32::from_le_bytes([a, b, c, d]);
+        // A group of 16 stays one only where hardly any of them is changed.
+        Each(choice(&[(1, none), (1, one), (2, all)], self.raw[16]).0)
+    }
+
+    fn prot(self) -> u8 {
+        self.below(11, 4)
+    }
+
+    fn frames(self) -> Frames {
+        use Frames::{Aligned, Consecutive, Scattered};
+        choice(
+            &[(1, Aligned), (1, Consecutive), (1, Scattered)],
+            self.raw[12],
+        )
+        .0
+    }
+
+    fn fast(self) -> Fast {
+        let bulks = [
+            (2, Bulk::None),
+            (2, Bulk::Run),
+            (1, Bulk::Each),
+            (1, Bulk::Frames),
+            (1, Bulk::Clear),
+            (1, Bulk::Crossed),
+        ];
+        let (bulk, _) = choice(&bulks, self.raw[11]);
+        // Most are of the whole range.
+        let (skip, within) = choice(&[(3, false), (1, true)], self.raw[12]);
+        let (skip, cut) = if skip {
+            (within / 16, within % 16)
+        } else {
+            (0, 0)
+        };
+        Fast { bulk, skip, cut }
+    }
+
+    /// Most calls ask their kernel a few dozen times.
+    fn preempted(self) -> Option<Preemption> {
+        if u16::from(self.raw[13]) < 256 - u16::from(self.universe.preempted) {
+            return None;
+        }
+        let (most, within) = choice(&[(3, 31), (1, 255)], self.raw[14]);
+        let at = 1 + share(within, most);
+        let whats = [
+            (1, Meanwhile::Nothing),
+            (2, Meanwhile::Section),
+            (1, Meanwhile::OpenSection),
+            (2, Meanwhile::Elsewhere(0)),
+        ];
+        let meanwhile = match choice(&whats, self.raw[15]) {
+            (Meanwhile::Elsewhere(_), within) => {
+                let cpus = self.universe.cpus.len() as u16;
+                Meanwhile::Elsewhere(share(within, cpus))
+            }
+            (meanwhile, _) => meanwhile,
+        };
+        Some(Preemption { at, meanwhile })
+    }
+}
+
+impl Step {
+    /// So many bytes are a step.
+    pub const BYTES: usize = 17;
+
+    /// The step that the bytes say.
+    pub fn decode(universe: &Universe, raw: [u8; Self::BYTES]) -> Self {
+        let bytes = Bytes { universe, raw };
+        let cpus = universe.cpus.iter().copied().zip(0..);
+        Self {
+            cpu: pick(cpus, raw[0]).0,
+            op: bytes.op(),
+            preempted: bytes.preempted(),
+        }
+    }
+}
+
+impl Program {
+    /// The program whose steps these are.
+    pub fn of(universe: &Universe, steps: &[[u8; Step::BYTES]]) -> Self {
+        let steps = steps.iter();
+        Self(steps.map(|raw| Step::decode(universe, *raw)).collect())
+    }
+
+    /// The program of a fuzzer's bytes. What is left of a step at the end is ignored.
+    pub fn decode(universe: &Universe, bytes: &[u8]) -> Self {
+        Self::of(universe, bytes.as_chunks().0)
+    }
+
+    /// A program of so many steps.
+    pub fn random(universe: &Universe, rng: &mut Rng, steps: usize) -> Self {
+        let step = |_| Step::decode(universe, std::array::from_fn(|_| rng.below(256) as u8));
+        Self((0..steps).map(step).collect())
+    }
+}

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Random programs of the library's public calls, in and out of sections.
+//!
+//! A [`Program`] is a list of [`Step`]s, each of one CPU and of the task that runs there. It is
+//! made of bytes ([`Step::decode`]), and any bytes make one. What it can name is its [`Universe`].
+//! Its `Debug` form is one line per step.
+//!
+//! Programs run in two worlds.
+//!
+//! * [`run()`] executes one on the machine model, with several CPUs and tasks, interrupts and
+//!   preemption. The contract says what each CPU may rely on after each step, and nothing else may
+//!   be possible; `predict` says how many barriers the step must execute.
+//! * [`oracle::run`] executes one on the fake machine, on one CPU. A map from page to entry says
+//!   what each page holds after each step, and what each call must return; the fake judges every
+//!   store on the way.
+
+mod calls;
+mod check;
+mod contract;
+mod decode;
+mod frames;
+pub mod oracle;
+pub mod predict;
+mod preempt;
+mod run;
+mod universe;
+
+pub use decode::Mix;
+pub use run::{Failure, run};
+pub use universe::{At, Length, Universe, Window, prot};
+
+use std::fmt;
+
+/// Spaces of the model: 0 is the kernel's, the others are of ASID 1 and 2.
+const SPACES: usize = Universe::MODEL.spaces.len();
+/// Tasks; those that run nowhere wait for a [`Op::Switch`].
+const TASKS: usize = 5;
+/// Pages of all windows of the model.
+const PAGES: usize = Universe::MODEL.pages();
+
+/// The number in the environment variable `name`, or `default` without one.
+///
+/// # Panics
+/// If it is no number.
+pub fn variable(name: &str, default: u32) -> u32 {
+    std::env::var(name).map_or(default, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is not a number"))
+    })
+}
+
+/// Some pages of one window.
+#[derive(Clone, Copy)]
+pub struct Range {
+    window: u8,
+    first: u16,
+    pages: u16,
+}
+
+impl Range {
+    /// The first half, and the second where there are two pages or more.
+    const fn halves(self) -> (Self, Option<Self>) {
+        let pages = self.pages / 2;
+        if pages == 0 {
+            return (self, None);
+        }
+        let second = Self {
+            first: self.first + pages,
+            pages: self.pages - pages,
+            ..self
+        };
+        (Self { pages, ..self }, Some(second))
+    }
+}
+
+/// Which frames a mapping gets. All are new.
+#[derive(Clone, Copy, Debug)]
+pub enum Frames {
+    /// Consecutive, and aligned like the addresses to 64 KiB.
+    Aligned,
+    /// Consecutive.
+    Consecutive,
+    /// No two neighbors are neighbors in memory.
+    Scattered,
+}
+
+/// What happens to the entries of a range one by one: two bits each.
+#[derive(Clone, Copy)]
+pub struct Each(pub u32);
+
+/// What is done with one entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Act {
+    /// Nothing.
+    Look,
+    /// Set, which is refused if it is in use.
+    Set,
+    /// Emptied.
+    Clear,
+    /// Cleared, and set to another frame right away.
+    Replace,
+}
+
+impl Each {
+    /// What is done with entry `i`.
+    pub const fn act(self, i: usize) -> Act {
+        match self.0 >> (2 * (i % 16)) & 3 {
+            0 => Act::Look,
+            1 => Act::Set,
+            2 => Act::Clear,
+            _ => Act::Replace,
+        }
+    }
+}
+
+/// How a [`Op::Fast`] begins and ends. What happens to its entries one by one comes in between.
+#[derive(Clone, Copy, Debug)]
+pub struct Fast {
+    bulk: Bulk,
+    /// So many entries at the front are not part of it,
+    skip: u8,
+    /// and so many at the back.
+    cut: u8,
+}
+
+impl Fast {
+    /// The entries that `bulk` is about, of `n`. It is at least one.
+    const fn part(self, n: usize) -> std::ops::Range<usize> {
+        let first = self.skip as usize % n;
+        let cut = self.cut as usize % (n - first);
+        first..n - cut
+    }
+}
+
+/// What happens to the entries of a [`Op::Fast`] at once, before they are changed one by one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bulk {
+    /// Nothing.
+    None,
+    /// They are set by `set_run`.
+    Run,
+    /// They are set by `set_each`.
+    Each,
+    /// They are set by `set_frames`.
+    Frames,
+    /// They are emptied by `clear_run`.
+    Clear,
+    /// A section is entered, and left after the range.
+    Crossed,
+}
+
+/// What happens while a task that was preempted waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Meanwhile {
+    /// Nothing.
+    Nothing,
+    /// Another task changes pages of its own, in a section of its own.
+    Section,
+    /// Which it leaves open if it can, until it runs again.
+    OpenSection,
+    /// The task goes on at this CPU, and the one from there here.
+    Elsewhere(u8),
+}
+
+/// An interrupt at a moment of a step, by number, that preempts its task.
+#[derive(Clone, Copy, Debug)]
+pub struct Preemption {
+    /// The number of the moment, from 1.
+    pub at: u8,
+    /// What happens until the task goes on.
+    pub meanwhile: Meanwhile,
+}
+
+/// A call. The first number is a space's, of the universe; a last one is that of a protection
+/// ([`prot`]).
+#[derive(Clone, Copy, Debug)]
+pub enum Op {
+    /// [`lazymmu::AddressSpace::map`].
+    Map(u8, Range, u8, Frames),
+    /// [`lazymmu::AddressSpace::unmap`].
+    Unmap(u8, Range),
+    /// [`lazymmu::AddressSpace::unmap_frames`].
+    UnmapFrames(u8, Range),
+    /// Without its flush, which is a [`Op::FlushPending`].
+    UnmapNoFlush(u8, Range),
+    /// The same in two halves, whose flushes are merged.
+    UnmapMerged(u8, Range),
+    /// The task's oldest pending flush.
+    FlushPending,
+    /// [`lazymmu::AddressSpace::invalidate_range`].
+    FlushRange(u8, Range),
+    /// [`lazymmu::AddressSpace::protect`].
+    Protect(u8, Range, u8),
+    /// [`lazymmu::AddressSpace::remap`].
+    Remap(u8, Range, u8),
+    /// [`lazymmu::AddressSpace::apply_to_page_range`].
+    Apply(u8, Range, Each),
+    /// [`lazymmu::AddressSpace::fast_pte_range`].
+    Fast(u8, Range, Each, Fast),
+    /// [`lazymmu::AddressSpace::free_empty_tables`].
+    FreeEmptyTables(u8, Range),
+    /// Both ranges in one gather.
+    Gather(u8, Range, Range),
+    /// The same, and the tables that it leaves empty are freed.
+    GatherTables(u8, Range, Range),
+    /// [`lazymmu::Lazy::enable`].
+    Enable,
+    /// A section that announces a range.
+    EnableFast(u8, Range),
+    /// What waits is executed, barriers stay owed.
+    Drain,
+    /// Every level left and entered again.
+    Suspend,
+    /// Every level left, until the same number of [`Op::SuspendEnd`].
+    SuspendBegin,
+    /// The levels of the last suspension come back, once those of the meantime are left.
+    SuspendEnd,
+    /// [`lazymmu::Lazy::disable`].
+    Disable,
+    /// [`lazymmu::Lazy::pause`].
+    Pause,
+    /// [`lazymmu::Lazy::resume`].
+    Resume,
+    /// [`lazymmu::Lazy::flush`].
+    Flush,
+    /// An interrupt that maps kernel pages.
+    InterruptMap(Range),
+    /// An interrupt that maps kernel pages and unmaps them again.
+    InterruptBoth(Range),
+    /// The next call finds memory for so many tables.
+    NoMemory(u8),
+    /// Another task runs, voluntarily: no context synchronization, unless it comes from another
+    /// CPU.
+    Switch(u8),
+    /// Another task runs, by preemption, which ends in an exception return.
+    Preempt(u8),
+    /// To another CPU, which synchronizes.
+    Tell(u8),
+    /// To another CPU, which merely acquires.
+    Publish(u8),
+}
+
+/// One call of a program.
+#[derive(Clone, Copy)]
+pub struct Step {
+    /// Where.
+    pub cpu: u8,
+    /// Which.
+    pub op: Op,
+    /// Whether its task loses the CPU in the middle.
+    pub preempted: Option<Preemption>,
+}
+
+/// The steps of a program, in their order.
+#[derive(Clone)]
+pub struct Program(pub Vec<Step>);
+
+impl fmt::Debug for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "w{}[{}..+{}]", self.window, self.first, self.pages)
+    }
+}
+
+impl fmt::Debug for Each {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (0..16).try_for_each(|i| {
+            f.write_str(match self.act(i) {
+                Act::Look => ".",
+                Act::Set => "s",
+                Act::Clear => "c",
+                Act::Replace => "r",
+            })
+        })
+    }
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CPU {}: {:?}", self.cpu, self.op)?;
+        match self.preempted {
+            Some(Preemption { at, meanwhile }) => write!(f, ", preempted at {at}: {meanwhile:?}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut steps = self.0.iter().enumerate();
+        steps.try_for_each(|(i, step)| write!(f, "\n  {i:2}: {step:?}"))
+    }
+}

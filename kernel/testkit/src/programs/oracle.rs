@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Address spaces against a naive oracle: for each page, the entry that it must have.
+//!
+//! A program runs on the fake machine, in one task on one CPU. The oracle knows two things, what is
+//! mapped and how deep the task is in sections and pauses, and says from them what each call must
+//! return, with the exact error. After each step
+//!
+//! * every page of the universe is queried;
+//! * nothing is owed, and nothing waits, outside of a section;
+//! * no TLB may hold an old entry, but of pages whose flush the program has put off;
+//! * where nothing waits, every population is recounted from raw tables, no table is lost,
+//!   contiguous groups are whole, and the library's counters tell what was executed.
+//!
+//! The fake judges every store, barrier and TLBI on the way (R18, R27, R29, R32).
+//!
+//! Steps of other CPUs and tasks, and preemptions, are the machine model's ([`super::run()`]); the
+//! oracle leaves them out.
+
+mod check;
+mod entries;
+mod lazy;
+mod requests;
+
+use super::frames::FrameSource;
+use super::{Failure, Op, Program, Range, Universe};
+use crate::fake::{self, Fake, new_mmu, new_space};
+use lazymmu::{
+    AddressSpace, Backend, Desc, Features, LazySuspended, Mmu, PAGE_SIZE, PageRange,
+    PendingInvalidation, Prot, SpaceError, SpaceKind, VirtAddr, bits,
+};
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::panic::{self, AssertUnwindSafe};
+
+/// A space, and what the oracle says of it.
+struct Space<'m> {
+    mm: AddressSpace<'m, Fake>,
+    /// For each page of the universe its entry, [`Desc::INVALID`] if it is not mapped.
+    entries: Vec<Desc>,
+}
+
+/// Pages that are not mapped any more and not invalidated yet.
+struct Pending<'m> {
+    space: usize,
+    pages: PageRange,
+    flush: PendingInvalidation<'m, Fake>,
+}
+
+/// Levels that the task has left for a while.
+struct Suspended<'m> {
+    depth: (u8, u8),
+    announced: Vec<u8>,
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    levels: LazySuspended<'m, Fake>,
+}
+
+/// A program at work.
+struct Run<'m> {
+    universe: &'m Universe,
+    mmu: &'m Mmu<Fake>,
+    spaces: Vec<Space<'m>>,
+    frames: FrameSource,
+    /// Sections and pauses, as the contract counts them.
+    depth: (u8, u8),
+    /// Depths of the sections that announce a range.
+    announced: Vec<u8>,
+    /// The last one comes first back.
+    suspended: Vec<Suspended<'m>>,
+    /// The oldest one is flushed first.
+    pending: VecDeque<Pending<'m>>,
+    /// Whether the step at hand may find no memory for tables.
+    no_memory: bool,
+}
+
+/// Runs a program of `universe` with a strategy, on CPUs with these features.
+///
+/// # Errors
+/// At which step the library and the oracle disagree, or the fake machine objects to a store,
+/// barrier or TLBI.
+pub fn run(
+    universe: &Universe,
+    backend: Backend,
+    features: Features,
+    program: &Program,
+) -> Result<(), Failure> {
+    let doing = Cell::new(None);
+    let work = || {
+        let mmu = new_mmu();
+        mmu.set_features(features);
+        mmu.set_backend(backend).expect("outside any section");
+        let mut run = Run::new(universe, &mmu);
+        for step in program.0.iter().enumerate() {
+            doing.set(Some(step));
+            run.step(step.1.op);
+            run.check();
+        }
+        doing.set(None);
+        run.finish();
+    };
+    // Everything that the program has made is dropped by the panic.
+    let Err(panic) = panic::catch_unwind(AssertUnwindSafe(work)) else {
+        return Ok(());
+    };
+    let what = panic.downcast_ref::<String>().map(String::as_str);
+    let what = what.or(panic.downcast_ref::<&str>().copied());
+    let what = what.unwrap_or("it panics");
+    Err(match doing.get() {
+        Some((i, step)) => format!("step {i}, {:?}: {what}", step.op),
+        None => format!("at the end: {what}"),
+    })
+}
+
+/// The entry without the hint that it belongs to a contiguous group, which comes and goes.
+fn alone(entry: Desc) -> Desc {
+    Desc::from_u64(entry.as_u64() & !bits::CONT)
+}
+
+/// What a call must return that is refused for this reason, or not at all.
+fn verdict(refused: Option<SpaceError>) -> Result<(), SpaceError> {
+    refused.map_or(Ok(()), Err)
+}
+
+impl<'m> Run<'m> {
+    fn new(universe: &'m Universe, mmu: &'m Mmu<Fake>) -> Self {
+        let space = |(_, kind): &(u8, SpaceKind)| Space {
+            mm: new_space(mmu, *kind),
+            entries: vec![Desc::INVALID; universe.pages()],
+        };
+        Self {
+            universe,
+            mmu,
+            spaces: universe.spaces.iter().map(space).collect(),
+            // Numbers that use the upper bits of an address as well.
+            frames: FrameSource::new(0x5_a5a5_0000),
+            depth: (0, 0),
+            announced: Vec::new(),
+            suspended: Vec::new(),
+            pending: VecDeque::new(),
+            no_memory: false,
+        }
+    }
+
+    fn kernel(&self) -> &Fake {
+        self.mmu.kernel()
+    }
+
+    fn kind(&self, space: usize) -> SpaceKind {
+        self.universe.spaces[space].1
+    }
+
+    fn prot(&self, space: usize, index: u8) -> Prot {
+        super::prot(self.kind(space), index)
+    }
+
+    fn range(&self, space: usize, range: Range) -> PageRange {
+        self.universe.range_of(space, range)
+    }
+
+    fn va(&self, space: usize, page: usize) -> VirtAddr {
+        fake::va(self.universe.va(space, page))
+    }
+
+    fn entry(&self, space: usize, page: usize) -> Desc {
+        self.spaces[space].entries[page]
+    }
+
+    /// The first page of `range` for which `is_it` holds, with its address and entry.
+    fn first(
+        &self,
+        space: usize,
+        range: Range,
+        is_it: impl Fn(Desc) -> bool,
+    ) -> Option<(VirtAddr, Desc)> {
+        let mut pages = self.universe.pages_of(range);
+        let page = pages.find(|page| is_it(self.entry(space, *page)))?;
+        Some((self.va(space, page), self.entry(space, page)))
+    }
+
+    /// The addresses of a range, with the frames that they are mapped to.
+    fn mapped(&self, space: usize, range: Range) -> Vec<(u64, lazymmu::Frame)> {
+        let pages = self.universe.pages_of(range);
+        let mapping = |page| {
+            (
+                self.universe.va(space, page),
+                self.entry(space, page).frame(),
+            )
+        };
+        pages.map(mapping).collect()
+    }
+
+    /// The pages of a range get these entries.
+    fn set(&mut self, space: usize, range: Range, entries: impl IntoIterator<Item = Desc>) {
+        let pages = self.universe.pages_of(range);
+        let all = &mut self.spaces[space].entries;
+        for (page, entry) in pages.zip(entries) {
+            all[page] = entry;
+        }
+    }
+
+    fn forget(&mut self, space: usize, range: Range) {
+        self.set(space, range, std::iter::repeat(Desc::INVALID));
+    }
+
+    /// Whether a TLB may still translate some page by what it held before.
+    fn may_be_cached(&self, space: usize, pages: PageRange) -> bool {
+        let asid = fake::asid_of(self.kind(space));
+        let start = pages.start().as_u64();
+        let mut all = (0..pages.pages()).map(|i| start + i * PAGE_SIZE);
+        all.any(|va| self.kernel().may_be_cached(asid, va))
+    }
+
+    /// Whether what is invalidated now may wait for the end of a section.
+    fn may_wait(&self) -> bool {
+        self.mmu.lazy().is_lazy_mmu_mode_active() && self.mmu.backend().invalidates()
+    }
+
+    fn step(&mut self, op: Op) {
+        match op {
+            Op::NoMemory(tables) => {
+                self.kernel().set_budget(tables.into());
+                self.no_memory = true;
+                return;
+            }
+            Op::InterruptMap(range) | Op::InterruptBoth(range) => {
+                let and_back = matches!(op, Op::InterruptBoth(_));
+                self.interrupt(range, and_back);
+            }
+            Op::Map(space, range, prot, frames) => {
+                self.map(space.into(), range, prot, frames);
+            }
+            Op::Unmap(space, range) => self.unmap(space.into(), range),
+            Op::UnmapFrames(space, range) => self.unmap_frames(space.into(), range),
+            Op::UnmapNoFlush(space, range) => self.unmap_no_invalidate(space.into(), range),
+            Op::UnmapMerged(space, range) => self.unmap_merged(space.into(), range),
+            Op::FlushPending => self.flush_pending(),
+            Op::FlushRange(space, range) => self.flush_range(space.into(), range),
+            Op::Protect(space, range, prot) => self.protect(space.into(), range, prot),
+            Op::Remap(space, range, prot) => self.remap(space.into(), range, prot),
+            Op::Gather(space, first, second) => self.gather(space.into(), [first, second], false),
+            Op::GatherTables(space, first, second) => {
+                self.gather(space.into(), [first, second], true);
+            }
+            Op::Apply(space, range, each) => self.apply(space.into(), range, each),
+            Op::Fast(space, range, each, fast) => self.fast(space.into(), range, each, fast),
+            Op::FreeEmptyTables(space, range) => self.free_empty_tables(space.into(), range),
+            Op::EnableFast(space, range) => self.enable_fast(space.into(), range),
+            Op::Suspend => self.suspend(),
+            Op::SuspendBegin => self.suspend_begin(),
+            Op::SuspendEnd => self.suspend_end(),
+            Op::Enable | Op::Disable | Op::Pause | Op::Resume | Op::Flush | Op::Drain => {
+                self.lazy(op);
+            }
+            Op::Switch(_) | Op::Preempt(_) | Op::Tell(_) | Op::Publish(_) => {}
+        }
+        self.kernel().set_budget(usize::MAX);
+        self.no_memory = false;
+    }
+
+    /// Everything is closed, flushed and given back.
+    fn finish(mut self) {
+        self.close();
+        self.check();
+        while !self.pending.is_empty() {
+            self.flush_pending();
+        }
+        self.check();
+        let invalidated = self.kernel().all_invalidated();
+        assert!(invalidated, "an invalidation is missing at the end");
+        for space in self.spaces {
+            fake::destroy(space.mm);
+        }
+        assert_eq!(self.mmu.kernel().live_tables(), 0, "a table is lost");
+    }
+}

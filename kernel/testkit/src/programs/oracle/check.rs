@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What holds after every step.
+
+use super::{Run, alone};
+use crate::fake::{asid_of, tables_below};
+use lazymmu::{Context, Desc, Level, Mapping, PAGE_SIZE, bits};
+
+/// Pages of a contiguous group.
+const GROUP: usize = 16;
+
+impl Run<'_> {
+    pub(super) fn check(&self) {
+        let kernel = self.kernel();
+        let state = kernel.lazy();
+        assert_eq!((state.enable_count(), state.pause_count()), self.depth);
+        if !self.mmu.lazy().is_lazy_mmu_mode_active() {
+            let nothing_owed = state.owed().is_empty();
+            assert!(nothing_owed, "something is owed outside of a section");
+            assert!(kernel.is_batch_empty(), "R23: something waits");
+        }
+        for space in 0..self.spaces.len() {
+            for page in 0..self.universe.pages() {
+                self.check_page(space, page);
+            }
+        }
+        if !self.may_wait() {
+            self.check_invalidations();
+        }
+        if kernel.is_batch_empty() {
+            self.check_tables();
+            kernel.check_counters();
+        }
+        kernel.take_effects();
+    }
+
+    fn check_page(&self, space: usize, page: usize) {
+        let (va, known) = (self.va(space, page), self.entry(space, page));
+        let found = self.spaces[space].mm.query(va);
+        let level = Level::L3;
+        let expected = (known != Desc::INVALID).then_some(Mapping {
+            entry: known,
+            level,
+        });
+        if found == expected {
+            return;
+        }
+        // Nothing but the hint may differ, and only in a group that is whole.
+        let without_hint = found.map(|found| Mapping {
+            entry: alone(found.entry),
+            ..found
+        });
+        assert_eq!(without_hint, expected, "{va}");
+        assert!(
+            !self.kernel().is_batch_empty() || self.is_group(space, page),
+            "{va} is no part of a contiguous group: {found:?}"
+        );
+    }
+
+    /// Whether the pages of the page's group may be one entry of a TLB.
+    fn is_group(&self, space: usize, page: usize) -> bool {
+        let va = self.universe.va(space, page);
+        let member = (va / PAGE_SIZE) as usize % GROUP;
+        let Some(first) = page.checked_sub(member) else {
+            return false;
+        };
+        let Some(group) = self.spaces[space].entries.get(first..first + GROUP) else {
+            return false;
+        };
+        let base = group[0].as_u64();
+        let continues = |(i, entry): (usize, &Desc)| {
+            let raw = entry.as_u64();
+            raw == base + i as u64 * PAGE_SIZE
+        };
+        let is_aligned = (base & bits::ADDRESS).is_multiple_of(GROUP as u64 * PAGE_SIZE);
+        // The kernel's half has no groups.
+        let is_foldable = asid_of(self.kind(space)).is_some();
+        let start = self.universe.va(space, first);
+        is_foldable
+            && start + (member as u64) * PAGE_SIZE == va
+            && is_aligned
+            && group.iter().enumerate().all(continues)
+    }
+
+    /// What a TLB may still hold is what the program has not flushed yet.
+    fn check_invalidations(&self) {
+        let is_put_off = |asid, va: u64| {
+            self.pending.iter().any(|pending| {
+                let pages = pending.pages;
+                asid_of(self.kind(pending.space)) == asid
+                    && va.wrapping_sub(pages.start().as_u64()) < pages.pages() * PAGE_SIZE
+            })
+        };
+        let is_complete = self.kernel().all_invalidated_but(is_put_off);
+        assert!(is_complete, "an invalidation is missing");
+    }
+
+    fn check_tables(&self) {
+        let kernel = self.kernel();
+        let below = |space: &super::Space<'_>| tables_below(kernel, space.mm.root().as_u64(), 0);
+        let tables: usize = self.spaces.iter().map(below).sum();
+        assert_eq!(kernel.live_tables(), tables, "a table is lost");
+    }
+}

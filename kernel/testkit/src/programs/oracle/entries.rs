@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Entries that are looked at and written one by one, by a callback or through a fast range.
+
+use super::requests::without_hint;
+use super::{Run, Space, alone, verdict};
+use crate::fake::{self, Fake};
+use crate::programs::{Act, Bulk, Each, Fast, Frames, Range, prot};
+use lazymmu::bbm::Violation;
+use lazymmu::{
+    Desc, FastPteRange, Frame, Level, PAGE_SIZE, Prot, PteRef, SpaceError, SpaceKind, VirtAddr,
+};
+
+/// A refusal to put another frame where one is.
+const fn moved(va: VirtAddr) -> SpaceError {
+    let violation = Violation::OutputAddress;
+    SpaceError::BreakBeforeMake { va, violation }
+}
+
+/// An entry that can be written, and what the oracle says of it.
+trait Cell {
+    fn get(&self) -> Desc;
+    fn set(&mut self, frame: Frame, prot: Prot) -> Result<(), SpaceError>;
+    fn get_and_clear(&mut self) -> Desc;
+}
+
+impl Cell for PteRef<'_, Fake> {
+    fn get(&self) -> Desc {
+        PteRef::get(self)
+    }
+
+    fn set(&mut self, frame: Frame, prot: Prot) -> Result<(), SpaceError> {
+        PteRef::set(self, frame, prot)
+    }
+
+    fn get_and_clear(&mut self) -> Desc {
+        PteRef::get_and_clear(self)
+    }
+}
+
+/// Entry `.1` of a fast range.
+struct Nth<'a, 's, 'm>(&'a mut FastPteRange<'s, 'm, Fake>, usize);
+
+impl Cell for Nth<'_, '_, '_> {
+    fn get(&self) -> Desc {
+        self.0.get(self.1)
+    }
+
+    fn set(&mut self, frame: Frame, prot: Prot) -> Result<(), SpaceError> {
+        self.0.set(self.1, frame, prot)
+    }
+
+    fn get_and_clear(&mut self) -> Desc {
+        self.0.get_and_clear(self.1)
+    }
+}
+
+/// Attributes for what is mapped to `frame`: the same for the 16 frames of a group.
+const fn prot_for(kind: SpaceKind, frame: Frame) -> Prot {
+    prot(kind, (frame.as_u64() >> 16) as u8)
+}
+
+/// The attributes of an entry that a program has made.
+fn prot_of(kind: SpaceKind, entry: Desc) -> Prot {
+    let mut all = (0..4).map(|index| prot(kind, index));
+    all.find(|prot| Desc::page(entry.frame(), *prot) == entry)
+        .expect("a program uses no others")
+}
+
+fn clear(cell: &mut impl Cell, held: Desc) {
+    assert_eq!(alone(cell.get_and_clear()), held);
+    assert_eq!(cell.get(), Desc::INVALID);
+}
+
+/// Does `act` with an entry that holds `known`, and says what it holds then. There are two frames
+/// for it.
+fn write(
+    cell: &mut impl Cell,
+    (va, known): (VirtAddr, Desc),
+    act: Act,
+    frames: [Frame; 2],
+    kind: SpaceKind,
+) -> Desc {
+    let [frame, other] = frames;
+    let prot = prot_for(kind, frame);
+    let is_used = known != Desc::INVALID;
+    assert_eq!(alone(cell.get()), known, "{va}");
+    let now = match act {
+        Act::Look => known,
+        Act::Clear => {
+            clear(cell, known);
+            Desc::INVALID
+        }
+        Act::Set if is_used => {
+            let refused = cell.set(frame, prot_of(kind, known));
+            assert_eq!(refused, Err(moved(va)));
+            known
+        }
+        Act::Set => {
+            assert_eq!(cell.set(frame, prot), Ok(()), "{va}");
+            Desc::page(frame, prot)
+        }
+        Act::Replace if is_used => {
+            clear(cell, known);
+            assert_eq!(cell.set(frame, prot), Ok(()), "{va}");
+            Desc::page(frame, prot)
+        }
+        // One entry, several writes.
+        Act::Replace => {
+            assert_eq!(cell.set(frame, prot), Ok(()), "{va}");
+            assert_eq!(cell.set(other, prot), Err(moved(va)));
+            clear(cell, Desc::page(frame, prot));
+            assert_eq!(cell.set(other, prot), Ok(()), "{va}");
+            let again = Desc::page(other, prot);
+            if other.as_u64() & PAGE_SIZE == 0 {
+                clear(cell, again);
+                Desc::INVALID
+            } else {
+                again
+            }
+        }
+    };
+    assert_eq!(alone(cell.get()), now, "{va}");
+    now
+}
+
+impl Run<'_> {
+    /// A callback that does something else with each entry.
+    pub(super) fn apply(&mut self, space: usize, range: Range, each: Each) {
+        let (pages, kind) = (self.range(space, range), self.kind(space));
+        let frames = self.frames.take(pages, Frames::Consecutive);
+        let others = self.frames.take(pages, Frames::Aligned);
+        let numbers = self.universe.pages_of(range);
+        let Space { mm, entries } = &mut self.spaces[space];
+        let entries = &mut entries[numbers.clone()];
+        let mut seen = Vec::new();
+        let result = mm.apply_to_page_range(pages, |entry| {
+            let (i, va) = (seen.len(), entry.va());
+            let known = (va, entries[i]);
+            entries[i] = write(entry, known, each.act(i), [frames[i], others[i]], kind);
+            seen.push(va.as_u64());
+            Ok::<(), SpaceError>(())
+        });
+        if self.no_memory && matches!(result, Err(SpaceError::OutOfTables { .. })) {
+            assert_eq!(seen, [], "memory is asked for too late");
+            return;
+        }
+        assert_eq!(result, Ok(()));
+        let all = numbers.map(|page| self.universe.va(space, page));
+        assert!(seen.into_iter().eq(all), "each page once, ascending");
+        self.flush_range(space, range);
+    }
+
+    /// A range in one table: some of it at once, and then one entry after the other, in no order.
+    pub(super) fn fast(&mut self, space: usize, range: Range, each: Each, how: Fast) {
+        let (pages, kind) = (self.range(space, range), self.kind(space));
+        let frames = self.frames.take(pages, Frames::Consecutive);
+        let others = self.frames.take(pages, Frames::Consecutive);
+        let bulk = self.frames.take(pages, Frames::Aligned);
+        let numbers = self.universe.pages_of(range);
+        let at = how.part(bulk.len());
+        let part = Range {
+            first: range.first + at.start as u16,
+            pages: at.len() as u16,
+            ..range
+        };
+        let expected = verdict(self.already_mapped(space, part));
+        let Space { mm, entries } = &mut self.spaces[space];
+        let entries = &mut entries[numbers.clone()];
+        let mut fast = match mm.fast_pte_range(pages) {
+            Ok(fast) => fast,
+            Err(error) => {
+                let of_one_table = pages.is_in_one_table(Level::L3);
+                let no_tables = matches!(error, SpaceError::OutOfTables { .. });
+                assert!(!of_one_table || no_tables && self.no_memory, "{error}");
+                assert!(
+                    no_tables || matches!(error, SpaceError::Range(_)),
+                    "{error}"
+                );
+                return;
+            }
+        };
+        assert_eq!(fast.range(), pages);
+        let n = entries.len();
+        let prot = prot_for(kind, bulk[at.start]);
+        let inner = (how.bulk == Bulk::Crossed).then(|| self.mmu.lazy().section());
+        let set = match how.bulk {
+            Bulk::None | Bulk::Crossed => None,
+            Bulk::Run => Some(fast.set_run(at.start, at.len(), bulk[at.start], prot)),
+            Bulk::Each => Some(fast.set_each(at.start, at.len(), prot, |i| bulk[i])),
+            Bulk::Frames => Some(fast.set_frames(at.start, &bulk[at.clone()], prot)),
+            Bulk::Clear => {
+                let used = entries[at.clone()].iter().filter(|e| **e != Desc::INVALID);
+                assert_eq!(fast.clear_run(at.start, at.len()), used.count());
+                entries[at.clone()].fill(Desc::INVALID);
+                None
+            }
+        };
+        if let Some(set) = set {
+            assert_eq!(set.map_err(without_hint), expected);
+            if set.is_ok() {
+                let pairs = entries.iter_mut().zip(&bulk);
+                for (entry, frame) in pairs.skip(at.start).take(at.len()) {
+                    *entry = Desc::page(*frame, prot);
+                }
+            }
+        }
+        for step in 0..n {
+            // The prime is no divisor of a length, so every entry has its turn.
+            let i = step * 521 % n;
+            let va = fake::va(pages.start().as_u64() + i as u64 * PAGE_SIZE);
+            let known = (va, entries[i]);
+            let mut cell = Nth(&mut fast, i);
+            entries[i] = write(&mut cell, known, each.act(i), [frames[i], others[i]], kind);
+        }
+        drop(fast);
+        drop(inner);
+        self.flush_range(space, range);
+    }
+}

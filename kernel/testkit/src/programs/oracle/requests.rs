@@ -1,0 +1,353 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Calls for a whole range: the oracle knows which of them must be refused, and why.
+
+use super::{Pending, Run, alone, verdict};
+use crate::fake::{self, Fake};
+use crate::programs::{Frames, Range};
+use lazymmu::bbm::Violation;
+use lazymmu::{
+    Backing, Context, Desc, Frame, Level, PAGE_SIZE, PageRange, PendingInvalidation, Prot,
+    SpaceError, VirtAddr, bits,
+};
+
+impl<'m> Run<'m> {
+    fn no_tables<T>(&self, result: &Result<T, SpaceError>) -> bool {
+        self.no_memory && matches!(result, Err(SpaceError::OutOfTables { .. }))
+    }
+
+    /// The first page that is not mapped, as the reason for a refusal.
+    fn not_mapped(&self, space: usize, range: Range) -> Option<SpaceError> {
+        let (va, _) = self.first(space, range, |entry| entry == Desc::INVALID)?;
+        Some(SpaceError::NotMapped { va })
+    }
+
+    /// The first page that is mapped, as the reason for a refusal.
+    pub(super) fn already_mapped(&self, space: usize, range: Range) -> Option<SpaceError> {
+        let (va, entry) = self.first(space, range, |entry| entry != Desc::INVALID)?;
+        let level = Level::L3;
+        Some(SpaceError::AlreadyMapped { va, entry, level })
+    }
+
+    pub(super) fn map(&mut self, space: usize, range: Range, prot: u8, how: Frames) {
+        let (pages, prot) = (self.range(space, range), self.prot(space, prot));
+        let frames = self.frames.take(pages, how);
+        let backing = match how {
+            Frames::Scattered => Backing::Scattered(&frames),
+            _ => Backing::Contiguous(frames[0]),
+        };
+        let expected = verdict(self.already_mapped(space, range));
+        let result = self.spaces[space].mm.map(pages, backing, prot);
+        if self.no_tables(&result) {
+            assert_eq!(expected, Ok(()), "memory is asked for in vain");
+            return;
+        }
+        assert_eq!(result.map_err(without_hint), expected);
+        if expected.is_ok() {
+            let entries = frames.iter().map(|frame| Desc::page(*frame, prot));
+            self.set(space, range, entries);
+        }
+    }
+
+    pub(super) fn unmap(&mut self, space: usize, range: Range) {
+        let expected = verdict(self.not_mapped(space, range));
+        let pages = self.range(space, range);
+        assert_eq!(self.spaces[space].mm.unmap(pages), expected);
+        if expected.is_ok() {
+            self.gone(space, range);
+        }
+    }
+
+    /// The pages are not mapped any more, and their invalidation is complete.
+    fn gone(&mut self, space: usize, range: Range) {
+        self.forget(space, range);
+        let cached = self.may_be_cached(space, self.range(space, range));
+        assert!(!cached, "R27: {range:?} may be cached");
+    }
+
+    pub(super) fn unmap_frames(&mut self, space: usize, range: Range) {
+        let expected = verdict(self.not_mapped(space, range));
+        let (pages, all) = (self.range(space, range), self.mapped(space, range));
+        let mut given = Vec::new();
+        let give_back = taker(
+            self.mmu.kernel(),
+            fake::asid_of(self.kind(space)),
+            &mut given,
+        );
+        let result = self.spaces[space].mm.unmap_frames(pages, give_back);
+        assert_eq!(result, expected);
+        if expected.is_ok() {
+            assert_eq!(given, all);
+            self.gone(space, range);
+        } else {
+            assert_eq!(given, []);
+        }
+    }
+
+    /// Empties the pages without a flush.
+    fn take(&mut self, space: usize, range: Range) -> Option<PendingInvalidation<'m, Fake>> {
+        let expected = verdict(self.not_mapped(space, range));
+        let pages = self.range(space, range);
+        match self.spaces[space].mm.unmap_no_invalidate(pages) {
+            Ok(flush) => {
+                assert_eq!(expected, Ok(()));
+                self.forget(space, range);
+                Some(flush)
+            }
+            Err(error) => {
+                assert_eq!(expected, Err(error));
+                None
+            }
+        }
+    }
+
+    fn put_off(&mut self, space: usize, pages: PageRange, flush: PendingInvalidation<'m, Fake>) {
+        let asid = fake::asid_of(self.kind(space));
+        let cached = |i| {
+            let va = pages.start().as_u64() + i * PAGE_SIZE;
+            self.kernel().may_be_cached(asid, va)
+        };
+        let left_to_caller = !self.mmu.backend().invalidates();
+        assert!(
+            !left_to_caller || (0..pages.pages()).all(cached),
+            "invalidated before the flush"
+        );
+        self.pending.push_back(Pending {
+            space,
+            pages,
+            flush,
+        });
+    }
+
+    pub(super) fn unmap_no_invalidate(&mut self, space: usize, range: Range) {
+        if let Some(flush) = self.take(space, range) {
+            self.put_off(space, self.range(space, range), flush);
+        }
+    }
+
+    /// In two halves, whose flushes are merged in the order of their addresses and in no other.
+    pub(super) fn unmap_merged(&mut self, space: usize, range: Range) {
+        let (half, second) = range.halves();
+        let Some(mut flush) = self.take(space, half) else {
+            return;
+        };
+        let mut pages = self.range(space, half);
+        if let Some(second) = second
+            && let Some(mut other) = self.take(space, second)
+        {
+            flush = other.merge(flush).expect_err("it comes before");
+            flush.merge(other).expect("it comes right after");
+            pages = self.range(space, range);
+        }
+        self.put_off(space, pages, flush);
+    }
+
+    /// The oldest flush that was put off, if there is one.
+    pub(super) fn flush_pending(&mut self) {
+        let Some(Pending {
+            space,
+            pages,
+            flush,
+        }) = self.pending.pop_front()
+        else {
+            return;
+        };
+        self.spaces[space].mm.invalidate(flush);
+        self.is_flushed(space, pages);
+    }
+
+    /// A flush that is dropped is one as well.
+    pub(super) fn drop_pending(&mut self) {
+        while let Some(Pending {
+            space,
+            pages,
+            flush,
+        }) = self.pending.pop_front()
+        {
+            drop(flush);
+            self.is_flushed(space, pages);
+        }
+    }
+
+    pub(super) fn flush_range(&self, space: usize, range: Range) {
+        let pages = self.range(space, range);
+        assert_eq!(self.spaces[space].mm.invalidate_range(pages), Ok(()));
+        self.is_flushed(space, pages);
+    }
+
+    /// A flush invalidates there and then, in a section as well, and what waits is executed before
+    /// (R26).
+    fn is_flushed(&self, space: usize, pages: PageRange) {
+        assert!(self.kernel().is_batch_empty(), "R26: something waits");
+        let cached = self.may_be_cached(space, pages);
+        assert!(!cached, "R27: {pages} may be cached after its flush");
+    }
+
+    pub(super) fn protect(&mut self, space: usize, range: Range, prot: u8) {
+        let prot = self.prot(space, prot);
+        let memory_type = |raw: u64| raw & bits::ATTR_INDX;
+        let other = |entry: Desc| memory_type(entry.as_u64()) != memory_type(prot.as_u64());
+        let refused = self.not_mapped(space, range).or_else(|| {
+            let (va, _) = self.first(space, range, other)?;
+            let violation = Violation::MemoryType;
+            Some(SpaceError::BreakBeforeMake { va, violation })
+        });
+        let pages = self.range(space, range);
+        let result = self.spaces[space].mm.protect(pages, prot);
+        assert_eq!(result, verdict(refused));
+        if refused.is_none() {
+            self.recolor(space, range, prot);
+        }
+    }
+
+    pub(super) fn remap(&mut self, space: usize, range: Range, prot: u8) {
+        let prot = self.prot(space, prot);
+        let refused = self.not_mapped(space, range);
+        let pages = self.range(space, range);
+        let result = self.spaces[space].mm.remap(pages, prot);
+        assert_eq!(result, verdict(refused));
+        if refused.is_none() {
+            self.recolor(space, range, prot);
+        }
+    }
+
+    fn recolor(&mut self, space: usize, range: Range, prot: Prot) {
+        let frames = self.mapped(space, range);
+        let entries = frames.iter().map(|(_, frame)| Desc::page(*frame, prot));
+        self.set(space, range, entries);
+    }
+
+    /// Two ranges with one invalidation. With `frees`, tables that became empty are freed after it.
+    pub(super) fn gather(&mut self, space: usize, ranges: [Range; 2], frees: bool) {
+        let all = ranges.map(|range| (self.range(space, range), self.mapped(space, range)));
+        let mut refused = ranges.map(|range| self.not_mapped(space, range));
+        let first = self.universe.pages_of(ranges[0]);
+        let mut again = self.universe.pages_of(ranges[1]);
+        if refused == [None; 2] {
+            // What the first range took is not there for the second.
+            let va = again.find(|page| first.contains(page));
+            let va = va.map(|page| self.va(space, page));
+            refused[1] = va.map(|va| SpaceError::NotMapped { va });
+        } else if refused[0].is_none() {
+            let taken = again
+                .find(|page| first.contains(page) || self.entry(space, *page) == Desc::INVALID);
+            let va = taken.map(|page| self.va(space, page));
+            refused[1] = va.map(|va| SpaceError::NotMapped { va });
+        }
+        let frees = frees && !self.is_announced();
+        let (kernel, asid) = (self.mmu.kernel(), fake::asid_of(self.kind(space)));
+        let (mut given, mut expected) = (Vec::new(), Vec::new());
+        let before = kernel.live_tables();
+        let take = taker(kernel, asid, &mut given);
+        let mut gather = self.spaces[space].mm.gather(take);
+        for ((pages, frames), refused) in all.into_iter().zip(refused) {
+            assert_eq!(gather.unmap(pages), verdict(refused));
+            if refused.is_none() {
+                expected.extend(frames);
+            }
+        }
+        if frees {
+            let freed = gather.finish_and_free_tables();
+            assert_eq!(kernel.live_tables(), before - freed);
+        } else {
+            gather.finish();
+        }
+        // Neighbors are one range, in whichever order they came.
+        given.sort_by_key(|(va, _)| *va);
+        expected.sort_by_key(|(va, _)| *va);
+        assert_eq!(given, expected);
+        for (range, refused) in ranges.into_iter().zip(refused) {
+            if refused.is_none() {
+                self.gone(space, range);
+            }
+        }
+    }
+
+    /// What is mapped in an interrupt takes effect at once (R3). It leaves alone what the task has
+    /// deferred.
+    pub(super) fn interrupt(&mut self, range: Range, and_back: bool) {
+        if !self.kernel().is_batch_empty() || self.kind(0).half() != lazymmu::Half::Upper {
+            return;
+        }
+        let kernel = self.mmu.kernel();
+        let state = || format!("{:?}", kernel.lazy());
+        let before = state();
+        kernel.set_interrupt(true);
+        self.map(0, range, 0, Frames::Aligned);
+        assert!(kernel.is_batch_empty(), "R3: something waits");
+        if and_back {
+            self.unmap(0, range);
+        }
+        kernel.set_interrupt(false);
+        assert_eq!(state(), before, "R3: the state of the task has changed");
+    }
+
+    /// Frees empty tables, unless one of them may be that of a range in force.
+    pub(super) fn free_empty_tables(&mut self, space: usize, range: Range) {
+        if self.is_announced() {
+            return;
+        }
+        let kernel = self.mmu.kernel();
+        let (pages, before) = (self.range(space, range), kernel.live_tables());
+        let freed = self.spaces[space].mm.free_empty_tables(pages);
+        assert_eq!(freed, Ok(before - kernel.live_tables()));
+        for page in self.universe.pages_of(range) {
+            self.is_kept_for_a_reason(space, page);
+        }
+    }
+
+    /// The table in which the walk to the page ends translates something.
+    fn is_kept_for_a_reason(&self, space: usize, page: usize) {
+        let mm = &self.spaces[space].mm;
+        let va = self.va(space, page);
+        let mut walk = Vec::new();
+        mm.walk(va, |level, entry| walk.push((level, entry)));
+        let Some(&(level, entry)) = walk.last() else {
+            panic!("a walk has no root");
+        };
+        if level == Level::L0 || entry.is_in_use() {
+            return;
+        }
+        let first = va.as_u64() & !(level.table_span() - 1);
+        let is_neighbor = |page: &usize| {
+            let va = self.universe.va(space, *page);
+            va & !(level.table_span() - 1) == first
+        };
+        let uses = (0..self.universe.pages()).filter(is_neighbor).any(|page| {
+            let mut is_used = false;
+            mm.walk(self.va(space, page), |at, entry| {
+                is_used |= at == level && entry.is_in_use();
+            });
+            is_used
+        });
+        assert!(uses, "an empty table is left at {va}: {walk:?}");
+    }
+}
+
+/// The error without the contiguous hint of the entry that it names.
+pub(super) fn without_hint(error: SpaceError) -> SpaceError {
+    match error {
+        SpaceError::AlreadyMapped { va, entry, level } => SpaceError::AlreadyMapped {
+            va,
+            entry: alone(entry),
+            level,
+        },
+        error => error,
+    }
+}
+
+/// Takes frames back into `given`, each with the address that no TLB may translate to it any more
+/// (R25).
+fn taker(
+    kernel: &Fake,
+    asid: Option<u16>,
+    given: &mut Vec<(u64, Frame)>,
+) -> impl FnMut(VirtAddr, Frame) {
+    move |va, frame| {
+        let va = va.as_u64();
+        assert!(
+            !kernel.may_be_cached(asid, va),
+            "R25: {va:#x} is given back"
+        );
+        given.push((va, frame));
+    }
+}

@@ -1,0 +1,584 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Execution of a program on the machine model.
+//!
+//! After each step comes [`Run::check`]. At the end every section is left, every flush done and
+//! every space destroyed, and no table is lost.
+//!
+//! Around the library the kernel behaves as R43 asks: a space is locked during a call, and pages that
+//! a task has deferred or not flushed yet are left alone by the others. A section that goes on beyond the
+//! lock is ended, or flushed, with the lock held again: its end is what the next holder must know of.
+
+use super::calls::Caller;
+use super::contract::{Contract, State, Value};
+use super::frames::FrameSource;
+use super::predict::{Debt, Pays, Terms, replay};
+use super::preempt::Intruder;
+use super::universe::{self, Universe};
+use super::{Frames, Op, Preemption, Program, Range, SPACES, Step, TASKS};
+use crate::model::world::Setup;
+use crate::model::{CPUS, Modelled, RootId, Sim, Switch, Token};
+use lazymmu::{
+    AddressSpace, Backend, BarrierPolicy, LazyMmuState, LazySuspended, Mmu, PageRange,
+    PendingInvalidation, Prot,
+};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// A program of this machine failed: the step, and what is wrong.
+pub type Failure = String;
+
+const MODEL: Universe = Universe::MODEL;
+
+/// Emptied pages whose invalidation is still to come.
+pub struct Pending<'m, K: Modelled> {
+    pub task: usize,
+    pub space: usize,
+    pub token: u32,
+    /// Each page with its frame.
+    pub frames: Vec<(u64, u64)>,
+    pub flush: PendingInvalidation<'m, K>,
+}
+
+/// A task that has left its sections for a while.
+struct Suspended<'m, K: Modelled> {
+    task: usize,
+    /// Ranges that were in force, and will be again: their tables must stay.
+    ranges: usize,
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    levels: LazySuspended<'m, K>,
+}
+
+/// A program at work.
+pub struct Run<'m, K: Modelled> {
+    pub mmu: &'m Mmu<K>,
+    pub spaces: [AddressSpace<'m, K>; SPACES],
+    pub roots: [RootId; SPACES],
+    locks: [Token; SPACES],
+    pub pending: VecDeque<Pending<'m, K>>,
+    /// The last of a task comes first back.
+    suspended: Vec<Suspended<'m, K>>,
+    intruder: &'m Intruder<K>,
+    pub contract: Contract,
+    pub frames: FrameSource,
+    pub next_token: u32,
+    pub no_memory: bool,
+    switch: Switch,
+    /// Whether the barriers of each step so far could be predicted.
+    is_predictable: bool,
+    /// What each task owes by the prediction.
+    debts: [Debt; TASKS],
+    terms: Terms,
+    /// Barriers before links, and tables alive, when every page was last looked at.
+    pub tables: (u64, usize),
+}
+
+pub fn prot(space: usize, index: u8) -> Prot {
+    universe::prot(MODEL.spaces[space].1, index)
+}
+
+pub fn va(space: usize, page: usize) -> u64 {
+    MODEL.va(space, page)
+}
+
+impl Range {
+    pub(super) fn pages(self) -> std::ops::Range<usize> {
+        MODEL.pages_of(self)
+    }
+
+    pub(super) fn of(self, space: usize) -> PageRange {
+        MODEL.range_of(space, self)
+    }
+}
+
+/// The two counters in the `Debug` form of a state, without what is owed.
+fn counts_of(state: &str) -> Option<&str> {
+    state.split(", owed").next()
+}
+
+/// Runs a program of [`Universe::MODEL`] on a kernel that `make` builds around the machine.
+///
+/// # Errors
+/// At which step which demand fails.
+pub fn run<K: Modelled + 'static>(
+    setup: Setup,
+    program: &Program,
+    make: impl FnOnce(Sim) -> K,
+) -> Result<(), Failure> {
+    let mmu = Rc::new(setup.mmu(make(setup.sim_for(TASKS + 1))));
+    let asked = Rc::downgrade(&mmu);
+    mmu.kernel().sim().ask_activity(move || {
+        asked.upgrade().is_some_and(|mmu| {
+            let (kernel, sim) = (mmu.kernel(), mmu.kernel().sim());
+            kernel.lazy_of(sim.running(sim.cpu())).is_active()
+        })
+    });
+    let intruder = Intruder::new(&mmu, setup.switch);
+    // Weak: the intruder keeps the machine.
+    let strikes = Rc::downgrade(&intruder);
+    mmu.kernel().sim().on_strike(move || {
+        if let Some(intruder) = strikes.upgrade() {
+            intruder.strike();
+        }
+    });
+    let mut run = Run::new(&mmu, setup.switch, &intruder);
+    mmu.kernel().arm();
+    for (i, step) in program.0.iter().enumerate() {
+        let at = |what| format!("step {i}: {what}");
+        run.step(*step).map_err(at)?;
+        run.check().map_err(at)?;
+    }
+    run.finish()
+}
+
+impl<'m, K: Modelled> Run<'m, K> {
+    fn new(mmu: &'m Mmu<K>, switch: Switch, intruder: &'m Intruder<K>) -> Self {
+        let sim = mmu.kernel().sim();
+        let kinds: [_; SPACES] = std::array::from_fn(|space| MODEL.spaces[space].1);
+        let spaces = kinds.map(|kind| AddressSpace::new(mmu, kind).expect("the pool is full"));
+        let roots = std::array::from_fn(|i| sim.add_root(spaces[i].root(), kinds[i]));
+        for task in 0..TASKS {
+            sim.set_root(task, roots[Self::user_space(task)]);
+        }
+        Self {
+            mmu,
+            spaces,
+            roots,
+            locks: [Token::EMPTY; SPACES],
+            pending: VecDeque::new(),
+            suspended: Vec::new(),
+            intruder,
+            contract: Contract::new(TASKS + 1, mmu.policy(), mmu.backend()),
+            frames: FrameSource::new(0x100),
+            next_token: 0,
+            no_memory: false,
+            switch,
+            is_predictable: true,
+            debts: [Debt::default(); TASKS],
+            terms: Terms {
+                eager: mmu.backend() == Backend::Eager,
+                ets2: mmu.policy() == BarrierPolicy::Ets2,
+                repeat: mmu.features().tlb.repeat,
+            },
+            tables: (0, 0),
+        }
+    }
+
+    /// The user space of a task.
+    pub const fn user_space(task: usize) -> usize {
+        1 + task % (SPACES - 1)
+    }
+
+    pub fn sim(&self) -> &'m Sim {
+        self.mmu.kernel().sim()
+    }
+
+    pub fn is_active(&self) -> bool {
+        self.mmu.lazy().is_lazy_mmu_mode_active()
+    }
+
+    /// Whether the task at hand may touch the pages: what another has deferred or not
+    /// flushed is that task's.
+    pub fn is_free(&self, space: usize, range: Range, task: usize) -> bool {
+        range
+            .pages()
+            .all(|page| match self.contract.page(space, page).state {
+                State::Settled => true,
+                State::Pending(owner) | State::Changing(owner) => owner == task,
+                State::Stale(owner, _) => {
+                    owner == task || self.mmu.kernel().lazy_of(owner).enable_count() == 0
+                }
+            })
+    }
+
+    pub fn value(&self, space: usize, page: usize) -> Value {
+        self.contract.page(space, page).value
+    }
+
+    fn step(&mut self, step: Step) -> Result<(), Failure> {
+        let cpu = step.cpu as usize % CPUS;
+        let sim = self.sim();
+        sim.on(cpu);
+        let task = sim.running(cpu);
+        let by = Caller { task, cpu };
+        let pays = self.pays(step.op, task);
+        sim.take_trace();
+        self.act(step, by)?;
+        let events = sim.take_trace();
+        // A range that is refused has no section; what it must execute is then nothing.
+        let refused = matches!(step.op, Op::Fast(..)) && events.is_empty();
+        let pays = if refused { Pays::Nothing } else { pays };
+        // Who was preempted in mid-call owes on two CPUs; what came of it the model sees.
+        self.is_predictable &= step.preempted.is_none() && !self.mmu.kernel().is_spoiled();
+        if self.is_predictable {
+            // An interrupt's writes are its own, and it leaves the task's debts alone (R12).
+            let in_interrupt = matches!(step.op, Op::InterruptMap(_) | Op::InterruptBoth(_));
+            let debt = if in_interrupt {
+                Debt::default()
+            } else {
+                self.debts[task]
+            };
+            let owed = replay(self.terms, &events, debt, pays)
+                .map_err(|what| format!("{what}: {events:?}"))?;
+            if !in_interrupt {
+                self.debts[task] = owed;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the step may do about what the task's section owes.
+    fn pays(&self, op: Op, task: usize) -> Pays {
+        let state = self.mmu.kernel().lazy_of(task);
+        let (enabled, paused) = (state.enable_count() > 0, state.pause_count() > 0);
+        let is_all = match op {
+            Op::Disable | Op::Pause => enabled && !paused,
+            Op::Flush | Op::Suspend | Op::SuspendBegin => true,
+            Op::Switch(_) | Op::Preempt(_) | Op::Drain => false,
+            Op::Enable | Op::Resume | Op::SuspendEnd => false,
+            // The section of its own ends, at whatever depth.
+            Op::Fast(..) => true,
+            // Without a section to join, an operation has its own.
+            _ => !state.is_active(),
+        };
+        if is_all { Pays::All } else { Pays::Nothing }
+    }
+
+    fn act(&mut self, step: Step, by: Caller) -> Result<(), Failure> {
+        let sim = self.sim();
+        let Caller { task, cpu } = by;
+        match step.op {
+            Op::NoMemory(tables) => {
+                sim.set_budget(tables as usize);
+                self.no_memory = true;
+                return Ok(());
+            }
+            Op::EnableFast(space, range) => {
+                let space = space as usize % SPACES;
+                self.enable_fast(space, range);
+            }
+            Op::Enable
+            | Op::Disable
+            | Op::Pause
+            | Op::Resume
+            | Op::Flush
+            | Op::Drain
+            | Op::Suspend
+            | Op::SuspendBegin
+            | Op::SuspendEnd => {
+                self.strike_in(step.preempted);
+                self.move_lazy(step.op, by);
+            }
+            Op::Switch(next) => self.switch(cpu, next as usize),
+            Op::Preempt(next) => self.preempt(cpu, next as usize),
+            Op::Tell(to) => self.tell(cpu, to as usize % CPUS),
+            Op::Publish(to) => {
+                let to = to as usize % CPUS;
+                sim.acquire(to, &sim.release(cpu));
+                self.contract.acquired(cpu, to);
+            }
+            Op::FlushPending => {
+                self.strike_in(step.preempted);
+                self.flush_pending(by);
+            }
+            Op::InterruptMap(range) | Op::InterruptBoth(range) => {
+                // No task's pending or unflushed page is an interrupt's to change.
+                if self.is_free(0, range, TASKS) {
+                    sim.enter_interrupt();
+                    self.contract.synchronized(cpu);
+                    let result = self.interrupt(step.op, range, by);
+                    sim.leave_interrupt();
+                    self.contract.synchronized(cpu);
+                    result?;
+                }
+            }
+            Op::Map(s, range, ..)
+            | Op::Unmap(s, range)
+            | Op::UnmapFrames(s, range)
+            | Op::UnmapNoFlush(s, range)
+            | Op::UnmapMerged(s, range)
+            | Op::FlushRange(s, range)
+            | Op::Protect(s, range, _)
+            | Op::Remap(s, range, _)
+            | Op::Apply(s, range, _)
+            | Op::Fast(s, range, ..)
+            | Op::Gather(s, range, _)
+            | Op::GatherTables(s, range, _)
+            | Op::FreeEmptyTables(s, range) => {
+                let space = s as usize % SPACES;
+                let frees = matches!(step.op, Op::FreeEmptyTables(..) | Op::GatherTables(..));
+                if self.is_free(space, range, task) && !(frees && self.is_announced()) {
+                    self.strike_in(step.preempted);
+                    self.locked(space, cpu, |run| run.call(step.op, space, by))?;
+                }
+            }
+        }
+        sim.strike_at(0);
+        self.intruder.tell(&mut self.contract);
+        if self.no_memory {
+            sim.set_budget(usize::MAX);
+            self.no_memory = false;
+        }
+        self.contract.tick();
+        self.intruder.take_failure().map_or(Ok(()), Err)
+    }
+
+    fn strike_in(&self, preempted: Option<Preemption>) {
+        if let Some(Preemption { at, meanwhile }) = preempted {
+            self.intruder.prepare(meanwhile);
+            self.sim().strike_at(at.into());
+        }
+    }
+
+    /// A call has returned, perhaps on another CPU than it began on.
+    pub fn returned(&mut self, by: Caller) -> Caller {
+        self.intruder.tell(&mut self.contract);
+        let cpu = self.sim().cpu();
+        Caller { cpu, ..by }
+    }
+
+    /// What the handler does takes effect at once (R3), whatever the task defers.
+    fn interrupt(&mut self, op: Op, range: Range, by: Caller) -> Result<(), Failure> {
+        let how = (0, Frames::Aligned);
+        self.locked(0, by.cpu, |run| run.map(0, range, how, by))?;
+        self.check()?;
+        if matches!(op, Op::InterruptBoth(_)) {
+            self.locked(0, by.cpu, |run| run.unmap(0, range, by))?;
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// A call with the space's lock held. An ISB that the library executes synchronizes.
+    pub fn locked<T>(&mut self, space: usize, cpu: usize, call: impl FnOnce(&mut Self) -> T) -> T {
+        let sim = self.sim();
+        self.lock(space, cpu);
+        let isb = sim.executed().isb;
+        let value = call(self);
+        self.intruder.tell(&mut self.contract);
+        let cpu = sim.cpu();
+        if sim.executed().isb != isb {
+            self.contract.synchronized(cpu);
+        }
+        self.unlock(space, cpu);
+        value
+    }
+
+    pub fn lock(&mut self, space: usize, cpu: usize) {
+        self.sim().lock(cpu, &self.locks[space]);
+        self.contract.locked(space, cpu);
+    }
+
+    pub fn unlock(&mut self, space: usize, cpu: usize) {
+        self.locks[space] = self.sim().release(cpu);
+        self.contract.unlocked(space, cpu);
+    }
+
+    fn move_lazy(&mut self, op: Op, by: Caller) {
+        let spaces = self.contract.spaces_of(by.task);
+        for space in spaces.clone() {
+            self.lock(space, by.cpu);
+        }
+        let lazy = self.mmu.lazy();
+        let isb = self.sim().executed().isb;
+        let paused = lazy.state().pause_count() > 0;
+        // An unbalanced call is refused (R8), and changes nothing.
+        let paid = match op {
+            Op::Enable => {
+                lazy.enable().ok();
+                false
+            }
+            Op::Resume => {
+                lazy.resume().ok();
+                false
+            }
+            Op::Disable => lazy.disable().is_ok() && !paused,
+            Op::Pause => lazy.pause().is_ok(),
+            Op::Drain => {
+                lazy.drain();
+                false
+            }
+            Op::Suspend => {
+                let before = format!("{:?}", lazy.state());
+                drop(self.suspend());
+                let after = format!("{:?}", lazy.state());
+                assert_eq!(counts_of(&before), counts_of(&after), "S12");
+                true
+            }
+            Op::SuspendBegin => {
+                let ranges = lazy.state().fast_pte_ranges();
+                let levels = self.suspend();
+                self.suspended.push(Suspended {
+                    task: by.task,
+                    ranges,
+                    levels,
+                });
+                true
+            }
+            Op::SuspendEnd => self.resume_levels(by.task),
+            _ => {
+                lazy.flush();
+                true
+            }
+        };
+        let by = self.returned(by);
+        if paid {
+            self.contract.section_paid(by.task, by.cpu);
+        }
+        if self.sim().executed().isb != isb {
+            self.contract.synchronized(by.cpu);
+        }
+        for space in spaces {
+            self.unlock(space, by.cpu);
+        }
+    }
+
+    /// Leaves every level: the task is as one without any.
+    fn suspend(&self) -> LazySuspended<'m, K> {
+        let lazy = self.mmu.lazy();
+        let suspended = lazy.suspend_all();
+        assert_eq!(
+            format!("{:?}", lazy.state()),
+            format!("{:?}", LazyMmuState::new()),
+            "S12"
+        );
+        suspended
+    }
+
+    /// The last levels that the task has left come back, unless it is in others. Nothing is paid.
+    fn resume_levels(&mut self, task: usize) -> bool {
+        let state = self.mmu.lazy().state();
+        let inside = state.enable_count() > 0 || state.pause_count() > 0;
+        let last = self.suspended.iter().rposition(|s| s.task == task);
+        if let Some(last) = last.filter(|_| !inside) {
+            drop(self.suspended.remove(last));
+        }
+        false
+    }
+
+    /// Enters a section that announces a range, where there is a table to announce.
+    fn enable_fast(&mut self, space: usize, range: Range) {
+        let pages = range.of(space);
+        let mm = &self.spaces[space];
+        let table = mm.last_level_table(pages.start());
+        let Some(table) = table.filter(|_| pages.is_in_one_table(lazymmu::Level::L3)) else {
+            return;
+        };
+        // SAFETY: no table is freed while a range is in force (see `FreeEmptyTables`).
+        let result = unsafe {
+            let lazy = self.mmu.lazy();
+            lazy.enable_fast_pte_range(mm, pages.start(), pages.end(), table)
+        };
+        result.expect("the range is in the table");
+    }
+
+    /// Whether some task has announced a range, whose tables must stay, in a suspension as well.
+    fn is_announced(&self) -> bool {
+        if self.suspended.iter().any(|s| s.ranges > 0) {
+            return true;
+        }
+        (0..TASKS).any(|task| self.mmu.kernel().lazy_of(task).fast_pte_ranges() > 0)
+    }
+
+    fn synchronize(&mut self, cpu: usize) {
+        self.sim().synchronize(cpu);
+        self.contract.synchronized(cpu);
+    }
+
+    /// Another task runs, unless the one that runs may not leave (R38).
+    fn switch(&mut self, cpu: usize, next: usize) {
+        let sim = self.sim();
+        let prev = sim.running(cpu);
+        let next = next % TASKS;
+        if sim.cpu_of(next).is_some() {
+            return;
+        }
+        let lazy = self.mmu.lazy();
+        let left = match self.switch {
+            Switch::DsbIsh => lazy.switch_out(),
+            Switch::Bare => lazy.might_sleep(),
+        };
+        let stays = lazy.state().is_active() && !self.mmu.backend().is_preemptible();
+        assert_eq!(left.is_err(), stays, "R38");
+        if left.is_ok() {
+            let has_moved = sim.has_moved(next, cpu);
+            sim.switch(cpu, next, self.switch);
+            self.contract.switched(cpu, prev, next);
+            if has_moved {
+                self.synchronize(cpu);
+            }
+        }
+    }
+
+    /// An interrupt, a switch, and the return from it in the other task.
+    fn preempt(&mut self, cpu: usize, next: usize) {
+        self.synchronize(cpu);
+        self.switch(cpu, next);
+        self.synchronize(cpu);
+    }
+
+    fn tell(&mut self, from: usize, to: usize) {
+        self.sim().synchronize_with(from, to);
+        self.contract.acquired(from, to);
+        self.contract.completed(to);
+        self.contract.synchronized(to);
+    }
+
+    /// Everything is closed, flushed and given back.
+    fn finish(mut self) -> Result<(), Failure> {
+        let sim = self.sim();
+        for task in 0..TASKS {
+            if sim.cpu_of(task).is_none() {
+                let leaver = sim.running(0);
+                self.leave(leaver, 0);
+                self.preempt(0, task);
+            }
+            let cpu = sim.cpu_of(task).unwrap_or(0);
+            self.leave(task, cpu);
+        }
+        self.check().map_err(|what| format!("at the end: {what}"))?;
+        // What a teardown needs is not what the steps are about.
+        self.mmu.kernel().disarm();
+        sim.on(0);
+        for space in 0..SPACES {
+            self.tell(1, 0);
+            self.tell(2, 0);
+            sim.retire_root(self.roots[space]);
+        }
+        self.intruder.finish();
+        for space in self.spaces {
+            // SAFETY: the root was taken out of use, and no table is shared.
+            unsafe { space.destroy() };
+        }
+        match sim.take_hazards().first() {
+            Some(hazard) => Err(format!("in the end: {hazard}")),
+            None if sim.live_tables() != 0 => Err(format!("{} tables are lost", sim.live_tables())),
+            None => Ok(()),
+        }
+    }
+
+    /// `task` leaves every section and flushes what it owes to others. Each is an event of its own:
+    /// what one of them unlocks does not tell of the next.
+    fn leave(&mut self, task: usize, cpu: usize) {
+        self.sim().on(cpu);
+        let by = Caller { task, cpu };
+        loop {
+            while self.mmu.lazy().state().pause_count() > 0 {
+                self.move_lazy(Op::Resume, by);
+                self.contract.tick();
+            }
+            while self.mmu.lazy().state().enable_count() > 0 {
+                self.move_lazy(Op::Disable, by);
+                self.contract.tick();
+            }
+            if !self.suspended.iter().any(|s| s.task == task) {
+                break;
+            }
+            self.move_lazy(Op::SuspendEnd, by);
+            self.contract.tick();
+        }
+        while self.pending.iter().any(|p| p.task == task) {
+            self.flush_pending(by);
+            self.contract.tick();
+        }
+    }
+}

@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The checks for a kernel's traits pass on the kernels of this crate, and each of them can fail.
+
+use lazymmu::{
+    Batch, Context, Counters, Desc, Frame, Hardware, LazyMmuError, LazyMmuState, Pte, Table,
+    TableFrames, TlbiOp,
+};
+use lazymmu_testkit::conformance::{context, hardware, on_the_model, table_frames};
+use lazymmu_testkit::fake::{Fake, Heap};
+use lazymmu_testkit::model::world::Setup;
+use lazymmu_testkit::model::{Plan, Sabotage, Saboteur, Sim};
+use std::cell::Cell;
+use std::ptr::NonNull;
+
+fn sim() -> Sim {
+    Setup::classic(lazymmu::Backend::DeferBarriers).sim()
+}
+
+/// A table of `frames`, whose frame is not given back.
+fn scratch(frames: &impl TableFrames) -> &Table {
+    let frame = frames.alloc_table().expect("there is memory");
+    // SAFETY: the frame is allocated and never freed.
+    unsafe { frames.table_ptr(frame).as_ref() }
+}
+
+#[test]
+fn the_fake_keeps_its_promises() {
+    let fake = Fake::default();
+    assert_eq!(hardware(&fake, scratch(&fake)), Ok(()));
+    assert_eq!(table_frames(&fake, 20), Ok(()));
+    assert_eq!(context(&fake), Ok(()));
+    fake.set_interrupt(true);
+    assert_eq!(context(&fake), Ok(()));
+    fake.start_hypervisor();
+    fake.withdraw_batch();
+    assert_eq!(context(&fake), Ok(()));
+    assert_eq!(table_frames(&Heap::default(), 20), Ok(()));
+}
+
+#[test]
+fn the_sim_keeps_its_promises() {
+    let sim = sim();
+    assert_eq!(hardware(&sim, scratch(&sim)), Ok(()));
+    // Fewer than asked for: its pool ends.
+    assert_eq!(table_frames(&sim, 1000), Ok(()));
+    assert_eq!(context(&sim), Ok(()));
+    sim.enter_interrupt();
+    assert_eq!(context(&sim), Ok(()));
+    assert_eq!(on_the_model(|sim| sim), Ok(()));
+}
+
+#[test]
+fn the_saboteur_is_caught() {
+    let nothing = |sim| Saboteur::new(sim, Plan::Nothing);
+    assert_eq!(on_the_model(nothing), Ok(()));
+    for what in Sabotage::ALL {
+        let spoiled = |sim| Saboteur::new(sim, Plan::Every(what));
+        let found = on_the_model(spoiled).expect_err("an instruction is missing");
+        println!("{what:?}: {found}");
+    }
+}
+
+/// Which method of a [`Wrong`] does what it should not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mistake {
+    /// An odd last entry is forgotten, as a loop of pairs may do.
+    StoreZero,
+    /// One entry too many.
+    StoreFrames,
+    /// The steps begin at the second entry.
+    StoreLinear,
+    /// `keep` is left out.
+    UpdateRun,
+    /// Returns the new value.
+    Swap,
+    /// Writes even if the entry holds another value.
+    CompareExchange,
+    Load,
+    Store,
+}
+
+/// Entry accesses with a mistake.
+struct Wrong(Mistake);
+
+// SAFETY: it is wrong on purpose, and no CPU walks its tables.
+unsafe impl Hardware for Wrong {
+    fn load(&self, pte: &Pte) -> Desc {
+        match self.0 {
+            Mistake::Load => Desc::INVALID,
+            _ => Heaped.load(pte),
+        }
+    }
+
+    fn store(&self, pte: &Pte, desc: Desc) {
+        let low = Desc::from_u64(desc.as_u64() & 0xffff_ffff & !0xf000);
+        let stored = if self.0 == Mistake::Store { low } else { desc };
+        Heaped.store(pte, stored);
+    }
+
+    fn swap(&self, pte: &Pte, desc: Desc) -> Desc {
+        let old = Heaped.swap(pte, desc);
+        if self.0 == Mistake::Swap { desc } else { old }
+    }
+
+    fn compare_exchange(&self, pte: &Pte, old: Desc, new: Desc) -> Result<Desc, Desc> {
+        let result = Heaped.compare_exchange(pte, old, new);
+        if self.0 == Mistake::CompareExchange {
+            Heaped.store(pte, new);
+        }
+        result
+    }
+
+    fn store_linear(&self, run: &[Pte], first: Desc, step: u64) {
+        let skew = if self.0 == Mistake::StoreLinear {
+            step
+        } else {
+            0
+        };
+        Heaped.store_linear(run, Desc::from_u64(first.as_u64() + skew), step);
+    }
+
+    fn store_frames(&self, run: &[Pte], frames: &[Frame], template: Desc) {
+        let short = match self.0 {
+            Mistake::StoreFrames => &run[..run.len().min(511)],
+            _ => run,
+        };
+        Heaped.store_frames(short, frames, template);
+    }
+
+    fn update_run(&self, run: &[Pte], keep: u64, set: u64) {
+        let keep = if self.0 == Mistake::UpdateRun {
+            !0
+        } else {
+            keep
+        };
+        Heaped.update_run(run, keep, set);
+    }
+
+    fn store_zero(&self, run: &[Pte]) {
+        let n = match self.0 {
+            Mistake::StoreZero => run.len() & !1,
+            _ => run.len(),
+        };
+        Heaped.store_zero(&run[..n]);
+    }
+
+    fn dmb_ishst(&self) {}
+    fn dsb_ishst(&self) {}
+    fn dsb_ish(&self) {}
+    fn isb(&self) {}
+    fn tlbi(&self, _: TlbiOp, _: u64) {}
+}
+
+/// The default bodies.
+struct Heaped;
+
+// SAFETY: its tables are on the heap, and no CPU walks them.
+unsafe impl Hardware for Heaped {
+    fn dmb_ishst(&self) {}
+    fn dsb_ishst(&self) {}
+    fn dsb_ish(&self) {}
+    fn isb(&self) {}
+    fn tlbi(&self, _: TlbiOp, _: u64) {}
+}
+
+#[test]
+fn an_entry_access_that_does_something_else_is_found() {
+    let table = Box::new(Table::new());
+    assert_eq!(hardware(&Heaped, &table), Ok(()));
+    for (mistake, found) in [
+        (Mistake::Load, "load of entry 0: 0x0 instead of 0x800"),
+        (
+            Mistake::Store,
+            "store to entry 1: entry 1 holds 0x1000800 instead of 0x1001800",
+        ),
+        (
+            Mistake::Swap,
+            "swap of entry 0: 0x2000800 instead of 0x1000800",
+        ),
+        (
+            Mistake::CompareExchange,
+            "compare_exchange of entry 0 that must fail: entry 0 holds 0x3000800 instead of 0x2000800",
+        ),
+        (
+            Mistake::StoreLinear,
+            "store_linear of 1 entries from 0 on: entry 0 holds 0x9001800 instead of 0x9000800",
+        ),
+        (
+            Mistake::StoreFrames,
+            "store_frames of 512 entries from 0 on: entry 511 holds 0x10021ff800 instead of 0x8c0",
+        ),
+        (
+            Mistake::UpdateRun,
+            "update_run of 1 entries from 0 on: entry 0 holds 0xac0 instead of 0x280",
+        ),
+        (
+            Mistake::StoreZero,
+            "store_zero of 1 entries from 0 on: entry 0 holds 0x280 instead of 0x0",
+        ),
+    ] {
+        let result = hardware(&Wrong(mistake), &table);
+        if !cfg!(miri) || mistake != Mistake::StoreFrames {
+            assert_eq!(result, Err(found.into()), "{mistake:?}");
+        }
+    }
+}
+
+/// Tables with a mistake of the allocator.
+struct Pool {
+    heap: Heap,
+    last: Cell<Option<Frame>>,
+    mistake: Mislaid,
+    frees: Cell<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mislaid {
+    /// What was given back is given out again as it is.
+    NotZeroed,
+    /// The same frame for two tables.
+    Twice,
+    /// Where another table is.
+    Elsewhere,
+    /// What was given back cannot be had again.
+    Lost,
+    Nothing,
+}
+
+// SAFETY: it breaks these promises. That is seen by a check which reads and writes the tables only
+// as atomic cells.
+unsafe impl TableFrames for Pool {
+    fn alloc_table(&self) -> Option<Frame> {
+        if self.mistake == Mislaid::Lost && self.frees.get() > 0 || self.mistake == Mislaid::Nothing
+        {
+            return None;
+        }
+        let last = self.last.get();
+        let again = self.mistake == Mislaid::Twice
+            || self.mistake == Mislaid::NotZeroed && self.frees.get() > 0;
+        let frame = last.filter(|_| again).or_else(|| self.heap.alloc_table());
+        self.last.set(frame);
+        frame
+    }
+
+    unsafe fn free_table(&self, _: Frame) {
+        // All stay until the heap goes.
+        self.frees.set(self.frees.get() + 1);
+    }
+
+    fn table_ptr(&self, frame: Frame) -> NonNull<Table> {
+        let frame = match self.mistake {
+            Mislaid::Elsewhere => self.last.get().unwrap_or(frame),
+            _ => frame,
+        };
+        self.heap.table_ptr(frame)
+    }
+}
+
+#[test]
+fn an_allocator_that_breaks_a_promise_is_found() {
+    for (mistake, found) in [
+        (Mislaid::NotZeroed, "is not zero"),
+        (Mislaid::Twice, "is not zero"),
+        (Mislaid::Elsewhere, "which was not written there"),
+        (
+            Mislaid::Lost,
+            "3 tables were given back, and 0 can be had again",
+        ),
+        (Mislaid::Nothing, "there is not a single table"),
+    ] {
+        let pool = Pool {
+            heap: Heap::default(),
+            last: Cell::new(None),
+            mistake,
+            frees: Cell::new(0),
+        };
+        let what = table_frames(&pool, 3).expect_err("a promise is broken");
+        assert!(what.contains(found), "{mistake:?}: {what}");
+    }
+}
+
+/// Answers that change.
+struct Restless {
+    states: [LazyMmuState; 2],
+    counters: [Counters; 2],
+    asked: Cell<usize>,
+    of: &'static str,
+}
+
+impl Restless {
+    fn turn(&self, of: &str) -> usize {
+        let asked = self.asked.get();
+        if of != self.of {
+            return 0;
+        }
+        self.asked.set(asked + 1);
+        asked % 2
+    }
+}
+
+// SAFETY: it is wrong on purpose, and nothing but the check uses it.
+unsafe impl Context for Restless {
+    fn lazy(&self) -> &LazyMmuState {
+        &self.states[self.turn("lazy")]
+    }
+
+    fn in_interrupt(&self) -> bool {
+        self.turn("in_interrupt") == 1
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters[self.turn("counters")]
+    }
+
+    fn task_counters(&self) -> Option<&Counters> {
+        (self.of != "task_counters").then(|| self.counters())
+    }
+
+    fn batch(&self) -> Option<&Batch> {
+        None
+    }
+
+    fn report(&self, _: LazyMmuError) {}
+}
+
+#[test]
+fn an_answer_that_changes_is_found() {
+    let found = |of| {
+        let restless = Restless {
+            states: Default::default(),
+            counters: [Counters::new(), Counters::new()],
+            asked: Cell::new(0),
+            of,
+        };
+        context(&restless)
+    };
+    assert_eq!(found("nothing"), Ok(()));
+    for of in ["lazy", "in_interrupt", "counters"] {
+        let what = found(of).expect_err("an answer changes");
+        assert!(what.starts_with(of), "{what}");
+    }
+    let what = found("task_counters").expect_err("two answers differ");
+    assert!(
+        what.starts_with("task_counters says none instead of"),
+        "{what}"
+    );
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Any bytes are a program of what exists, and the smallest ones are the simplest.
+
+use lazymmu::{Asid, SpaceKind};
+use lazymmu_testkit::programs::{Op, Program, Step, Universe};
+use lazymmu_testkit::rng::Rng;
+use std::collections::BTreeSet;
+
+const BOTH: &[(u8, SpaceKind)] = &[(1, SpaceKind::Kernel), (1, SpaceKind::User(Asid(1)))];
+
+fn universes() -> [(Universe, usize); 3] {
+    // With the number of operations that have a weight there.
+    [
+        (Universe::MODEL, 31),
+        (Universe::sections(BOTH), 27),
+        (Universe::requests(BOTH), 20),
+    ]
+}
+
+#[test]
+fn every_operation_is_made_and_names_what_exists() {
+    for (universe, operations) in universes() {
+        let steps = if cfg!(miri) { 2000 } else { 20_000 };
+        let program = Program::random(&universe, &mut Rng(7), steps);
+        let mut names = BTreeSet::new();
+        for Step { cpu, op, .. } in program.0 {
+            assert!(usize::from(cpu) < universe.cpus.len());
+            let text = format!("{op:?}");
+            let name = text.split('(').next().map(str::to_owned);
+            names.extend(name);
+            if let Op::Map(space, range, prot, _) = op {
+                let pages = universe.pages_of(range);
+                assert!(prot < 4 && pages.end <= universe.pages(), "{op:?}");
+                let addresses = universe.range_of(space.into(), range);
+                assert_eq!(addresses.pages(), pages.len() as u64);
+                let last = universe.va(space.into(), pages.end - 1);
+                assert_eq!(last + lazymmu::PAGE_SIZE, addresses.end(), "of one window");
+            }
+        }
+        assert_eq!(names.len(), operations, "{names:?}");
+    }
+}
+
+#[test]
+fn the_ends_of_all_bytes_are_inside() {
+    for (universe, _) in universes() {
+        for byte in [0, 1, 0x7f, 0x80, 0xfe, 0xff] {
+            for second in 0..=255 {
+                let mut raw = [byte; Step::BYTES];
+                raw[1] = second;
+                Step::decode(&universe, raw);
+            }
+        }
+    }
+}
+
+#[test]
+fn zeros_are_the_simplest_step_and_a_rest_is_none() {
+    for (universe, _) in universes() {
+        let bytes = [0; 2 * Step::BYTES + 5];
+        let program = Program::decode(&universe, &bytes);
+        let simplest = "\n   0: CPU 0: Map(0, w0[0..+1], 0, Aligned)\n   1: CPU 0: Map(0, w0[0..+1], 0, Aligned)";
+        assert_eq!(format!("{program:?}"), simplest);
+    }
+}
