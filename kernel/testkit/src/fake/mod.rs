@@ -24,8 +24,8 @@ pub use world::*;
 use groups::{GROUP, Groups};
 use interrupts::Interrupts;
 use lazymmu::{
-    Batch, Call, Counters, Counts, Desc, ENTRIES, LazyMmuError, LazyMmuState, Mmu, PAGE_SIZE,
-    Pte, Table, TableFrames, TlbiOp, bits,
+    Batch, Call, Counters, Counts, Desc, ENTRIES, LazyMmuError, LazyMmuState, Mmu, PAGE_SIZE, Pte,
+    Table, TableFrames, TlbiOp, bits,
 };
 use order::{Order, Role};
 use std::cell::{Cell, RefCell};
