@@ -38,7 +38,7 @@ impl<K: Kernel> Lazy<'_, K> {
     /// # Errors
     /// [`SpaceError::Range`] if `addr..end` is no range of whole pages or crosses a table's end
     /// (2 MiB), [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`], [`SpaceError::WrongTable`], and
-    /// [`LazyMmuError::EnableOverflow`]. Nothing changes.
+    /// [`LazyMmuError::EnableOverflow`](crate::LazyMmuError::EnableOverflow). Nothing changes.
     #[track_caller]
     pub unsafe fn enable_fast_pte_range(
         self,

@@ -61,7 +61,7 @@ impl<K: Kernel> PteRef<'_, K> {
     /// invalidated first (R29). Linux: `set_pte_at()`.
     ///
     /// If the entry is live, its permissions may change; their invalidation is the caller's
-    /// ([`AddressSpace::flush_tlb_range`], R30).
+    /// ([`AddressSpace::invalidate_range`], R30).
     ///
     /// # Errors
     /// [`SpaceError::WrongPrivilege`]; [`SpaceError::BreakBeforeMake`] if the entry is
@@ -85,7 +85,7 @@ impl<K: Kernel> PteRef<'_, K> {
     }
 
     /// Empties the entry and returns what it held. The invalidation is the
-    /// caller's: [`AddressSpace::flush_tlb_range`], before the frame is reused (R25).
+    /// caller's: [`AddressSpace::invalidate_range`], before the frame is reused (R25).
     /// Linux: `ptep_get_and_clear()`.
     #[inline(always)]
     pub fn get_and_clear(&mut self) -> Desc {
