@@ -98,8 +98,10 @@ pub struct Contract {
     tasks: Vec<Horizon>,
     now: u32,
     ets2: bool,
-    /// The backend invalidates by itself, with the section.
+    /// The strategy itself invalidates, with the section.
     batches: bool,
+    /// A value that waits may be overtaken before it reaches memory.
+    coalesces: bool,
 }
 
 fn join(into: &mut Horizon, other: &Horizon) {
@@ -128,6 +130,7 @@ impl Contract {
             now: 1,
             ets2: policy == BarrierPolicy::Ets2,
             batches: backend.invalidates(),
+            coalesces: backend == Backend::DeferStores,
         }
     }
 
@@ -147,6 +150,13 @@ impl Contract {
         let event = Event { cpu, at: self.now };
         let former = self.locks[space];
         let page = &mut self.pages[space][page];
+        // The value before may never have reached memory. Then the call had nothing to invalidate, executed nothing (R28),
+        // and did not synchronize this CPU with the last invalidation of the page, which may be another CPU's.
+        let overtaken = self.coalesces && matches!(page.state, State::Pending(_));
+        let made = match made {
+            Made::Invalidated if overtaken => Made::Emptied,
+            other => other,
+        };
         page.value = value;
         page.touched = true;
         page.made = event;

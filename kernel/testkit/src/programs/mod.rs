@@ -58,6 +58,16 @@ pub struct Range {
 }
 
 impl Range {
+    /// The `pages` pages of window number `window` from page `first` of the window on, all of which exist in the universe of
+    /// the program.
+    pub const fn new(window: u8, first: u16, pages: u16) -> Self {
+        Self {
+            window,
+            first,
+            pages,
+        }
+    }
+
     /// The first half, and the second where there are two pages or more.
     const fn halves(self) -> (Self, Option<Self>) {
         let pages = self.pages / 2;
