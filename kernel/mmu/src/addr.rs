@@ -409,12 +409,14 @@ impl PageRange {
         })
     }
 
-    /// All pages of the last-level table that translates `va`.
+    /// All pages of the last-level table that translates `va`. The last table of the upper half has one page less,
+    /// because it ends at 2^64 ([`Half::end`]).
     pub(crate) const fn of_table(va: VirtAddr) -> Self {
         let start = va.0 & !(Level::L3.table_span() - 1);
+        let end = start.wrapping_add(Level::L3.table_span());
         Self {
             start: VirtAddr(start),
-            end: start.wrapping_add(Level::L3.table_span()),
+            end: if end == 0 { Half::Upper.end() } else { end },
         }
     }
 
@@ -605,6 +607,21 @@ mod tests {
         assert_eq!(pieces, [(0x1f_d000, 3), (0x20_0000, 512), (0x40_0000, 2)]);
         let top = PageRange::new(Half::Upper.end() - 2 * PAGE_SIZE, 2).unwrap();
         assert_eq!(top.per_entry(Level::L2).count(), 1);
+    }
+
+    #[test]
+    fn the_range_of_a_table_is_one_in_the_last_table_of_a_half_too() {
+        for (half, pages) in [(Half::Lower, 512), (Half::Upper, 511)] {
+            let last = VirtAddr::new(half.end() - PAGE_SIZE).unwrap();
+            let table = PageRange::of_table(last);
+            assert_eq!((table.pages(), table.end()), (pages, half.end()));
+            assert!(table.meets(PageRange::new(last.as_u64(), 1).unwrap()));
+            let first = VirtAddr::new(half.start()).unwrap();
+            assert_eq!(
+                PageRange::of_table(first),
+                PageRange::new(half.start(), 512).unwrap()
+            );
+        }
     }
 
     #[test]

@@ -66,17 +66,17 @@ fn random_requests_agree_with_the_oracle_whatever_the_cpu_offers() {
 /// Steps of a program with sections, at most: more find nothing that these do not.
 const STEPS: usize = 48;
 /// Programs with sections without `LAZYMMU_PROGRAMS`.
-const PROGRAMS: u32 = 1500;
+const PROGRAMS: u32 = 3000;
 
 #[test]
 #[cfg_attr(miri, ignore = "queries every page after each step, for minutes")]
 fn random_sections_agree_with_the_oracle() {
-    let choices = [KERNEL, USER, BOTH];
-    let runs = Backend::ALL.len() * choices.len();
+    let universes = [KERNEL, USER, BOTH].map(Universe::sections);
+    let ends = [KERNEL, USER, BOTH].map(Universe::ends);
+    let runs = Backend::ALL.len() * (universes.len() + ends.len());
     let share = variable("LAZYMMU_PROGRAMS", PROGRAMS).div_ceil(runs as u32);
     for backend in Backend::ALL {
-        for spaces in choices {
-            let universe = Universe::sections(spaces);
+        for universe in universes.into_iter().chain(ends) {
             let steps = vec(any::<[u8; Step::BYTES]>(), 1..STEPS);
             let programs = steps.prop_map(move |steps| Program::of(&universe, &steps));
             let config = Config {

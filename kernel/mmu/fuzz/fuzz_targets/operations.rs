@@ -32,7 +32,12 @@ fuzz_target!(|input: &[u8]| {
         },
         ets2: false,
     };
-    let universe = Universe::sections(SPACES[usize::from(first >> 3) % SPACES.len()]);
+    let spaces = SPACES[usize::from(first >> 3) % SPACES.len()];
+    let universe = if backend & 0x80 == 0 {
+        Universe::sections(spaces)
+    } else {
+        Universe::ends(spaces)
+    };
     let backend = Backend::ALL[usize::from(*backend) % Backend::ALL.len()];
     let mut program = Program::decode(&universe, steps);
     program.0.truncate(MOST);

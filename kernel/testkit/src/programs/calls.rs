@@ -39,6 +39,12 @@ impl<K: Modelled> Run<'_, K> {
     pub fn call(&mut self, op: Op, space: usize, by: Caller) -> Result<(), Failure> {
         match op {
             Op::Map(_, range, prot, frames) => self.map(space, range, (prot, frames), by),
+            Op::MapEach(_, range, prot, frames) => self.map_each(space, range, (prot, frames), by),
+            Op::Fold(_, range) => {
+                let result = self.spaces[space].fold_contiguous(range.of(space));
+                self.returned(by);
+                expect(result.map(|_| ()), true)
+            }
             Op::Unmap(_, range) => self.unmap(space, range, by),
             Op::UnmapFrames(_, range) => self.unmap_frames(space, range, by),
             Op::Gather(_, first, second) => self.gather(space, [first, second], Tables::Stay, by),
@@ -99,6 +105,32 @@ impl<K: Modelled> Run<'_, K> {
             Frames::Scattered => Backing::Scattered(&frames),
             _ => Backing::Contiguous(frames[0]),
         };
+        self.map_to(space, range, (&frames, backing), index, by)
+    }
+
+    fn map_each(
+        &mut self,
+        space: usize,
+        range: Range,
+        (index, how): (u8, Frames),
+        by: Caller,
+    ) -> Result<(), Failure> {
+        let frames = self.frames(range, how);
+        for (page, frame) in range.by_page().zip(frames) {
+            let by = self.returned(by);
+            self.map_to(space, page, (&[frame], frame.into()), index, by)?;
+        }
+        Ok(())
+    }
+
+    fn map_to(
+        &mut self,
+        space: usize,
+        range: Range,
+        (frames, backing): (&[Frame], Backing<'_>),
+        index: u8,
+        by: Caller,
+    ) -> Result<(), Failure> {
         let deferred_by = self.deferred_by(by);
         let result = self.spaces[space].map(range.of(space), backing, prot(space, index));
         let by = self.returned(by);

@@ -35,6 +35,9 @@ const OPS: &[([u8; 3], Make)] = &[
     ([8, 8, 12], |b| {
         Op::Map(b.space(), b.range(), b.prot(), b.frames())
     }),
+    ([2, 3, 2], |b| {
+        Op::MapEach(b.space(), b.range(), b.prot(), b.frames())
+    }),
     ([3, 3, 2], |b| Op::Unmap(b.space(), b.range())),
     ([2, 2, 2], |b| Op::UnmapFrames(b.space(), b.range())),
     ([3, 2, 1], |b| Op::UnmapNoFlush(b.space(), b.range())),
@@ -47,6 +50,7 @@ const OPS: &[([u8; 3], Make)] = &[
     ([4, 4, 3], |b| {
         Op::Fast(b.space(), b.range(), b.each(), b.fast())
     }),
+    ([1, 1, 1], |b| Op::Fold(b.space(), b.range())),
     ([2, 2, 5], |b| Op::FreeEmptyTables(b.space(), b.range())),
     ([1, 1, 1], |b| {
         Op::Gather(b.space(), b.range(), b.second_range())

@@ -68,6 +68,15 @@ impl Range {
         }
     }
 
+    /// Its pages, each as a range of its own.
+    fn by_page(self) -> impl Iterator<Item = Self> + Clone {
+        (self.first..self.first + self.pages).map(move |first| Self {
+            first,
+            pages: 1,
+            ..self
+        })
+    }
+
     /// The first half, and the second where there are two pages or more.
     const fn halves(self) -> (Self, Option<Self>) {
         let pages = self.pages / 2;
@@ -187,6 +196,8 @@ pub struct Preemption {
 pub enum Op {
     /// [`lazymmu::AddressSpace::map`].
     Map(u8, Range, u8, Frames),
+    /// The same, each page by a call of its own.
+    MapEach(u8, Range, u8, Frames),
     /// [`lazymmu::AddressSpace::unmap`].
     Unmap(u8, Range),
     /// [`lazymmu::AddressSpace::unmap_frames`].
@@ -207,6 +218,8 @@ pub enum Op {
     Apply(u8, Range, Each),
     /// [`lazymmu::AddressSpace::fast_pte_range`].
     Fast(u8, Range, Each, Fast),
+    /// [`lazymmu::AddressSpace::fold_contiguous`].
+    Fold(u8, Range),
     /// [`lazymmu::AddressSpace::free_empty_tables`].
     FreeEmptyTables(u8, Range),
     /// Both ranges in one gather.

@@ -228,6 +228,10 @@ impl<'m> Run<'m> {
             Op::Map(space, range, prot, frames) => {
                 self.map(space.into(), range, prot, frames);
             }
+            Op::MapEach(space, range, prot, frames) => {
+                self.map_each(space.into(), range, prot, frames);
+            }
+            Op::Fold(space, range) => self.fold(space.into(), range),
             Op::Unmap(space, range) => self.unmap(space.into(), range),
             Op::UnmapFrames(space, range) => self.unmap_frames(space.into(), range),
             Op::UnmapNoFlush(space, range) => self.unmap_no_invalidate(space.into(), range),

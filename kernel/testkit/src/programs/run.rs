@@ -292,6 +292,8 @@ impl<'m, K: Modelled> Run<'m, K> {
                 }
             }
             Op::Map(s, range, ..)
+            | Op::MapEach(s, range, ..)
+            | Op::Fold(s, range)
             | Op::Unmap(s, range)
             | Op::UnmapFrames(s, range)
             | Op::UnmapNoFlush(s, range)

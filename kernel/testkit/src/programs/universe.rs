@@ -72,6 +72,9 @@ pub struct Universe {
 /// One contiguous group, with its alignment.
 const GROUP: Window = from_start((1 << 30) + (6 << 21) + (3 << 16), 16);
 
+/// Both ends of a half.
+const ENDS: [Window; 2] = [before_end(6), from_start(0, 6)];
+
 /// Where tables end, at each level, in the middle; both ends of the half; and a group.
 const EDGES: [Window; 6] = [
     from_start((5 << 39) + (7 << 21) - 20 * PAGE_SIZE, 40),
@@ -141,6 +144,14 @@ impl Universe {
             tasks: 1,
             mix: Mix::Sections,
             preempted: 0,
+        }
+    }
+
+    /// The same with two windows only, the first and the last pages of the half, so that calls meet there often.
+    pub const fn ends(spaces: &'static [(u8, SpaceKind)]) -> Self {
+        Self {
+            windows: &ENDS,
+            ..Self::sections(spaces)
         }
     }
 

@@ -35,6 +35,26 @@ impl<'m> Run<'m> {
             Frames::Scattered => Backing::Scattered(&frames),
             _ => Backing::Contiguous(frames[0]),
         };
+        self.map_to(space, range, (&frames, backing), prot);
+    }
+
+    /// Each page by a call of its own.
+    pub(super) fn map_each(&mut self, space: usize, range: Range, prot: u8, how: Frames) {
+        let (pages, prot) = (self.range(space, range), self.prot(space, prot));
+        let frames = self.frames.take(pages, how);
+        for (page, frame) in range.by_page().zip(frames) {
+            self.map_to(space, page, (&[frame], frame.into()), prot);
+        }
+    }
+
+    fn map_to(
+        &mut self,
+        space: usize,
+        range: Range,
+        (frames, backing): (&[Frame], Backing<'_>),
+        prot: Prot,
+    ) {
+        let pages = self.range(space, range);
         let expected = verdict(self.already_mapped(space, range));
         let result = self.spaces[space].mm.map(pages, backing, prot);
         if self.no_tables(&result) {
@@ -46,6 +66,14 @@ impl<'m> Run<'m> {
             let entries = frames.iter().map(|frame| Desc::page(*frame, prot));
             self.set(space, range, entries);
         }
+    }
+
+    /// Contiguous groups change what the hardware may cache and nothing else.
+    pub(super) fn fold(&mut self, space: usize, range: Range) {
+        let pages = self.range(space, range);
+        let folded = self.spaces[space].mm.fold_contiguous(pages);
+        let most = pages.pages() as usize / 16 + 2;
+        assert!(folded.is_ok_and(|groups| groups <= most), "{folded:?}");
     }
 
     pub(super) fn unmap(&mut self, space: usize, range: Range) {
