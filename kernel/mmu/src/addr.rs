@@ -409,6 +409,14 @@ impl PageRange {
         })
     }
 
+    /// The smallest range that covers both. They are in one half.
+    pub(crate) fn hull(self, other: Self) -> Self {
+        Self {
+            start: self.start.min(other.start),
+            end: self.end.max(other.end),
+        }
+    }
+
     /// All pages of the last-level table that translates `va`. The last table of the upper half has one page less,
     /// because it ends at 2^64 ([`Half::end`]).
     pub(crate) const fn of_table(va: VirtAddr) -> Self {

@@ -65,7 +65,10 @@ pub enum Scope {
 /// Which entries of the walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Last-level entries only: leaves changed, tables stayed.
+    /// Pages: last-level entries at level 3, as the operand says where there is FEAT_TTL. A block in the range may stay
+    /// in the TLB.
+    Page,
+    /// Last-level entries of any level, pages and blocks: leaves changed, tables stayed.
     Leaf,
     /// All levels: a table is about to be freed (R32).
     Walk,
@@ -91,6 +94,9 @@ pub const fn va_operand(va: VirtAddr, scope: Scope, ttl: Option<Level>) -> u64 {
 /// `[38:37]`, NUM in `[43:39]`, SCALE in `[45:44]`, TG in `[47:46]`, ASID in `[63:48]`.
 /// Covers `(num + 1) << (5 * scale + 1)` pages from `va`; `num` is at most 31 and
 /// `scale` at most 3.
+///
+/// # Panics
+/// If `num` or `scale` is larger: a masked number would name another range.
 pub const fn range_operand(
     va: VirtAddr,
     scope: Scope,
@@ -98,12 +104,13 @@ pub const fn range_operand(
     scale: u64,
     num: u64,
 ) -> u64 {
+    assert!(scale <= 3 && num <= 31, "SCALE has two bits, NUM has five");
     let base = (va.as_u64() >> PAGE_SHIFT) & ((1 << 37) - 1);
     let ttl = match ttl {
         Some(level) => level as u64,
         None => 0,
     };
-    asid_operand(scope) | GRANULE_4K << 46 | (scale & 3) << 44 | (num & 31) << 39 | ttl << 37 | base
+    asid_operand(scope) | GRANULE_4K << 46 | scale << 44 | num << 39 | ttl << 37 | base
 }
 
 /// ASID in bits `[63:48]`, the rest zero: also the operand of `ASIDE1IS`.
@@ -143,22 +150,17 @@ pub fn plan(
 ) -> impl Iterator<Item = (TlbiOp, u64)> {
     let by_all_asids = matches!(scope, Scope::AllAsids);
     let all = is_everything(range.pages(), features);
-    let single = match (by_all_asids, reach) {
-        (true, Reach::Leaf) => TlbiOp::Vaale1is,
-        (true, Reach::Walk) => TlbiOp::Vaae1is,
-        (false, Reach::Leaf) => TlbiOp::Vale1is,
-        (false, Reach::Walk) => TlbiOp::Vae1is,
+    let last_level_only = matches!(reach, Reach::Page | Reach::Leaf);
+    let (single, ranged) = match (by_all_asids, last_level_only) {
+        (true, true) => (TlbiOp::Vaale1is, TlbiOp::Rvaale1is),
+        (true, false) => (TlbiOp::Vaae1is, TlbiOp::Rvaae1is),
+        (false, true) => (TlbiOp::Vale1is, TlbiOp::Rvale1is),
+        (false, false) => (TlbiOp::Vae1is, TlbiOp::Rvae1is),
     };
-    let ranged = match (by_all_asids, reach) {
-        (true, Reach::Leaf) => TlbiOp::Rvaale1is,
-        (true, Reach::Walk) => TlbiOp::Rvaae1is,
-        (false, Reach::Leaf) => TlbiOp::Rvale1is,
-        (false, Reach::Walk) => TlbiOp::Rvae1is,
-    };
-    // The level is a promise about every entry that is to go. Leaves are pages at
-    // level 3; with tables about to be freed, no single level is true.
+    // The level is a promise about every entry that is to go. Only pages have one level; with tables about to be
+    // freed, or leaves of any size, no single level is true.
     let ttl = match reach {
-        Reach::Leaf if features.ttl => Some(Level::L3),
+        Reach::Page if features.ttl => Some(Level::L3),
         _ => None,
     };
     let mut at = range.start();
@@ -268,6 +270,45 @@ mod tests {
             );
             assert!(operations <= 5, "{pages} pages took {operations}");
         }
+    }
+
+    /// The level is said only where it is known: a block survives an operation with the hint of another level.
+    #[test]
+    fn r33_only_pages_carry_a_level() {
+        let block = range(0xffff_8000_0020_0000, 512);
+        let ttl = |reach, features: TlbFeatures, (op, operand): (TlbiOp, u64)| {
+            let field = if features.range && op != TlbiOp::Vaale1is && op != TlbiOp::Vaae1is {
+                operand >> 37 & 3
+            } else {
+                operand >> 44 & 0xf
+            };
+            (field, reach)
+        };
+        for features in [
+            RANGE,
+            TlbFeatures {
+                range: false,
+                ..RANGE
+            },
+        ] {
+            for pages in [1, 2, 511] {
+                let part = range(block.start().as_u64(), pages);
+                for reach in [Reach::Page, Reach::Leaf, Reach::Walk] {
+                    for operation in plan(part, Scope::AllAsids, reach, features) {
+                        let (field, _) = ttl(reach, features, operation);
+                        assert_eq!(field & 3, if reach == Reach::Page { 3 } else { 0 });
+                    }
+                }
+            }
+        }
+        let plain = TlbFeatures {
+            ttl: false,
+            ..RANGE
+        };
+        let (_, operand) = plan(block, Scope::AllAsids, Reach::Page, plain)
+            .next()
+            .unwrap();
+        assert_eq!(operand >> 37 & 3, 0, "without FEAT_TTL");
     }
 
     #[test]

@@ -13,8 +13,9 @@ use libfuzzer_sys::fuzz_target;
 
 const KERNEL: (u8, SpaceKind) = (1, SpaceKind::Kernel);
 const USER: (u8, SpaceKind) = (1, SpaceKind::User(Asid(0x2b)));
+const OTHER: (u8, SpaceKind) = (1, SpaceKind::User(Asid(0x2c)));
 /// The kernel's half is what most of the library's rules are about, so it comes first.
-const SPACES: [&[(u8, SpaceKind)]; 3] = [&[KERNEL], &[USER], &[KERNEL, USER]];
+const SPACES: [&[(u8, SpaceKind)]; 4] = [&[KERNEL], &[USER], &[KERNEL, USER], &[USER, OTHER]];
 
 /// Operations beyond this many find nothing that fewer do not.
 const MOST: usize = 48;

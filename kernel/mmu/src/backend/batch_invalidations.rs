@@ -42,7 +42,7 @@ pub(super) fn write_run<K: Kernel>(
 /// R27: invalidates what was live in `range`: with the next drain, or now if nothing may wait.
 pub(super) fn invalidate<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
     if !mmu.is_active() {
-        mmu.invalidate(core::iter::once(range), scope, Reach::Leaf);
+        mmu.invalidate(core::iter::once(range), scope, Reach::Page);
         return;
     }
     wait_in_batch(mmu, |batch| {
@@ -70,7 +70,7 @@ pub(super) fn before_make<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRang
 pub(super) fn drain<K: Kernel>(mmu: &Mmu<K>, list: &Invalidations) {
     if !list.is_empty() {
         mmu.kernel().counters().drains(1);
-        mmu.invalidate(list.ranges(), list.scope(), Reach::Leaf);
+        mmu.invalidate(list.ranges(), list.scope(), Reach::Page);
         list.clear();
     }
 }

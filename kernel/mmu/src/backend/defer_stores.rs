@@ -203,7 +203,7 @@ fn drain_slot<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
     }
     if !slot.stale.is_empty() {
         let pages = slot.stale.runs().map(|(first, n)| slot.pages(first, n));
-        mmu.invalidate(pages, slot.scope.get(), Reach::Leaf);
+        mmu.invalidate(pages, slot.scope.get(), Reach::Page);
     }
     if let Some(table) = table {
         let mut owed = Owed::empty();

@@ -5,6 +5,7 @@
 //! for in a section takes effect after the section's writes (R26), so the public invalidations drain first.
 
 use super::cpu_batch::with_batch;
+use super::run::Duty;
 use super::{batch_invalidations, defer_stores, multicall};
 use crate::addr::PageRange;
 use crate::hardware::Kernel;
@@ -46,6 +47,35 @@ fn drain_batch<K: Kernel>(mmu: &Mmu<K>) {
         multicall::drain(mmu, &batch.calls);
         mmu.kernel().lazy().waited();
     });
+}
+
+/// Completes the invalidation of leaves that were emptied before, perhaps in another context (R25). `duty` says who
+/// invalidates them.
+///
+/// If the strategy does, the invalidation waits in the batch, unless it is done already, and a drain executes it. In
+/// interrupt context nothing may be drained (R12): the batch may be the interrupted task's and half changed. (Bottom
+/// halves off counts as such a context, and the batch is then the caller's own.) The entries are empty in memory whatever
+/// waits, so an invalidation beside the batch completes it. The batch executes its own later once more.
+pub(crate) fn complete_invalidation<K: Kernel>(
+    mmu: &Mmu<K>,
+    duty: Duty,
+    ranges: impl Iterator<Item = PageRange> + Clone,
+    scope: Scope,
+) {
+    if duty == Duty::Caller || mmu.kernel().in_interrupt() {
+        mmu.drain_and_invalidate(ranges, scope, Reach::Page);
+    } else {
+        drain(mmu);
+    }
+}
+
+/// Drains before tables are freed in which something may wait, in interrupt context as well. There, what waits for these
+/// tables is the caller's own (bottom halves are off), so it is not at work on the batch. A task that an interrupt has
+/// found at work on it has nothing waiting for these tables, because their owner is the caller.
+pub(crate) fn drain_before_free<K: Kernel>(mmu: &Mmu<K>) {
+    if !mmu.kernel().lazy().is_busy() {
+        switch_out(mmu);
+    }
 }
 
 impl<K: Kernel> Mmu<K> {

@@ -33,7 +33,7 @@ mod run;
 pub(crate) mod store;
 
 pub(crate) use cpu_batch::offer_preemption;
-pub(crate) use drain::{drain, switch_out};
+pub(crate) use drain::{complete_invalidation, drain, drain_before_free, switch_out};
 pub(crate) use run::{Duty, Fill, Run, Was};
 
 use self::store::swap;

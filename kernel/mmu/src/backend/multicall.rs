@@ -68,7 +68,7 @@ pub(super) fn write_run<K: Kernel>(
 /// R27: invalidates what was live in `range`: in its turn, or now if nothing may wait.
 pub(super) fn invalidate<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
     if !mmu.is_active() {
-        mmu.invalidate(core::iter::once(range), scope, Reach::Leaf);
+        mmu.invalidate(core::iter::once(range), scope, Reach::Page);
         return;
     }
     wait_in_batch(mmu, |batch| {
@@ -150,7 +150,7 @@ fn invalidate_all<K: Kernel>(mmu: &Mmu<K>, calls: &[Call], scope: Option<Scope>)
             Call::Invalidate { range, .. } => Some(*range),
             Call::Store { .. } => None,
         });
-        mmu.invalidate(joined(ranges), scope, Reach::Leaf);
+        mmu.invalidate(joined(ranges), scope, Reach::Page);
     }
 }
 

@@ -32,7 +32,8 @@ impl<K: Kernel> Lazy<'_, K> {
     ///
     /// # Safety
     /// Until the section is left, the tables above the range stay as they are: no
-    /// [`AddressSpace::free_empty_tables`] or [`AddressSpace::destroy`] frees them. A suspension
+    /// [`AddressSpace::free_empty_tables`], [`MmuGather::finish_and_free_tables`](crate::MmuGather::finish_and_free_tables)
+    /// or [`AddressSpace::destroy`] frees them. A suspension
     /// ([`Lazy::suspend_all`]) does not leave the section.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ pub(super) fn unfold<K: Kernel>(mmu: &Mmu<K>, table: &Table, va: VirtAddr, scope
     mmu.invalidate(
         core::iter::once(group::pages(va, number)),
         scope,
-        Reach::Leaf,
+        Reach::Page,
     );
     for (pte, value) in ptes.iter().zip(group::folded(&old).unwrap_or(old)) {
         store::store(kernel, pte, group::alone(value));
@@ -81,7 +81,7 @@ pub(super) fn fold<K: Kernel>(
     let ranges = groups
         .clone()
         .map(|number| group::pages(pages.start(), number));
-    mmu.invalidate(ranges, scope, Reach::Leaf);
+    mmu.invalidate(ranges, scope, Reach::Page);
     for number in groups {
         let ptes = group::entries(table, number);
         let waited = |pte| Desc::from_u64(kernel.load(pte).as_u64() | bits::VALID);

@@ -17,8 +17,8 @@ use crate::backend::{self, Duty, Fill, Was};
 use crate::desc::{Desc, bits};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
-use crate::tlbi::Reach;
 use core::fmt;
+use core::marker::PhantomData;
 
 /// Ranges, not touching each other, that share one invalidation.
 pub const RANGES: usize = 16;
@@ -29,8 +29,12 @@ pub struct MmuGather<'s, 'm, K: Kernel, F: FnMut(VirtAddr, Frame)> {
     space: &'s mut AddressSpace<'m, K>,
     give_back: F,
     ranges: [Option<PageRange>; RANGES],
+    /// The hull of the ranges that were finished early.
+    finished: Option<PageRange>,
     /// Who invalidates; see [`crate::Backend::invalidates`].
     duty: Duty,
+    /// Not `Send`: the task that emptied the entries must invalidate them, and what waits is in its CPU's batch (R25).
+    _task: PhantomData<*mut ()>,
 }
 
 impl<'m, K: Kernel> AddressSpace<'m, K> {
@@ -41,7 +45,9 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             space: self,
             give_back,
             ranges: [None; RANGES],
+            finished: None,
             duty: Duty::Backend,
+            _task: PhantomData,
         }
     }
 
@@ -73,6 +79,8 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         self.space.check_half(range)?;
         self.space.check_mapped(range)?;
         if !self.remember(range) {
+            let hull = self.ranges.into_iter().flatten().chain(self.finished);
+            self.finished = hull.reduce(PageRange::hull);
             self.finish_gathered();
             self.ranges[0] = Some(range);
         }
@@ -98,15 +106,24 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         drop(self);
     }
 
-    /// The same, and frees the tables that this leaves empty (R32). Returns how many.
+    /// Does what [`MmuGather::finish`] does, then frees the tables that became empty (R32). Returns how many. If more than
+    /// [`RANGES`] ranges were gathered, all empty tables between the first and the last of their pages are freed.
     pub fn finish_and_free_tables(mut self) -> usize {
         let ranges = self.ranges;
         self.finish_gathered();
-        let freed = |range| match self.space.free_empty_tables(range) {
-            Ok(tables) => tables,
-            Err(error) => unreachable!("the range was unmapped: {error}"),
-        };
-        ranges.into_iter().flatten().map(freed).sum()
+        // The hull of those that were finished early covers some of the others perhaps; no table is found twice.
+        let mut freed = 0;
+        for range in self
+            .finished
+            .into_iter()
+            .chain(ranges.into_iter().flatten())
+        {
+            freed += match self.space.free_empty_tables(range) {
+                Ok(tables) => tables,
+                Err(error) => unreachable!("the range was unmapped: {error}"),
+            };
+        }
+        freed
     }
 
     /// Adds `range` to the list, joined with a neighbor if there is one. `false` if the
@@ -137,16 +154,9 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         }
         let space = &*self.space;
         let gathered = || ranges.iter().flatten().copied();
-        // R25: frames are given back after the invalidation, so the batch is drained now.
-        match core::mem::replace(&mut self.duty, Duty::Backend) {
-            Duty::Caller => {
-                let scope = space.kind().scope();
-                space
-                    .mmu()
-                    .drain_and_invalidate(gathered(), scope, Reach::Leaf);
-            }
-            Duty::Backend => backend::drain(space.mmu()),
-        }
+        // R25: frames are given back after the invalidation, so nothing waits for more.
+        let duty = core::mem::replace(&mut self.duty, Duty::Backend);
+        backend::complete_invalidation(space.mmu(), duty, gathered(), space.kind().scope());
         for range in gathered() {
             space.writer.invalidated(range);
             space.each_leaf_table(range, |found| {

@@ -109,13 +109,7 @@ impl Unlinked {
             .store(&dead.entries()[0], chain_link(self.first));
         self.first = Some(frame);
         self.len += 1;
-        self.hull = match self.hull {
-            None => Some(served),
-            Some(hull) => {
-                let start = hull.start().min(served.start()).as_u64();
-                PageRange::from_bounds(start, hull.end().max(served.end())).ok()
-            }
-        };
+        self.hull = Some(self.hull.map_or(served, |hull| hull.hull(served)));
     }
 
     /// The tables as spare ones, each of which may be freed or linked again.

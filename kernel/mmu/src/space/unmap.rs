@@ -4,12 +4,12 @@
 use super::address_space::AddressSpace;
 use super::leaf_table::LeafTable;
 use super::links;
-use crate::addr::{Level, PageRange};
+use crate::addr::{Frame, Level, PageRange};
 use crate::backend::{self, Duty, Fill, Was};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;
-use crate::tlbi::{Reach, Scope};
+use crate::tlbi::Scope;
 use core::fmt;
 use core::marker::PhantomData;
 
@@ -20,6 +20,8 @@ use core::marker::PhantomData;
 #[must_use = "the old translations may be used until the invalidation"]
 pub struct PendingInvalidation<'m, K: Kernel> {
     mmu: &'m Mmu<K>,
+    /// The root of the space whose entries these were.
+    root: Frame,
     range: PageRange,
     scope: Scope,
     /// Who invalidates. If it is the strategy, a drain is all that is left to do.
@@ -36,11 +38,8 @@ impl<K: Kernel> PendingInvalidation<'_, K> {
     /// Gives `other` back if the two ranges do not touch, or belong to different
     /// spaces.
     pub fn merge(&mut self, other: Self) -> Result<(), Self> {
-        let touching =
-            self.range.end() == other.range.start().as_u64() && self.scope == other.scope;
-        let joined = PageRange::from_bounds(self.range.start().as_u64(), other.range.end());
-        match joined {
-            Ok(range) if touching => {
+        match self.range.joined(other.range) {
+            Some(range) if self.is_of(other.mmu, other.root) => {
                 self.range = range;
                 self.duty = self.duty.and(other.duty);
                 core::mem::forget(other);
@@ -49,16 +48,22 @@ impl<K: Kernel> PendingInvalidation<'_, K> {
             _ => Err(other),
         }
     }
+
+    /// Whether the entries were those of the space with this root. A root frame names a space among those of one
+    /// [`Mmu`] only.
+    fn is_of(&self, mmu: &Mmu<K>, root: Frame) -> bool {
+        core::ptr::eq(self.mmu, mmu) && self.root == root
+    }
 }
 
 impl<K: Kernel> Drop for PendingInvalidation<'_, K> {
     fn drop(&mut self) {
-        match self.duty {
-            Duty::Caller => self
-                .mmu
-                .invalidate_range(self.range, self.scope, Reach::Leaf),
-            Duty::Backend => backend::drain(self.mmu),
-        }
+        backend::complete_invalidation(
+            self.mmu,
+            self.duty,
+            core::iter::once(self.range),
+            self.scope,
+        );
     }
 }
 
@@ -92,12 +97,16 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         Ok(())
     }
 
-    /// Executes the invalidation that `pending` stands for and waits until it is complete
-    /// on every CPU.
+    /// Executes the invalidation that `pending` stands for and waits until it is complete on every CPU, also with bottom
+    /// halves off or in an interrupt. If `pending` is another space's, it is executed all the same, and that space does not
+    /// learn of it.
     pub fn invalidate(&mut self, pending: PendingInvalidation<'m, K>) {
+        let is_ours = pending.is_of(self.mmu(), self.root);
         let range = pending.range;
         drop(pending);
-        self.writer.invalidated(range);
+        if is_ours {
+            self.writer.invalidated(range);
+        }
     }
 
     /// Unmaps `range` and leaves the invalidation to the caller. Linux:
@@ -118,6 +127,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         Ok(PendingInvalidation {
             duty,
             mmu: self.mmu(),
+            root: self.root,
             range,
             scope: self.kind().scope(),
             _task: PhantomData,

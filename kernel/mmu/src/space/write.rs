@@ -292,7 +292,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
 
     /// Drains what waits, invalidates the leaves of `range`, and takes note of it.
     pub(super) fn invalidate(&self, range: PageRange) {
-        self.mmu.invalidate_range(range, self.scope(), Reach::Leaf);
+        self.mmu.invalidate_range(range, self.scope(), Reach::Page);
         self.stale.invalidated(range);
     }
 

@@ -233,8 +233,7 @@ impl<K: Modelled> Run<'_, K> {
         Ok(())
     }
 
-    /// In `parts` calls, one or two. The flushes of neighbors are merged in the order of their addresses, and in
-    /// no other.
+    /// In `parts` calls, one or two. The flushes of neighbors are merged.
     fn unmap_no_invalidate(
         &mut self,
         space: usize,
@@ -262,13 +261,10 @@ impl<K: Modelled> Run<'_, K> {
                 self.all_mapped(space, second),
             )?;
             if let Ok(mut other) = result {
-                let Err(refused) = other.merge(flush) else {
-                    return Err("merged the flush of what comes before".into());
-                };
-                flush = refused;
-                if let Err(other) = flush.merge(other) {
-                    return Err(format!("did not merge {other:?}"));
+                if let Err(flush) = other.merge(flush) {
+                    return Err(format!("did not merge {flush:?}"));
                 }
+                flush = other;
                 gone.push(second);
             }
         }

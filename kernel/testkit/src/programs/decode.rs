@@ -12,7 +12,9 @@
 //! ```
 
 use super::universe::Length;
-use super::{Bulk, Each, Fast, Frames, Meanwhile, Op, Preemption, Program, Range, Step, Universe};
+use super::{
+    Bulk, Each, Fast, Frames, Meanwhile, Op, Place, Preemption, Program, Range, Step, Universe,
+};
 use crate::rng::Rng;
 
 /// Which calls a program consists of: a column of the table of operations.
@@ -42,7 +44,7 @@ const OPS: &[([u8; 3], Make)] = &[
     ([2, 2, 2], |b| Op::UnmapFrames(b.space(), b.range())),
     ([3, 2, 1], |b| Op::UnmapNoFlush(b.space(), b.range())),
     ([1, 1, 1], |b| Op::UnmapMerged(b.space(), b.range())),
-    ([2, 2, 3], |_| Op::FlushPending),
+    ([2, 2, 3], |b| Op::FlushPending(b.place())),
     ([2, 1, 0], |b| Op::FlushRange(b.space(), b.range())),
     ([3, 3, 2], |b| Op::Protect(b.space(), b.range(), b.prot())),
     ([2, 2, 2], |b| Op::Remap(b.space(), b.range(), b.prot())),
@@ -57,6 +59,9 @@ const OPS: &[([u8; 3], Make)] = &[
     }),
     ([1, 1, 1], |b| {
         Op::GatherTables(b.space(), b.range(), b.second_range())
+    }),
+    ([0, 1, 1], |b| {
+        Op::GatherEach(b.space(), b.range(), b.place(), b.below(8, 2) == 1)
     }),
     ([4, 4, 0], |_| Op::Enable),
     ([3, 2, 0], |b| Op::EnableFast(b.space(), b.range())),
@@ -196,6 +201,15 @@ impl Bytes<'_> {
         choice(
             &[(1, Aligned), (1, Consecutive), (1, Scattered)],
             self.raw[12],
+        )
+        .0
+    }
+
+    fn place(self) -> Place {
+        use Place::{BottomHalvesOff, Here, OtherSpace};
+        choice(
+            &[(2, Here), (1, BottomHalvesOff), (1, OtherSpace)],
+            self.raw[7],
         )
         .0
     }

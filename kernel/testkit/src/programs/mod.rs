@@ -168,6 +168,17 @@ pub enum Bulk {
     Crossed,
 }
 
+/// Where a token of an invalidation is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// In the space whose entries were emptied.
+    Here,
+    /// The same, with bottom halves off. On the machine model as [`Place::Here`].
+    BottomHalvesOff,
+    /// In another space. On the machine model as [`Place::Here`].
+    OtherSpace,
+}
+
 /// What happens while a task that was preempted waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Meanwhile {
@@ -206,8 +217,8 @@ pub enum Op {
     UnmapNoFlush(u8, Range),
     /// The same in two halves, whose flushes are merged.
     UnmapMerged(u8, Range),
-    /// The task's oldest pending flush.
-    FlushPending,
+    /// The task's oldest pending flush, given to this place.
+    FlushPending(Place),
     /// [`lazymmu::AddressSpace::invalidate_range`].
     FlushRange(u8, Range),
     /// [`lazymmu::AddressSpace::protect`].
@@ -226,6 +237,9 @@ pub enum Op {
     Gather(u8, Range, Range),
     /// The same, and the tables that it leaves empty are freed.
     GatherTables(u8, Range, Range),
+    /// Every second mapped page of a range, each by a call of its own, in one gather that is finished in this place. The
+    /// pages in between are unmapped before. If the last one says so, tables that become empty are freed.
+    GatherEach(u8, Range, Place, bool),
     /// [`lazymmu::Lazy::enable`].
     Enable,
     /// A section that announces a range.

@@ -22,7 +22,7 @@ mod lazy;
 mod requests;
 
 use super::frames::FrameSource;
-use super::{Failure, Op, Program, Range, Universe};
+use super::{Failure, Op, Place, Program, Range, Universe};
 use crate::fake::{self, Fake, new_mmu, new_space};
 use lazymmu::{
     AddressSpace, Backend, Desc, Features, LazySuspended, Mmu, PAGE_SIZE, PageRange,
@@ -236,13 +236,16 @@ impl<'m> Run<'m> {
             Op::UnmapFrames(space, range) => self.unmap_frames(space.into(), range),
             Op::UnmapNoFlush(space, range) => self.unmap_no_invalidate(space.into(), range),
             Op::UnmapMerged(space, range) => self.unmap_merged(space.into(), range),
-            Op::FlushPending => self.flush_pending(),
+            Op::FlushPending(place) => self.flush_pending(place),
             Op::FlushRange(space, range) => self.flush_range(space.into(), range),
             Op::Protect(space, range, prot) => self.protect(space.into(), range, prot),
             Op::Remap(space, range, prot) => self.remap(space.into(), range, prot),
             Op::Gather(space, first, second) => self.gather(space.into(), [first, second], false),
             Op::GatherTables(space, first, second) => {
                 self.gather(space.into(), [first, second], true);
+            }
+            Op::GatherEach(space, range, place, frees) => {
+                self.gather_each(space.into(), range, place, frees);
             }
             Op::Apply(space, range, each) => self.apply(space.into(), range, each),
             Op::Fast(space, range, each, fast) => self.fast(space.into(), range, each, fast),
@@ -265,7 +268,7 @@ impl<'m> Run<'m> {
         self.close();
         self.check();
         while !self.pending.is_empty() {
-            self.flush_pending();
+            self.flush_pending(Place::Here);
         }
         self.check();
         let invalidated = self.kernel().all_invalidated();

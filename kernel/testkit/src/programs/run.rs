@@ -276,7 +276,7 @@ impl<'m, K: Modelled> Run<'m, K> {
                 sim.acquire(to, &sim.release(cpu));
                 self.contract.acquired(cpu, to);
             }
-            Op::FlushPending => {
+            Op::FlushPending(_) => {
                 self.strike_in(step.preempted);
                 self.flush_pending(by);
             }
@@ -305,6 +305,7 @@ impl<'m, K: Modelled> Run<'m, K> {
             | Op::Fast(s, range, ..)
             | Op::Gather(s, range, _)
             | Op::GatherTables(s, range, _)
+            | Op::GatherEach(s, range, ..)
             | Op::FreeEmptyTables(s, range) => {
                 let space = s as usize % SPACES;
                 let frees = matches!(step.op, Op::FreeEmptyTables(..) | Op::GatherTables(..));

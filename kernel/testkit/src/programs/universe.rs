@@ -151,6 +151,7 @@ impl Universe {
     pub const fn ends(spaces: &'static [(u8, SpaceKind)]) -> Self {
         Self {
             windows: &ENDS,
+            lengths: &[(1, Length::UpTo(2)), (1, Length::Whole)],
             ..Self::sections(spaces)
         }
     }

@@ -3,7 +3,7 @@
 
 use super::{Pending, Run, alone, verdict};
 use crate::fake::{self, Fake};
-use crate::programs::{Frames, Range};
+use crate::programs::{Frames, Place, Range};
 use lazymmu::bbm::Violation;
 use lazymmu::{
     Backing, Context, Desc, Frame, Level, PAGE_SIZE, PageRange, PendingInvalidation, Prot,
@@ -152,7 +152,7 @@ impl<'m> Run<'m> {
         }
     }
 
-    /// In two halves, whose flushes are merged in the order of their addresses and in no other.
+    /// In two halves, whose flushes are merged.
     pub(super) fn unmap_merged(&mut self, space: usize, range: Range) {
         let (half, second) = range.halves();
         let Some(mut flush) = self.take(space, half) else {
@@ -162,15 +162,15 @@ impl<'m> Run<'m> {
         if let Some(second) = second
             && let Some(mut other) = self.take(space, second)
         {
-            flush = other.merge(flush).expect_err("it comes before");
-            flush.merge(other).expect("it comes right after");
+            other.merge(flush).expect("it comes right before");
+            flush = other;
             pages = self.range(space, range);
         }
         self.put_off(space, pages, flush);
     }
 
     /// The oldest flush that was put off, if there is one.
-    pub(super) fn flush_pending(&mut self) {
+    pub(super) fn flush_pending(&mut self, place: Place) {
         let Some(Pending {
             space,
             pages,
@@ -179,8 +179,24 @@ impl<'m> Run<'m> {
         else {
             return;
         };
-        self.spaces[space].mm.invalidate(flush);
-        self.is_flushed(space, pages);
+        match place {
+            Place::Here => {
+                self.spaces[space].mm.invalidate(flush);
+                self.is_flushed(space, pages);
+            }
+            Place::OtherSpace => {
+                let other = (space + 1) % self.spaces.len();
+                self.spaces[other].mm.invalidate(flush);
+                self.is_flushed(space, pages);
+            }
+            Place::BottomHalvesOff => {
+                self.kernel().set_interrupt(true);
+                self.spaces[space].mm.invalidate(flush);
+                self.kernel().set_interrupt(false);
+                let cached = self.may_be_cached(space, pages);
+                assert!(!cached, "R25: {pages} may be cached after its flush");
+            }
+        }
     }
 
     /// A flush that is dropped is one as well.
@@ -286,6 +302,54 @@ impl<'m> Run<'m> {
         for (range, refused) in ranges.into_iter().zip(refused) {
             if refused.is_none() {
                 self.gone(space, range);
+            }
+        }
+    }
+
+    /// Every second page that is mapped, each by a call of its own: more of them than any list holds.
+    pub(super) fn gather_each(&mut self, space: usize, range: Range, place: Place, frees: bool) {
+        let mapped: Vec<Range> = range
+            .by_page()
+            .filter(|page| self.not_mapped(space, *page).is_none())
+            .collect();
+        for page in mapped.iter().skip(1).step_by(2) {
+            self.unmap(space, *page);
+        }
+        let gathered: Vec<Range> = mapped.into_iter().step_by(2).collect();
+        let expected: Vec<_> = gathered
+            .iter()
+            .flat_map(|page| self.mapped(space, *page))
+            .collect();
+        let frees = frees && !self.is_announced() && !gathered.is_empty();
+        let (kernel, asid) = (self.mmu.kernel(), fake::asid_of(self.kind(space)));
+        let pages: Vec<_> = gathered
+            .iter()
+            .map(|page| self.range(space, *page))
+            .collect();
+        let mut given = Vec::new();
+        let before = kernel.live_tables();
+        let mut gather = self.spaces[space]
+            .mm
+            .gather(taker(kernel, asid, &mut given));
+        for page in pages {
+            assert_eq!(gather.unmap(page), Ok(()));
+        }
+        kernel.set_interrupt(place == Place::BottomHalvesOff);
+        if frees {
+            let freed = gather.finish_and_free_tables();
+            assert_eq!(kernel.live_tables(), before - freed);
+        } else {
+            gather.finish();
+        }
+        kernel.set_interrupt(false);
+        given.sort_by_key(|(va, _)| *va);
+        assert_eq!(given, expected);
+        for page in gathered {
+            self.gone(space, page);
+            if frees {
+                for page in self.universe.pages_of(page) {
+                    self.is_kept_for_a_reason(space, page);
+                }
             }
         }
     }
