@@ -68,8 +68,10 @@ macro_rules! instructions {
 
 /// Effects on the machine.
 ///
-/// The accesses to entries have bodies that do what they say with relaxed atomics, and on AArch64 with pairs of
-/// entries per instruction. An implementation overrides them to watch (a model).
+/// The accesses to entries have bodies that do what they say with relaxed atomics. A test overrides them to record each
+/// access. On a host the four methods for runs call [`Hardware::load`] and [`Hardware::store`]; on bare AArch64 they write
+/// pairs of entries by instructions of their own, so an implementation that overrides `store` there overrides all of
+/// them.
 ///
 /// # Safety
 /// Each method has the effect that it documents, on the CPU that executes it, and no other effect on memory. It

@@ -15,18 +15,20 @@ use crate::table::Table;
 use crate::task::LazyMmuState;
 use core::cell::Cell;
 use core::fmt;
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 /// A kernel of one task. It takes its tables from `F`, and on bare AArch64 it executes this crate's instructions.
 ///
-/// It is not `Sync`, so an [`Mmu`](crate::Mmu) of it cannot be shared between CPUs or threads. Interrupt handlers must
-/// not use it. It has a [`Batch`], so every strategy can be chosen.
+/// It is neither `Send` nor `Sync`, so an [`Mmu`](crate::Mmu) of it stays with the CPU or thread that made it: a barrier
+/// that is owed must be executed by the CPU that stored (R17). Interrupt handlers must not use it. It has a [`Batch`], so every strategy can be chosen.
 pub struct OneTask<F> {
     frames: F,
     state: LazyMmuState,
     counters: Counters,
     batch: Batch,
     last_report: Cell<Option<LazyMmuError>>,
+    _cpu: PhantomData<*mut ()>,
 }
 
 impl<F> OneTask<F> {
@@ -36,9 +38,10 @@ impl<F> OneTask<F> {
             frames,
             state: LazyMmuState::new(),
             counters: Counters::new(),
-            // SAFETY: only `batch` hands it out. The type is not `Sync`, so one flow of control uses it.
+            // SAFETY: only `batch` hands it out. The type stays on one CPU, so one flow of control uses it.
             batch: unsafe { Batch::new() },
             last_report: Cell::new(None),
+            _cpu: PhantomData,
         }
     }
 

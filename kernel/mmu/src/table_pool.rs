@@ -25,7 +25,11 @@ impl<const N: usize> TablePool<N> {
     ///
     /// The pool is to be a `static`. It takes `N` times 4096 bytes and is aligned to 4096; all bytes are zero, so an
     /// image does not contain them.
-    pub const fn new(offset: u64) -> Self {
+    ///
+    /// # Safety
+    /// `offset` is the virtual minus the physical address of the pool for as long as it is used. With another offset a
+    /// walker reads other memory than this library writes.
+    pub const unsafe fn new(offset: u64) -> Self {
         Self {
             tables: [const { Table::new() }; N],
             taken: [const { AtomicBool::new(false) }; N],
@@ -58,8 +62,8 @@ impl<const N: usize> TablePool<N> {
     }
 }
 
-// SAFETY: a table is handed out to one caller from `alloc_table` to `free_table`, zeroed, and the pool is a `static`, so
-// it stays where it is and is ordinary memory.
+// SAFETY: a table is handed out to one caller from `alloc_table` to `free_table`, zeroed. The pool is a `static`, so it
+// stays where it is and is ordinary memory, at the physical address that its maker vouched for.
 unsafe impl<const N: usize> TableFrames for &'static TablePool<N> {
     fn alloc_table(&self) -> Option<Frame> {
         for (index, taken) in self.taken.iter().enumerate() {
@@ -98,7 +102,8 @@ mod tests {
 
     #[test]
     fn tables_are_distinct_zeroed_and_had_again() {
-        static POOL: TablePool<3> = TablePool::new(0);
+        // SAFETY: nothing walks these tables.
+        static POOL: TablePool<3> = unsafe { TablePool::new(0) };
         let pool = &POOL;
         let frames: Vec<Frame> = core::iter::from_fn(|| pool.alloc_table()).collect();
         assert_eq!(frames.len(), 3);
@@ -122,13 +127,15 @@ mod tests {
 
     #[test]
     fn physical_addresses_are_the_offset_below_and_must_be_frames() {
-        static HIGH: TablePool<1> = TablePool::new(0x1000);
+        // SAFETY: nothing walks these tables.
+        static HIGH: TablePool<1> = unsafe { TablePool::new(0x1000) };
         let pool = &HIGH;
         let frame = pool.alloc_table().unwrap();
         let address = pool.table_ptr(frame).addr().get() as u64;
         assert_eq!(frame.as_u64(), address - 0x1000);
         // Its physical address would be above 2^48.
-        static NOWHERE: TablePool<1> = TablePool::new(1 << 63);
+        // SAFETY: nothing walks these tables.
+        static NOWHERE: TablePool<1> = unsafe { TablePool::new(1 << 63) };
         assert_eq!((&NOWHERE).alloc_table(), None);
     }
 }

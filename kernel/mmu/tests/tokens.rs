@@ -387,7 +387,8 @@ has_not!(FastPteRange<'static, 'static, Shared>: Send, Sync);
 has_not!(PteRef<'static, Shared>: Send, Sync);
 // A space is written by one caller at a time, and one task without interrupts is one thread.
 has_not!(AddressSpace<'static, Shared>: Sync);
-has_not!(lazymmu::OneTask<Shared>: Sync);
+has_not!(lazymmu::OneTask<Shared>: Send, Sync);
+has_not!(Mmu<lazymmu::OneTask<Shared>>: Send, Sync);
 // A kernel keeps these in a `static`.
 has!(Mmu<Shared>: Send, Sync);
 has!(lazymmu::LazyMmuState: Send, Sync);

@@ -44,12 +44,10 @@ pub(crate) fn store_run<H: Hardware>(hw: &H, run: &[Pte], fill: Fill<'_>) {
 /// Stores entry `i` of a run alone.
 #[inline(always)]
 pub(super) fn store_nth<H: Hardware>(hw: &H, run: &[Pte], fill: Fill<'_>, i: usize) {
-    let pte = &run[i];
-    let old = match fill {
-        Fill::Update { .. } => hw.load(pte),
-        _ => Desc::INVALID,
-    };
-    store(hw, pte, fill.value(i, old));
+    match fill {
+        Fill::Update { keep, set, .. } => hw.update_run(&run[i..=i], keep, set),
+        _ => store(hw, &run[i], fill.value(i, Desc::INVALID)),
+    }
 }
 
 /// Stores `new` over a live entry of the same page. `new` was computed when the entry was `seen`; access
