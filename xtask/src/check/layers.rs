@@ -2,9 +2,13 @@
 
 //! The layers of the page-table library: imports run downward only, and leaves are stored in one module.
 //!
-//! An import is read as text: the trees of `use` declarations and paths that begin with `crate::`, outside of
-//! comments and of `mod tests`. A `mod.rs` only declares and re-exports, or lies on top of its folder, so a
-//! file that imports from its own folder's `mod.rs` closes a circle and is found like any other.
+//! An import is read as text: the trees of `use` declarations and paths that begin with `crate`, `super` or `self`,
+//! outside of comments and of test modules. What would hide an import from this reading is refused. A `mod.rs` only
+//! declares and re-exports, or lies on top of its folder, so a file that imports from its own folder's `mod.rs` closes a
+//! circle and is found like any other.
+//!
+//! A store to an entry is recognized by the name of the method, whatever it is called on; atomic cells are told apart by
+//! their `Ordering`, and the other modules that own a method of such a name are listed.
 
 use super::Verdict;
 use super::source::Source;
@@ -53,8 +57,12 @@ const WRITES: [&str; 7] = [
     "store_zero",
 ];
 
-/// Names that a `Hardware` has in the library's code.
-const RECEIVERS: [&str; 4] = ["kernel()", "kernel", "hw", "hardware"];
+/// Modules that define these methods, or use cells and sets with methods of the same names, and write no entry of a
+/// tree.
+const OTHERS: [&str; 3] = ["hardware", "table", "table_pool"];
+
+/// What would hide an import.
+const HIDING: [&str; 3] = ["#[path", "extern crate self", "$crate"];
 
 /// Runs the check and prints the layers.
 pub fn run(sources: &[Source]) -> Verdict {
@@ -116,6 +124,7 @@ impl Library {
 
     fn problems(&self) -> Vec<String> {
         let mut problems = self.unknown_modules();
+        problems.extend(self.hidden());
         problems.extend(self.upward());
         problems.extend(self.circle());
         problems.extend(self.other_writers());
@@ -132,6 +141,19 @@ impl Library {
                 )
             })
             .collect()
+    }
+
+    /// What this check could not see through.
+    fn hidden(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (module, file) in &self.files {
+            for what in HIDING.iter().filter(|what| file.code.contains(**what)) {
+                found.push(format!(
+                    "{ROOT}{module} contains {what}, which hides imports: write the path"
+                ));
+            }
+        }
+        found
     }
 
     /// Imports from a higher layer.
@@ -185,10 +207,11 @@ impl Library {
 
     /// Modules that write to entries and are none of [`WRITERS`].
     fn other_writers(&self) -> Vec<String> {
-        let allowed = |module: &str| WRITERS.iter().any(|(writer, _)| *writer == module);
+        let writes_entries = |module: &str| WRITERS.iter().any(|(writer, _)| *writer == module);
+        let is_other = |module: &str| OTHERS.contains(&module) || top(module) == "aarch64";
         self.files
             .iter()
-            .filter(|(module, _)| !allowed(module) && !matches!(top(module), "hardware" | "aarch64"))
+            .filter(|(module, _)| !writes_entries(module) && !is_other(module))
             .flat_map(|(module, file)| {
                 writes(&file.code).into_iter().map(move |write| {
                     format!(
@@ -236,11 +259,19 @@ fn layer(name: &str) -> Option<usize> {
         .position(|(_, modules)| modules.contains(&name))
 }
 
+/// The code of a file without comments and without modules that are compiled for tests only.
 fn code_of(source: &Source) -> String {
     let mut code = String::new();
-    for line in &source.lines {
-        if line.text == "mod tests {" {
-            break;
+    let mut lines = source.lines.iter().peekable();
+    while let Some(line) = lines.next() {
+        let starts_tests = line.code.trim() == "#[cfg(test)]"
+            && lines
+                .peek()
+                .is_some_and(|next| next.code.starts_with("mod "));
+        if starts_tests {
+            // To the brace that closes the module.
+            lines.find(|line| line.text == "}");
+            continue;
         }
         code += &line.code;
         code.push(' ');
@@ -248,7 +279,8 @@ fn code_of(source: &Source) -> String {
     code.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The paths of all `use` declarations, with their trees expanded, and all paths that begin with `crate::`.
+/// The paths of all `use` declarations, with their trees expanded, and all paths that begin with `crate::`, `super::` or
+/// `self::`.
 fn paths(code: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices("use ") {
@@ -257,13 +289,22 @@ fn paths(code: &str) -> Vec<Vec<String>> {
             expand(tree, &[], &mut found);
         }
     }
-    for (at, _) in code.match_indices("crate::") {
-        let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
-        let end = code[at..].find(|c| !is_path(c)).unwrap_or(code.len() - at);
-        let path = code[at..at + end].split("::");
-        // A tree of a declaration begins with an empty name, and was expanded above.
-        if path.clone().all(|name| !name.is_empty()) {
-            found.push(path.map(str::to_owned).collect());
+    for first in ["crate::", "super::", "self::"] {
+        for (at, _) in code.match_indices(first) {
+            let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+            // In the middle of a longer path.
+            if code[..at].ends_with(is_path) {
+                continue;
+            }
+            let end = code[at..].find(|c| !is_path(c)).unwrap_or(code.len() - at);
+            // A tree of a declaration ends with an empty name, and was expanded above.
+            let path = code[at..at + end]
+                .split("::")
+                .filter(|name| !name.is_empty());
+            let path: Vec<String> = path.map(str::to_owned).collect();
+            if path.len() > 1 && !code[..at].ends_with("use ") {
+                found.push(path);
+            }
         }
     }
     found
@@ -349,24 +390,47 @@ fn join(parent: &str, child: &str) -> String {
     }
 }
 
-/// The calls in `code` that write entries through `Hardware`.
+/// The calls in `code` that may write entries: methods of these names, and paths to them.
 fn writes(code: &str) -> Vec<String> {
     let code = code.replace(" .", ".");
     let mut found = Vec::new();
     for method in WRITES {
-        for receiver in RECEIVERS {
-            let call = format!("{receiver}.{method}(");
-            let is_it = |(at, _): &(usize, &str)| {
-                !code[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_')
-            };
-            found.extend(
-                code.match_indices(&call)
-                    .filter(is_it)
-                    .map(|_| call.clone() + ")"),
-            );
+        for call in [
+            format!(".{method}("),
+            format!("Hardware::{method}"),
+            format!("K::{method}"),
+            format!("Pte::{method}"),
+        ] {
+            for (at, _) in code.match_indices(&call) {
+                let arguments = arguments(&code[at + call.len()..]);
+                // A cell that the CPUs share, such as a task's state.
+                let is_atomic = call.starts_with('.')
+                    && ["Ordering::", "RELAXED"]
+                        .iter()
+                        .any(|order| arguments.contains(order));
+                if !is_atomic {
+                    found.push(format!("{call}{arguments}"));
+                }
+            }
         }
     }
     found
+}
+
+/// The text up to the parenthesis that closes the call.
+fn arguments(code: &str) -> &str {
+    let mut depth = 1;
+    for (at, c) in code.char_indices() {
+        match c {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return &code[..=at];
+        }
+    }
+    code
 }
 
 #[cfg(test)]
@@ -450,8 +514,44 @@ mod tests {
         let call = "fn f() {\n    self.mmu()\n        .kernel()\n        .store(pte, desc);\n}\n";
         assert_eq!(library(&[("space/links.rs", call)]).problems(), [""; 0]);
         assert_eq!(library(&[("space/write.rs", call)]).problems().len(), 1);
-        let other = "fn f() { cell.store(1, Relaxed); store::store(kernel, pte, desc); }\n";
+        let other =
+            "fn f() { cell.store(1, Ordering::Relaxed); store::store(kernel, pte, desc); }\n";
         assert_eq!(library(&[("space/write.rs", other)]).problems(), [""; 0]);
+        for call in [
+            "k.store(pte, d)",
+            "kernel_ref.swap(pte, d)",
+            "Hardware::store(k, pte, d)",
+            "let s = K::store",
+            "pte.store(d)",
+            "hw.store_zero(f(run))",
+        ] {
+            let code = format!("fn f() {{ {call}; }}\n");
+            assert_eq!(
+                library(&[("space/write.rs", &code)]).problems().len(),
+                1,
+                "{call}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_import_cannot_hide() {
+        for code in [
+            "fn f() { super::space::write::g() }\n",
+            "#[path = \"space/hidden.rs\"]\nmod hidden;\n",
+            "mod tests {\n}\nuse crate::space::write::W;\n",
+            "#[cfg(test)]\nmod tests {\n}\nuse crate::space::write::W;\n",
+            "macro_rules! m { () => { $crate::space::write::g() } }\n",
+            "use crate::*;\n",
+            "use crate as c;\n",
+        ] {
+            let files = [
+                ("addr.rs", code),
+                ("space/mod.rs", "mod write;\n"),
+                ("space/write.rs", "\n"),
+            ];
+            assert_ne!(library(&files).problems(), [""; 0], "{code}");
+        }
     }
 
     #[test]

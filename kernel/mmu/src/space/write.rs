@@ -433,7 +433,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
             return false;
         }
         last.short
-            .store(self.mmu, kernel.lazy(), pte, (frame, last.prot));
+            .write(self.mmu, kernel.lazy(), pte, (frame, last.prot));
         links::add_one(self.mmu, parent, link);
         if last.prot.is_user() {
             counters.ptes(1);
@@ -491,7 +491,7 @@ impl ShortWay {
     ) -> bool {
         let is_short = self.sets(new.1) && !mmu.kernel().load(pte).is_in_use();
         if is_short {
-            self.store(mmu, state, pte, new);
+            self.write(mmu, state, pte, new);
         }
         is_short
     }
@@ -507,14 +507,14 @@ impl ShortWay {
     ) -> bool {
         let is_short = Self::is_kernel_data(new.1);
         if is_short {
-            self.store(mmu, state, pte, new);
+            self.write(mmu, state, pte, new);
         }
         is_short
     }
 
     /// The store and its debt. A user's leaf owes nothing (R14).
     #[inline(always)]
-    fn store<K: Kernel>(
+    fn write<K: Kernel>(
         self,
         mmu: &Mmu<K>,
         state: &LazyMmuState,
