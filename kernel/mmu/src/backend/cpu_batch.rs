@@ -7,7 +7,8 @@
 use crate::batch::Batch;
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;
-use crate::task::Busy;
+use crate::task::{Busy, LazyMmuState};
+use core::mem;
 
 /// Works on what waits on this CPU.
 ///
@@ -15,16 +16,43 @@ use crate::task::Busy;
 /// If the kernel has no batch any more: it had one when the strategy was chosen.
 #[inline]
 pub(super) fn with_batch<K: Kernel, T>(mmu: &Mmu<K>, work: impl FnOnce(&Batch) -> T) -> T {
-    let state = mmu.kernel().lazy();
-    let before = state.set_busy(Busy::Yes);
+    let busy = AtWork::begin(mmu.kernel().lazy());
     let batch = mmu
         .kernel()
         .batch()
         .expect("Context::batch() had one when the backend was chosen");
     let result = work(batch);
-    state.set_busy(before);
+    busy.end();
     offer_preemption(mmu);
     result
+}
+
+/// The task's mark that it is at work on a batch. It goes when the work ends, also if a hypervisor's call panics.
+struct AtWork<'a> {
+    state: &'a LazyMmuState,
+    before: Busy,
+}
+
+impl<'a> AtWork<'a> {
+    #[inline(always)]
+    fn begin(state: &'a LazyMmuState) -> Self {
+        Self {
+            state,
+            before: state.set_busy(Busy::Yes),
+        }
+    }
+
+    #[inline(always)]
+    fn end(self) {
+        self.state.set_busy(self.before);
+        mem::forget(self);
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.state.set_busy(self.before);
+    }
 }
 
 /// The same for work that leaves something waiting until the next drain.

@@ -50,20 +50,20 @@ fn drain_batch<K: Kernel>(mmu: &Mmu<K>) {
 }
 
 /// Completes the invalidation of leaves that were emptied before, perhaps in another context (R25). `duty` says who
-/// invalidates them.
+/// invalidates them, and `invalidate` does it beside the batch.
 ///
 /// If the strategy does, the invalidation waits in the batch, unless it is done already, and a drain executes it. In
 /// interrupt context nothing may be drained (R12): the batch may be the interrupted task's and half changed. (Bottom
 /// halves off counts as such a context, and the batch is then the caller's own.) The entries are empty in memory whatever
 /// waits, so an invalidation beside the batch completes it. The batch executes its own later once more.
+#[inline]
 pub(crate) fn complete_invalidation<K: Kernel>(
     mmu: &Mmu<K>,
     duty: Duty,
-    ranges: impl Iterator<Item = PageRange> + Clone,
-    scope: Scope,
+    invalidate: impl FnOnce(&Mmu<K>),
 ) {
     if duty == Duty::Caller || mmu.kernel().in_interrupt() {
-        mmu.drain_and_invalidate(ranges, scope, Reach::Page);
+        invalidate(mmu);
     } else {
         drain(mmu);
     }

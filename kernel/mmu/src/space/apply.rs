@@ -21,6 +21,7 @@ use crate::hardware::Kernel;
 use crate::strategy::Backend;
 use crate::table::Pte;
 use crate::task::LazyMmuState;
+use core::mem;
 
 /// One last-level entry in the hands of a callback.
 pub struct PteRef<'a, K: Kernel> {
@@ -37,6 +38,47 @@ pub struct PteRef<'a, K: Kernel> {
     is_fresh: bool,
     /// Whether the entry was set the short way.
     was_short: bool,
+}
+
+/// The visit of one table's entries. It is dropped only if the callback panics, and then counts what the callback left.
+struct Visit<'a, 's, K: Kernel> {
+    space: &'a AddressSpace<'a, K>,
+    found: &'a LeafTable<'s>,
+    sums: Sums,
+    /// The number to withdraw the announcement of the table under, where there is one.
+    announced: Option<u8>,
+}
+
+impl<K: Kernel> Visit<'_, '_, K> {
+    /// Ends the visit, in which `short` entries were set the short way.
+    #[inline(always)]
+    fn end(mut self, short: usize) {
+        self.sums.short = short;
+        self.settle();
+        mem::forget(self);
+    }
+
+    #[inline(always)]
+    fn settle(&self) {
+        let (mmu, parent) = (self.space.mmu(), self.found.parent);
+        links::add_population(mmu, parent, self.sums.settle(&self.space.writer));
+        if let Some(number) = self.announced {
+            mmu.kernel().lazy().hints().withdraw(number);
+        }
+    }
+}
+
+impl<K: Kernel> Drop for Visit<'_, '_, K> {
+    fn drop(&mut self) {
+        let before = self.found.link.population();
+        let (_, now) = self.found.count_in_use(self.space.mmu());
+        // What changed otherwise is in the sum already.
+        self.sums.short = before.map_or(0, |before| {
+            now.wrapping_sub(before)
+                .wrapping_add_signed(-self.sums.change)
+        });
+        self.settle();
+    }
 }
 
 impl<K: Kernel> PteRef<'_, K> {
@@ -140,12 +182,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
             .section_unless_active()
             .map_err(SpaceError::from)?;
         self.each_table(range, &mut spare, |found| {
-            let announced = self.announce(&found);
-            let result = self.apply_to_table(&found, &mut f);
-            if let Some(number) = announced {
-                self.mmu().lazy().state().hints().withdraw(number);
-            }
-            result
+            self.apply_to_table(&found, &mut f)
         })
     }
 
@@ -155,7 +192,12 @@ impl<K: Kernel> AddressSpace<'_, K> {
         found: &LeafTable<'_>,
         f: &mut impl FnMut(&mut PteRef<'_, K>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut sums = Sums::ZERO;
+        let mut visit = Visit {
+            space: self,
+            found,
+            sums: Sums::ZERO,
+            announced: self.announce(found),
+        };
         let mut short = self.writer.short_way(found.piece);
         let state = self.mmu().kernel().lazy();
         let mut rest = found.ptes().iter();
@@ -171,7 +213,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
                     pte,
                     state,
                     short: &mut short,
-                    sums: &mut sums,
+                    sums: &mut visit.sums,
                     is_fresh: true,
                     was_short: false,
                 };
@@ -192,7 +234,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
                     pte,
                     state,
                     short: &mut short,
-                    sums: &mut sums,
+                    sums: &mut visit.sums,
                     is_fresh: false,
                     was_short: false,
                 };
@@ -204,8 +246,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
                 }
             }
         }
-        sums.short = found.ptes().len() - rest.len() - other;
-        links::add_population(self.mmu(), found.parent, sums.settle(&self.writer));
+        visit.end(found.ptes().len() - rest.len() - other);
         failed.map_or(Ok(()), Err)
     }
 

@@ -13,7 +13,7 @@ use super::fold;
 use super::leaf_table::LeafTable;
 use super::links;
 use super::spare::Spare;
-use super::write::{ShortWay, Sums};
+use super::write::{ShortWay, Sums, Writer};
 use crate::addr::{Frame, PAGE_SIZE, PageRange};
 use crate::backend::{self, Fill, Was};
 use crate::desc::{Desc, Prot, bits};
@@ -23,6 +23,7 @@ use crate::hardware::Kernel;
 use crate::lazy::LazySection;
 use crate::strategy::Backend;
 use crate::table::Pte;
+use core::mem;
 
 /// The entries of a range inside one table, in a lazy section of their own.
 /// Leaves the section on drop.
@@ -99,7 +100,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     }
 }
 
-impl<K: Kernel> FastPteRange<'_, '_, K> {
+impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
     /// The pages of the range.
     pub const fn range(&self) -> PageRange {
         self.table.piece
@@ -159,10 +160,16 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
             return Ok(());
         }
         let found = self.empty_part(first, pages, prot)?;
-        self.space
-            .writer
-            .set_each(&found, prot, |i| frame(first.wrapping_add(i)));
-        self.sums.change += pages as isize;
+        let (writer, change) = (&self.space.writer, &mut self.sums.change);
+        let unfinished = SetEach {
+            writer,
+            found,
+            prot,
+            change,
+        };
+        writer.set_each(&unfinished.found, prot, |i| frame(first.wrapping_add(i)));
+        *unfinished.change += pages as isize;
+        mem::forget(unfinished);
         Ok(())
     }
 
@@ -245,7 +252,7 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
         first: usize,
         pages: usize,
         prot: Prot,
-    ) -> Result<LeafTable<'_>, SpaceError> {
+    ) -> Result<LeafTable<'s>, SpaceError> {
         self.space.kind().check_prot(prot)?;
         let found = self.part(first, pages);
         // A table that came empty, and in which nothing was set since, is empty.
@@ -294,7 +301,7 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
 
     /// A part of the range.
     #[inline]
-    fn part(&self, first: usize, pages: usize) -> LeafTable<'_> {
+    fn part(&self, first: usize, pages: usize) -> LeafTable<'s> {
         assert!(
             first
                 .checked_add(pages)
@@ -315,6 +322,24 @@ impl<K: Kernel> FastPteRange<'_, '_, K> {
         self.space
             .writer
             .take_shortly(&self.table, pte, &mut self.short, &mut self.sums)
+    }
+}
+
+/// Entries that a loop sets one after the other. It is dropped only if the source of frames panics, and then counts those
+/// that were set.
+struct SetEach<'a, 's, 'm, K: Kernel> {
+    writer: &'a Writer<'m, K>,
+    found: LeafTable<'s>,
+    prot: Prot,
+    change: &'a mut isize,
+}
+
+impl<K: Kernel> Drop for SetEach<'_, '_, '_, K> {
+    fn drop(&mut self) {
+        // All were empty before.
+        let (set, _) = self.found.count_in_use(self.writer.mmu);
+        self.writer.count_each(set, self.prot);
+        *self.change += set as isize;
     }
 }
 

@@ -17,6 +17,7 @@ use crate::backend::{self, Duty, Fill, Was};
 use crate::desc::{Desc, bits};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
+use crate::tlbi::Reach;
 use core::fmt;
 use core::marker::PhantomData;
 
@@ -156,7 +157,10 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         let gathered = || ranges.iter().flatten().copied();
         // R25: frames are given back after the invalidation, so nothing waits for more.
         let duty = core::mem::replace(&mut self.duty, Duty::Backend);
-        backend::complete_invalidation(space.mmu(), duty, gathered(), space.kind().scope());
+        backend::complete_invalidation(space.mmu(), duty, |mmu| {
+            mmu.drain_and_invalidate(gathered(), space.kind().scope(), Reach::Page);
+        });
+        let emptied = Emptied { space, ranges };
         for range in gathered() {
             space.writer.invalidated(range);
             space.each_leaf_table(range, |found| {
@@ -164,6 +168,25 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
                     (self.give_back)(found.piece.page(i), space.load(pte).frame());
                 }
                 space.writer.write_run(&found, Fill::Zero, Was::Gone);
+            });
+        }
+        core::mem::forget(emptied);
+    }
+}
+
+/// Empties what was gathered if `give_back` panics. The frames that were not given back by then are lost to the caller,
+/// the addresses are not.
+struct Emptied<'s, 'm, K: Kernel> {
+    space: &'s AddressSpace<'m, K>,
+    ranges: [Option<PageRange>; RANGES],
+}
+
+impl<K: Kernel> Drop for Emptied<'_, '_, K> {
+    fn drop(&mut self) {
+        for range in self.ranges.into_iter().flatten() {
+            self.space.writer.invalidated(range);
+            self.space.each_leaf_table(range, |found| {
+                self.space.writer.write_run(&found, Fill::Zero, Was::Gone);
             });
         }
     }

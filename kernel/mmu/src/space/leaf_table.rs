@@ -83,6 +83,18 @@ impl<'s> LeafTable<'s> {
         self.link.population() == Some(ENTRIES)
     }
 
+    /// Counts the entries in use: of the piece, and of the whole table.
+    #[cold]
+    pub(super) fn count_in_use<K: Kernel>(&self, mmu: &Mmu<K>) -> (usize, usize) {
+        let first = Level::L3.index(self.piece.start());
+        let is_in_use = |index: &usize| {
+            let pte = &self.table.entries()[*index];
+            backend::read(mmu, self.link.frame(), *index, pte).is_in_use()
+        };
+        let in_piece = (first..).take(self.ptes().len()).filter(is_in_use).count();
+        (in_piece, (0..ENTRIES).filter(is_in_use).count())
+    }
+
     /// The value of entry `i` of the piece, in memory or in the batch (R13, R20).
     #[inline(always)]
     pub(super) fn read<K: Kernel>(&self, mmu: &Mmu<K>, i: usize) -> Desc {

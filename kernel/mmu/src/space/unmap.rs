@@ -9,7 +9,7 @@ use crate::backend::{self, Duty, Fill, Was};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;
-use crate::tlbi::Scope;
+use crate::tlbi::{Reach, Scope};
 use core::fmt;
 use core::marker::PhantomData;
 
@@ -58,12 +58,10 @@ impl<K: Kernel> PendingInvalidation<'_, K> {
 
 impl<K: Kernel> Drop for PendingInvalidation<'_, K> {
     fn drop(&mut self) {
-        backend::complete_invalidation(
-            self.mmu,
-            self.duty,
-            core::iter::once(self.range),
-            self.scope,
-        );
+        let (range, scope) = (self.range, self.scope);
+        backend::complete_invalidation(self.mmu, self.duty, |mmu| {
+            mmu.invalidate_range(range, scope, Reach::Page);
+        });
     }
 }
 

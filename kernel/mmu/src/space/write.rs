@@ -68,7 +68,7 @@ use core::cell::Cell;
 
 /// Writes the leaves of one address space.
 pub(super) struct Writer<'m, K> {
-    mmu: &'m Mmu<K>,
+    pub(super) mmu: &'m Mmu<K>,
     kind: SpaceKind,
     stale: Stale,
     /// An address that the table in `last` translates, or [`NOWHERE`].
@@ -255,10 +255,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
         mut frame: impl FnMut(usize) -> Frame,
     ) {
         let pages = found.ptes().len();
-        if !matches!(
-            self.mmu.backend(),
-            Backend::DeferBarriers | Backend::BatchInvalidations
-        ) {
+        if !self.stores_each() {
             for i in 0..pages {
                 let first = Desc::page(frame(i), prot);
                 self.write_run(&found.nth(i), Fill::Contiguous { first }, Was::Gone);
@@ -284,10 +281,26 @@ impl<'m, K: Kernel> Writer<'m, K> {
             set(h);
         }
         rest.iter().for_each(set);
-        let owed = backend::account(self.mmu, pages, Desc::page(Frame::ZERO, prot));
-        if pages > 0 {
-            self.mmu.owe_or_pay(owed);
+        self.count_each(pages, prot);
+    }
+
+    /// Counts `pages` entries that [`Writer::set_each`] set with `prot`, and notes what they owe.
+    #[inline(always)]
+    pub(super) fn count_each(&self, pages: usize, prot: Prot) {
+        if !self.stores_each() || pages == 0 {
+            return;
         }
+        let owed = backend::account(self.mmu, pages, Desc::page(Frame::ZERO, prot));
+        self.mmu.owe_or_pay(owed);
+    }
+
+    /// Whether [`Writer::set_each`] stores each entry itself, and counts them when all are set.
+    #[inline(always)]
+    fn stores_each(&self) -> bool {
+        matches!(
+            self.mmu.backend(),
+            Backend::DeferBarriers | Backend::BatchInvalidations
+        )
     }
 
     /// Drains what waits, invalidates the leaves of `range`, and takes note of it.
