@@ -246,7 +246,8 @@ pub enum RangeError {
     NotCanonical(u64),
     /// The range holds no page.
     Empty(u64),
-    /// The range wraps around or leaves the half it starts in.
+    /// The range wraps around or leaves the half it starts in. The last page of the upper half is
+    /// in no range ([`Half::end`]).
     LeavesHalf {
         /// First byte of the range.
         start: u64,
@@ -286,11 +287,16 @@ impl fmt::Display for RangeError {
             ),
             Self::LeavesHalf { start, pages } => write!(
                 f,
-                "{pages} pages from {start:#x} wrap around or leave their half, which ends at {:#x}: shorten the range",
+                "{pages} pages from {start:#x} wrap around or leave their half, which ends at {:#x}{}: shorten the range",
                 if start >> 63 == 0 {
                     Half::Lower.end()
                 } else {
                     Half::Upper.end()
+                },
+                if start >> 63 == 0 {
+                    ""
+                } else {
+                    " (its last page is in no range)"
                 }
             ),
             Self::Reversed { start, end } => write!(
@@ -308,6 +314,9 @@ impl fmt::Display for RangeError {
 impl core::error::Error for RangeError {}
 
 /// A non-empty, half-open range of pages inside one half.
+///
+/// The last page of the upper half is in no range, so that the exclusive end never is 2^64
+/// ([`Half::end`]).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PageRange {
     start: VirtAddr,
@@ -470,8 +479,7 @@ impl PageRange {
     /// The beginning of the range, as far as the first entry of `level` reaches.
     #[inline(always)]
     pub(crate) const fn first_in(self, level: Level) -> Self {
-        // The end of the entry is the last of its addresses plus one, which may be 2^64:
-        // compared as it stands, as the last address.
+        // The end of the entry may be 2^64, so the last address is compared instead of the end.
         let last = self.start.0 | (level.entry_span() - 1);
         Self {
             start: self.start,

@@ -14,12 +14,14 @@
 //! cost more than what it counts. Any CPU may read.
 
 use core::fmt;
-use core::ops::Sub;
+use core::iter::Sum;
+use core::ops::{Add, Sub};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
-        /// Running totals; see the module text for who may write.
+        /// Running totals. One instance has one writer at a time: a task, or the interrupts of one
+        /// CPU. Any CPU may read it.
         #[derive(Debug, Default)]
         pub struct Counters {
             $($name: AtomicU64,)+
@@ -65,6 +67,14 @@ macro_rules! counters {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Counts {
             $($(#[$doc])* pub $name: u64,)+
+        }
+
+        impl Add for Counts {
+            type Output = Self;
+
+            fn add(self, other: Self) -> Self {
+                Self { $($name: self.$name.wrapping_add(other.$name),)+ }
+            }
         }
 
         impl Sub for Counts {
@@ -117,6 +127,13 @@ counters! {
     leave,
 }
 
+/// The counts of several tasks and CPUs as one.
+impl Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), Self::add)
+    }
+}
+
 impl Counts {
     /// Executed DSB of either type.
     pub const fn dsb(&self) -> u64 {
@@ -152,5 +169,21 @@ impl fmt::Display for Counts {
             self.dsb_saved(),
             self.isb_saved()
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_add_up() {
+        let counters = [Counters::new(), Counters::new()];
+        counters[0].isb(2);
+        counters[1].isb(3);
+        counters[1].listed(4);
+        let all: Counts = counters.iter().map(Counters::read).sum();
+        assert_eq!((all.isb, all.ptes, all.requested), (5, 4, 4));
+        assert_eq!(all - counters[1].read(), counters[0].read());
     }
 }

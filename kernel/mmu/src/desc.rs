@@ -44,13 +44,13 @@ pub mod bits {
     pub const PXN: u64 = 1 << 53;
     /// EL0 may not execute.
     pub const UXN: u64 = 1 << 54;
-    /// Bit 55, free for software: the page was written, and the entry has no other way to say so. Linux:
-    /// `PTE_DIRTY`.
+    /// Bit 55, free for software: the page was written, and the entry has no other way to say so.
+    /// Linux: `PTE_DIRTY`.
     pub const SOFTWARE_DIRTY: u64 = 1 << 55;
     /// Bits `[58:55]`, free for software in leaf descriptors.
     pub const SOFTWARE: u64 = 0b1111 << 55;
-    /// Bit 55 of a *table* descriptor, ignored by hardware (D8.3.1.1): some leaf of the next table is
-    /// not Normal write-back memory, or was. While it is clear, changing permissions
+    /// Bit 55 of a *table* descriptor, ignored by hardware (D8.3.1.1): some leaf of the next table
+    /// is not Normal write-back memory, or was. While it is clear, changing permissions
     /// cannot change a memory type, and no leaf needs to be looked at.
     pub const TABLE_MIXED: u64 = 1 << 55;
     /// What the library keeps in the bits of a *table* descriptor that hardware ignores.
@@ -148,7 +148,32 @@ impl Prot {
 
 impl fmt::Debug for Prot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&Desc(self.0 | bits::TABLE_OR_PAGE), f)
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Memory type, access, execution and privilege, for example `normal rw user`.
+impl fmt::Display for Prot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let memory = match (self.0 & bits::ATTR_INDX) >> bits::ATTR_INDX_SHIFT {
+            0 => "normal",
+            1 => "device-nGnRE",
+            2 => "normal-nc",
+            3 => "device-nGnRnE",
+            _ => "reserved-memory-type",
+        };
+        let flag = |mask, set, clear| if self.0 & mask != 0 { set } else { clear };
+        write!(
+            f,
+            "{} {}{}{}{}{}{}",
+            memory,
+            flag(bits::AP_READ_ONLY, "ro", "rw"),
+            flag(bits::PXN, "", " x"),
+            flag(bits::UXN, "", " ux"),
+            flag(bits::AP_USER, " user", ""),
+            flag(bits::CONT, " cont", ""),
+            flag(bits::AF, "", " !af"),
+        )
     }
 }
 
@@ -228,14 +253,14 @@ impl Desc {
         self.0 & (bits::VALID | bits::AF) == bits::VALID | bits::AF
     }
 
-    /// The entry with the access flag, as hardware may make it at any moment where it sets the flag itself.
-    /// Linux: `pte_mkyoung()`.
+    /// The entry with the access flag, as hardware may make it at any moment where it sets the flag
+    /// itself. Linux: `pte_mkyoung()`.
     pub(crate) const fn young(self) -> Self {
         Self(self.0 | bits::AF)
     }
 
     /// Entries in use in the table this *table* descriptor points to, 0..=512, or `None`
-    /// while somebody changes them one by one.
+    /// while a `FastPteRange` is open on the table.
     pub(crate) const fn population(self) -> Option<usize> {
         let entries = ((self.0 & bits::TABLE_POPULATION) >> 2) as usize;
         if entries <= ENTRIES {
@@ -294,26 +319,8 @@ impl fmt::Display for Desc {
         if !self.is_valid() {
             return write!(f, "invalid ({:#x})", self.0);
         }
-        let memory = match (self.0 & bits::ATTR_INDX) >> bits::ATTR_INDX_SHIFT {
-            0 => "normal",
-            1 => "device-nGnRE",
-            2 => "normal-nc",
-            3 => "device-nGnRnE",
-            _ => "reserved-memory-type",
-        };
-        let flag = |mask, set, clear| if self.0 & mask != 0 { set } else { clear };
-        write!(
-            f,
-            "PA {:#x} {} {}{}{}{}{}{}",
-            self.frame().as_u64(),
-            memory,
-            flag(bits::AP_READ_ONLY, "ro", "rw"),
-            flag(bits::PXN, "", " x"),
-            flag(bits::UXN, "", " ux"),
-            flag(bits::AP_USER, " user", ""),
-            flag(bits::CONT, " cont", ""),
-            flag(bits::AF, "", " !af"),
-        )
+        // The bits of a leaf that are attributes are where a `Prot` has them.
+        write!(f, "PA {:#x} {}", self.frame().as_u64(), Prot(self.0))
     }
 }
 

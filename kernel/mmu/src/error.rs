@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Why a request was refused: by an address space, by lazy MMU mode, by the configuration.
 //!
-//! Each operation checks its whole request and reserves all memory before it writes the first entry. So
-//! after an error, tables, populations, frames and the task's lazy state are as before the call.
+//! Each operation checks its whole request and reserves all memory before it writes the first
+//! entry. So after an error, tables, populations, frames and the task's lazy state are as before
+//! the call.
 
 use crate::addr::{Frame, Half, Level, PageRange, RangeError, VirtAddr};
 use crate::bbm::Violation;
@@ -112,17 +113,21 @@ impl fmt::Display for SpaceError {
             Self::Range(error) => error.fmt(f),
             Self::WrongHalf { range, half } => write!(
                 f,
-                "range {range} is not in the {half:?} half ({:#x}..{:#x}) that this address space translates",
+                "range {range} is not in the {half:?} half ({:#x}..{:#x}) that this address space translates: take addresses of that half, or a space of the other kind",
                 half.start(),
                 half.end()
             ),
             Self::OutsideWindow { range, window } => write!(
                 f,
-                "range {range} is not inside {window}, which is all that may be changed here: reserve addresses there"
+                "range {range} is not inside {window}, to which AddressSpace::restrict limits changes: take addresses inside of it"
+            ),
+            Self::WrongPrivilege { prot } if prot.is_user() => write!(
+                f,
+                "user attributes ({prot}) in a kernel address space: use one of Prot::KERNEL, KERNEL_RO, KERNEL_ROX and DEVICE, or a user space"
             ),
             Self::WrongPrivilege { prot } => write!(
                 f,
-                "attributes {prot:?} do not fit: kernel mappings are global and closed to EL0, user mappings neither"
+                "kernel attributes ({prot}) in a user address space: use one of Prot::USER, USER_RO and USER_ROX, or a kernel space"
             ),
             Self::BackingLength { pages, frames } => write!(
                 f,
@@ -130,7 +135,7 @@ impl fmt::Display for SpaceError {
             ),
             Self::BackingEnd { first, pages } => write!(
                 f,
-                "{pages} pages from {:#x} end beyond 2^48 bytes of physical address space",
+                "{pages} pages from {:#x} end beyond 2^48 bytes of physical address space: map fewer pages, or lower frames",
                 first.as_u64()
             ),
             Self::AlreadyMapped { va, entry, level } => write!(
@@ -138,10 +143,10 @@ impl fmt::Display for SpaceError {
                 "{va} is in use at level {} ({entry}): unmap it first",
                 level as u8
             ),
-            Self::NotMapped { va } => write!(f, "{va} is not mapped: map the whole range first"),
+            Self::NotMapped { va } => write!(f, "{va} is not mapped: ask for mapped pages only"),
             Self::Block { va, level } => write!(
                 f,
-                "{va} belongs to a block of {} KiB: only 4 KiB pages can be changed",
+                "{va} belongs to a block of {} KiB, and only 4 KiB pages can be changed: leave the block out of the range",
                 level.entry_span() >> 10
             ),
             Self::OutOfTables { needed, available } => write!(
@@ -178,7 +183,7 @@ pub enum LazyMmuError {
     /// A guard was dropped in another interrupt context, or on the other side
     /// of a pause, than it was made in: its level cannot be closed (R39).
     Asymmetric,
-    /// The backend or policy was to be changed inside a section.
+    /// [`crate::Mmu::set_backend`] was called inside a section.
     InSection,
     /// The backend defers more than barriers, and the kernel gives its CPUs no [`crate::Batch`].
     NoBatch,
@@ -186,6 +191,8 @@ pub enum LazyMmuError {
     NotPreemptible,
     /// The task ended inside of a section, a pause or a suspension (R39).
     EndedInside,
+    /// [`crate::Lazy::exit`] was called in an interrupt, which cannot end the task (R3).
+    InInterrupt,
 }
 
 impl fmt::Display for LazyMmuError {
@@ -218,6 +225,9 @@ impl fmt::Display for LazyMmuError {
             Self::EndedInside => {
                 "a task ends inside a lazy MMU section, pause or suspension (R39): close every level before its function returns; what it had deferred has taken effect"
             }
+            Self::InInterrupt => {
+                "Lazy::exit was called in an interrupt and did nothing (R3): call it as the task that ends"
+            }
         })
     }
 }
@@ -231,7 +241,7 @@ pub struct NoEts2;
 impl fmt::Display for NoEts2 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "barrier policy ets2 needs FEAT_ETS2 (ID_AA64MMFR1_EL1.ETS >= 2) on every CPU: use policy classic or auto",
+            "barrier policy ets2 needs FEAT_ETS2 (ID_AA64MMFR1_EL1.ETS >= 2) on every CPU: use policy classic",
         )
     }
 }

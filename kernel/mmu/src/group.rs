@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Contiguous groups as values: 16 entries that a TLB may hold as one of 64 KiB.
 //!
-//! A group is a promise to the hardware. Its 16 neighboring entries, aligned to 16, translate 64 KiB of
-//! consecutive memory, aligned to 64 KiB, with the same attributes, and each entry sets the
-//! contiguous hint (Arm ARM D8.7.1). Setting or clearing the hint in live entries changes the size of a
-//! TLB entry, so it needs break-before-make of all 16 (R29): empty all, invalidate all, write all.
-//! Linux calls the two directions *fold* and *unfold* (contpte).
+//! A group is a promise to the hardware. Its 16 neighboring entries, aligned to 16, translate 64
+//! KiB of consecutive memory, aligned to 64 KiB, with the same attributes, and each entry sets the
+//! contiguous hint (Arm ARM D8.7.1). Setting or clearing the hint in live entries changes the size
+//! of a TLB entry, so it needs break-before-make of all 16 (R29): empty all, invalidate all, write
+//! all. Linux calls the two directions *fold* and *unfold* (contpte).
 //!
-//! Only user mappings are folded, as in Linux. While a group is broken, accesses to it fault, and only
-//! the handler of a user's fault can answer by looking at the entry again. A group whose entries were all
-//! empty needs no break: it is written with the hint at once.
+//! Only user mappings are folded, as in Linux. While a group is broken, accesses to it fault, and
+//! only the handler of a user's fault can answer by looking at the entry again. A group whose
+//! entries were all empty needs no break: it is written with the hint at once.
 //!
 //! This module computes values. `space/fold.rs` folds and unfolds groups in tables, and
 //! `backend/defer_stores.rs` settles the groups of stores that wait.
@@ -24,8 +24,9 @@ pub(crate) const GROUP: usize = 16;
 /// Groups of a table.
 pub(crate) const GROUPS: usize = ENTRIES / GROUP;
 
-/// Bits that may differ within a group, because hardware sets the access flag of one entry at a time.
-const HARDWARES: u64 = bits::AF | bits::CONT;
+/// Bits that are not compared: hardware sets the access flag of one entry at a time, and the
+/// contiguous hint is what folding and unfolding change.
+const NOT_COMPARED: u64 = bits::AF | bits::CONT;
 
 /// Whether mappings of this scope are folded.
 #[inline(always)]
@@ -43,9 +44,10 @@ pub(crate) fn entries(table: &Table, group: usize) -> &[Pte; GROUP] {
     &table.entries().as_chunks().0[group]
 }
 
-/// What all entries of a group have in common. Under DBM, hardware clears `AP[2]` of one entry at a time.
+/// What all entries of a group have in common. Under DBM, hardware clears `AP[2]` of one entry at a
+/// time.
 const fn comparable(entry: Desc) -> u64 {
-    let mut raw = entry.as_u64() & !HARDWARES;
+    let mut raw = entry.as_u64() & !NOT_COMPARED;
     if raw & bits::DBM != 0 {
         raw &= !bits::AP_READ_ONLY;
     }
@@ -73,9 +75,9 @@ pub(crate) fn folded(values: &[Desc; GROUP]) -> Option<[Desc; GROUP]> {
     }))
 }
 
-/// Where whole groups lie in `pages`, if consecutive frames from `first` on are mapped there: the number of
-/// entries before the first group, and the number of groups. No groups if the scope is not folded, or if
-/// address and frame are aligned differently.
+/// Where whole groups lie in `pages`, if consecutive frames from `first` on are mapped there: the
+/// number of entries before the first group, and the number of groups. No groups if the scope is
+/// not folded, or if address and frame are aligned differently.
 pub(crate) fn whole_groups(pages: PageRange, first: Frame, scope: Scope) -> (usize, usize) {
     let (va, pa) = (
         pages.start().as_u64() / PAGE_SIZE,

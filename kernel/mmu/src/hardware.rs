@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the library asks of the kernel that uses it.
 //!
-//! [`Hardware`] is the only way to the machine: accesses to entries, barriers, TLB invalidations. On bare
-//! AArch64 each method has a body that executes the instruction, so a kernel writes
-//! `unsafe impl Hardware for MyKernel {}`. On a host there is no such instruction, and a test implements the
-//! barriers by a model. [`TableFrames`] gives memory for tables. [`Context`] says which task runs, and whether
-//! an interrupt has borrowed the CPU from it. [`Kernel`] is the three together.
-//! [`OneTask`](crate::OneTask) is a ready kernel for code that runs as one task without interrupts.
+//! [`Hardware`] is the only way to the machine: accesses to entries, barriers, TLB invalidations.
+//! On bare AArch64 each method has a body that executes the instruction, so a kernel writes
+//! `unsafe impl Hardware for MyKernel {}`. On a host there is no such instruction, and a test
+//! implements the barriers by a model. [`TableFrames`] gives memory for tables. [`Context`] says
+//! which task runs, and whether an interrupt handler is running instead. [`Kernel`] is the three
+//! together. [`OneTask`](crate::OneTask) is a ready kernel for code that runs as one task without
+//! interrupts.
 //!
-//! The methods of [`Hardware`] are named after instructions on purpose: the trait is a list of effects, not an
-//! abstraction of memory management. Why each is called, and which test would notice its absence, is
-//! written where it is called.
+//! The methods of [`Hardware`] are named after instructions on purpose: the trait is a list of
+//! effects, not an abstraction of memory management. Why each is called, and which test would
+//! notice its absence, is written where it is called.
 //!
 //! # Why the traits are unsafe
 //!
-//! Code without `unsafe` can map a frame, unmap it and give it to somebody else, because this library
-//! keeps the order of store, barrier and invalidation. It can do so only if the kernel below does what these
-//! traits say. A `load` that returns another value than memory holds makes the library follow a pointer to
-//! nowhere; a `dsb_ish` that does nothing lets a frame be reused while a TLB still translates to it; a
-//! [`Context::lazy`] that returns another task's state loses what waits in a batch. So whoever implements one of
-//! them promises to do so as documented.
+//! Safe code can map a frame, unmap it and pass it on, because this library
+//! keeps the order of store, barrier and invalidation. It can do so only if the kernel below does
+//! what these traits say. A `load` that returns another value than memory holds makes the library
+//! follow a pointer to nowhere; a `dsb_ish` that does nothing lets a frame be reused while a TLB
+//! still translates to it; a [`Context::lazy`] that returns another task's state loses what waits
+//! in a batch. Implementing one of these traits is the promise to do what it documents.
 
 #[cfg(all(target_arch = "aarch64", not(any(unix, windows))))]
 use crate::aarch64::{self, barrier};
@@ -33,8 +34,9 @@ use crate::task::LazyMmuState;
 use crate::tlbi::TlbiOp;
 use core::ptr::NonNull;
 
-/// Two ways to do something: where this crate's instructions exist, and elsewhere. An AArch64 system with a hosted
-/// operating system is elsewhere: its programs run at EL0, and its tests watch each store.
+/// Two ways to do something: where this crate's instructions exist, and elsewhere. An AArch64
+/// system with a hosted operating system is elsewhere: its programs run at EL0, and its tests watch
+/// each store.
 macro_rules! by_instruction {
     ({ $($instruction:tt)* } else { $($portable:tt)* }) => {
         #[cfg(all(target_arch = "aarch64", not(any(unix, windows))))]
@@ -48,7 +50,8 @@ macro_rules! by_instruction {
     };
 }
 
-/// A method that is one instruction where this crate's instructions exist, and must be implemented elsewhere.
+/// A method that is one instruction where this crate's instructions exist, and must be implemented
+/// elsewhere.
 macro_rules! instructions {
     ($($(#[$doc:meta])* fn $name:ident(&self $(, $argument:ident: $type:ty)*) => $instruction:path;)+) => {
         $(
@@ -74,9 +77,9 @@ macro_rules! instructions {
 /// them.
 ///
 /// # Safety
-/// Each method has the effect that it documents, on the CPU that executes it, and no other effect on memory. It
-/// does not call this library. A compiler barrier is part of each barrier and invalidation: an implementation
-/// by `asm!` must not say `nomem`.
+/// Each method has the effect that it documents, on the CPU that executes it, and no other effect
+/// on memory. It does not call this library. A compiler barrier is part of each barrier and
+/// invalidation: an implementation by `asm!` must not say `nomem`.
 pub unsafe trait Hardware {
     /// Reads one entry.
     #[inline(always)]
@@ -120,7 +123,8 @@ pub unsafe trait Hardware {
         });
     }
 
-    /// Writes `frames[i] | template` to `run[i]`. Both slices have the same length; `run` lies in one table.
+    /// Writes `frames[i] | template` to `run[i]`. Both slices have the same length; `run` lies in
+    /// one table.
     #[inline(always)]
     fn store_frames(&self, run: &[Pte], frames: &[Frame], template: Desc) {
         by_instruction!({
@@ -132,8 +136,8 @@ pub unsafe trait Hardware {
         });
     }
 
-    /// Replaces each entry `e` of `run`, which lies in one table, by `e & keep | set`. The default body loads
-    /// and stores, which is right while hardware does not write entries itself
+    /// Replaces each entry `e` of `run`, which lies in one table, by `e & keep | set`. The default
+    /// body loads and stores, which is right while hardware does not write entries itself
     /// (TCR_EL1.HA and HD are 0, as the library requires).
     #[inline(always)]
     fn update_run(&self, run: &[Pte], keep: u64, set: u64) {
@@ -182,7 +186,7 @@ pub unsafe trait Hardware {
 ///
 /// # Safety
 /// An implementation promises that a frame returned by `alloc_table` is 4 KiB of
-/// zeroed RAM that nobody else uses until it is freed, and that `table_ptr` of such
+/// zeroed RAM that no other code uses until it is freed, and that `table_ptr` of such
 /// a frame points to its memory, mapped Normal write-back, for as long.
 pub unsafe trait TableFrames {
     /// A zeroed frame for a table, or `None` when memory is exhausted.
@@ -199,13 +203,14 @@ pub unsafe trait TableFrames {
     fn table_ptr(&self, frame: Frame) -> NonNull<Table>;
 }
 
-/// Which task is running, and whether an interrupt has borrowed the CPU from it.
+/// Which task is running, and whether an interrupt handler is running instead.
 ///
 /// # Safety
-/// The answers are those of the CPU and task that call. [`Context::lazy`] is the same value for as long as the
-/// task lives, and no other task's. What [`Context::batch`] returns is one CPU's, and the same at each
-/// call on that CPU; [`Context::in_interrupt`] does not change during a call of the library. None of the methods
-/// calls this library, except that [`Context::preemption_point`] may switch tasks.
+/// The answers are those of the CPU and task that call. [`Context::lazy`] is the same value for as
+/// long as the task lives, and no other task's. What [`Context::batch`] returns is one CPU's, and
+/// the same at each call on that CPU; [`Context::in_interrupt`] does not change during a call of
+/// the library. None of the methods calls this library, except that [`Context::preemption_point`]
+/// may switch tasks.
 pub unsafe trait Context {
     /// Lazy MMU state of the task that runs on this CPU, or that was interrupted on it: an
     /// interrupt may look, and leaves the state alone (R3).
@@ -217,38 +222,38 @@ pub unsafe trait Context {
     /// during its callbacks.
     fn in_interrupt(&self) -> bool;
 
-    /// Where the caller's events are counted. One instance has one writer at a time: a task, or the interrupts
-    /// of one CPU.
+    /// Where the caller's events are counted. One instance has one writer at a time: a task, or the
+    /// interrupts of one CPU.
     fn counters(&self) -> &Counters;
 
-    /// [`Context::counters`] if the caller is the task, and `None` in an interrupt. The shortest paths ask both
-    /// questions at once.
+    /// [`Context::counters`] if the caller is the task, and `None` in an interrupt. The shortest
+    /// paths ask both questions at once.
     #[inline(always)]
     fn task_counters(&self) -> Option<&Counters> {
         (!self.in_interrupt()).then(|| self.counters())
     }
 
-    /// Room for what this CPU defers. Without it a [`crate::Backend`] that defers more than barriers cannot be
-    /// chosen ([`crate::Mmu::set_backend`]).
+    /// Room for what this CPU defers. Without it a [`crate::Backend`] that defers more than
+    /// barriers cannot be chosen ([`crate::Mmu::set_backend`]).
     fn batch(&self) -> Option<&Batch> {
         None
     }
 
-    /// The hypervisor that executes the calls of [`crate::Backend::Multicall`]. Without one the library executes
-    /// them.
+    /// The hypervisor that executes the calls of [`crate::Backend::Multicall`]. Without one the
+    /// library executes them.
     fn hypervisor(&self) -> Option<&dyn Hypervisor> {
         None
     }
 
-    /// The task may be preempted again after a time in which [`Lazy::switch_out`](crate::Lazy::switch_out) refused:
-    /// a kernel that has had to put off a preemption does it now. Linux: the check in
-    /// `preempt_enable()`. Called by the task, outside of interrupts; interrupts may be masked, and then there is
-    /// nothing to do. A kernel that only looks at the end of interrupts need not answer.
+    /// Called by the task when a [`Lazy::switch_out`](crate::Lazy::switch_out) that was refused
+    /// before would succeed now. A kernel that put off a preemption does it here. If interrupts are
+    /// masked, it does nothing. The default does nothing: the kernel then tries again at the next
+    /// interrupt. Linux: the check in `preempt_enable()`.
     #[inline(always)]
     fn preemption_point(&self) {}
 
-    /// Takes note of a broken rule where there is no caller to return it to: a guard was dropped where its
-    /// section cannot be closed (R8, R39).
+    /// Logs an error that cannot be returned, because it occurred in a `drop`: a guard was dropped
+    /// where its section cannot be closed (R8, R39).
     fn report(&self, error: LazyMmuError);
 }
 
@@ -258,8 +263,8 @@ pub unsafe trait Context {
 /// When [`Hypervisor::multicall`] returns, its calls have been executed as it says.
 pub unsafe trait Hypervisor {
     /// Executes `calls` in order. When it returns, the walkers of every CPU see the stores, each
-    /// invalidation is complete, and this CPU's context is synchronized. (The return from a hypercall
-    /// is an exception return, so it synchronizes.)
+    /// invalidation is complete, and this CPU's context is synchronized. (The return from a
+    /// hypercall is an exception return, so it synchronizes.)
     fn multicall(&self, calls: &[Call]);
 }
 

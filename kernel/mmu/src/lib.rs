@@ -3,13 +3,25 @@
 //!
 //! # Where to start
 //!
-//! The traits [`Hardware`], [`TableFrames`] and [`Context`]; then [`Mmu`],
+//! Start with the traits [`Hardware`], [`TableFrames`] and [`Context`], then read [`Mmu`],
 //! [`AddressSpace`] with [`Backing`] and [`Prot`], and the [`lazy`] module's contract. For reports:
-//! [`Counts`], [`AddressSpace::walk`], [`AddressSpace::for_each_leaf`]. For kernels that write entries of
-//! their own tables: [`Desc`], [`bbm::check`] and [`tlbi::plan`] stand alone.
+//! [`Counts`], [`AddressSpace::walk`], [`AddressSpace::for_each_leaf`]. A kernel that writes
+//! entries of its own tables can use [`Desc`], [`bbm::check`] and [`tlbi::plan`] alone.
 
 #![cfg_attr(not(test), no_std)]
 
+// The floors, from the bottom to the top. A module imports from its own floor and from those below
+// it, which `cargo xtask check layers` checks.
+//
+// 1. Plain values: addr, bbm, counters, desc, error, group, policy, strategy, table, tlbi.
+// 2. What a task and a CPU carry: batch, task.
+// 3. Instructions: aarch64.
+// 4. What a kernel supplies: hardware.
+// 5. Configuration, barriers, invalidations: mmu.
+// 6. Ready parts of a kernel: one_task, table_pool.
+// 7. Strategies: backend.
+// 8. Lazy MMU mode: lazy.
+// 9. Address spaces: space.
 #[cfg(all(target_arch = "aarch64", not(any(unix, windows))))]
 pub mod aarch64;
 mod addr;
@@ -52,4 +64,4 @@ pub use strategy::Backend;
 pub use table::{Pte, Table};
 pub use table_pool::TablePool;
 pub use task::LazyMmuState;
-pub use tlbi::{TlbFeatures, TlbiOp};
+pub use tlbi::{Reach, Scope, TlbFeatures, TlbiOp};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A ready [`Context`] for code that runs as one task, on one CPU, without interrupts: a boot stage, a
-//! first experiment, a test.
+//! A ready [`Context`] for code that runs as one task, on one CPU, without interrupts: a boot
+//! stage, a first experiment, a test.
 
 use crate::addr::Frame;
 use crate::batch::Batch;
@@ -18,10 +18,15 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-/// A kernel of one task. It takes its tables from `F`, and on bare AArch64 it executes this crate's instructions.
+/// A kernel of one task. It takes its tables from `F`, and on bare AArch64 it executes this crate's
+/// instructions.
 ///
 /// It is neither `Send` nor `Sync`, so an [`Mmu`](crate::Mmu) of it stays with the CPU or thread that made it: a barrier
 /// that is owed must be executed by the CPU that stored (R17). Interrupt handlers must not use it. It has a [`Batch`], so every strategy can be chosen.
+///
+/// `Mmu::for_one_task` binds the library to it. On bare AArch64 that is a function of this crate.
+/// On a host, where no instruction of Arm's exists, the trait `ForOneTask` of `lazymmu-testkit` has
+/// a function of the same name, which binds the library to the machine of the test kit.
 pub struct OneTask<F> {
     frames: F,
     state: LazyMmuState,
@@ -45,8 +50,8 @@ impl<F> OneTask<F> {
         }
     }
 
-    /// Takes the last error that the library could not return to a caller: a guard was dropped where its section
-    /// cannot be closed (R39).
+    /// Takes the last error that the library could not return to a caller: a guard was dropped
+    /// where its section cannot be closed (R39).
     pub fn take_report(&self) -> Option<LazyMmuError> {
         self.last_report.take()
     }

@@ -2,15 +2,15 @@
 //! Which writes owe which barriers.
 //!
 //! There are two questions. The first is whether a write owes any barrier, and R14 answers it with
-//! Linux's list: a valid kernel leaf, any valid entry of levels 1 and 2, and any write to level 0. A user
-//! leaf owes nothing: at worst a user access takes a spurious fault, and the exception return from the
-//! handler synchronizes. An entry made invalid owes nothing, because the invalidation that must follow
-//! has barriers of its own.
+//! Linux's list: a valid kernel leaf, any valid entry of levels 1 and 2, and any write to level 0.
+//! A user leaf owes nothing: at worst a user access takes a spurious fault, and the exception
+//! return from the handler synchronizes. An entry made invalid owes nothing, because the
+//! invalidation that must follow has barriers of its own.
 //!
-//! The second question is which barriers it owes, and the [`BarrierPolicy`] answers it. The verdicts are
-//! those of Arm's model (herd7, catalogue aarch64-VMSA). After an entry becomes valid, a load on the same
-//! CPU may fault after `DSB` alone and cannot fault after `DSB ST; ISB` (rows M3 and M5). With
-//! FEAT_ETS2 it cannot fault even without a barrier (row M1), because R_NNFPF orders
+//! The second question is which barriers it owes, and the [`BarrierPolicy`] answers it. The
+//! verdicts are those of Arm's model (herd7, catalogue aarch64-VMSA). After an entry becomes valid,
+//! a load on the same CPU may fault after `DSB` alone and cannot fault after `DSB ST; ISB` (rows M3
+//! and M5). With FEAT_ETS2 it cannot fault even without a barrier (row M1), because R_NNFPF orders
 //! the walk of a faulting access after earlier explicit writes. R_NNFPF does not cover
 //! instruction fetches, so executable mappings keep the pair (R35).
 
@@ -26,7 +26,7 @@ bitflags! {
         /// `DSB ISHST`: the stores must complete before a walker is sure to
         /// see them (R_SPVBD).
         const STORES = 1;
-        /// `ISB`: what was translated before must be translated again.
+        /// `ISB`: without it, a later access on this CPU may still fault (row M3).
         const CONTEXT = 2;
     }
 }

@@ -9,15 +9,16 @@ use core::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Backend {
-    /// The state before lazy MMU mode: each write that R14 lists is followed by its barriers, in a section
-    /// as well as outside.
+    /// The state before lazy MMU mode: each write that R14 lists is followed by its barriers, in a
+    /// section as well as outside.
     Eager = 0,
     /// arm64: stores happen at once, and their barriers when the section is left, paused or flushed
     /// (R13-R17).
     DeferBarriers = 1,
     /// s390: in announced ranges, stores and their invalidations wait (R20-R24).
     DeferStores = 2,
-    /// powerpc and sparc64: stores happen at once, and invalidations wait for each other.
+    /// powerpc and sparc64: stores happen at once, and invalidations are collected and executed
+    /// together.
     BatchInvalidations = 3,
     /// Xen PV: stores and invalidations wait in one queue.
     Multicall = 4,
@@ -33,7 +34,7 @@ impl Backend {
         Backend::Multicall,
     ];
 
-    /// The name used on the command line and in reports.
+    /// Its name in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Eager => "eager",
@@ -44,8 +45,8 @@ impl Backend {
         }
     }
 
-    /// Whether a task may lose its CPU inside an active section (R38): the context switch drains what
-    /// waits. Where it may not, the kernel neither preempts such a task nor lets it sleep.
+    /// Whether a task may lose its CPU inside an active section (R38): the context switch drains
+    /// what waits. Where it may not, the kernel neither preempts such a task nor lets it sleep.
     pub const fn is_preemptible(self) -> bool {
         !matches!(self, Self::DeferStores)
     }

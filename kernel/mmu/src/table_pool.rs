@@ -19,9 +19,9 @@ pub struct TablePool<const N: usize> {
 }
 
 impl<const N: usize> TablePool<N> {
-    /// A pool whose virtual addresses are `offset` bytes above its physical ones, modulo 2^64: 0 in an identity map,
-    /// and for a pool in a kernel's image the link address minus the load address. A table at a physical address that
-    /// is not below 2^48 is never handed out.
+    /// A pool whose virtual addresses are `offset` bytes above its physical ones, modulo 2^64: 0 in
+    /// an identity map, and for a pool in a kernel's image the link address minus the load address.
+    /// A table at a physical address that is not below 2^48 is never handed out.
     ///
     /// The pool is to be a `static`. It takes `N` times 4096 bytes and is aligned to 4096; all bytes are zero, so an
     /// image does not contain them.
@@ -68,7 +68,8 @@ unsafe impl<const N: usize> TableFrames for &'static TablePool<N> {
     fn alloc_table(&self) -> Option<Frame> {
         for (index, taken) in self.taken.iter().enumerate() {
             let frame = self.frame(index)?;
-            // Acquire: the zeroes of whoever gave the table back are there.
+            // Acquire pairs with the release in `free_table`: this caller sees the zeros written
+            // there.
             if !taken.swap(true, Ordering::Acquire) {
                 return Some(frame);
             }

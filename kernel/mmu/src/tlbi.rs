@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! TLB maintenance: operands, and which operations cover a range.
 //!
-//! An operand is a promise. A stray bit of a kernel address in the TTL field tells
-//! the CPU that the entry is at another level, and the invalidation may be dropped:
+//! A wrong operand invalidates the wrong entries. A stray bit of a kernel address in the TTL field
+//! tells the CPU that the entry is at another level, and the invalidation may be dropped:
 //! so the address field is masked here, once, and nowhere else is an operand made.
 //!
 //! [`plan`] covers a range with the fewest operations that the CPU offers, and
@@ -53,7 +53,7 @@ pub struct TlbFeatures {
     pub repeat: bool,
 }
 
-/// Whose translations.
+/// The ASIDs that an operation covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// Entries of every ASID: kernel mappings are global.
@@ -132,7 +132,7 @@ pub const fn everything(scope: Scope) -> (TlbiOp, u64) {
     }
 }
 
-/// Whether so many pages are invalidated as everything.
+/// Whether `pages` pages are invalidated by one operation for all of the scope.
 pub(crate) const fn is_everything(pages: u64, features: TlbFeatures) -> bool {
     if features.range {
         pages > MAX_RANGE_PAGES

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! An announced range is in force until its guard goes, wherever the task has got to by then: behind it
-//! the tables may be freed, so nobody may look at them any more (R22, R39, S12).
+//! the tables may be freed, so nobody may look at them any more (R22, R39).
 
 use lazymmu::{
     AddressSpace, Asid, Backend, LazyMmuError, Mmu, PageRange, Prot, SpaceError, SpaceKind,

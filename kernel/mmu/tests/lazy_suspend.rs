@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Leaving all levels in order to sleep (R38, S12), and which kernels may have which backend.
+//! Leaving all levels in order to sleep (R38), and which kernels may have which backend.
 
 use lazymmu::{AddressSpace, Backend, LazyMmuError, Mmu, Owed, Prot};
 use lazymmu_testkit::fake::interrupts::{Moment, at_moments};

@@ -74,6 +74,23 @@ fn attributes_of_the_other_privilege_are_refused() {
 }
 
 #[test]
+fn an_error_of_the_other_privilege_names_attributes_and_the_way_out() {
+    let text = |prot| SpaceError::WrongPrivilege { prot }.to_string();
+    assert_eq!(
+        text(Prot::USER),
+        "user attributes (normal rw user) in a kernel address space: use one of Prot::KERNEL, \
+         KERNEL_RO, KERNEL_ROX and DEVICE, or a user space"
+    );
+    assert_eq!(
+        text(Prot::KERNEL_ROX),
+        "kernel attributes (normal ro x) in a user address space: use one of Prot::USER, USER_RO \
+         and USER_ROX, or a kernel space"
+    );
+    let page = Desc::page(frame(1), Prot::USER);
+    assert_eq!(page.to_string(), format!("PA 0x1000 {}", Prot::USER));
+}
+
+#[test]
 fn single_entries_of_the_other_privilege_are_refused() {
     for (kind, start, prot) in [
         (SpaceKind::Kernel, BASE, Prot::USER),

@@ -12,12 +12,14 @@
 //!   [`Context`].
 
 use crate::model::scenarios;
-use crate::model::world::frame;
-use crate::model::{Modelled, Sim};
+use crate::model::world::{Setup, frame};
+use crate::model::{CPUS, Modelled, Sim};
 use lazymmu::{
-    Backend, Context, Desc, ENTRIES, Frame, Hardware, Mmu, PAGE_SIZE, Pte, Table, TableFrames,
+    Backend, Context, Desc, ENTRIES, Frame, Hardware, PAGE_SIZE, Pte, Table, TableFrames,
 };
+use std::any::Any;
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -297,18 +299,67 @@ pub fn context(context: &impl Context) -> Result<(), Finding> {
 }
 
 /// Runs every scenario of the model with every backend, on a kernel that `make` builds around the
-/// machine.
+/// machine. Some backends need a batch, so [`Context::batch`] must return one, in the tests at
+/// least.
+///
+/// It does not see a [`Batch`](lazymmu::Batch) that two CPUs share, because one CPU writes; a
+/// [`Modelled::counted`] that is wrong, which [`programs::run`](crate::programs::run) compares; and
+/// a [`Hardware::swap`] that is not atomic, because nothing else writes the entry meanwhile.
 ///
 /// # Errors
-/// The first scenario after which something is possible that the contract forbids, and what.
+/// An answer of [`Context`] that does not fit the machine. Otherwise the first scenario that
+/// panics, in which the library reports a broken rule, or after which something is possible that
+/// the contract forbids, and what.
 pub fn on_the_model<K: Modelled>(make: impl Fn(Sim) -> K) -> Result<(), Finding> {
+    states_of_tasks(&make(Setup::classic(Backend::DeferBarriers).sim()))?;
     for scenario in scenarios::all() {
         for backend in Backend::ALL {
             let setup = (scenario.setup)(backend);
-            let mmu: Mmu<K> = setup.mmu(make(setup.sim()));
-            let result = (scenario.run)(&mmu);
+            let kernel = make(setup.sim());
+            if backend.invalidates() && kernel.batch().is_none() {
+                return Err(format!(
+                    "Context::batch() returns None, and {backend} needs a Batch per CPU: return the \
+                     current CPU's"
+                ));
+            }
+            // A kernel that answers with a wrong state makes the library refuse what the scenario
+            // asks for.
+            let run = AssertUnwindSafe(|| {
+                let mmu = setup.mmu(kernel);
+                (scenario.run)(&mmu)?;
+                match mmu.kernel().sim().take_reports().first() {
+                    None => Ok(()),
+                    Some(report) => Err(format!("the library reports: {report}")),
+                }
+            });
+            let result = catch_unwind(run).unwrap_or_else(|panic| Err(text_of(&*panic)));
             result.map_err(|what| format!("{}, {backend}: {what}", scenario.name))?;
         }
     }
     Ok(())
+}
+
+/// [`Context::lazy`] and [`Modelled::lazy_of`] must agree on every CPU.
+fn states_of_tasks<K: Modelled>(kernel: &K) -> Result<(), Finding> {
+    let sim = kernel.sim();
+    for cpu in 0..CPUS {
+        sim.on(cpu);
+        let task = sim.running(cpu);
+        if !ptr::eq(kernel.lazy(), kernel.lazy_of(task)) {
+            return Err(format!(
+                "Context::lazy on CPU {cpu} is not Modelled::lazy_of({task}), the state of the task that \
+                 runs there: let both return the state that the kernel keeps for task \
+                 sim.running(sim.cpu())"
+            ));
+        }
+    }
+    sim.on(0);
+    Ok(())
+}
+
+/// What a panic says.
+fn text_of(panic: &(dyn Any + Send)) -> Finding {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "a panic without a text".to_owned())
 }

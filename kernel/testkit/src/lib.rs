@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Test support of [`lazymmu`]: two machines that stand in for a CPU, programs that run on them,
-//! and checks for the traits that a kernel implements.
+//! Test support of [`lazymmu`]: two simulated machines, random programs that run on them, and
+//! checks for the traits that a kernel implements.
 //!
-//! The library's own tests consist of it. It is a crate because a kernel that uses the library can
-//! hold its own implementation of [`lazymmu::Hardware`], [`lazymmu::TableFrames`] and
-//! [`lazymmu::Context`] against the same machines (see below).
+//! The library's own tests use it. It is a crate because a kernel that uses the library can
+//! test its own implementation of [`lazymmu::Hardware`], [`lazymmu::TableFrames`] and
+//! [`lazymmu::Context`] on the same machines (see below).
 //!
-//! # The witnesses
-//!
-//! Each of them sees what the others cannot.
+//! # What each part finds
 //!
 //! * [`fake`] records every effect in its order and judges each store at once: a live entry that is
 //!   replaced without a break (R29), a table that is linked too early (R18) or freed too early
@@ -23,7 +21,7 @@
 //! * [`conformance`] asks whether the methods of a kernel's own traits do what they say, for every
 //!   length of a run. It does not see their order.
 //!
-//! None of them executes an instruction of Arm's: all run on the host.
+//! All of them run on the host; no Arm instruction is executed.
 //!
 //! # How another kernel uses it
 //!
@@ -76,6 +74,7 @@
 //!     }
 //! }
 //!
+//! // SAFETY: each method is the `Sim`'s, which has the effect that its name says.
 //! unsafe impl Hardware for MyKernel {
 //!     // Entries live in the machine's memory.
 //!     fn load(&self, pte: &Pte) -> Desc {
@@ -122,6 +121,9 @@
 //! }
 //!
 //! // The states of tasks, the counters and the batches are the kernel's own.
+//! //
+//! // SAFETY: state and batch are those of the current CPU and of the task that runs on it. The
+//! // `Sim` lets one CPU at a time call, so the counters have one writer.
 //! unsafe impl Context for MyKernel {
 //!     fn lazy(&self) -> &LazyMmuState {
 //!         self.lazy_of(self.sim.running(self.sim.cpu()))
@@ -180,6 +182,7 @@
 //!
 //! struct NoDsb(Sim);
 //!
+//! // SAFETY: it breaks the promise on purpose. Nothing but the model walks its tables.
 //! unsafe impl Hardware for NoDsb {
 //!     fn dsb_ish(&self) {
 //!         // The mistake.
@@ -207,6 +210,7 @@
 //! #   fn table_ptr(&self, frame: Frame) -> NonNull<Table> { self.0.table_ptr(frame) }
 //! # }
 //! #
+//! # // SAFETY: everything is the `Sim`'s, which keeps these promises.
 //! # unsafe impl Context for NoDsb {
 //! #   fn lazy(&self) -> &LazyMmuState { self.0.lazy() }
 //! #   fn in_interrupt(&self) -> bool { self.0.in_interrupt() }

@@ -8,9 +8,10 @@ use lazymmu::{
 use lazymmu_testkit::conformance::{context, hardware, on_the_model, table_frames};
 use lazymmu_testkit::fake::{Fake, Heap};
 use lazymmu_testkit::model::world::Setup;
-use lazymmu_testkit::model::{Plan, Sabotage, Saboteur, Sim};
+use lazymmu_testkit::model::{Modelled, Plan, Sabotage, Saboteur, Sim};
 use std::cell::Cell;
 use std::ptr::NonNull;
+use std::thread::panicking;
 
 fn sim() -> Sim {
     Setup::classic(lazymmu::Backend::DeferBarriers).sim()
@@ -344,4 +345,152 @@ fn an_answer_that_changes_is_found() {
         what.starts_with("task_counters says none instead of"),
         "{what}"
     );
+}
+
+/// How a [`Mistaken`] answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Answer {
+    Right,
+    /// No CPU has a batch.
+    NoBatch,
+    /// The state of another task than the one that runs.
+    OtherTask,
+    /// A state of its own, of which `Modelled::lazy_of` knows nothing.
+    OwnState,
+    /// The right state until it has a section, and a state of its own from then on.
+    Forgetful,
+    /// The same, with a panic instead.
+    Panics,
+}
+
+/// A [`Sim`] with answers of its own.
+struct Mistaken {
+    sim: Sim,
+    own: LazyMmuState,
+    answer: Answer,
+}
+
+// SAFETY: each method is the `Sim`'s, which has the effect that its name says.
+unsafe impl Hardware for Mistaken {
+    fn load(&self, pte: &Pte) -> Desc {
+        self.sim.load(pte)
+    }
+
+    fn store(&self, pte: &Pte, desc: Desc) {
+        self.sim.store(pte, desc);
+    }
+
+    fn swap(&self, pte: &Pte, desc: Desc) -> Desc {
+        self.sim.swap(pte, desc)
+    }
+
+    fn compare_exchange(&self, pte: &Pte, old: Desc, new: Desc) -> Result<Desc, Desc> {
+        self.sim.compare_exchange(pte, old, new)
+    }
+
+    fn dmb_ishst(&self) {
+        self.sim.dmb_ishst();
+    }
+
+    fn dsb_ishst(&self) {
+        self.sim.dsb_ishst();
+    }
+
+    fn dsb_ish(&self) {
+        self.sim.dsb_ish();
+    }
+
+    fn isb(&self) {
+        self.sim.isb();
+    }
+
+    fn tlbi(&self, op: TlbiOp, operand: u64) {
+        self.sim.tlbi(op, operand);
+    }
+}
+
+// SAFETY: everything is the `Sim`'s, which keeps these promises.
+unsafe impl TableFrames for Mistaken {
+    fn alloc_table(&self) -> Option<Frame> {
+        self.sim.alloc_table()
+    }
+
+    unsafe fn free_table(&self, frame: Frame) {
+        // SAFETY: the caller's promises are the ones asked for.
+        unsafe { self.sim.free_table(frame) };
+    }
+
+    fn table_ptr(&self, frame: Frame) -> NonNull<Table> {
+        self.sim.table_ptr(frame)
+    }
+}
+
+// SAFETY: it is wrong on purpose, and nothing but the check uses it.
+unsafe impl Context for Mistaken {
+    fn lazy(&self) -> &LazyMmuState {
+        let right = self.sim.lazy();
+        match self.answer {
+            Answer::OtherTask => self.sim.lazy_of(2),
+            Answer::OwnState => &self.own,
+            Answer::Forgetful if right.enable_count() > 0 => &self.own,
+            Answer::Panics if right.enable_count() > 0 && !panicking() => panic!("no such task"),
+            _ => right,
+        }
+    }
+
+    fn in_interrupt(&self) -> bool {
+        self.sim.in_interrupt()
+    }
+
+    fn counters(&self) -> &Counters {
+        self.sim.counters()
+    }
+
+    fn batch(&self) -> Option<&Batch> {
+        self.sim.batch().filter(|_| self.answer != Answer::NoBatch)
+    }
+
+    fn report(&self, error: LazyMmuError) {
+        self.sim.report(error);
+    }
+}
+
+impl Modelled for Mistaken {
+    fn sim(&self) -> &Sim {
+        &self.sim
+    }
+}
+
+#[test]
+fn a_context_that_does_not_fit_the_machine_is_found_and_nothing_panics() {
+    let found = |answer| {
+        on_the_model(|sim| Mistaken {
+            sim,
+            own: LazyMmuState::new(),
+            answer,
+        })
+    };
+    assert_eq!(found(Answer::Right), Ok(()));
+    for (answer, expected) in [
+        (
+            Answer::NoBatch,
+            "Context::batch() returns None, and defer-stores needs",
+        ),
+        (
+            Answer::OtherTask,
+            "Context::lazy on CPU 0 is not Modelled::lazy_of(0)",
+        ),
+        (
+            Answer::OwnState,
+            "Context::lazy on CPU 0 is not Modelled::lazy_of(0)",
+        ),
+        (
+            Answer::Forgetful,
+            "map_a_page, eager: the library reports: lazy MMU mode is disabled",
+        ),
+        (Answer::Panics, "map_a_page, eager: no such task"),
+    ] {
+        let what = found(answer).expect_err("an answer is wrong");
+        assert!(what.starts_with(expected), "{answer:?}: {what}");
+    }
 }

@@ -11,7 +11,7 @@ const BOTH: &[(u8, SpaceKind)] = &[(1, SpaceKind::Kernel), (1, SpaceKind::User(A
 fn universes() -> [(Universe, usize); 3] {
     // With the number of operations that have a weight there.
     [
-        (Universe::MODEL, 31),
+        (Universe::MODEL, 33),
         (Universe::sections(BOTH), 27),
         (Universe::requests(BOTH), 20),
     ]

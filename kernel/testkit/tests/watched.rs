@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The fake machine watches an allocator of tables that is another kernel's.
 
-use lazymmu::{Asid, Frame, Mmu, PAGE_SIZE, Prot, SpaceKind, Table, TableFrames};
+use lazymmu::{AddressSpace, Asid, Frame, Mmu, PAGE_SIZE, Prot, SpaceKind, Table, TableFrames};
+use lazymmu_testkit::ForOneTask as _;
 use lazymmu_testkit::fake::{Effect, Watched, contiguous, destroy, new_space, pages, refused};
 use std::cell::Cell;
 use std::ptr::NonNull;
@@ -80,7 +81,7 @@ fn a_pool_of_another_kernel_serves_the_library_and_is_watched() {
     space
         .map(range, contiguous(5), Prot::USER)
         .expect("there are tables");
-    refused(&mmu, || lazymmu::AddressSpace::new(&mmu, SpaceKind::Kernel));
+    refused(&mmu, || AddressSpace::new(&mmu, SpaceKind::Kernel));
     spaces.into_iter().chain([space]).for_each(|space| {
         destroy(space);
     });
@@ -98,4 +99,31 @@ fn a_pool_that_forgets_its_zeroes_is_caught() {
         .expect("there are tables");
     destroy(space);
     new_space(&mmu, SpaceKind::Kernel);
+}
+
+#[test]
+#[should_panic(expected = "build the space with fake::new_space")]
+fn a_second_space_of_one_task_is_not_watched_and_says_so() {
+    let mmu = Mmu::for_one_task(Pool::new(true));
+    let mut first = AddressSpace::new_kernel(&mmu).expect("there are tables");
+    let range = pages(lazymmu::Half::Upper.start(), 1);
+    first
+        .map(range, contiguous(5), Prot::KERNEL)
+        .expect("there are tables");
+    let mut second = AddressSpace::new_kernel(&mmu).expect("there are tables");
+    let _ = second.map(range, contiguous(5), Prot::KERNEL);
+}
+
+#[test]
+fn a_second_space_of_one_task_is_watched_if_its_root_is_named() {
+    let mmu = Mmu::for_one_task(Pool::new(true));
+    let range = pages(lazymmu::Half::Upper.start(), 1);
+    let first = AddressSpace::new_kernel(&mmu).expect("there are tables");
+    let second = new_space(&mmu, SpaceKind::Kernel);
+    for mut space in [first, second] {
+        space
+            .map(range, contiguous(5), Prot::KERNEL)
+            .expect("there are tables");
+        destroy(space);
+    }
 }

@@ -2,15 +2,16 @@
 //! powerpc's and sparc64's lazy MMU mode: stores at once, TLB invalidations together.
 //!
 //! Both architectures keep a list per CPU of 192 translations whose entries were changed
-//! (`PPC64_TLB_BATCH_NR`, `TLB_BATCH_NR`). They invalidate the list when the section is left, paused or flushed;
-//! when it is full; when an entry of another address space would join it; and when translations must be
-//! gone, because frames are given back or an address is mapped again. Here an element of the list is a range, and
-//! neighbors are joined.
+//! (`PPC64_TLB_BATCH_NR`, `TLB_BATCH_NR`). They drain the list when the section is left, paused or
+//! flushed; when it is full; when an entry of another address space would join it; and when
+//! translations must be gone, because frames are given back or an address is mapped again. Here an
+//! element of the list is a range, and neighbors are joined.
 //!
-//! The list belongs to the CPU. Both architectures switch preemption off in a section today. Before that, and
-//! where a task lost its CPU all the same, `__switch_to()` drained the list and remembered that the section
-//! was still open. This strategy does the same: the switch drains the list on the CPU that the task leaves, and
-//! what the task empties later waits on the CPU where it runs then.
+//! The list belongs to the CPU. Both architectures switch preemption off in a section today. Before
+//! that, and where a task lost its CPU all the same, `__switch_to()` drained the list and
+//! remembered that the section was still open. This strategy does the same: the switch drains the
+//! list on the CPU that the task leaves, and what the task empties later waits on the CPU where it
+//! runs then.
 //!
 //! Barriers of makes are deferred as on arm64 ([`super::defer_barriers`]).
 

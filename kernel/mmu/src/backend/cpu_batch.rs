@@ -2,7 +2,8 @@
 //! Access to the batch of the CPU that the task runs on.
 //!
 //! While a task works on a batch it keeps its CPU: the word of its state says that it is busy, and
-//! [`crate::Lazy::switch_out`] refuses. So the batch is that CPU's from the first look at it to the last.
+//! [`crate::Lazy::switch_out`] refuses. So the batch is that CPU's from the first look at it to the
+//! last.
 
 use crate::batch::Batch;
 use crate::hardware::Kernel;
@@ -59,14 +60,14 @@ impl Drop for AtWork<'_> {
 #[inline]
 pub(super) fn wait_in_batch<K: Kernel, T>(mmu: &Mmu<K>, work: impl FnOnce(&Batch) -> T) -> T {
     with_batch(mmu, |batch| {
-        // After "busy" is set. If the mark were set before, a context switch in between would find an empty
-        // batch and clear the mark.
-        mmu.kernel().lazy().wait();
+        // After "busy" is set. If the mark were set before, a context switch in between would find
+        // an empty batch and clear the mark.
+        mmu.kernel().lazy().set_waiting();
         work(batch)
     })
 }
 
-/// Tells the kernel that the task may be preempted, if it may.
+/// Calls `preemption_point` unless the task must keep its CPU.
 #[inline]
 pub(crate) fn offer_preemption<K: Kernel>(mmu: &Mmu<K>) {
     if !mmu.kernel().lazy().stays() {

@@ -2,32 +2,33 @@
 //! s390's `fast_pte_range`: entry writes in a known range wait, and their invalidations with them.
 //!
 //! Inside a range that was announced ([`crate::Lazy::enable_fast_pte_range`],
-//! [`crate::AddressSpace::fast_pte_range`]) a new value goes into a *slot* of the CPU instead of the
-//! table, and reads are answered from the slot (R20). The slot is drained when the section is left,
-//! paused or flushed (R23), and until then it serves the whole table. Where there is neither a slot nor an
-//! announced range, everything is as with deferred barriers.
+//! [`crate::AddressSpace::fast_pte_range`]) a new value goes into a *slot* of the CPU instead of
+//! the table, and reads are answered from the slot (R20). The slot is drained when the section is
+//! left, paused or flushed (R23), and until then it takes every write to that table. Where there is
+//! neither a slot nor an announced range, everything is as with deferred barriers.
 //!
 //! # The drain
 //!
 //! Two passes over what waits, with one invalidation between them, for the whole table:
 //!
-//! 1. Live entries: those that may be replaced in place (R29) are replaced, the others are emptied. In both
-//!    cases the drain takes over access and dirty bits that the walker set meanwhile (R24).
+//! 1. Live entries: those that may be replaced in place (R29) are replaced, the others are emptied.
+//!    In both cases the drain takes over access and dirty bits that the walker set meanwhile (R24).
 //! 2. `DSB ISHST`, TLBI, `DSB ISH`, for exactly the pages that were live.
 //! 3. The rest is stored: makes, and the second half of each break-before-make.
 //!
-//! Contiguous groups of which a member waits are folded or unfolded on the way, once, whatever happened
-//! to their members in between: their entries join the passes.
+//! Contiguous groups of which a member waits are folded or unfolded on the way, once, whatever
+//! happened to their members in between: their entries join the passes.
 //!
-//! A value that never reaches memory costs nothing. A page that is mapped and unmapped again inside the range
-//! needs no TLBI here (R28), while a strategy that stores at once cannot avoid it (row V1).
+//! A value that never reaches memory costs nothing. A page that is mapped and unmapped again inside
+//! the range needs no TLBI here (R28), while a strategy that stores at once cannot avoid it (row
+//! V1).
 //!
 //! # Entries are emptied at once
 //!
-//! s390 lets clears wait as well. On arm64 the walker may set access and dirty bits in an entry until it is
-//! empty, and a caller that takes a value out of an entry must get the final bits. So a clear is stored at once,
-//! and only its invalidation waits. This also keeps the population of a table true: a table without entries in
-//! use may be freed.
+//! s390 lets clears wait as well. On arm64 the walker may set access and dirty bits in an entry
+//! until it is empty, and a caller that takes a value out of an entry must get the final bits. So a
+//! clear is stored at once, and only its invalidation waits. This also keeps the population of a
+//! table true: a table without entries in use may be freed.
 
 use super::cpu_batch::with_batch;
 use super::defer_barriers;
@@ -54,7 +55,8 @@ unsafe fn table<K: Kernel>(mmu: &Mmu<K>, frame: Frame) -> &Table {
     unsafe { mmu.kernel().table_ptr(frame).as_ref() }
 }
 
-/// The slot of the run's table: one that it has already, or a new one if the run is in an announced range.
+/// The slot of the run's table: one that it has already, or a new one if the run is in an announced
+/// range.
 fn slot_of_run<'b, K: Kernel>(slots: &'b Slots, mmu: &Mmu<K>, run: &Run<'_>) -> Option<&'b Slot> {
     let start = run.pages.table_start();
     if let Some(slot) = slots.of(run.table, start, run.scope) {
@@ -87,15 +89,15 @@ pub(super) fn waits<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) -> bool {
     in_slot(mmu, run, |_| ()).is_some()
 }
 
-/// Works on the slot of a run, if its stores may wait: the mode is active, and the run is in a range
-/// that was announced, or its table has a slot already.
+/// Works on the slot of a run, if its stores may wait: the mode is active, and the run is in a
+/// range that was announced, or its table has a slot already.
 fn in_slot<K: Kernel, T>(mmu: &Mmu<K>, run: &Run<'_>, work: impl FnOnce(&Slot) -> T) -> Option<T> {
     if !mmu.is_active() {
         return None;
     }
     with_batch(mmu, |batch| {
         let slot = slot_of_run(&batch.slots, mmu, run)?;
-        mmu.kernel().lazy().wait();
+        mmu.kernel().lazy().set_waiting();
         Some(work(slot))
     })
 }
@@ -150,8 +152,9 @@ fn write_to<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, run: &Run<'_>, fill: Fill<'_>)
     }
 }
 
-/// Breaks a live contiguous group before a part of it is emptied (R29). The other members wait, without the
-/// contiguous hint, for the drain. Access and dirty bits of one member are those of all (R24).
+/// Breaks a live contiguous group before a part of it is emptied (R29). The other members wait,
+/// without the contiguous hint, for the drain. Access and dirty bits of one member are those of all
+/// (R24).
 fn break_around<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, run: &Run<'_>) {
     if !group::is_foldable(run.scope) {
         return;
@@ -188,9 +191,9 @@ fn drain_slot<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
     let kernel = mmu.kernel();
     kernel.counters().drains(1);
     let table = match slot.table.get() {
-        // SAFETY: an entry whose value waits counts as in use, and only tables without entries in use are
-        // freed, so this one is alive. `destroy` drains first, and requires that no other task has a section in
-        // which the space was written.
+        // SAFETY: an entry whose value waits counts as in use, and only tables without entries in
+        // use are freed, so this one is alive. `destroy` drains first, and requires that no other
+        // task has a section in which the space was written.
         Some(frame) if !slot.waiting.is_empty() => Some(unsafe { table(mmu, frame) }),
         // Only invalidations wait, for which addresses are enough.
         _ => None,
@@ -221,8 +224,8 @@ fn drain_slot<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
     slot.table.set(None);
 }
 
-/// The first pass. A value that is replaced in place owes nothing more: the barriers of the invalidation that
-/// follows complete the store.
+/// The first pass. A value that is replaced in place owes nothing more: the barriers of the
+/// invalidation that follows complete the store.
 fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
     let kernel = mmu.kernel();
     let mut stores = 0;
@@ -242,7 +245,7 @@ fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
             let old = swap(kernel, &ptes[i], Desc::INVALID);
             let news = News::between(seen, old);
             if group::is_member(old) || group::is_member(new) {
-                of_groups[i / GROUP] = of_groups[i / GROUP].and(news);
+                of_groups[i / GROUP] = of_groups[i / GROUP].union(news);
             } else if old.frame() == new.frame() {
                 slot.values[i].set(news.told_to(new));
             }
@@ -250,7 +253,7 @@ fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
         slot.stale.set(i);
     }
     kernel.counters().late_stores(stores);
-    // What hardware says of one member it says of the group.
+    // An access or dirty bit set in one member counts for the whole group (R24).
     for i in slot.waiting.iter() {
         let new = slot.values[i].get();
         if slot.seen[i].get().frame() == new.frame() {
@@ -267,7 +270,7 @@ fn settle_groups<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
             continue;
         }
         let now: [Desc; GROUP] = core::array::from_fn(|i| mmu.kernel().load(&ptes[first + i]));
-        // What hardware said of one member of a group it said of all (R24).
+        // An access or dirty bit set in one member counts for the whole group (R24).
         let known = match group::folded(&now) {
             Some(folded) if group::is_member(now[0]) => folded,
             _ => now,

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Draining: what waits in the CPU's batch is stored and invalidated.
 //!
-//! A drain pays no barriers: what the stores owe is owed by the task afterwards. An invalidation that was asked
-//! for in a section takes effect after the section's writes (R26), so the public invalidations drain first.
+//! A drain pays no barriers: what the stores owe is owed by the task afterwards. An invalidation
+//! that was asked for in a section takes effect after the section's writes (R26), so the public
+//! invalidations drain first.
 
 use super::cpu_batch::with_batch;
 use super::run::Duty;
@@ -13,8 +14,8 @@ use crate::mmu::Mmu;
 use crate::task::Busy;
 use crate::tlbi::{Reach, Scope};
 
-/// Drains everything that the task has waiting (R23), whatever the strategy is by now. In an interrupt nothing
-/// happens: what waits is the interrupted task's (R12).
+/// Drains everything that the task has waiting (R23), even if `set_backend` has changed the
+/// strategy since. In an interrupt nothing happens: what waits is the interrupted task's (R12).
 #[inline]
 pub(crate) fn drain<K: Kernel>(mmu: &Mmu<K>) {
     if mmu.kernel().lazy().is_waiting() && !mmu.kernel().in_interrupt() {
@@ -22,16 +23,17 @@ pub(crate) fn drain<K: Kernel>(mmu: &Mmu<K>) {
     }
 }
 
-/// Drains on behalf of the task that leaves the CPU, in an interrupt or not. Afterwards the batch is as empty as
-/// the next task must find it: the next task would neither see nor drain what another one let wait. The arrival on
-/// another CPU synchronizes its context (step 3 of the protocol in `lazy/switch.rs`), so the `ISB` that the drain
-/// executed here is not owed again (R16).
+/// Drains on behalf of the task that leaves the CPU, in an interrupt or not. Afterwards the batch
+/// is as empty as the next task must find it: the next task would neither see nor drain what
+/// another one let wait. The arrival on another CPU synchronizes its context (step 3 of the
+/// protocol in `lazy/switch.rs`), so the `ISB` that the drain executed here is not owed again
+/// (R16).
 #[inline]
 pub(crate) fn switch_out<K: Kernel>(mmu: &Mmu<K>) {
     let state = mmu.kernel().lazy();
     if state.is_waiting() {
-        // Busy until after the drain: the task is leaving the CPU, and in an interrupt perhaps, so no
-        // preemption is offered to it.
+        // Busy until after the drain: the task is leaving the CPU, and in an interrupt perhaps, so
+        // no preemption is offered to it.
         let before = state.set_busy(Busy::Yes);
         drain_batch(mmu);
         state.set_busy(before);
@@ -45,7 +47,7 @@ fn drain_batch<K: Kernel>(mmu: &Mmu<K>) {
         defer_stores::drain(mmu, &batch.slots);
         batch_invalidations::drain(mmu, &batch.invalidations);
         multicall::drain(mmu, &batch.calls);
-        mmu.kernel().lazy().waited();
+        mmu.kernel().lazy().clear_waiting();
     });
 }
 
@@ -79,9 +81,9 @@ pub(crate) fn drain_before_free<K: Kernel>(mmu: &Mmu<K>) {
 }
 
 impl<K: Kernel> Mmu<K> {
-    /// Drains what waits on this CPU, invalidates the TLB entries of `range`, and waits until that is complete on
-    /// every CPU: `DSB ISHST`, TLBIs, `DSB ISH`, and for kernel mappings `ISB`. Linux: `flush_tlb_kernel_range()`,
-    /// `flush_tlb_range()`.
+    /// Drains what waits on this CPU, invalidates the TLB entries of `range`, and waits until that
+    /// is complete on every CPU: `DSB ISHST`, TLBIs, `DSB ISH`, and for kernel mappings `ISB`.
+    /// Linux: `flush_tlb_kernel_range()`, `flush_tlb_range()`.
     pub fn invalidate_range(&self, range: PageRange, scope: Scope, reach: Reach) {
         self.drain_and_invalidate(core::iter::once(range), scope, reach);
     }
@@ -97,8 +99,9 @@ impl<K: Kernel> Mmu<K> {
         self.invalidate(ranges, scope, reach);
     }
 
-    /// Drains what waits on this CPU, invalidates every TLB entry of `scope`, those of tables included, and waits
-    /// until that is complete on every CPU. Linux: `flush_tlb_all()`, `flush_tlb_mm()`.
+    /// Drains what waits on this CPU, invalidates every TLB entry of `scope`, those of tables
+    /// included, and waits until that is complete on every CPU. Linux: `flush_tlb_all()`,
+    /// `flush_tlb_mm()`.
     pub fn invalidate_all(&self, scope: Scope) {
         drain(self);
         self.invalidate_everything(scope);

@@ -1,25 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Strategies: what happens to a run of leaf writes, and when it takes effect.
 //!
-//! A strategy sees *runs*, consecutive entries of one table, never single entries of a larger request. It is
-//! chosen once per run, and what it does per entry is a tight loop. Four strategies follow four kinds of
-//! architectures, and `Eager` is the yardstick that they are measured against:
-//!
-//! | strategy | after | defers | drains at |
-//! |---|---|---|---|
-//! | [`Backend::Eager`] | before lazy MMU mode | nothing | |
-//! | [`Backend::DeferBarriers`] | arm64 | the barriers of makes | |
-//! | [`Backend::DeferStores`] | s390 | makes and changes in announced ranges, with their invalidations; barriers | section's end at any depth, pause, flush; the task keeps its CPU |
-//! | [`Backend::BatchInvalidations`] | powerpc, sparc64 | invalidations, 192 ranges; barriers | the same; full; another space; frames given back; context switch |
-//! | [`Backend::Multicall`] | Xen PV | stores and invalidations in one queue, 32 calls; barriers | the same; full; frames given back; context switch |
+//! A strategy sees *runs*, consecutive entries of one table, never single entries of a larger
+//! request. It is chosen once per run, and what it does per entry is a tight loop. Four strategies
+//! follow four kinds of architectures, and `Eager` is the yardstick that they are measured against.
+//! A table in the crate's documentation says what each of them defers, and until when
+//! ([Strategies](crate#strategies)).
 //!
 //! Links of tables are never deferred: a walk by software finds every table where it is.
 //!
 //! # Who invalidates
 //!
-//! An entry that was live and has changed must be invalidated (R27). `Eager` and `DeferBarriers` leave that to the
-//! operation, which knows the whole range and its frames. The other strategies do it themselves, because only
-//! they know when memory holds the new value. [`Duty`] says which case it was.
+//! An entry that was live and has changed must be invalidated (R27). `Eager` and `DeferBarriers`
+//! leave that to the operation, which knows the whole range and its frames. The other strategies do
+//! it themselves, because only they know when memory holds the new value. [`Duty`] says which case
+//! it was.
 
 mod batch_invalidations;
 mod cpu_batch;
@@ -46,7 +41,8 @@ use crate::strategy::Backend;
 use crate::table::Pte;
 use crate::tlbi::Scope;
 
-/// Counts a run of `pages` leaves like `sample`. Returns what each of them owes as soon as it is stored.
+/// Counts a run of `pages` leaves like `sample`. Returns what each of them owes as soon as it is
+/// stored.
 #[inline(always)]
 pub(crate) fn account<K: Kernel>(mmu: &Mmu<K>, pages: usize, sample: Desc) -> Owed {
     let counters = mmu.kernel().counters();
@@ -59,7 +55,8 @@ pub(crate) fn account<K: Kernel>(mmu: &Mmu<K>, pages: usize, sample: Desc) -> Ow
     }
 }
 
-/// Writes a run of leaves of one table through the strategy in use. `space/write.rs` calls it, after its checks.
+/// Writes a run of leaves of one table through the strategy in use. `space/write.rs` calls it,
+/// after its checks.
 #[inline(always)]
 pub(crate) fn write_run<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>, fill: Fill<'_>, was: Was) -> Duty {
     let owed = account(mmu, run.ptes.len(), fill.sample());
@@ -88,8 +85,8 @@ fn write_run_by<K: Kernel>(
     }
 }
 
-/// Empties the entry of a run of one, and returns what it held. This is never deferred: the value has the final
-/// access and dirty bits.
+/// Empties the entry of a run of one, and returns what it held. This is never deferred: the value
+/// has the final access and dirty bits.
 #[inline]
 pub(crate) fn take<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>) -> (Desc, Duty) {
     mmu.kernel().counters().ptes(1);
@@ -124,8 +121,8 @@ fn take_by<K: Kernel>(backend: Backend, mmu: &Mmu<K>, run: Run<'_>) -> (Desc, Du
     (old, Duty::Backend)
 }
 
-/// The value of an entry, which is number `index` of `table`: the value that was written last, in memory or in the
-/// batch (R13, R20).
+/// The value of an entry, which is number `index` of `table`: the value that was written last, in
+/// memory or in the batch (R13, R20).
 #[inline(always)]
 pub(crate) fn read<K: Kernel>(mmu: &Mmu<K>, table: Frame, index: usize, pte: &Pte) -> Desc {
     if is_memory_current(mmu) {
@@ -152,13 +149,15 @@ fn read_behind<K: Kernel>(mmu: &Mmu<K>, table: Frame, index: usize, pte: &Pte) -
     waiting.unwrap_or_else(|| mmu.kernel().load(pte))
 }
 
-/// Whether what is written to the run waits for the drain, which then also settles contiguous groups.
+/// Whether what is written to the run waits for the drain, which then also settles contiguous
+/// groups.
 #[inline]
 pub(crate) fn waits<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) -> bool {
     mmu.backend() == Backend::DeferStores && defer_stores::waits(mmu, run)
 }
 
-/// R27, R29: `range` is empty and about to be mapped. Invalidations that wait there are executed first.
+/// R27, R29: `range` is empty and about to be mapped. Invalidations that wait there are executed
+/// first.
 #[inline(always)]
 pub(crate) fn before_make<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
     if mmu.backend() == Backend::BatchInvalidations {
@@ -166,9 +165,10 @@ pub(crate) fn before_make<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRang
     }
 }
 
-/// Notes what one write of `desc` at `level` owes that is stored already: a link of a table.
+/// Counts a link of a table, `desc` at `level`, which is stored already, and records or pays what
+/// it owes.
 #[inline]
-pub(crate) fn complete<K: Kernel>(mmu: &Mmu<K>, level: Level, desc: Desc) {
+pub(crate) fn account_link<K: Kernel>(mmu: &Mmu<K>, level: Level, desc: Desc) {
     if !policy::is_listed(level, desc) {
         return;
     }

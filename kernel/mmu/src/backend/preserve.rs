@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Access and dirty bits that hardware sets while a store waits (R24).
 //!
-//! With TCR_EL1.{HA,HD} the walker writes entries. (The library requires 0 today, but its queues must not be the
-//! reason.) Between the moment at which a new value is computed and the moment at which it is stored, the
-//! entry in memory may then gain two facts: *accessed* (AF is set) and *dirty* (`AP[2]` is cleared where DBM
-//! allows it). A store that happens later takes over both if the writer did not know them when it computed the
-//! value. A bit that the writer had seen and cleared on purpose stays clear.
+//! With TCR_EL1.{HA,HD} the walker writes entries. (The library requires 0 today, but its queues
+//! must not be the reason.) Between the moment at which a new value is computed and the moment at
+//! which it is stored, the entry in memory may then gain two facts: *accessed* (AF is set) and
+//! *dirty* (`AP[2]` is cleared where DBM allows it). A store that happens later takes over both if
+//! the writer did not know them when it computed the value. A bit that the writer had seen and
+//! cleared on purpose stays clear.
 
 use crate::desc::{Desc, bits};
 
@@ -40,8 +41,9 @@ impl News {
         }
     }
 
-    /// Of all members of a contiguous group, one speaks for all.
-    pub(super) const fn and(self, other: Self) -> Self {
+    /// What was learned in either: a bit set in one member of a contiguous group counts for the
+    /// whole group.
+    pub(super) const fn union(self, other: Self) -> Self {
         Self {
             accessed: self.accessed || other.accessed,
             dirtied: self.dirtied || other.dirtied,

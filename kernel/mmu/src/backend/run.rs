@@ -86,7 +86,7 @@ pub(crate) enum Duty {
 impl Duty {
     /// The duty for several runs: the caller's if it is the caller's for one of them.
     #[inline]
-    pub(crate) fn and(self, other: Self) -> Self {
+    pub(crate) fn combined(self, other: Self) -> Self {
         match (self, other) {
             (Self::Backend, Self::Backend) => Self::Backend,
             _ => Self::Caller,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The queue of [`crate::Backend::Multicall`]: stores and invalidations in the order of their requests.
+//! The queue of [`crate::Backend::Multicall`]: stores and invalidations in the order of their
+//! requests.
 
 use crate::addr::{Frame, PageRange, PhysAddr};
 use crate::desc::Desc;
@@ -7,7 +8,7 @@ use crate::tlbi::Scope;
 use core::cell::Cell;
 use core::fmt;
 
-/// Calls that wait at most.
+/// Capacity of the queue, in calls.
 pub const MULTICALLS: usize = 32;
 
 /// What a [`Hypervisor`](crate::Hypervisor) is asked to do.
@@ -17,8 +18,8 @@ pub enum Call {
     Store {
         /// Physical address of the entry.
         entry: PhysAddr,
-        /// What the entry held when its new value was computed. Access and dirty bits that the walker
-        /// set since then are kept (R24).
+        /// What the entry held when its new value was computed. Access and dirty bits that the
+        /// walker set since then are kept (R24).
         seen: Desc,
         /// The new value, valid.
         new: Desc,
@@ -76,8 +77,8 @@ impl Calls {
         self.len.replace(0)
     }
 
-    /// Appends `call`, or joins it with the last call if both invalidate neighboring ranges of one scope: the
-    /// same operation twice in a row is one call with more arguments.
+    /// Appends `call`, or joins it with the last call if both invalidate neighboring ranges of one
+    /// scope: the same operation twice in a row is one call with more arguments.
     ///
     /// # Panics
     /// If the queue is full.

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The queue of [`crate::Backend::BatchInvalidations`]: ranges of one address space whose invalidation waits.
+//! The queue of [`crate::Backend::BatchInvalidations`]: ranges of one address space whose
+//! invalidation waits.
 
 use crate::addr::PageRange;
 use crate::tlbi::Scope;
 use core::cell::Cell;
 use core::fmt;
 
-/// Ranges that wait at most.
+/// Capacity of the queue, in ranges.
 pub const BATCHED_RANGES: usize = 192;
 
 /// Ranges of one scope whose invalidation waits.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The queue of [`crate::Backend::DeferStores`]: values that wait for entries of a few tables.
 //!
-//! A slot belongs to one table of one address space. For each of the 512 entries it can hold the value that
-//! waits, what the entry held when that value was computed, and whether the entry was emptied and still has to
-//! be invalidated.
+//! A slot belongs to one table of one address space. For each of the 512 entries it can hold the
+//! value that waits, what the entry held when that value was computed, and whether the entry was
+//! emptied and still has to be invalidated.
 
 use super::bitmap::Bitmap;
 use crate::addr::{ENTRIES, Frame, PageRange, VirtAddr};
@@ -12,7 +12,7 @@ use crate::tlbi::Scope;
 use core::cell::Cell;
 use core::fmt;
 
-/// Tables with waiting stores at a time: source and destination, as in `move_ptes()`.
+/// Capacity of the queue, in tables: source and destination, as in `move_ptes()`.
 pub const DEFERRED_TABLES: usize = 2;
 
 /// What waits for one table.
@@ -89,8 +89,8 @@ impl Slots {
         self.slots.iter()
     }
 
-    /// The slot of `table`, which translates addresses from `start` on in `scope`. A frame may have become
-    /// another table since a slot was taken for it, so the frame alone does not decide.
+    /// The slot of `table`, which translates addresses from `start` on in `scope`. A frame may have
+    /// become another table since a slot was taken for it, so the frame alone does not decide.
     pub(crate) fn of(&self, table: Frame, start: VirtAddr, scope: Scope) -> Option<&Slot> {
         self.iter().find(|slot| {
             slot.table.get() == Some(table)

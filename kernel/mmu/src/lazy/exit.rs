@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The end of a task.
 //!
-//! A task should not end inside of a section, because nothing can close the section afterwards. But its function
-//! may return with a guard forgotten, or the kernel may end it in the middle of anything. What it had deferred must
-//! not be lost then: other tasks rely on it, and the CPU's batch must be empty for the next task. So the kernel
-//! calls [`Lazy::exit`] for every task, as the last thing that runs as this task before its last context switch,
-//! and reports the error that it returns.
+//! A task should not end inside of a section, because nothing can close the section afterwards. But
+//! its function may return with a guard forgotten, or the kernel may end it in the middle of
+//! anything. What it had deferred must not be lost then: other tasks rely on it, and the CPU's
+//! batch must be empty for the next task. So the kernel calls [`Lazy::exit`] for every task, as the
+//! last thing that runs as this task before its last context switch, and reports the error that it
+//! returns.
 
 use super::hooks;
 use super::mode::Lazy;
@@ -13,24 +14,27 @@ use crate::error::LazyMmuError;
 use crate::hardware::Kernel;
 
 impl<K: Kernel> Lazy<'_, K> {
-    /// Leaves every level for good: sections, pauses and suspensions. When it returns, all earlier writes have
-    /// taken effect and all announced ranges are forgotten. The state is that of a new task (R1): it may be
-    /// switched out, with any strategy, or used again.
+    /// Leaves every level for good: sections, pauses and suspensions. When it returns, all earlier
+    /// writes have taken effect and all announced ranges are forgotten. The state is that of a new
+    /// task (R1): it may be switched out, with any strategy, or used again.
     ///
     /// Until the call, the state says how deep the task is and where its section was opened
-    /// ([`LazyMmuState::opened_at`](crate::LazyMmuState::opened_at)). In interrupt context nothing is done (R3).
+    /// ([`LazyMmuState::opened_at`](crate::LazyMmuState::opened_at)). In an interrupt the call does
+    /// nothing (R3).
     ///
     /// # Errors
-    /// [`LazyMmuError::EndedInside`] if there was a level to leave, which is a mistake of the task; it is
-    /// left all the same.
+    /// [`LazyMmuError::EndedInside`] if there was a level to leave, which is a mistake of the task;
+    /// it is left all the same. [`LazyMmuError::InInterrupt`] if there is a level to leave and the
+    /// caller is an interrupt: nothing was done.
     pub fn exit(self) -> Result<(), LazyMmuError> {
         let state = self.state();
         if state.is_new() {
             return Ok(());
         }
-        if !self.in_interrupt() {
-            self.leave_for_good();
+        if self.in_interrupt() {
+            return Err(LazyMmuError::InInterrupt);
         }
+        self.leave_for_good();
         Err(LazyMmuError::EndedInside)
     }
 
@@ -41,12 +45,12 @@ impl<K: Kernel> Lazy<'_, K> {
         // R10: the mode is inactive already when the last hook runs.
         state.set_enable_count(0);
         state.set_pause_count(0);
-        // The second case is a task that was ended in the middle of its last hook.
+        // `word() != 0` with the mode inactive: the task was ended during its last `leave` hook.
         if was_active || state.word() != 0 {
             hooks::leave(self.mmu);
         }
-        // This also clears the mark of work on the batch, if the task was ended in the middle of that: a task with
-        // that mark never leaves its CPU.
+        // This also clears the mark of work on the batch, if the task was ended in the middle of
+        // that: a task with that mark never leaves its CPU.
         state.renew();
     }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Sections and pauses as values that close on drop.
 //!
-//! A guard remembers whether opening it had an effect. A guard that was opened in an interrupt, or a section that was
-//! opened while paused, was ignored, and so is its end. If the context has changed in between, the level cannot be
-//! closed any more: Linux leaks it silently (R39), here it is reported through [`crate::Context::report`].
+//! A guard remembers whether opening it had an effect. A guard that was opened in an interrupt, or
+//! a section that was opened while paused, was ignored, and so is its end. If the context has
+//! changed in between, the level cannot be closed any more: Linux leaks it silently (R39), here it
+//! is reported through [`crate::Context::report`].
 
 use super::mode::{Lazy, Opened};
 use crate::error::LazyMmuError;
@@ -20,7 +21,7 @@ pub struct LazySection<'m, K: Kernel> {
 }
 
 /// A pause of lazy MMU mode. Resumes on drop. Not `Send`.
-#[must_use = "a pause that is dropped at once suspends nothing"]
+#[must_use = "a pause that is dropped at once pauses nothing"]
 pub struct LazyPause<'m, K: Kernel> {
     lazy: Lazy<'m, K>,
     opened: Opened,
@@ -40,9 +41,9 @@ impl<'m, K: Kernel> Lazy<'m, K> {
 
     /// Opens a section unless one is active already.
     ///
-    /// This is for operations whose writes may take effect with their caller's section. A nested section would
-    /// flush when it ends (R5), and a caller that makes many calls in a section of its own would pay at each of
-    /// them.
+    /// This is for operations whose writes may take effect with their caller's section. A nested
+    /// section would flush when it ends (R5), and a caller that makes many calls in a section of
+    /// its own would pay at each of them.
     ///
     /// # Errors
     /// None in practice: a section at depth 255 is active, or paused and ignored.
@@ -94,8 +95,8 @@ impl<K: Kernel> Drop for LazySection<'_, K> {
         let result = match (self.opened, ignored_now) {
             (Opened::Counted, false) => self.lazy.disable(),
             (Opened::Ignored, true) => Ok(()),
-            // Made while paused and dropped after the resume: there is nothing to close, but the caller
-            // relied on a section that was not there.
+            // Made while paused and dropped after the resume: there is nothing to close, but the
+            // caller relied on a section that was not there.
             _ => Err(LazyMmuError::Asymmetric),
         };
         if let Err(error) = result {

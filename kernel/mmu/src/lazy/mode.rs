@@ -18,7 +18,7 @@ impl<K: Kernel> Mmu<K> {
     }
 }
 
-/// Access to the current task's lazy MMU mode. Copy it freely; it holds nothing.
+/// Access to the current task's lazy MMU mode: a copyable handle without state of its own.
 pub struct Lazy<'m, K: Kernel> {
     pub(super) mmu: &'m Mmu<K>,
 }
@@ -125,16 +125,18 @@ impl<'m, K: Kernel> Lazy<'m, K> {
         Ok(())
     }
 
-    /// Drains what waits on this CPU; barriers stay deferred. A task that releases the lock of the tables inside a
-    /// section calls it before (R40, R43), because the next holder of the lock reads memory. Nothing happens in
-    /// interrupt context (R12), nor with a strategy that only defers barriers.
+    /// Drains what waits on this CPU; barriers stay deferred. A task that releases the lock of the
+    /// tables inside a section calls it before (R40, R43), because the next holder of the lock
+    /// reads memory. Nothing happens in interrupt context (R12), nor with a strategy that only
+    /// defers barriers.
     #[inline]
     pub fn drain(self) {
         backend::drain(self.mmu);
     }
 
-    /// Pauses the mode: until the matching [`Lazy::resume`] writes take effect at once, and `enable` and `disable`
-    /// are ignored. This is legal when the mode is not enabled. Linux: `lazy_mmu_mode_pause()`.
+    /// Pauses the mode: until the matching [`Lazy::resume`] writes take effect at once, and
+    /// `enable` and `disable` are ignored. This is legal when the mode is not enabled. Linux:
+    /// `lazy_mmu_mode_pause()`.
     ///
     /// # Errors
     /// [`LazyMmuError::PauseOverflow`] at depth 255; nothing changes.
@@ -176,9 +178,9 @@ impl<'m, K: Kernel> Lazy<'m, K> {
         Ok(())
     }
 
-    /// Flushes: makes all earlier writes take effect, and stays in the section. If nothing is owed it executes
-    /// nothing (R16); in interrupt context it leaves the interrupted task's batch alone (R12). Linux:
-    /// `arch_flush_lazy_mmu_mode()`.
+    /// Flushes: makes all earlier writes take effect, and stays in the section. If nothing is owed
+    /// it executes nothing (R16); in interrupt context it leaves the interrupted task's batch alone
+    /// (R12). Linux: `arch_flush_lazy_mmu_mode()`.
     #[inline]
     pub fn flush(self) {
         if !self.mmu.kernel().in_interrupt() {

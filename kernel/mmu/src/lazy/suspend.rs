@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Leaving every level for a while: for loops that must sleep.
 //!
-//! A loop over entries that has to reschedule leaves lazy MMU mode, drops its lock, sleeps and starts
-//! again (Linux: `madvise_cold_or_pageout_pte_range()`, scenario S12). One `disable` is not enough if a
-//! caller further up has a section as well: the mode is still active then. A pause does not help either,
-//! because while it lasts the mode cannot be enabled. [`Lazy::suspend_all`] leaves all levels, whatever they are,
-//! and enters them again at its end.
+//! A loop over entries that has to reschedule leaves lazy MMU mode, drops its lock, sleeps and
+//! starts again, as Linux's `madvise_cold_or_pageout_pte_range()` does. One `disable` is not enough
+//! if a caller further up has a section as well: the mode is still active then. A pause does not
+//! help either, because while it lasts the mode cannot be enabled. [`Lazy::suspend_all`] leaves all
+//! levels, whatever they are, and enters them again at its end.
 
 use super::hooks;
 use super::mode::Lazy;
@@ -14,9 +14,9 @@ use crate::hardware::Kernel;
 use core::marker::PhantomData;
 use core::panic::Location;
 
-/// All levels of lazy MMU mode left; entered again on drop, at the same depth, with the same
-/// pauses and announced ranges. Meanwhile the task is as one without any section: it may sleep, and
-/// enter sections of its own. Not `Send`.
+/// A guard: the task has left all levels, and enters them again on drop, at the same depth, with
+/// the same pauses and announced ranges. Meanwhile the task is as one without any section: it may
+/// sleep, and enter sections of its own. Not `Send`.
 #[must_use = "a suspension that is dropped at once suspends nothing"]
 pub struct LazySuspended<'m, K: Kernel> {
     lazy: Lazy<'m, K>,
@@ -65,7 +65,8 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     fn enter_all(self, left: &Left) {
         let state = self.state();
         if state.enable_count() > 0 || state.pause_count() > 0 {
-            // A section that was opened in the meantime was not closed. Its writes take effect, its level is lost.
+            // A section that was opened in the meantime was not closed. Its writes take effect, its
+            // level is lost.
             self.report(LazyMmuError::Asymmetric);
             self.leave_all();
             state.hints().resume();

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Barriers: debts are noted and paid, and each barrier is counted.
 //!
-//! A write that R14 lists owes barriers. If its writer is in an active section, the debt is noted in the task's
-//! state; otherwise it is paid at once. `lazy` decides when noted debts are paid. This crate executes a barrier
-//! here or as a part of an [invalidation](super::invalidation), and nowhere else.
+//! A write that R14 lists owes barriers. If its writer is in an active section, the debt is noted
+//! in the task's state; otherwise it is paid at once. `lazy` decides when noted debts are paid.
+//! This crate executes a barrier here or as a part of an [invalidation](super::invalidation), and
+//! nowhere else.
 
 use super::config::Mmu;
 use crate::counters::Counters;
@@ -25,7 +26,7 @@ impl<K: Kernel> Mmu<K> {
         self.kernel().dsb_ish();
     }
 
-    /// Notes what a write that is stored owes, or pays it now if nothing is deferred.
+    /// Records the debt of a store in an active section; otherwise pays it.
     #[inline(always)]
     pub(crate) fn owe_or_pay(&self, owed: Owed) {
         if owed.is_empty() {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! [`Mmu`]: the library bound to a kernel, and its configuration: strategy, barrier policy, CPU features.
+//! [`Mmu`]: the library bound to a kernel, and its configuration: strategy, barrier policy, CPU
+//! features.
 
 use crate::error::{LazyMmuError, NoEts2};
 use crate::hardware::Kernel;
@@ -104,7 +105,7 @@ impl<K> Mmu<K> {
         self.terms().policy()
     }
 
-    /// Both of the same moment.
+    /// Strategy and policy, read together.
     #[inline(always)]
     pub(crate) fn terms(&self) -> Terms {
         Terms(self.terms.load(Ordering::Relaxed))
@@ -130,8 +131,8 @@ impl<K> Mmu<K> {
         self.features.store(features.to_bits(), Ordering::Relaxed);
     }
 
-    /// Chooses the barrier policy. A callback or [`crate::FastPteRange`] that is at work may complete
-    /// entries of its table by the policy of before.
+    /// Chooses the barrier policy. A callback or [`crate::FastPteRange`] that is at work may still
+    /// use the previous policy until it ends.
     ///
     /// # Errors
     /// [`NoEts2`] if the features do not allow it; the policy stays.
@@ -145,8 +146,8 @@ impl<K> Mmu<K> {
 }
 
 impl<K: Kernel> Mmu<K> {
-    /// Chooses the strategy. No other task may be in a section either: what waits there is drained at
-    /// its end all the same, but until then reads do not see it.
+    /// Chooses the strategy. No other task may be in a section either: what waits there is drained
+    /// at its end all the same, but until then reads do not see it.
     ///
     /// # Errors
     /// [`LazyMmuError::InSection`] if the current task is in a section or pause, suspended ones

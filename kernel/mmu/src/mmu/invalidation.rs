@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Invalidations: TLB maintenance with the barriers before and after it.
 //!
-//! Every TLBI of this crate is issued here. What waits in the CPU's batch is none of this module's business: the
-//! functions that drain first are in `backend/drain.rs`.
+//! Every TLBI of this crate is issued here. These functions do not drain; see `backend/drain.rs`,
+//! where `Mmu::invalidate_range` and `invalidate_all` are.
 
 use super::config::Mmu;
 use crate::addr::PageRange;
@@ -12,15 +12,15 @@ use crate::policy::Owed;
 use crate::tlbi::{self, Reach, Scope, TlbFeatures};
 
 impl<K: Kernel> Mmu<K> {
-    /// Invalidates the last-level TLB entries of `ranges`, or for [`Reach::Walk`] those of all levels, and
-    /// waits until that is complete on every CPU. What waits in a batch stays there.
+    /// Invalidates the last-level TLB entries of `ranges`, or for [`Reach::Walk`] those of all
+    /// levels, and waits until that is complete on every CPU. What waits in a batch stays there.
     ///
     /// In order: `DSB ISHST` completes the entry writes before (R27, row U2), then come the TLBIs,
     /// `DSB ISH` completes them (R_YNJCP; `DSB ISHST` would not, row U4), and for kernel
     /// mappings `ISB` (row U5). With the repeat erratum a second TLBI and DSB follow
-    /// (R34). These barriers also complete what the current task owes, so none of that is left for the section's
-    /// end. All ranges share one set of barriers. From Linux's limits on, taken over all of them, everything is
-    /// invalidated instead.
+    /// (R34). These barriers also complete what the current task owes, so none of that is left for
+    /// the section's end. All ranges share one set of barriers. If the total exceeds Linux's limits
+    /// (`tlbi::is_everything`), all of `scope` is invalidated instead.
     pub(crate) fn invalidate(
         &self,
         ranges: impl Iterator<Item = PageRange> + Clone,
@@ -36,8 +36,8 @@ impl<K: Kernel> Mmu<K> {
         self.issue(ranges, scope, reach, (features, counters));
     }
 
-    /// Invalidates every TLB entry of `scope`, those of tables included, and waits, as [`Mmu::invalidate`] does. No
-    /// page is counted as requested.
+    /// Invalidates every TLB entry of `scope`, those of tables included, and waits, as
+    /// [`Mmu::invalidate`] does. No page is counted as requested.
     pub(crate) fn invalidate_everything(&self, scope: Scope) {
         let terms = (self.features().tlb, self.kernel().counters());
         self.issue(

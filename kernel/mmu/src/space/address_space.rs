@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! [`AddressSpace`]: its construction, what can be asked of it, and the checks that every operation begins with.
+//! [`AddressSpace`]: its construction, what can be asked of it, and the checks that every operation
+//! begins with.
 
 use super::kind::SpaceKind;
 use super::write::Writer;
@@ -13,6 +14,8 @@ use crate::table::{Pte, Table};
 use core::fmt;
 
 /// A tree of translation tables.
+///
+/// Dropping it frees nothing. [`AddressSpace::destroy`] gives its tables back.
 pub struct AddressSpace<'m, K: Kernel> {
     pub(super) writer: Writer<'m, K>,
     pub(super) root: Frame,
@@ -63,9 +66,9 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     ///
     /// # Safety
     /// `root` is a table that [`crate::TableFrames::table_ptr`] finds, and so are all tables
-    /// it leads to. Nobody else writes them from now on. Their populations are right, or
-    /// nothing that they translate is mapped, changed or unmapped through this space:
-    /// tables written by other code have none, so the library takes them for empty.
+    /// it leads to. No other code writes them from now on. Either each link holds the right
+    /// population, or no page under these tables is mapped, changed or unmapped through this space.
+    /// Tables written by other code hold population 0, so the library would take them for empty.
     pub const unsafe fn from_root(mmu: &'m Mmu<K>, kind: SpaceKind, root: Frame) -> Self {
         Self {
             writer: Writer::new(mmu, kind),
@@ -74,11 +77,16 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         }
     }
 
-    /// Refuses from now on to change anything outside of `window`, with
-    /// [`SpaceError::OutsideWindow`]. Queries and walks stay free.
+    /// From now on, refuses each change and invalidation of a range that is not inside of `window`,
+    /// with [`SpaceError::OutsideWindow`]. Queries and walks stay free.
     ///
-    /// This is for a space that is in use: the library cannot know which addresses may safely be unmapped, the code that
-    /// installs the root can.
+    /// At the edges of the window there is one exception. Where a contiguous group lies in it only
+    /// in part, folding the group ([`AddressSpace::fold_contiguous`]) and unfolding it rewrite the
+    /// group's entries outside of the window as well, with the same frames and permissions, and
+    /// these pages fault for a moment too.
+    ///
+    /// This is for a space that is in use: the library cannot know which addresses may safely be
+    /// unmapped, the code that installs the root can.
     pub fn restrict(&mut self, window: PageRange) {
         self.window = Some(window);
         self.writer.forget_last();
@@ -111,8 +119,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         found
     }
 
-    /// Follows the walk of `va` as hardware would, and shows each descriptor that it reads, including the last one,
-    /// whatever it is. For reports.
+    /// Follows the walk of `va` as hardware would, and shows each descriptor that it reads,
+    /// including the last one, valid or not. Meant for diagnostics.
     pub fn walk(&self, va: VirtAddr, mut visit: impl FnMut(Level, Desc)) {
         if va.half() != self.kind().half() {
             return;
@@ -176,14 +184,15 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         found
     }
 
-    /// Drains what waits on this CPU, invalidates the last-level TLB entries of `range` on all CPUs, and waits until
-    /// that is complete (R26). Linux: `flush_tlb_range()`. With a strategy that invalidates what it writes over
-    /// ([`crate::Backend::invalidates`]) the call is not needed, and is executed all the same.
+    /// Drains what waits on this CPU, invalidates the last-level TLB entries of `range` on all
+    /// CPUs, and waits until that is complete (R26). Linux: `flush_tlb_range()`. With a strategy
+    /// that invalidates what it writes over ([`crate::Backend::invalidates`]) the call is not
+    /// needed, and is executed all the same.
     ///
     /// # Errors
-    /// [`SpaceError::WrongHalf`].
+    /// [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`].
     pub fn invalidate_range(&self, range: PageRange) -> Result<(), SpaceError> {
-        self.check_half(range)?;
+        self.check_range(range)?;
         self.writer.invalidate(range);
         Ok(())
     }
@@ -201,7 +210,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         self.mmu().kernel().load(pte)
     }
 
-    pub(super) fn check_half(&self, range: PageRange) -> Result<(), SpaceError> {
+    pub(super) fn check_range(&self, range: PageRange) -> Result<(), SpaceError> {
         let half = self.kind().half();
         if range.half() != half {
             return Err(SpaceError::WrongHalf { range, half });
@@ -230,7 +239,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     }
 
     pub(super) fn check_request(&self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {
-        self.check_half(range)?;
+        self.check_range(range)?;
         self.kind().check_prot(prot)
     }
 }

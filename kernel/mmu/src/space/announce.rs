@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Announcing a range by the raw call, and folding it. [`super::FastPteRange`] is both as one value.
+//! Announcing a range by the raw call, and folding it. [`super::FastPteRange`] is both as one
+//! value.
 
 use super::address_space::AddressSpace;
 use super::fold;
@@ -9,26 +10,27 @@ use crate::hardware::Kernel;
 use crate::lazy::Lazy;
 
 impl<K: Kernel> Lazy<'_, K> {
-    /// Enters a section and announces that it is about the entries of `addr..end` of `mm`, all of which are in
-    /// `table`. Inside the range entries may then be written fast:
+    /// Enters a section and announces `addr..end` of `mm`, whose entries are all in `table`. Inside
+    /// the range entries may then be written fast:
     ///
     /// * calls for pages of the range find the table without a walk;
-    /// * [`crate::Backend::DeferStores`] lets stores and their invalidations wait, and folds contiguous groups when it
-    ///   drains them.
+    /// * [`crate::Backend::DeferStores`] lets stores and their invalidations wait, and folds
+    ///   contiguous groups when it drains them.
     ///
-    /// With the other strategies contiguous groups are folded by [`AddressSpace::fold_contiguous`], which the caller may
-    /// call before it gives up the space. The end of the section does not fold: whoever ends it need not hold the space
-    /// any more.
+    /// With the other strategies contiguous groups are folded by [`AddressSpace::fold_contiguous`],
+    /// which the caller may call before it gives up the space. The end of the section does not
+    /// fold: the task that ends it may no longer hold the space.
     ///
-    /// Outside of the range everything is as after [`Lazy::enable`], and the order in which entries are
-    /// written, or whether all are, does not matter. Like `enable` it has no effect while paused and in
-    /// interrupt context, and is paired with [`Lazy::disable`]. Several ranges may be in force at once,
-    /// source and destination of a move for example; each lasts until its section is left, across
-    /// pauses and nested sections. Linux (proposed): `lazy_mmu_mode_enable_fast_pte_range()`, which
-    /// ignores a range when the mode is enabled already and forgets it at a pause; a caller
-    /// cannot tell (R22).
+    /// Outside of the range everything is as after [`Lazy::enable`], and the order in which entries
+    /// are written, or whether all are, does not matter. Like `enable` it has no effect while
+    /// paused and in interrupt context, and is paired with [`Lazy::disable`]. Several ranges may be
+    /// in force at once, source and destination of a move for example; each lasts until its section
+    /// is left, across pauses and nested sections. Linux (proposed):
+    /// `lazy_mmu_mode_enable_fast_pte_range()`, which ignores a range when the mode is enabled
+    /// already and forgets it at a pause; a caller cannot tell (R22).
     ///
-    /// [`AddressSpace::fast_pte_range`] is the same as a value that closes itself, and needs no promise.
+    /// [`AddressSpace::fast_pte_range`] does the same safely: it returns a guard that borrows the
+    /// space.
     ///
     /// # Safety
     /// Until the section is left, the tables above the range stay as they are: no
@@ -38,7 +40,8 @@ impl<K: Kernel> Lazy<'_, K> {
     ///
     /// # Errors
     /// [`SpaceError::Range`] if `addr..end` is no range of whole pages or crosses a table's end
-    /// (2 MiB), [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`], [`SpaceError::WrongTable`], and
+    /// (2 MiB), [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`],
+    /// [`SpaceError::WrongTable`], and
     /// [`LazyMmuError::EnableOverflow`](crate::LazyMmuError::EnableOverflow). Nothing changes.
     #[track_caller]
     pub unsafe fn enable_fast_pte_range(
@@ -60,18 +63,19 @@ impl<K: Kernel> Lazy<'_, K> {
 }
 
 impl<K: Kernel> AddressSpace<'_, K> {
-    /// Folds the contiguous groups of `range`: each 16 neighboring, aligned entries that map 64 KiB of consecutive,
-    /// aligned memory with the same attributes get the contiguous hint, so that a TLB may hold them as one entry. Groups
-    /// that lie in the range only in part are folded as well. Returns how many groups were folded. Linux:
-    /// `contpte_try_fold()`.
+    /// Folds the contiguous groups of `range`: each 16 neighboring, aligned entries that map 64 KiB
+    /// of consecutive, aligned memory with the same attributes get the contiguous hint, so that a
+    /// TLB may hold them as one entry. Groups that lie in the range only in part are folded as
+    /// well. Returns how many groups were folded. Linux: `contpte_try_fold()`.
     ///
-    /// The groups of one table share one break-before-make: their pages fault for a moment, and the handler of user
-    /// faults must look at the entry again. Kernel mappings are never folded, nor is anything folded in an interrupt.
+    /// The groups of one table share one break-before-make: their pages fault for a moment, and the
+    /// handler of user faults must look at the entry again. Kernel mappings are never folded, nor
+    /// is anything folded in an interrupt.
     ///
     /// # Errors
     /// [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`].
     pub fn fold_contiguous(&mut self, range: PageRange) -> Result<usize, SpaceError> {
-        self.check_half(range)?;
+        self.check_range(range)?;
         let mut folded = 0;
         self.each_leaf_table(range, |found| {
             folded += fold::fold(self.mmu(), found.table, found.piece, self.kind().scope());

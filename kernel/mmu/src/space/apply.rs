@@ -2,7 +2,7 @@
 //! A callback per entry. Linux: `apply_to_page_range()`.
 //!
 //! The callback runs inside a section and may do what callbacks do in Linux: set,
-//! clear, read, open and close sections, pause (S6, S7). Each write through a
+//! clear, read, open and close sections, and pause, as KASAN's do. Each write through a
 //! [`PteRef`] follows the state of that very moment: deferred in the section,
 //! completed at once while paused.
 //!
@@ -33,8 +33,8 @@ pub struct PteRef<'a, K: Kernel> {
     state: &'a LazyMmuState,
     short: &'a mut ShortWay,
     sums: &'a mut Sums,
-    /// Whether the entry is empty and in a kernel's space: known of all entries of a table, without a look
-    /// at any.
+    /// Whether the entry is known to be empty, because the table was empty and every earlier
+    /// callback only set its own entry. Kernel spaces only.
     is_fresh: bool,
     /// Whether the entry was set the short way.
     was_short: bool,
@@ -82,8 +82,8 @@ impl<K: Kernel> Drop for Visit<'_, '_, K> {
 }
 
 impl<K: Kernel> PteRef<'_, K> {
-    /// Number of the entry in the table's piece. It is computed on demand, so that the loop counts one thing
-    /// less.
+    /// Number of the entry in the table's piece. It is computed on demand, so that the loop counts
+    /// one thing less.
     fn i(&self) -> usize {
         self.table.index_of(self.pte)
     }
@@ -164,7 +164,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
     /// `apply_to_page_range()`.
     ///
     /// # Errors
-    /// [`SpaceError::WrongHalf`], [`SpaceError::OutOfTables`],
+    /// [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`], [`SpaceError::OutOfTables`],
     /// [`SpaceError::Block`], before the first call; or the first error of `f`, which
     /// ends the iteration: the section is left, what `f` did before stays.
     #[track_caller]
@@ -173,7 +173,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
         range: PageRange,
         mut f: impl FnMut(&mut PteRef<'_, K>) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.check_half(range)?;
+        self.check_range(range)?;
         let needed = self.missing_tables_for_entries(range)?;
         let mut spare = Spare::reserve(self.mmu(), needed)?;
         let _section = self
@@ -202,8 +202,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
         let state = self.mmu().kernel().lazy();
         let mut rest = found.ptes().iter();
         let mut other = 0;
-        // There are two loops. In the first it is a constant that the entries are fresh, until a callback
-        // does something else than to set its entry; then the second goes on.
+        // The first loop runs while every callback only sets its entry, so no entry needs to be
+        // read. After the first callback that does something else, the second loop goes on.
         let mut failed = None;
         if short.sets(Prot::KERNEL) && found.is_empty() {
             for pte in rest.by_ref() {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A range of entries whose table is known: no walk per page.
 //!
-//! The caller names a range once, the library finds its table once, and from then on a page is an index.
-//! [`AddressSpace::map`] works the same way inside. This is for callers that write entries one by one, or in runs of
-//! their own choice, in any order and any subset.
+//! The caller names a range once, the library finds its table once, and from then on a page is an
+//! index. [`AddressSpace::map`] works the same way inside. This is for callers that write entries
+//! one by one, or in runs of their own choice, in any order and any subset.
 //!
-//! The range is announced for as long as the value lives ([`crate::Lazy::enable_fast_pte_range`]). It borrows the space,
-//! so its end may read and write any entry of the range: contiguous groups are folded there.
+//! The range is announced for as long as the value lives ([`crate::Lazy::enable_fast_pte_range`]).
+//! It borrows the space, so its end may read and write any entry of the range: contiguous groups
+//! are folded there.
 
 use super::address_space::AddressSpace;
 use super::fold;
@@ -55,7 +56,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         &mut self,
         range: PageRange,
     ) -> Result<FastPteRange<'_, 'm, K>, SpaceError> {
-        self.check_half(range)?;
+        self.check_range(range)?;
         self.check_one_table(range)?;
         let space = &*self;
         let (table, section) = match space.leaf_table(range) {
@@ -138,9 +139,9 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
         Ok(())
     }
 
-    /// Maps `pages` empty pages from page `first` on, page `i` of the range to the frame `frame(i)`. The
-    /// same as so many calls of [`FastPteRange::set`], and the shortest loop there is where stores
-    /// happen at once.
+    /// Maps `pages` empty pages from page `first` on, page `i` of the range to the frame
+    /// `frame(i)`. The same as so many calls of [`FastPteRange::set`], and the shortest loop there
+    /// is where stores happen at once.
     ///
     /// # Errors
     /// [`SpaceError::WrongPrivilege`], [`SpaceError::AlreadyMapped`] if one is in use;
@@ -173,8 +174,8 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
         Ok(())
     }
 
-    /// Maps empty pages from page `first` on to `frames`, one page each: two entries per store where
-    /// stores happen at once.
+    /// Maps empty pages from page `first` on to `frames`, one page each: two entries per store
+    /// where stores happen at once.
     ///
     /// # Errors
     /// As [`FastPteRange::set_each`].
@@ -264,8 +265,9 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
         Ok(found)
     }
 
-    /// Empties `pages` pages from page `first` on, mapped or not, and returns how many were in use. The
-    /// invalidation is the caller's, as with [`super::PteRef::get_and_clear`]. Linux: `clear_full_ptes()`.
+    /// Empties `pages` pages from page `first` on, mapped or not, and returns how many were in use.
+    /// The invalidation is the caller's, as with [`super::PteRef::get_and_clear`]. Linux:
+    /// `clear_full_ptes()`.
     ///
     /// # Panics
     /// If the pages are not in the range.
@@ -351,7 +353,8 @@ impl<K: Kernel> Drop for FastPteRange<'_, '_, K> {
         if let Some(number) = self.announced {
             mmu.lazy().state().hints().withdraw(number);
         }
-        // Once, whatever happened to the members of groups in between. Where stores wait, the drain folds.
+        // Once, whatever happened to the members of groups in between. Where stores wait, the drain
+        // folds.
         if group::is_foldable(scope) && mmu.backend() != Backend::DeferStores {
             fold::fold(mmu, found.table, found.piece, scope);
         }

@@ -2,13 +2,14 @@
 //! Unmapping many ranges with one invalidation, and giving frames back after it. Linux:
 //! `struct mmu_gather`.
 //!
-//! R25 is an order: the entry is emptied and invalidated, the invalidation is complete, and *then* the frame may be used
-//! again. A [`MmuGather`] keeps this order by construction. [`MmuGather::unmap`] makes entries invalid and leaves the
-//! addresses in them, so the entries themselves remember the frames and no list can run out of memory.
-//! [`MmuGather::finish`] invalidates once for all ranges, and only then hands the frames out and empties the entries.
+//! R25 is an order: the entry is emptied and invalidated, the invalidation is complete, and *then*
+//! the frame may be used again. A [`MmuGather`] keeps this order by construction.
+//! [`MmuGather::unmap`] makes entries invalid and leaves the addresses in them, so the entries
+//! themselves remember the frames and no list can run out of memory. [`MmuGather::finish`]
+//! invalidates once for all ranges, and only then hands the frames out and empties the entries.
 //!
-//! Ranges that touch are joined. When more than [`RANGES`] ranges do not touch, what was gathered so far is finished
-//! early, as Linux does when its batch is full.
+//! Ranges that touch are joined. When more than [`RANGES`] ranges do not touch, what was gathered
+//! so far is finished early, as Linux does when its batch is full.
 
 use super::address_space::AddressSpace;
 use super::links;
@@ -24,7 +25,8 @@ use core::marker::PhantomData;
 /// Ranges, not touching each other, that share one invalidation.
 pub const RANGES: usize = 16;
 
-/// Unmaps ranges, and gives their frames back after one invalidation for all of them, when it is finished or dropped.
+/// Unmaps ranges, and gives their frames back after one invalidation for all of them, when it is
+/// finished or dropped.
 #[must_use = "frames are given back when the gather is finished or dropped"]
 pub struct MmuGather<'s, 'm, K: Kernel, F: FnMut(VirtAddr, Frame)> {
     space: &'s mut AddressSpace<'m, K>,
@@ -77,7 +79,7 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
     /// As [`AddressSpace::unmap`], in particular for a page that was gathered before. On an error
     /// nothing was changed.
     pub fn unmap(&mut self, range: PageRange) -> Result<(), SpaceError> {
-        self.space.check_half(range)?;
+        self.space.check_range(range)?;
         self.space.check_mapped(range)?;
         if !self.remember(range) {
             let hull = self.ranges.into_iter().flatten().chain(self.finished);
@@ -92,7 +94,7 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         };
         let (space, mut duty) = (&*self.space, self.duty);
         space.each_leaf_table(range, |found| {
-            duty = duty.and(space.writer.write_run(&found, invalid, Was::Live));
+            duty = duty.combined(space.writer.write_run(&found, invalid, Was::Live));
             // No longer counted, so that a table gathered as a whole does not pass for mapped.
             links::add_population(space.mmu(), found.parent, -(found.piece.pages() as isize));
         });
@@ -147,7 +149,8 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         false
     }
 
-    /// Invalidates once for everything gathered so far, gives the frames back, and empties the entries.
+    /// Invalidates once for everything gathered so far, gives the frames back, and empties the
+    /// entries.
     fn finish_gathered(&mut self) {
         let ranges = core::mem::replace(&mut self.ranges, [None; RANGES]);
         if ranges[0].is_none() {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Table descriptors: the one place where tables are linked and unlinked, and where the bits of a link that
-//! hardware ignores are kept.
+//! Table descriptors: the one place where tables are linked and unlinked, and where the bits of a
+//! link that hardware ignores are kept.
 //!
-//! A link carries how many entries of its table are in use (the *population*), and whether a leaf of the table
-//! is not Normal write-back memory. Hardware ignores these bits, so a store that changes nothing else owes no
-//! barrier and no invalidation.
+//! A link carries how many entries of its table are in use (the *population*), and whether a leaf
+//! of the table is not Normal write-back memory. Hardware ignores these bits, so a store that
+//! changes nothing else owes no barrier and no invalidation.
 
 use crate::addr::{ENTRIES, Level};
 use crate::backend;
@@ -21,7 +21,7 @@ pub(super) fn write<K: Kernel>(mmu: &Mmu<K>, level: Level, entry: &Pte, link: De
     }
     kernel.store(entry, link);
     kernel.counters().links(1);
-    backend::complete(mmu, level, link);
+    backend::account_link(mmu, level, link);
 }
 
 /// Adds to the population in `parent`, the entry that links a table, unless it is unknown.
@@ -45,8 +45,8 @@ pub(super) fn set_population<K: Kernel>(mmu: &Mmu<K>, parent: &Pte, before: usiz
     mmu.kernel().store(parent, link.with_population(population));
 }
 
-/// Sets the population in `parent`, which holds `link`, to unknown: its entries are about to be changed one by
-/// one. Returns the descriptor with that mark.
+/// Sets the population in `parent`, which holds `link`, to unknown: its entries are about to be
+/// changed one by one. Returns the descriptor with that mark.
 pub(super) fn forget_population<K: Kernel>(mmu: &Mmu<K>, parent: &Pte, link: Desc) -> Desc {
     let link = link.with_unknown_population();
     mmu.kernel().store(parent, link);
@@ -59,8 +59,8 @@ pub(super) fn add_one<K: Kernel>(mmu: &Mmu<K>, parent: &Pte, link: Desc) {
     mmu.kernel().store(parent, link.with_one_more());
 }
 
-/// Notes in `parent` that a leaf of a memory type other than Normal write-back comes into its table, if `prot` is
-/// such a type.
+/// Notes in `parent` that a leaf of a memory type other than Normal write-back comes into its
+/// table, if `prot` is such a type.
 #[inline(always)]
 pub(super) fn note_memory_type<K: Kernel>(mmu: &Mmu<K>, parent: &Pte, prot: Prot) {
     if !prot.is_normal() {

@@ -67,7 +67,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
     /// (R5). Linux: `vmap_pages_range()`, `vmap_page_range()`.
     ///
     /// # Errors
-    /// Refuses a range of the other half, attributes of the other privilege, a
+    /// Refuses a range of the other half ([`SpaceError::WrongHalf`]) or outside of the window
+    /// ([`SpaceError::OutsideWindow`]), attributes of the other privilege, a
     /// wrong number of frames, a page that is in use, and missing memory for tables. On
     /// an error nothing was changed and every reserved table was given back.
     #[inline]

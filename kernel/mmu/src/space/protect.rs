@@ -18,15 +18,15 @@ const ATTRIBUTES: u64 = Prot::PERMISSIONS | bits::ATTR_INDX | bits::SH | bits::N
 impl<K: Kernel> AddressSpace<'_, K> {
     /// Changes the permissions of `range` to those of `prot`; frames stay. The
     /// mapping is usable throughout: at each moment an access sees the old or
-    /// the new permissions, and the new ones when this returns, or, in a section of the caller's with a
-    /// backend that invalidates by itself ([`crate::Backend::invalidates`]), with that section. Making written code
-    /// executable also takes instruction-cache maintenance, which is the caller's (R35). Linux: `set_memory_ro()`
-    /// and its siblings, `change_protection()`.
+    /// the new permissions, and the new ones when this returns, or, in a section of the caller's
+    /// with a backend that invalidates by itself ([`crate::Backend::invalidates`]), with that
+    /// section. Making written code executable also takes instruction-cache maintenance, which is
+    /// the caller's (R35). Linux: `set_memory_ro()` and its siblings, `change_protection()`.
     ///
     /// # Errors
-    /// Refuses what [`AddressSpace::unmap`] refuses, attributes of the other
-    /// privilege, and with [`SpaceError::BreakBeforeMake`] a change that is not one of
-    /// permissions: see [`AddressSpace::remap`]. On an error nothing was changed.
+    /// Refuses what [`AddressSpace::unmap`] refuses, [`SpaceError::OutsideWindow`] included,
+    /// attributes of the other privilege, and with [`SpaceError::BreakBeforeMake`] a change that is
+    /// not one of permissions: see [`AddressSpace::remap`]. On an error nothing was changed.
     pub fn protect(&mut self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {
         self.check_request(range, prot)?;
         self.check_mapped(range)?;
@@ -37,8 +37,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
             set: prot.as_u64() & Prot::PERMISSIONS,
             sample: Desc::page(Frame::ZERO, prot),
         };
-        // R30: a restriction holds only after the TLBI, and a relaxation without one would leave spurious permission
-        // faults to other CPUs.
+        // R30: a restriction holds only after the TLBI, and a relaxation without one would leave
+        // spurious permission faults to other CPUs.
         if self.update(range, change, Was::Live) == Duty::Caller {
             self.writer.invalidate(range);
         }
@@ -82,7 +82,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
     fn update(&self, range: PageRange, fill: Fill<'_>, was: Was) -> Duty {
         let mut duty = Duty::Backend;
         self.each_leaf_table(range, |found| {
-            duty = duty.and(self.writer.write(&found, fill, was));
+            duty = duty.combined(self.writer.write(&found, fill, was));
         });
         duty
     }

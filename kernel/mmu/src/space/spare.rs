@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Chains of tables that no tree links: reserved ones, and ones that are about to be freed.
 //!
-//! A chain goes through the first entries of its tables, so that a request of any size needs no other memory. No walker
-//! reaches a reserved table. One that was just unlinked may still be reached, until its invalidation is
-//! complete, so the links of a chain look like invalid entries.
+//! A chain goes through the first entries of its tables, so that a request of any size needs no
+//! other memory. No walker reaches a reserved table. One that was just unlinked may still be
+//! reached, until its invalidation is complete, so the links of a chain look like invalid entries.
 
 use crate::addr::{Frame, PageRange};
 use crate::desc::Desc;
@@ -44,7 +44,7 @@ impl<'m, K: Kernel> Spare<'m, K> {
     /// The next reserved table, zeroed.
     pub(super) fn take(&mut self) -> Option<Frame> {
         let frame = self.first?;
-        // SAFETY: the frame is reserved, hence allocated, and in nobody else's hands.
+        // SAFETY: the frame is reserved, hence allocated, and no other code has it.
         let table = unsafe { self.mmu.kernel().table_ptr(frame).as_ref() };
         self.first = chained(self.mmu.kernel().load(&table.entries()[0]));
         self.len -= 1;
@@ -61,8 +61,8 @@ impl<'m, K: Kernel> Spare<'m, K> {
     }
 }
 
-/// Set in a link of a chain of tables, so that frame 0 is not taken for its end. Bit 0 stays clear: a walker that
-/// still reaches the table finds an invalid entry.
+/// Set in a link of a chain of tables, so that frame 0 is not taken for its end. Bit 0 stays clear:
+/// a walker that still reaches the table finds an invalid entry.
 const CHAINED: u64 = 1 << 1;
 
 /// What the first entry of a chained table holds.
@@ -97,7 +97,8 @@ pub(super) struct Unlinked {
 }
 
 impl Unlinked {
-    /// Adds the table `dead` in `frame`, which translated `served`. The chain goes through the dead table itself.
+    /// Adds the table `dead` in `frame`, which translated `served`. The chain goes through the dead
+    /// table itself.
     pub(super) fn add<K: Kernel>(
         &mut self,
         mmu: &Mmu<K>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tables come and go: which ones a request lacks, building, sharing, freeing.
+//! Building, sharing and freeing tables.
 
 use super::address_space::AddressSpace;
 use super::leaf_table::{Hole, LeafTable, Stop};
@@ -105,15 +105,15 @@ impl<K: Kernel> AddressSpace<'_, K> {
     /// frees one there: the shared tables outlive both.
     ///
     /// # Errors
-    /// [`SpaceError::WrongHalf`], or [`SpaceError::AlreadyMapped`] if this space
-    /// has an entry there.
+    /// [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`] of either space, or
+    /// [`SpaceError::AlreadyMapped`] if this space has an entry there.
     pub unsafe fn share_tables(
         &mut self,
         other: &Self,
         range: PageRange,
     ) -> Result<usize, SpaceError> {
-        self.check_half(range)?;
-        other.check_half(range)?;
+        self.check_range(range)?;
+        other.check_range(range)?;
         let (here, there) = (self.table(self.root), self.table(other.root));
         let first = Level::L0.index(range.start());
         let last = ((range.end() - 1) >> Level::L0.shift()) as usize & (ENTRIES - 1);
@@ -142,9 +142,9 @@ impl<K: Kernel> AddressSpace<'_, K> {
     /// were given back. One invalidation serves them all.
     ///
     /// # Errors
-    /// [`SpaceError::WrongHalf`].
+    /// [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`].
     pub fn free_empty_tables(&mut self, range: PageRange) -> Result<usize, SpaceError> {
-        self.check_half(range)?;
+        self.check_range(range)?;
         // Tables are about to be given back, so a batch does not wait for more.
         backend::drain(self.mmu());
         self.writer.forget_last();
@@ -159,7 +159,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
         // R32: no walker may still hold an entry that leads to a table when its frame
         // is reused, so the invalidation is one that reaches table entries. A table is
         // reached by any address it serves, and one page each would be enough; but the
-        // tables of a range lie side by side, and the planner has the measure of that.
+        // tables of a range usually neighbor each other, so `tlbi::plan` covers the hull
+        // with few operations.
         self.mmu()
             .invalidate_range(hull, self.kind().scope(), Reach::Walk);
         self.writer.invalidated(hull);
@@ -210,11 +211,11 @@ impl<K: Kernel> AddressSpace<'_, K> {
     }
 
     /// Frees the whole tree, root included, and every TLB entry of the space.
-    /// Leaves are dropped; their frames stay with whoever mapped them.
+    /// Leaves are dropped; their frames stay with their owner.
     ///
     /// # Safety
-    /// No CPU uses the root in a TTBR, no table is shared, and no task is in a section in which the space
-    /// was written or a range of it announced, unless it is the caller.
+    /// No CPU uses the root in a TTBR, no table is shared, and no task is in a section in which the
+    /// space was written or a range of it announced, unless it is the caller.
     pub unsafe fn destroy(self) {
         // R25: frames return only after the invalidation completed; with the root out of
         // use no new entry can be cached meanwhile.

@@ -13,10 +13,10 @@ use crate::tlbi::{Reach, Scope};
 use core::fmt;
 use core::marker::PhantomData;
 
-/// Entries are emptied and their invalidation is still to come. Until then a CPU may use the old translations, so
-/// neither the frames nor the addresses may be reused. Give it to [`AddressSpace::invalidate`]. Dropping it invalidates
-/// as well, but the space does not learn of it and may do so again. Not `Send`: the task that emptied the
-/// entries must invalidate them.
+/// Entries are emptied and their invalidation is still to come. Until then a CPU may use the old
+/// translations, so neither the frames nor the addresses may be reused. Give it to
+/// [`AddressSpace::invalidate`]. Dropping it invalidates as well, but the space does not learn of
+/// it and may do so again. Not `Send`: the task that emptied the entries must invalidate them.
 #[must_use = "the old translations may be used until the invalidation"]
 pub struct PendingInvalidation<'m, K: Kernel> {
     mmu: &'m Mmu<K>,
@@ -41,7 +41,7 @@ impl<K: Kernel> PendingInvalidation<'_, K> {
         match self.range.joined(other.range) {
             Some(range) if self.is_of(other.mmu, other.root) => {
                 self.range = range;
-                self.duty = self.duty.and(other.duty);
+                self.duty = self.duty.combined(other.duty);
                 core::mem::forget(other);
                 Ok(())
             }
@@ -76,10 +76,11 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// owner, and may be reused as soon as this returns (R25). Linux: `vunmap_range()`.
     ///
     /// # Errors
-    /// Refuses a range of the other half and a page that is not mapped, or mapped
+    /// Refuses a range of the other half ([`SpaceError::WrongHalf`]) or outside of the window
+    /// ([`SpaceError::OutsideWindow`]), and a page that is not mapped, or mapped
     /// by a block. On an error nothing was changed.
     pub fn unmap(&mut self, range: PageRange) -> Result<(), SpaceError> {
-        self.check_half(range)?;
+        self.check_range(range)?;
         // By far the most requests lie in one table. Emptying owes no barrier, so no section is
         // needed for the one run.
         if range.is_in_one_table(Level::L3)
@@ -116,11 +117,11 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         &mut self,
         range: PageRange,
     ) -> Result<PendingInvalidation<'m, K>, SpaceError> {
-        self.check_half(range)?;
+        self.check_range(range)?;
         self.check_mapped(range)?;
         let _section = self.mmu().lazy().section_unless_active()?;
         let mut duty = Duty::Backend;
-        self.each_leaf_table(range, |found| duty = duty.and(self.empty_run(&found)));
+        self.each_leaf_table(range, |found| duty = duty.combined(self.empty_run(&found)));
         self.writer.owe_invalidation(duty, range);
         Ok(PendingInvalidation {
             duty,

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The walk: from the root to the last-level tables of a range, one after the other.
 //!
-//! A walk goes through a range in ascending order and stops once per last-level table, or once per hole, however large.
-//! The level-2 table is looked up once per GiB, and its entries are read in a row.
+//! A walk goes through a range in ascending order and stops once per last-level table, or once per
+//! hole, however large. The level-2 table is looked up once per GiB, and its entries are read in a
+//! row.
 //!
-//! The stops are callbacks and not an iterator: with everything inlined a stop costs about a dozen instructions, while
-//! the item of an iterator is copied through memory.
+//! The stops are callbacks and not an iterator: with everything inlined a stop costs about a dozen
+//! instructions, while the item of an iterator is copied through memory.
 
 use super::address_space::AddressSpace;
 use super::leaf_table::{Hole, LeafTable, Stop};
@@ -205,8 +206,8 @@ impl<'s> Near<'s> {
 }
 
 impl<'m, K: Kernel> AddressSpace<'m, K> {
-    /// The last-level table of `range`, which does not cross a table's end, if there is
-    /// one: what the cursor would find, for the most common request.
+    /// The last-level table of `range`, which lies in one table, if it exists. An announced range
+    /// needs no walk.
     #[inline]
     pub(super) fn leaf_table(&self, range: PageRange) -> Option<LeafTable<'_>> {
         let va = range.start();
@@ -250,7 +251,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
 
     /// What [`crate::Lazy::enable_fast_pte_range`] keeps of a range of this space in `table`.
     pub(super) fn hint(&self, pages: PageRange, table: Frame) -> Result<Hint, SpaceError> {
-        self.check_half(pages)?;
+        self.check_range(pages)?;
         self.check_one_table(pages)?;
         let found = self
             .level_2(pages.start())

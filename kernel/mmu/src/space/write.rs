@@ -1,30 +1,35 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The writer: the one place of an address space where a leaf is checked, stored, and its debt noted.
+//! The writer: the one place of an address space where a leaf is checked, stored, and its debt
+//! noted.
 //!
 //! # The long way
 //!
-//! [`Writer::write`], [`Writer::set_leaf`] and [`Writer::take_leaf`] are right for every entry, strategy and moment.
-//! In order:
+//! [`Writer::write`], [`Writer::set_leaf`] and [`Writer::take_leaf`] are right for every entry,
+//! strategy and moment. In order:
 //!
-//! 1. **check**: the privilege of the attributes, and break-before-make (R29). A contiguous group of which only a part
-//!    changes is unfolded. An address that was emptied and not invalidated is invalidated (R27, R29).
+//! 1. **check**: the privilege of the attributes, and break-before-make (R29). A contiguous group
+//!    of which only a part changes is unfolded. An address that was emptied and not invalidated is
+//!    invalidated (R27, R29).
 //! 2. **store**: the run goes to the strategy in use, which stores it now or lets it wait.
-//! 3. **debt**: the strategy notes or pays the barriers. What was live and the strategy does not invalidate is
-//!    remembered in [`Stale`], until somebody invalidates it.
+//! 3. **debt**: the strategy notes or pays the barriers. What was live and the strategy does not
+//!    invalidate is remembered in [`Stale`], until an invalidation covers it.
 //!
 //! # The short way
 //!
-//! In a loop over the entries of one table, nearly every question of the long way has the same answer as for the
-//! entry before. [`Writer::short_way`] asks them once and hands out a [`ShortWay`]: a token that says which writes
-//! may skip the long way. Such a write looks at the entry (an empty one may be set, one outside of a group may be
-//! emptied), stores it, and looks at the task's state:
+//! In a loop over the entries of one table, nearly every question of the long way has the same
+//! answer as for the entry before. [`Writer::short_way`] asks them once and hands out a
+//! [`ShortWay`]: a token that says which writes may skip the long way. Such a write looks at the
+//! entry (an empty one may be set, one outside of a group may be emptied), stores it, and looks at
+//! the task's state:
 //!
-//! * If the state word equals [`ShortWay::settled`], the store adds no debt, and nothing else is needed. With the
-//!   classic policy that is the word of an active task that owes every barrier already. With Ets2, under which data
-//!   owes nothing (R35), it is the word that the task had when the token was made.
+//! * If the state word equals [`ShortWay::settled`], the store adds no debt, and nothing else is
+//!   needed. With the classic policy that is the word of an active task that owes every barrier
+//!   already. With Ets2, under which data owes nothing (R35), it is the word that the task had when
+//!   the token was made.
 //! * Otherwise the debt is noted or paid as always.
 //!
-//! The look must come after the store. A context switch pays for the stores before it and forgives their debt (R17):
+//! The look must come after the store. `switch_out` completes the stores before it and clears their
+//! debt in the word (R17):
 //!
 //! ```text
 //! task:                  the word equals settled (the task owes both barriers)
@@ -34,17 +39,19 @@
 //! task:                  look at the word: it differs from settled, so owe the DSB again
 //! ```
 //!
-//! A look before the store would find the debt of the first line and miss that it is paid.
+//! If the task looked before the store, it would still see the debt, and the later store would have
+//! no barrier.
 //!
-//! Text has no short way, because it owes the pair under every policy, nor has a memory type that the table must take
-//! note of. Counting is a sum that is settled once per table ([`Sums`]).
+//! Text has no short way, because it owes the pair under every policy, nor has a memory type that
+//! the table must take note of. Counting is a sum that is settled once per table ([`Sums`]).
 //!
 //! # The last page
 //!
-//! Callers that map page by page, one call each, mostly stay in one table. The writer remembers the table, the
-//! attributes and the token of the last single page ([`Last`]). If the next call is for the same table with the same
-//! attributes, only the entry is left to look at. The writer forgets them when an answer could change: entries wait for
-//! their invalidation, tables are freed, or the window is set.
+//! Callers that map page by page, one call each, mostly stay in one table. The writer remembers the
+//! table, the attributes and the token of the last single page ([`Last`]). If the next call is for
+//! the same table with the same attributes, only the entry is left to look at. The writer forgets
+//! them when an answer could change: entries wait for their invalidation, tables are freed, or the
+//! window is set.
 
 use super::fold;
 use super::kind::SpaceKind;
@@ -94,7 +101,8 @@ impl Change {
     }
 }
 
-/// Which writes to the entries of one table may skip the long way; see the module text. Only the writer makes one.
+/// Which writes to the entries of one table may skip the long way; see the module text. Only the
+/// writer makes one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ShortWay {
     /// Whether empty entries may be set with a kernel's attributes.
@@ -174,8 +182,8 @@ impl<'m, K: Kernel> Writer<'m, K> {
         self.write(found, fill, was)
     }
 
-    /// R29: unfolds the contiguous groups that lie in the piece only in part. Whole groups change as one, and where
-    /// stores wait, the drain settles the groups.
+    /// R29: unfolds the contiguous groups that lie in the piece only in part. Whole groups change
+    /// as one, and where stores wait, the drain settles the groups.
     #[inline(never)]
     fn unfold_parts(&self, found: &LeafTable<'_>) {
         let run = found.run(self.scope());
@@ -224,8 +232,9 @@ impl<'m, K: Kernel> Writer<'m, K> {
         Ok(if counted { Change::Kept } else { Change::Taken })
     }
 
-    /// Whether `new` may replace `old` in place only while hardware does not set the access flag, and would wait in a
-    /// queue for so long. ([`Backend::DeferStores`] looks again when it drains.)
+    /// Whether `new` may replace `old` in place only while hardware does not set the access flag,
+    /// and would wait in a queue for so long. ([`Backend::DeferStores`] looks again when it
+    /// drains.)
     fn may_become_live(&self, old: Desc, new: Desc) -> bool {
         let old = group::alone(old);
         self.mmu.backend() == Backend::Multicall
@@ -245,8 +254,8 @@ impl<'m, K: Kernel> Writer<'m, K> {
         old
     }
 
-    /// Sets the entries of the piece, which are empty, to `frame(0)`, `frame(1)`, ...: in the shortest loop there is
-    /// where stores happen at once.
+    /// Sets the entries of the piece, which are empty, to `frame(0)`, `frame(1)`, ...: in the
+    /// shortest loop there is where stores happen at once.
     #[inline(always)]
     pub(super) fn set_each(
         &self,
@@ -357,7 +366,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
     #[inline]
     fn short_way_under(&self, terms: Terms, pages: PageRange) -> ShortWay {
         let kernel = self.mmu.kernel();
-        // Where stores happen at once, and a mark is left of what they owe.
+        // The strategy stores at once and records the debt in the state word.
         let is_plain = terms.backend() == Backend::DeferBarriers;
         let sets = is_plain && !self.stale.meets(pages) && !kernel.in_interrupt();
         let owed = terms.policy().owed_by_data();
@@ -432,8 +441,8 @@ impl<'m, K: Kernel> Writer<'m, K> {
         (is_near && prot == last.prot).then_some(last)
     }
 
-    /// Sets `pte`, an entry of the table of the last page, if it is empty and everything is as it was then. `parent`
-    /// links the table.
+    /// Sets `pte`, an entry of the table of the last page, if it is empty and everything is as it
+    /// was then. `parent` links the table.
     #[inline(always)]
     pub(super) fn set_like_last(&self, last: &Last, parent: &Pte, pte: &Pte, frame: Frame) -> bool {
         let kernel = self.mmu.kernel();
@@ -483,7 +492,8 @@ impl ShortWay {
         }
     }
 
-    /// The token after an entry was emptied: its page cannot be mapped again before its invalidation.
+    /// The token after an entry was emptied: its page cannot be mapped again before its
+    /// invalidation.
     #[inline(always)]
     pub(super) const fn after_take(self) -> Self {
         Self {
@@ -509,7 +519,8 @@ impl ShortWay {
         is_short
     }
 
-    /// The same for an entry that is known to be empty, where [`ShortWay::sets`] is known to hold for a kernel's data.
+    /// The same for an entry that is known to be empty, where [`ShortWay::sets`] is known to hold
+    /// for a kernel's data.
     #[inline(always)]
     pub(super) fn set_fresh<K: Kernel>(
         self,

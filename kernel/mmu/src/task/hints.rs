@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Announced ranges: which entries a section is about, and which table holds them.
 //!
-//! Linux keeps one range, that of the outermost section. It ignores the range of an inner one, and a pause
-//! forgets it. Here each level may bring a range of its own, which stays in force until that level is left,
-//! across pauses and nested sections. The difference shows in what is fast and in nothing else (R22): a range
-//! changes where a store waits, never what a caller may rely on.
+//! Linux keeps one range, that of the outermost section. It ignores the range of an inner one, and
+//! a pause forgets it. Here each level may bring a range of its own, which stays in force until
+//! that level is left, across pauses and nested sections. The difference shows in what is fast and
+//! in nothing else (R22): a range changes where a store waits, never what a caller may rely on.
 //!
 //! A task has room for [`Hints::ROOM`] ranges. A further one is not kept, and its entries are
 //! written as in a plain section, which is always allowed.
 //!
-//! A range that ends is forgotten, and nothing else happens: the end of a section does not touch entries,
-//! because its caller need not hold the address space any more (F2, `space/fold.rs`).
+//! A range that ends is forgotten, and nothing else happens: the end of a section does not touch
+//! entries, because its caller need not hold the address space any more (`space/fold.rs`).
 
 use crate::addr::{Frame, PAGE_SIZE, PageRange};
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -33,7 +33,7 @@ pub(crate) struct Hint {
 pub(crate) enum Until {
     /// The section of this depth is left.
     Depth(u8),
-    /// It is withdrawn under this number by whoever announced it.
+    /// In force until its announcer withdraws this number.
     Withdrawn(u8),
 }
 
@@ -48,13 +48,13 @@ struct Stored {
     start_and_pages: AtomicU64,
 }
 
-/// The ranges of a task, outermost first. Written by the task alone; atomics, because its state may be
-/// looked at by others.
+/// The ranges of a task, outermost first. Written by the task alone; atomics, because its state may
+/// be looked at by others.
 #[derive(Debug, Default)]
 pub(crate) struct Hints {
     len: AtomicU8,
-    /// Suspensions around the task ([`crate::Lazy::suspend_all`]). A hint is in force at the number at
-    /// which it was announced.
+    /// Suspensions around the task ([`crate::Lazy::suspend_all`]). A hint is in force at the number
+    /// at which it was announced.
     suspensions: AtomicU8,
     /// The last number given to a hint.
     number: AtomicU8,
@@ -203,7 +203,8 @@ impl Hints {
         self.len.store(kept as u8, RELAXED);
     }
 
-    /// Forgets the hint of this number, wherever the task has got to since.
+    /// Forgets the hint of this number, even if the task has entered, left or suspended sections
+    /// since.
     pub(crate) fn withdraw(&self, number: u8) {
         if self.len() > 0 {
             self.retain(|hint| hint.until() != Until::Withdrawn(number));
@@ -233,7 +234,7 @@ impl Hints {
         self.suspensions.load(RELAXED) > 0
     }
 
-    /// Whether there is none, and no suspension either.
+    /// Whether no range is stored and nothing is suspended.
     pub(crate) fn is_new(&self) -> bool {
         self.len() == 0 && !self.is_suspended()
     }
@@ -250,8 +251,8 @@ impl Hints {
         self.suspensions.store(deeper, RELAXED);
     }
 
-    /// What was in force before the last [`Hints::suspend`] is again. What was announced meanwhile for a
-    /// section that was not left is forgotten.
+    /// What was in force before the last [`Hints::suspend`] is in force again. What was announced
+    /// meanwhile for a section that was not left is forgotten.
     pub(crate) fn resume(&self) {
         let before = self.suspensions.load(RELAXED).saturating_sub(1);
         self.suspensions.store(before, RELAXED);

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The lazy MMU state of a task: two counters, the barriers that it owes, and where its section began.
+//! The lazy MMU state of a task: two counters, the barriers that it owes, and where its section
+//! began.
 //!
 //! # Who writes the word
 //!
-//! All but the announced ranges is one word. A change of it is a load and a store, not one atomic step,
-//! because only its own task writes it, and only outside of interrupts (R3). There is one exception: at the
-//! end of an interrupt a context switch may call [`crate::Lazy::switch_out`] on behalf of the task that was
-//! interrupted. If that happens between the load and the store of a change, the store undoes what the
-//! switch wrote:
+//! The state is one word, plus the announced ranges and the place where the section began. A change
+//! of the word is a load and a store, not one atomic step, because only its own task writes it, and
+//! only outside of interrupts (R3). There is one exception: at the end of an interrupt a context
+//! switch may call [`crate::Lazy::switch_out`] on behalf of the task that was interrupted. If that
+//! happens between the load and the store of a change, the store undoes what the switch wrote:
 //!
 //! ```text
 //! task, in owe():      w = load word              (owes STORES, say, and a batch WAITS)
@@ -16,11 +17,11 @@
 //! task, in owe():      store w | CONTEXT          (STORES and WAITING are set again)
 //! ```
 //!
-//! The task then owes a `DSB` that the switch has executed, or looks once into an empty batch. Both cost
-//! one instruction or a few and break nothing. The store may also clear the `ISB` that the
-//! drain made the task owe. That `ISB` is for the CPU on which the task goes on, and the exception return by
-//! which a preempted task goes on synchronizes the context there as well. While the word says that the task
-//! keeps its CPU ([`STAYS`]), `switch_out` refuses and writes nothing.
+//! The task then owes a `DSB` that the switch has executed, or looks once into an empty batch. Both
+//! cost one instruction or a few and break nothing. The store may also clear the `ISB` that the
+//! drain made the task owe. That `ISB` is for the CPU on which the task goes on, and the exception
+//! return by which a preempted task goes on synchronizes the context there as well. While the word
+//! says that the task keeps its CPU ([`STAYS`]), `switch_out` refuses and writes nothing.
 
 use super::hints::Hints;
 use crate::policy::Owed;
@@ -40,12 +41,13 @@ pub(crate) enum Busy {
 
 /// The lazy MMU state of one task.
 ///
-/// It belongs to the task, not to a CPU: a context switch changes neither task's counters (R11). A new task
-/// starts with [`LazyMmuState::new`], which counts nothing and owes nothing (R1). Only its own task writes
-/// it; it is atomic so that another CPU may read it.
+/// It belongs to the task, not to a CPU: a context switch changes neither task's counters (R11). A
+/// new task starts with [`LazyMmuState::new`], which counts nothing and owes nothing (R1). Only its
+/// own task writes it; it is atomic so that another CPU may read it.
 ///
-/// Each write asks "is the mode active, and do I owe this already?", which is one load and two compares of
-/// the word. Each context switch asks "is there anything to do?", which is one load and one test.
+/// Each write asks "is the mode active, and do I owe this already?", which is one load and two
+/// compares of the word. Each context switch asks "is there anything to do?", which is one load and
+/// one test.
 #[derive(Default)]
 pub struct LazyMmuState {
     word: AtomicU32,
@@ -65,13 +67,13 @@ const BUSY: u32 = 1 << 17;
 const WAITING: u32 = 1 << 18;
 const OWED_SHIFT: u32 = 19;
 const OWED: u32 = 0xff << OWED_SHIFT;
-/// No task's word: there are two kinds of barriers to owe.
-const UNPAYABLE: u32 = OWED;
+/// A word that no task has: it owes kinds of barriers that do not exist.
+const NO_WORD: u32 = OWED;
 
 /// The task keeps its CPU.
 const STAYS: u32 = BOUND | BUSY;
-/// A context switch has more to do than its barrier: it refuses, drains, or forgives the stores. It never
-/// pays an `ISB`, so of the debts only the lowest bit counts.
+/// A context switch has more to do than its barrier: it refuses, drains, or forgives the stores. It
+/// never pays an `ISB`, so of the debts only the lowest bit counts.
 const CONCERNS_SWITCH: u32 = STAYS | WAITING | (Owed::STORES.bits() as u32) << OWED_SHIFT;
 
 const _: () = assert!(
@@ -107,17 +109,18 @@ impl LazyMmuState {
         ((self.word() & PAUSE) >> PAUSE_SHIFT) as u8
     }
 
-    /// Where the outermost section that the task is in was opened: the caller of [`crate::Lazy::enable`],
-    /// [`crate::Lazy::section`] or [`crate::AddressSpace::fast_pte_range`], or of an operation that calls back in
-    /// a section of its own. (One that does not, such as [`crate::AddressSpace::map`], is known by a line of
-    /// this crate: passing its caller on would cost each call.) `None` outside of any section, and while all
-    /// are suspended.
+    /// Where the outermost section that the task is in was opened: the caller of
+    /// [`crate::Lazy::enable`], [`crate::Lazy::section`] or
+    /// [`crate::AddressSpace::fast_pte_range`], or of an operation that calls back in a section of
+    /// its own. (One that does not, such as [`crate::AddressSpace::map`], is known by a line of
+    /// this crate: passing its caller on would cost each call.) `None` outside of any section, and
+    /// while all are suspended.
     pub fn opened_at(&self) -> Option<&'static Location<'static>> {
         if self.enable_count() == 0 {
             return None;
         }
         let at = self.opened_at.load(Ordering::Relaxed);
-        // SAFETY: `set_opened_at` is the only one who stores here, a null pointer or a `&'static Location`.
+        // SAFETY: only `set_opened_at` stores here, a null pointer or a `&'static Location`.
         unsafe { at.as_ref() }
     }
 
@@ -140,13 +143,13 @@ impl LazyMmuState {
 
     /// Something waits from now on.
     #[inline(always)]
-    pub(crate) fn wait(&self) {
+    pub(crate) fn set_waiting(&self) {
         self.set(WAITING, WAITING);
     }
 
     /// Nothing waits any more.
     #[inline(always)]
-    pub(crate) fn waited(&self) {
+    pub(crate) fn clear_waiting(&self) {
         self.set(WAITING, 0);
     }
 
@@ -156,7 +159,8 @@ impl LazyMmuState {
         self.word() & CONCERNS_SWITCH != 0
     }
 
-    /// Whether the task must keep its CPU: because of its strategy, or because it is at work on the CPU's batch.
+    /// Whether the task must keep its CPU: because of its strategy, or because it is at work on the
+    /// CPU's batch.
     #[inline(always)]
     pub(crate) fn stays(&self) -> bool {
         self.word() & STAYS != 0
@@ -186,7 +190,7 @@ impl LazyMmuState {
         self.word() & BUSY != 0
     }
 
-    /// Says so, and returns what was said before.
+    /// Sets or clears the busy mark; returns the old one.
     #[inline(always)]
     pub(crate) fn set_busy(&self, busy: Busy) -> Busy {
         let before = if self.is_busy() { Busy::Yes } else { Busy::No };
@@ -198,15 +202,15 @@ impl LazyMmuState {
         before
     }
 
-    /// The word that this task has once it owes every barrier: a store that finds it has nothing to add. If the
-    /// task is not active, a word that no task ever has.
+    /// The word that this task has once it owes every barrier: a store that finds it has nothing to
+    /// add. If the task is not active, [`NO_WORD`].
     #[inline]
     pub(crate) fn word_owing_all(&self) -> u32 {
         let all = u32::from(Owed::all().bits()) << OWED_SHIFT;
         if self.is_active() {
             self.word() | all
         } else {
-            UNPAYABLE
+            NO_WORD
         }
     }
 
@@ -224,8 +228,8 @@ impl LazyMmuState {
         self.hints.in_force()
     }
 
-    /// Takes note that a `DSB ISH` on the CPU that the task leaves has completed its stores (R17): of
-    /// the pair that it owes, only the `ISB` is left.
+    /// Takes note that a `DSB ISH` on the CPU that the task leaves has completed its stores (R17):
+    /// of the pair that it owes, only the `ISB` is left.
     #[inline(always)]
     pub(crate) fn stores_completed(&self) {
         self.forgive(Owed::STORES);

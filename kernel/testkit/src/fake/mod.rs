@@ -132,8 +132,13 @@ pub struct Watched<F: TableFrames> {
     depth_at_dsb: Cell<(u8, u8)>,
 }
 
-/// On a host, what [`Mmu`] has on bare AArch64: the library for one task without interrupts. Instead of a CPU, the fake
-/// machine executes and checks what the library does to one address space of a kernel.
+/// On a host, what [`Mmu`] has on bare AArch64: the library for one task without interrupts.
+/// Instead of a CPU, the fake machine executes and checks what the library does to one address
+/// space of a kernel.
+///
+/// The machine watches the first space that is built, and it must be a kernel's. It panics when a
+/// table of another space is written. A test with several spaces, or with a user's, uses
+/// [`Watched::new`] and [`new_space`].
 pub trait ForOneTask<F> {
     /// The library with tables from `frames`.
     fn for_one_task(frames: F) -> Self;
@@ -188,11 +193,13 @@ impl<F: TableFrames> Watched<F> {
         }
     }
 
-    /// The same for one address space of a kernel: the first table that is allocated is its root, and need not be
-    /// named ([`new_space`]).
+    /// The same for one address space of a kernel: the first table that is allocated is its root,
+    /// and need not be named ([`new_space`]). Any other space must be built with [`new_space`]: the
+    /// first valid entry that is stored to a table which no known root reaches is a panic.
     pub fn for_one_space(frames: F) -> Self {
         let kernel = Self::new(frames);
         kernel.root_is_next.set(true);
+        kernel.order.borrow_mut().know_every_root();
         kernel
     }
 

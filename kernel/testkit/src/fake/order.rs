@@ -64,6 +64,8 @@ pub(super) struct Order {
     unlinked: BTreeMap<u64, Place>,
     unordered: BTreeSet<u64>,
     stale: BTreeMap<(Option<u16>, u8, u64), Stale>,
+    /// Whether a table that is written and reached from no known root is a mistake of the test.
+    every_root_is_known: bool,
 }
 
 const SHIFT: [u32; 4] = [39, 30, 21, 12];
@@ -82,6 +84,11 @@ impl Order {
     pub(super) fn add_root(&mut self, frame: u64, base: u64, asid: Option<u16>) {
         let level = 0;
         self.places.insert(frame, Place { level, base, asid });
+    }
+
+    /// From now on, a valid entry in a table that no known root reaches is a mistake of the test.
+    pub(super) fn know_every_root(&mut self) {
+        self.every_root_is_known = true;
     }
 
     /// A table is allocated: its zeroes are stores like any other.
@@ -115,6 +122,12 @@ impl Order {
             return Role::Scratch;
         }
         let Some(&Place { level, base, asid }) = self.places.get(&frame) else {
+            // The links of chains of spare tables are not valid.
+            assert!(
+                !self.every_root_is_known || new & bits::VALID == 0,
+                "{new:#x} is stored to table {frame:#x}, which no root that this machine knows reaches: \
+                 build the space with fake::new_space (for_one_task watches its first space only)"
+            );
             self.unordered.insert(frame);
             return Role::Scratch;
         };

@@ -2,7 +2,8 @@
 //! A kernel that leaves out, or weakens, an instruction.
 //!
 //! [`Saboteur`] passes everything on to a [`Sim`] except the n-th instruction of a kind, or all of
-//! a kind, counted from [`Saboteur::arm`] on. The library does not know, and its counters say that all is well.
+//! a kind, counted from [`Saboteur::arm`] on. The library does not know, and its counters say that
+//! all is well.
 //!
 //! An instruction that is left out is a moment at which an interrupt may arrive, as the others are
 //! ([`Sim::strike_at`]).
@@ -58,7 +59,8 @@ pub enum Plan {
     Every(Sabotage),
 }
 
-/// A [`Sim`] with instructions left out. See the module text.
+/// A [`Sim`] with instructions left out or weakened, as its [`Plan`] says, from [`Saboteur::arm`]
+/// on. The library does not know.
 #[derive(Debug)]
 pub struct Saboteur {
     /// The machine that is told of what is left.
@@ -128,7 +130,8 @@ impl Saboteur {
     }
 }
 
-// SAFETY: accesses are the `Sim`'s. Barriers that are left out are missed by the model, and by no CPU.
+// SAFETY: accesses are the `Sim`'s. Barriers that are left out are missed by the model, and by no
+// CPU.
 unsafe impl Hardware for Saboteur {
     fn load(&self, pte: &Pte) -> Desc {
         self.sim.load(pte)

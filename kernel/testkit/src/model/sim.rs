@@ -50,6 +50,27 @@ pub struct Executed {
     pub tlbi: u64,
 }
 
+impl std::ops::Add for Executed {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            dmb_ishst: self.dmb_ishst + other.dmb_ishst,
+            dsb_ishst: self.dsb_ishst + other.dsb_ishst,
+            dsb_ish: self.dsb_ish + other.dsb_ish,
+            isb: self.isb + other.isb,
+            tlbi: self.tlbi + other.tlbi,
+        }
+    }
+}
+
+/// What several tasks and CPUs executed as one.
+impl std::iter::Sum for Executed {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), std::ops::Add::add)
+    }
+}
+
 impl std::ops::Sub for Executed {
     type Output = Self;
 
@@ -96,7 +117,9 @@ type Strike = Box<dyn FnMut()>;
 /// Says whether lazy MMU mode is active for the task that runs on the current CPU.
 type Activity = Box<dyn Fn() -> bool>;
 
-/// A machine that a kernel runs on, and a kernel itself. See the module text.
+/// A machine that a kernel runs on, and a kernel itself: [`CPUS`] CPUs, any number of tasks, and
+/// the memory of the tables. What the library executes, it tells to the model, which computes what
+/// each access may see.
 pub struct Sim {
     pub(super) machine: RefCell<Machine>,
     pub(super) tables: Box<[Table]>,
@@ -141,7 +164,8 @@ impl Sim {
             activity: RefCell::default(),
             kernel_root: Cell::new(None),
             counters: Counters::new(),
-            // SAFETY: each is handed out to the CPU of its number, and one CPU at a time is at work.
+            // SAFETY: each is handed out to the CPU of its number, and one CPU at a time is at
+            // work.
             batches: std::array::from_fn(|_| Box::new(unsafe { Batch::new() })),
             executed: Cell::default(),
             trace: RefCell::default(),
@@ -201,7 +225,8 @@ impl Sim {
         self.running[cpu].set(task);
     }
 
-    /// Whether `task`, which runs nowhere, has left another CPU than `cpu`: whoever switches to it there synchronizes.
+    /// Whether `task`, which runs nowhere, has left another CPU than `cpu`: whoever switches to it
+    /// there synchronizes.
     pub fn has_moved(&self, task: usize, cpu: usize) -> bool {
         let left_from = self.tasks[task].left_from.get();
         left_from.is_some_and(|from| from != cpu)
@@ -233,13 +258,14 @@ impl Sim {
         *self.strike.borrow_mut() = Some(Box::new(strike));
     }
 
-    /// A kernel that keeps the lazy states of its tasks itself says here for which of them lazy MMU mode is active.
+    /// A kernel that keeps the lazy states of its tasks itself says here for which of them lazy MMU
+    /// mode is active.
     pub fn ask_activity(&self, activity: impl Fn() -> bool + 'static) {
         *self.activity.borrow_mut() = Some(Box::new(activity));
     }
 
-    /// It arrives at the `n`-th call of the library to its kernel from now on, counted from 1. With 0 it
-    /// does not.
+    /// It arrives at the `n`-th call of the library to its kernel from now on, counted from 1. With
+    /// 0 it does not.
     pub fn strike_at(&self, n: u32) {
         self.moments.set(n);
     }
@@ -357,8 +383,8 @@ impl Sim {
         outcomes
     }
 
-    /// What an access by `cpu` to the kernel's half may do whose address was computed from what it read with
-    /// `token`: a pointer that was handed over.
+    /// What an access by `cpu` to the kernel's half may do whose address was computed from what it
+    /// read with `token`: a pointer that was handed over.
     pub fn access_through(&self, cpu: usize, token: &Token, va: u64, kind: Kind) -> Outcomes {
         let mut machine = self.machine.borrow_mut();
         let before = machine.cpus[cpu];

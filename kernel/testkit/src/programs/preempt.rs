@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Preemption inside the library's calls.
 //!
-//! At a moment of a step (a call of the library to its kernel, by number) a timer interrupt arrives. If
-//! the task may leave its CPU ([`lazymmu::Lazy::switch_out`]), the *intruder* runs there: a task that belongs to
-//! no program and has a small user space of its own. It does what [`Meanwhile`] says, and the
-//! interrupted task goes on: on the same CPU, or on another one, with whose task it changes places.
+//! At a moment of a step (a call of the library to its kernel, by number) a timer interrupt
+//! arrives. If the task may leave its CPU ([`lazymmu::Lazy::switch_out`]), the *intruder* runs
+//! there: a task that belongs to no program and has a small user space of its own. It does what
+//! [`Meanwhile`] says, and the interrupted task goes on: on the same CPU, or on another one, with
+//! whose task it changes places.
 //!
 //! The contract is as strict as without. What a step promises, it promises wherever its task
-//! was meanwhile: switches and synchronizations are told to the contract, in their order ([`Told`]),
-//! and what the step wrote is settled by the CPU on which it ends.
+//! was meanwhile: switches and synchronizations are told to the contract, in their order
+//! ([`Told`]), and what the step wrote is settled by the CPU on which it ends.
 
 use super::contract::Contract;
 use super::run::Failure;
@@ -34,7 +35,8 @@ enum Told {
     Switched(usize, usize, usize),
 }
 
-/// See the module text.
+/// The task that runs when a timer interrupt preempts another one inside of a call of the library.
+/// It belongs to no program and has a small user space of its own.
 pub struct Intruder<K: Modelled> {
     mmu: Rc<Mmu<K>>,
     switch: Switch,
@@ -68,8 +70,8 @@ impl<K: Modelled> Intruder<K> {
         })
     }
 
-    /// Whether a task may go on elsewhere in the middle of a call. With the erratum (R34) the model asks
-    /// that one CPU repeats what it has issued, and a task that moves repeats it on another.
+    /// Whether a task may go on elsewhere in the middle of a call. With the erratum (R34) the model
+    /// asks that one CPU repeats what it has issued, and a task that moves repeats it on another.
     fn may_move(&self) -> bool {
         !self.mmu.features().tlb.repeat
     }
@@ -79,8 +81,8 @@ impl<K: Modelled> Intruder<K> {
         self.meanwhile.set(meanwhile);
     }
 
-    /// Tells the contract what happened since the last time. What the interrupted call has written is an event
-    /// after that: it may have been written later.
+    /// Tells the contract what happened since the last time. What the interrupted call has written
+    /// is an event after that: it may have been written later.
     pub fn tell(&self, contract: &mut Contract) {
         let told = self.told.take();
         for told in &told {
@@ -145,8 +147,8 @@ impl<K: Modelled> Intruder<K> {
         assert!(self.switch_to(task), "R38: the intruder may leave");
     }
 
-    /// `task`, which left `cpu` to the intruder, goes on at `to`, and the task from there here, if it may
-    /// leave.
+    /// `task`, which left `cpu` to the intruder, goes on at `to`, and the task from there here, if
+    /// it may leave.
     fn change_places(&self, task: usize, cpu: usize, to: usize) -> bool {
         let sim = self.mmu.kernel().sim();
         let other = sim.running(to);
@@ -162,7 +164,8 @@ impl<K: Modelled> Intruder<K> {
         moves
     }
 
-    /// Maps what is not mapped and unmaps what is, in a section, which it may leave open until the next time.
+    /// Maps what is not mapped and unmaps what is, in a section, which it may leave open until the
+    /// next time.
     fn work(&self, closes: bool) -> Result<(), Failure> {
         let (mmu, sim) = (&*self.mmu, self.mmu.kernel().sim());
         let lazy = mmu.lazy();

@@ -4,9 +4,10 @@
 //! After each step comes [`Run::check`]. At the end every section is left, every flush done and
 //! every space destroyed, and no table is lost.
 //!
-//! Around the library the kernel behaves as R43 asks: a space is locked during a call, and pages that
-//! a task has deferred or not flushed yet are left alone by the others. A section that goes on beyond the
-//! lock is ended, or flushed, with the lock held again: its end is what the next holder must know of.
+//! Around the library the kernel behaves as R43 asks: a space is locked during a call, and pages
+//! that a task has deferred or not flushed yet are left alone by the others. A section that goes on
+//! beyond the lock is ended, or flushed, with the lock held again: its end is what the next holder
+//! must know of.
 
 use super::calls::Caller;
 use super::contract::{Contract, State, Value};
@@ -404,7 +405,11 @@ impl<'m, K: Modelled> Run<'m, K> {
                 let before = format!("{:?}", lazy.state());
                 drop(self.suspend());
                 let after = format!("{:?}", lazy.state());
-                assert_eq!(counts_of(&before), counts_of(&after), "S12");
+                assert_eq!(
+                    counts_of(&before),
+                    counts_of(&after),
+                    "R38: the same levels again"
+                );
                 true
             }
             Op::SuspendBegin => {
@@ -442,7 +447,7 @@ impl<'m, K: Modelled> Run<'m, K> {
         assert_eq!(
             format!("{:?}", lazy.state()),
             format!("{:?}", LazyMmuState::new()),
-            "S12"
+            "R38: the task may sleep"
         );
         suspended
     }

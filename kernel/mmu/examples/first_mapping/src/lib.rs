@@ -6,7 +6,7 @@
 
 use lazymmu::{AddressSpace, Frame, Mmu, PageRange, Prot, TablePool};
 
-// On a host: the machine of the test kit.
+// On a host: `Mmu::for_one_task` comes from the test kit.
 #[cfg(not(target_os = "none"))]
 use lazymmu_testkit::ForOneTask as _;
 
@@ -54,10 +54,13 @@ mod tests {
             .split_once("-> Result<(), lazymmu::SpaceError> {\n")
             .expect("the function");
         let (body, _) = body.split_once("\n    Ok(())").expect("its end");
-        let import = source
-            .lines()
-            .find(|line| line.starts_with("use lazymmu::"))
-            .expect("the import");
+        let starts_with = |start| {
+            let mut lines = source.lines();
+            lines.find(|line: &&str| line.starts_with(start))
+        };
+        let import = starts_with("use lazymmu::").expect("the import");
+        let on_a_host = starts_with("use lazymmu_testkit::").expect("the import on a host");
+        let why = starts_with("// On a host: ").expect("the comment above it");
         let shown = DOCUMENTATION
             .split("```")
             .nth(1)
@@ -67,7 +70,7 @@ mod tests {
             .map(str::trim)
             .filter(|line| !line.is_empty())
             .collect();
-        for line in lines.iter().chain([&import]) {
+        for line in lines.iter().chain([&import, &on_a_host, &why]) {
             assert!(
                 shown.lines().any(|other| other == *line),
                 "the documentation lacks `{line}`"

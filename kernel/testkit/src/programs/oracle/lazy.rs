@@ -93,10 +93,14 @@ impl<'m> Run<'m> {
         let lazy = self.mmu.lazy();
         let levels = lazy.suspend_all();
         let state = lazy.state();
-        assert_eq!((state.enable_count(), state.pause_count()), (0, 0), "S12");
-        assert!(state.owed().is_empty(), "S12");
-        assert!(self.kernel().is_batch_empty(), "S12");
-        assert_eq!(lazy.might_sleep(), Ok(()), "S12");
+        assert_eq!(
+            (state.enable_count(), state.pause_count()),
+            (0, 0),
+            "R38: all levels are left"
+        );
+        assert!(state.owed().is_empty(), "R38: all levels are left");
+        assert!(self.kernel().is_batch_empty(), "R38: all levels are left");
+        assert_eq!(lazy.might_sleep(), Ok(()), "R38: all levels are left");
         levels
     }
 
