@@ -29,7 +29,7 @@ fn features(number: u8) -> Features {
             range: flag(2),
             repeat: flag(4),
         },
-        ets2: false,
+        ets2: flag(8),
     }
 }
 
@@ -58,7 +58,7 @@ fn random_requests_agree_with_the_oracle() {
 #[test]
 #[cfg_attr(miri, ignore = "queries every page after each request, for minutes")]
 fn random_requests_agree_with_the_oracle_whatever_the_cpu_offers() {
-    for number in 0..8 {
+    for number in 0..16 {
         let spaces = if number % 2 == 0 { KERNEL } else { USER };
         let seed = 0x1234_5678_9abc_def1 + u64::from(number);
         requests(spaces, Backend::DeferBarriers, features(number), seed, 300);
@@ -90,7 +90,7 @@ fn random_sections_agree_with_the_oracle() {
             seed[..4].copy_from_slice(&variable("LAZYMMU_SEED", 0).to_le_bytes());
             let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
             let result = TestRunner::new_with_rng(config, rng).run(
-                &(0..8_u8, programs),
+                &(0..16_u8, programs),
                 |(number, program)| {
                     let done = oracle::run(&universe, backend, features(number), &program);
                     done.map_err(TestCaseError::fail)

@@ -31,9 +31,9 @@ fuzz_target!(|input: &[u8]| {
             range: flag(2),
             repeat: flag(4),
         },
-        ets2: false,
+        ets2: flag(8),
     };
-    let spaces = SPACES[usize::from(first >> 3) % SPACES.len()];
+    let spaces = SPACES[usize::from(first >> 4) % SPACES.len()];
     let universe = if backend & 0x80 == 0 {
         Universe::sections(spaces)
     } else {

@@ -197,12 +197,9 @@ impl Bytes<'_> {
     }
 
     fn frames(self) -> Frames {
-        use Frames::{Aligned, Consecutive, Scattered};
-        choice(
-            &[(1, Aligned), (1, Consecutive), (1, Scattered)],
-            self.raw[12],
-        )
-        .0
+        use Frames::{Again, Aligned, Consecutive, Scattered};
+        let weights = [(2, Aligned), (2, Consecutive), (2, Scattered), (1, Again)];
+        choice(&weights, self.raw[12]).0
     }
 
     fn place(self) -> Place {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frames for what a program maps. None is given twice.
+//! Frames for what a program maps.
 
 use super::Frames;
 use lazymmu::{Frame, PAGE_SIZE, PageRange};
@@ -8,25 +8,39 @@ use lazymmu::{Frame, PAGE_SIZE, PageRange};
 #[derive(Debug)]
 pub struct FrameSource {
     next: u64,
+    /// Where the last new ones began, a multiple of 16, if frames may be given again.
+    last: Option<u64>,
 }
 
 impl FrameSource {
+    /// Gives none twice: with [`Frames::Again`] they are new as well.
     pub const fn new(first: u64) -> Self {
-        Self { next: first }
+        let (next, last) = (first, None);
+        Self { next, last }
+    }
+
+    /// Gives frames again where a program wants that.
+    pub const fn repeating(first: u64) -> Self {
+        let (next, last) = (first, Some(first & !15));
+        Self { next, last }
     }
 
     /// A frame for each page of `range`.
     pub fn take(&mut self, range: PageRange, how: Frames) -> Vec<Frame> {
         let n = range.pages();
-        self.next = (self.next + 47) & !15;
         let skew = range.start().as_u64() / PAGE_SIZE % 16;
-        let first = self.next
+        let begin = match self.last {
+            Some(last) if how == Frames::Again => last,
+            _ => (self.next + 47) & !15,
+        };
+        let first = begin
             + match how {
-                Frames::Aligned => skew,
+                Frames::Aligned | Frames::Again => skew,
                 Frames::Consecutive => (skew + 1) % 16,
                 Frames::Scattered => 0,
             };
-        self.next = first + 2 * n;
+        self.next = self.next.max(first + 2 * n);
+        self.last = self.last.and(Some(begin));
         (0..n)
             .map(|i| match how {
                 Frames::Scattered => first + 2 * n - 1 - 2 * i,

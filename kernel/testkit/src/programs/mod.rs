@@ -92,8 +92,8 @@ impl Range {
     }
 }
 
-/// Which frames a mapping gets. All are new.
-#[derive(Clone, Copy, Debug)]
+/// Which frames a mapping gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Frames {
     /// Consecutive, and aligned like the addresses to 64 KiB.
     Aligned,
@@ -101,6 +101,9 @@ pub enum Frames {
     Consecutive,
     /// No two neighbors are neighbors in memory.
     Scattered,
+    /// Consecutive, aligned like the addresses, and from those of the mapping before: a page may get the frame that it had, or
+    /// that another page has. On the machine model, where a frame says which mapping was used, they are new.
+    Again,
 }
 
 /// What happens to the entries of a range one by one: two bits each.

@@ -25,7 +25,7 @@ use super::frames::FrameSource;
 use super::{Failure, Op, Place, Program, Range, Universe};
 use crate::fake::{self, Fake, new_mmu, new_space};
 use lazymmu::{
-    AddressSpace, Backend, Desc, Features, LazySuspended, Mmu, PAGE_SIZE, PageRange,
+    AddressSpace, Backend, BarrierPolicy, Desc, Features, LazySuspended, Mmu, PAGE_SIZE, PageRange,
     PendingInvalidation, Prot, SpaceError, SpaceKind, VirtAddr, bits,
 };
 use std::cell::Cell;
@@ -72,7 +72,7 @@ struct Run<'m> {
     no_memory: bool,
 }
 
-/// Runs a program of `universe` with a strategy, on CPUs with these features.
+/// Runs a program of `universe` with a strategy, on CPUs with these features: with FEAT_ETS2, under the policy for it.
 ///
 /// # Errors
 /// At which step the library and the oracle disagree, or the fake machine objects to a store,
@@ -88,6 +88,10 @@ pub fn run(
         let mmu = new_mmu();
         mmu.set_features(features);
         mmu.set_backend(backend).expect("outside any section");
+        if features.ets2 {
+            mmu.set_policy(BarrierPolicy::Ets2)
+                .expect("the features allow it");
+        }
         let mut run = Run::new(universe, &mmu);
         for step in program.0.iter().enumerate() {
             doing.set(Some(step));
@@ -131,7 +135,7 @@ impl<'m> Run<'m> {
             mmu,
             spaces: universe.spaces.iter().map(space).collect(),
             // Numbers that use the upper bits of an address as well.
-            frames: FrameSource::new(0x5_a5a5_0000),
+            frames: FrameSource::repeating(0x5_a5a5_0000),
             depth: (0, 0),
             announced: Vec::new(),
             suspended: Vec::new(),

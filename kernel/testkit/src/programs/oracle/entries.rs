@@ -8,6 +8,7 @@ use crate::programs::{Act, Bulk, Each, Fast, Frames, Range, prot};
 use lazymmu::bbm::Violation;
 use lazymmu::{
     Desc, FastPteRange, Frame, Level, PAGE_SIZE, Prot, PteRef, SpaceError, SpaceKind, VirtAddr,
+    bits,
 };
 
 /// A refusal to put another frame where one is.
@@ -54,16 +55,38 @@ impl Cell for Nth<'_, '_, '_> {
     }
 }
 
-/// Attributes for what is mapped to `frame`: the same for the 16 frames of a group.
+/// Attributes for what is mapped to `frame`: in one group of 16 frames the same for all, in the next one other ones for each
+/// page.
 const fn prot_for(kind: SpaceKind, frame: Frame) -> Prot {
-    prot(kind, (frame.as_u64() >> 16) as u8)
+    let (number, group) = (frame.as_u64() / PAGE_SIZE, frame.as_u64() >> 16);
+    let index = if group & 1 == 0 { group >> 1 } else { number };
+    prot(kind, (index % 4) as u8)
 }
 
-/// The attributes of an entry that a program has made.
-fn prot_of(kind: SpaceKind, entry: Desc) -> Prot {
-    let mut all = (0..4).map(|index| prot(kind, index));
-    all.find(|prot| Desc::page(entry.frame(), *prot) == entry)
-        .expect("a program uses no others")
+/// Sets an entry that is in use: to another frame, which is refused whatever the attributes, and then to other
+/// attributes, which is refused if the memory type is another. Returns what it holds then.
+fn set_again(
+    cell: &mut impl Cell,
+    (va, known): (VirtAddr, Desc),
+    frame: Frame,
+    prot: Prot,
+) -> Desc {
+    let violation = Violation::MemoryType;
+    let moved = cell.set(frame, prot);
+    let of_type = |entry: Desc| entry.as_u64() & bits::ATTR_INDX;
+    if frame != known.frame() {
+        let refused = matches!(moved, Err(SpaceError::BreakBeforeMake { va: at, .. }) if at == va);
+        assert!(refused, "{va}: {moved:?}");
+    }
+    let new = Desc::page(known.frame(), prot);
+    let changed = cell.set(known.frame(), prot);
+    if of_type(new) == of_type(known) {
+        assert_eq!(changed, Ok(()), "{va}");
+        new
+    } else {
+        assert_eq!(changed, Err(SpaceError::BreakBeforeMake { va, violation }));
+        known
+    }
 }
 
 fn clear(cell: &mut impl Cell, held: Desc) {
@@ -90,11 +113,7 @@ fn write(
             clear(cell, known);
             Desc::INVALID
         }
-        Act::Set if is_used => {
-            let refused = cell.set(frame, prot_of(kind, known));
-            assert_eq!(refused, Err(moved(va)));
-            known
-        }
+        Act::Set if is_used => set_again(cell, (va, known), frame, prot),
         Act::Set => {
             assert_eq!(cell.set(frame, prot), Ok(()), "{va}");
             Desc::page(frame, prot)
