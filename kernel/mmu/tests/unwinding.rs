@@ -162,6 +162,9 @@ fn a_taker_of_frames() {
         });
         let expected: Vec<_> = (0..=at).map(|i| frame(64 + i)).collect();
         assert_eq!(given, expected, "each once, up to the panic");
+        // No entry is left that is neither mapped nor empty.
+        space.map(whole, contiguous(64), data(kind)).unwrap();
+        space.unmap(whole).unwrap();
         as_after_an_error(space, |_| false);
     });
 }

@@ -12,8 +12,8 @@ fn universes() -> [(Universe, usize); 3] {
     // With the number of operations that have a weight there.
     [
         (Universe::MODEL, 33),
-        (Universe::sections(BOTH), 27),
-        (Universe::requests(BOTH), 20),
+        (Universe::sections(BOTH), 30),
+        (Universe::requests(BOTH), 23),
     ]
 }
 
