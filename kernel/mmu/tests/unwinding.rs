@@ -2,7 +2,7 @@
 //! A callback of the caller's panics and is caught: afterwards the space is as after an error. What the callback did before
 //! stays and is counted, no range stays announced, no section stays open, and no entry is half given back.
 
-use lazymmu::{AddressSpace, Backend, Context, Mmu, PAGE_SIZE, PageRange, SpaceError};
+use lazymmu::{AddressSpace, Backend, Context, Desc, Mmu, PAGE_SIZE, PageRange, SpaceError};
 use lazymmu_testkit::fake::{
     self, Fake, KINDS, contiguous, data, destroy, frame, new_mmu_with, new_space, pages,
 };
@@ -163,8 +163,11 @@ fn a_taker_of_frames() {
         let expected: Vec<_> = (0..=at).map(|i| frame(64 + i)).collect();
         assert_eq!(given, expected, "each once, up to the panic");
         // No entry is left that is neither mapped nor empty.
-        space.map(whole, contiguous(64), data(kind)).unwrap();
-        space.unmap(whole).unwrap();
+        let look = |entry: &mut lazymmu::PteRef<'_, Fake>| {
+            assert_eq!(entry.get(), Desc::INVALID, "{}", entry.va());
+            Ok::<(), SpaceError>(())
+        };
+        space.apply_to_page_range(whole, look).unwrap();
         as_after_an_error(space, |_| false);
     });
 }
