@@ -91,6 +91,9 @@ pub enum SpaceError {
         /// The table that was named.
         table: Frame,
     },
+    /// Tables of a user space were to be shared. An invalidation of one space reaches the entries of its own ASID, and the
+    /// translations of the other would stay (R25).
+    SharedByUsers,
     /// The section around the operation could not be opened.
     Lazy(LazyMmuError),
 }
@@ -161,6 +164,9 @@ impl fmt::Display for SpaceError {
                 f,
                 "{va} is not translated by the last-level table at {:#x}: ask AddressSpace::last_level_table",
                 table.as_u64()
+            ),
+            Self::SharedByUsers => f.write_str(
+                "user spaces cannot share tables (R25): map the frames in each of them, or share those of kernel spaces",
             ),
             Self::Lazy(error) => error.fmt(f),
         }

@@ -1,8 +1,34 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Two roots over the same tables.
 
-use lazymmu::{Half, Level, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind};
-use lazymmu_testkit::fake::{self, new_mmu, new_space, pages};
+use lazymmu::{Asid, Half, Level, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind};
+use lazymmu_testkit::fake::{self, new_mmu, new_mmu_with, new_space, pages};
+
+/// An invalidation of a user space reaches one ASID, and the translations of the other would stay.
+#[test]
+fn r25_user_spaces_share_no_tables() {
+    for backend in fake::backends() {
+        let mmu = new_mmu_with(backend);
+        let (user, other) = (SpaceKind::User(Asid(1)), SpaceKind::User(Asid(2)));
+        let range = pages(5 << 39, 2);
+        for (kinds, mapped) in [
+            ((user, other), true),
+            ((SpaceKind::Kernel, user), false),
+            ((user, SpaceKind::Kernel), true),
+        ] {
+            let (mut first, mut second) = (new_space(&mmu, kinds.0), new_space(&mmu, kinds.1));
+            if mapped {
+                first.map(range, fake::contiguous(5), Prot::USER).unwrap();
+            }
+            // SAFETY: nothing is shared.
+            let refused = unsafe { second.share_tables(&first, range) };
+            assert_eq!(refused, Err(SpaceError::SharedByUsers));
+            assert_eq!(second.query(range.start()), None);
+            fake::destroy(first);
+            fake::destroy(second);
+        }
+    }
+}
 
 /// The two pages of the range, one on each side of a 512 GiB boundary.
 fn both(range: PageRange) -> [u64; 2] {

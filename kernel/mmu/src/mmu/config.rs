@@ -8,7 +8,7 @@ use crate::policy::BarrierPolicy;
 use crate::strategy::Backend;
 use crate::tlbi::TlbFeatures;
 use core::fmt;
-use core::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// What the CPUs of the system allow, read once at boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,21 +23,35 @@ pub struct Features {
 /// `static`.
 pub struct Mmu<K> {
     kernel: K,
-    /// The strategy in the low byte, the policy in the high one.
-    terms: AtomicU16,
-    features: AtomicU8,
+    terms: AtomicU32,
 }
 
-/// Strategy and policy, as they were at one moment.
+/// Strategy, policy and features, as they were at one moment: one byte each, from the lowest up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Terms(u16);
+pub(crate) struct Terms(u32);
 
 impl Terms {
     /// Those that the library begins with.
-    pub(crate) const FIRST: Self = Self::new(Backend::DeferBarriers, BarrierPolicy::Classic);
+    pub(crate) const FIRST: Self = Self(0)
+        .with_backend(Backend::DeferBarriers)
+        .with_policy(BarrierPolicy::Classic);
 
-    const fn new(backend: Backend, policy: BarrierPolicy) -> Self {
-        Self(backend as u16 | (policy as u16) << 8)
+    const fn with_backend(self, backend: Backend) -> Self {
+        Self(self.0 & !0xff | backend as u32)
+    }
+
+    const fn with_policy(self, policy: BarrierPolicy) -> Self {
+        Self(self.0 & !0xff00 | (policy as u32) << 8)
+    }
+
+    /// These features, and the policy that they allow.
+    const fn with_features(self, features: Features) -> Self {
+        let new = Self(self.0 & !0xff_0000 | (features.to_bits() as u32) << 16);
+        if features.ets2 {
+            new
+        } else {
+            new.with_policy(BarrierPolicy::Classic)
+        }
     }
 
     #[inline(always)]
@@ -48,6 +62,11 @@ impl Terms {
     #[inline(always)]
     pub(crate) const fn policy(self) -> BarrierPolicy {
         BarrierPolicy::from_u8((self.0 >> 8) as u8)
+    }
+
+    #[inline(always)]
+    const fn features(self) -> Features {
+        Features::from_bits((self.0 >> 16) as u8)
     }
 }
 
@@ -82,8 +101,7 @@ impl<K> Mmu<K> {
     pub const fn new(kernel: K) -> Self {
         Self {
             kernel,
-            terms: AtomicU16::new(Terms::FIRST.0),
-            features: AtomicU8::new(0),
+            terms: AtomicU32::new(Terms::FIRST.0),
         }
     }
 
@@ -105,30 +123,32 @@ impl<K> Mmu<K> {
         self.terms().policy()
     }
 
-    /// Strategy and policy, read together.
+    /// Strategy, policy and features, read together.
     #[inline(always)]
     pub(crate) fn terms(&self) -> Terms {
         Terms(self.terms.load(Ordering::Relaxed))
     }
 
-    fn set_terms(&self, backend: Backend, policy: BarrierPolicy) {
-        self.terms
-            .store(Terms::new(backend, policy).0, Ordering::Relaxed);
+    /// Changes one of the three, in one atomic step: what another CPU sets meanwhile is kept. Returns whether `new` found
+    /// that possible.
+    fn update_terms(&self, new: impl Fn(Terms) -> Option<Terms>) -> bool {
+        let next = |old| new(Terms(old)).map(|terms| terms.0);
+        let done = self
+            .terms
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        done.is_ok()
     }
 
     /// What the CPUs offer, as it was set.
     pub fn features(&self) -> Features {
-        Features::from_bits(self.features.load(Ordering::Relaxed))
+        self.terms().features()
     }
 
     /// Says what the CPUs offer. Each feature must hold on every CPU. A policy that they
     /// do not allow any more falls back to [`BarrierPolicy::Classic`], as if [`Mmu::set_policy`]
     /// had chosen it.
     pub fn set_features(&self, features: Features) {
-        if !features.ets2 {
-            self.set_terms(self.backend(), BarrierPolicy::Classic);
-        }
-        self.features.store(features.to_bits(), Ordering::Relaxed);
+        self.update_terms(|terms| Some(terms.with_features(features)));
     }
 
     /// Chooses the barrier policy. A callback or [`crate::FastPteRange`] that is at work may still
@@ -137,11 +157,13 @@ impl<K> Mmu<K> {
     /// # Errors
     /// [`NoEts2`] if the features do not allow it; the policy stays.
     pub fn set_policy(&self, policy: BarrierPolicy) -> Result<(), NoEts2> {
-        if policy == BarrierPolicy::Ets2 && !self.features().ets2 {
-            return Err(NoEts2);
+        let is_allowed = |terms: Terms| policy != BarrierPolicy::Ets2 || terms.features().ets2;
+        let new = |terms: Terms| is_allowed(terms).then(|| terms.with_policy(policy));
+        if self.update_terms(new) {
+            Ok(())
+        } else {
+            Err(NoEts2)
         }
-        self.set_terms(self.backend(), policy);
-        Ok(())
     }
 }
 
@@ -161,7 +183,7 @@ impl<K: Kernel> Mmu<K> {
         if backend.invalidates() && self.kernel.batch().is_none() {
             return Err(LazyMmuError::NoBatch);
         }
-        self.set_terms(backend, self.policy());
+        self.update_terms(|terms| Some(terms.with_backend(backend)));
         Ok(())
     }
 }
@@ -175,5 +197,49 @@ impl<K> fmt::Debug for Mmu<K> {
             self.policy(),
             self.features()
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Features, Mmu};
+    use crate::policy::BarrierPolicy;
+    use core::cell::Cell;
+
+    const WITH_ETS2: Features = Features {
+        tlb: crate::tlbi::TlbFeatures {
+            ttl: true,
+            range: false,
+            repeat: true,
+        },
+        ets2: true,
+    };
+
+    /// Another CPU sets something between the look at the word and the change of it: neither is lost.
+    #[test]
+    fn r36_what_another_cpu_sets_meanwhile_is_kept() {
+        let mmu = Mmu::new(());
+        let looks = Cell::new(0);
+        let done = mmu.update_terms(|terms| {
+            if looks.replace(looks.get() + 1) == 0 {
+                mmu.set_features(WITH_ETS2);
+            }
+            Some(terms.with_policy(BarrierPolicy::Ets2))
+        });
+        assert!(done && looks.get() == 2, "the word was looked at again");
+        assert_eq!(mmu.features(), WITH_ETS2);
+        assert_eq!(mmu.policy(), BarrierPolicy::Ets2);
+
+        // A policy that was allowed at the first look, and is not at the second, is refused.
+        looks.set(0);
+        let done = mmu.update_terms(|terms| {
+            if looks.replace(looks.get() + 1) == 0 {
+                mmu.set_features(Features::default());
+            }
+            terms.features().ets2.then_some(terms)
+        });
+        assert!(!done);
+        assert_eq!(mmu.features(), Features::default());
+        assert_eq!(mmu.policy(), BarrierPolicy::Classic);
     }
 }

@@ -2,6 +2,7 @@
 //! Building, sharing and freeing tables.
 
 use super::address_space::AddressSpace;
+use super::kind::SpaceKind;
 use super::leaf_table::{Hole, LeafTable, Stop};
 use super::links;
 use super::spare::{Spare, Unlinked};
@@ -97,21 +98,25 @@ impl<K: Kernel> AddressSpace<'_, K> {
         link
     }
 
-    /// Copies the top-level entries of `other` for `range`, so that both spaces
+    /// Copies the top-level entries of `other` for `range`, so that both kernel spaces
     /// share the tables below. Returns the number of entries copied.
     ///
     /// # Safety
-    /// From now on only one of the two spaces may link tables in `range`, and neither
-    /// frees one there: the shared tables outlive both.
+    /// `other` is a space of the same [`Mmu`](crate::Mmu). From now on one holder changes mappings of `range` at a time, whichever space
+    /// it uses, only one of the two spaces may link tables in `range`, and neither frees one there: the shared
+    /// tables outlive both.
     ///
     /// # Errors
-    /// [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`] of either space, or
-    /// [`SpaceError::AlreadyMapped`] if this space has an entry there.
+    /// [`SpaceError::SharedByUsers`] for a user space; [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`] of
+    /// either space; or [`SpaceError::AlreadyMapped`] if this space has an entry there. Nothing is copied then.
     pub unsafe fn share_tables(
         &mut self,
         other: &Self,
         range: PageRange,
     ) -> Result<usize, SpaceError> {
+        if self.kind() != SpaceKind::Kernel || other.kind() != SpaceKind::Kernel {
+            return Err(SpaceError::SharedByUsers);
+        }
         self.check_range(range)?;
         other.check_range(range)?;
         let (here, there) = (self.table(self.root), self.table(other.root));
