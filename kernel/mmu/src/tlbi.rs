@@ -105,6 +105,11 @@ pub const fn range_operand(
     num: u64,
 ) -> u64 {
     assert!(scale <= 3 && num <= 31, "SCALE has two bits, NUM has five");
+    range_fields(va, scope, ttl, scale, num)
+}
+
+/// The same for a `scale` and a `num` that [`plan`] chose.
+const fn range_fields(va: VirtAddr, scope: Scope, ttl: Option<Level>, scale: u64, num: u64) -> u64 {
     let base = (va.as_u64() >> PAGE_SHIFT) & ((1 << 37) - 1);
     let ttl = match ttl {
         Some(level) => level as u64,
@@ -150,12 +155,18 @@ pub fn plan(
 ) -> impl Iterator<Item = (TlbiOp, u64)> {
     let by_all_asids = matches!(scope, Scope::AllAsids);
     let all = is_everything(range.pages(), features);
-    let last_level_only = matches!(reach, Reach::Page | Reach::Leaf);
-    let (single, ranged) = match (by_all_asids, last_level_only) {
-        (true, true) => (TlbiOp::Vaale1is, TlbiOp::Rvaale1is),
-        (true, false) => (TlbiOp::Vaae1is, TlbiOp::Rvaae1is),
-        (false, true) => (TlbiOp::Vale1is, TlbiOp::Rvale1is),
-        (false, false) => (TlbiOp::Vae1is, TlbiOp::Rvae1is),
+    let every_level = matches!(reach, Reach::Walk);
+    let single = match (by_all_asids, every_level) {
+        (true, false) => TlbiOp::Vaale1is,
+        (true, true) => TlbiOp::Vaae1is,
+        (false, false) => TlbiOp::Vale1is,
+        (false, true) => TlbiOp::Vae1is,
+    };
+    let ranged = match (by_all_asids, every_level) {
+        (true, false) => TlbiOp::Rvaale1is,
+        (true, true) => TlbiOp::Rvaae1is,
+        (false, false) => TlbiOp::Rvale1is,
+        (false, true) => TlbiOp::Rvae1is,
     };
     // The level is a promise about every entry that is to go. Only pages have one level; with tables about to be
     // freed, or leaves of any size, no single level is true.
@@ -179,7 +190,7 @@ pub fn plan(
                 scale -= 1;
             }
             let units = (left >> (5 * scale + 1)).min(32);
-            let operand = range_operand(at, scope, ttl, scale, units - 1);
+            let operand = range_fields(at, scope, ttl, scale, units - 1);
             ((ranged, operand), units << (5 * scale + 1))
         } else {
             ((single, va_operand(at, scope, ttl)), 1)

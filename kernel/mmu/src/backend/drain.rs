@@ -64,10 +64,14 @@ pub(crate) fn complete_invalidation<K: Kernel>(
     duty: Duty,
     invalidate: impl FnOnce(&Mmu<K>),
 ) {
-    if duty == Duty::Caller || mmu.kernel().in_interrupt() {
+    if duty == Duty::Caller {
         invalidate(mmu);
-    } else {
-        drain(mmu);
+    } else if mmu.kernel().lazy().is_waiting() {
+        if mmu.kernel().in_interrupt() {
+            invalidate(mmu);
+        } else {
+            drain_batch(mmu);
+        }
     }
 }
 

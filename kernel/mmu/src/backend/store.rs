@@ -44,10 +44,16 @@ pub(crate) fn store_run<H: Hardware>(hw: &H, run: &[Pte], fill: Fill<'_>) {
 /// Stores entry `i` of a run alone.
 #[inline(always)]
 pub(super) fn store_nth<H: Hardware>(hw: &H, run: &[Pte], fill: Fill<'_>, i: usize) {
-    match fill {
-        Fill::Update { keep, set, .. } => hw.update_run(&run[i..=i], keep, set),
-        _ => store(hw, &run[i], fill.value(i, Desc::INVALID)),
-    }
+    let Fill::Update { keep, set, .. } = fill else {
+        return store(hw, &run[i], fill.value(i, Desc::INVALID));
+    };
+    update_nth(hw, &run[i..=i], keep, set);
+}
+
+/// Out of the loops of those that set.
+#[inline(never)]
+fn update_nth<H: Hardware>(hw: &H, pte: &[Pte], keep: u64, set: u64) {
+    hw.update_run(pte, keep, set);
 }
 
 /// Stores `new` over a live entry of the same page. `new` was computed when the entry was `seen`; access

@@ -8,7 +8,7 @@ use crate::policy::BarrierPolicy;
 use crate::strategy::Backend;
 use crate::tlbi::TlbFeatures;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
 /// What the CPUs of the system allow, read once at boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,35 +23,44 @@ pub struct Features {
 /// `static`.
 pub struct Mmu<K> {
     kernel: K,
-    terms: AtomicU32,
+    terms: AtomicU16,
+    /// [`TlbFeatures`], which nothing else depends on.
+    tlb: AtomicU8,
 }
 
-/// Strategy, policy and features, as they were at one moment: one byte each, from the lowest up.
+/// Strategy and policy, as they were at one moment, and whether the CPUs allow the policy `ets2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Terms(u32);
+pub(crate) struct Terms(u16);
 
 impl Terms {
+    /// The low byte is the strategy.
+    const POLICY: u16 = 1 << 8;
+    const ETS2: u16 = 1 << 15;
+
     /// Those that the library begins with.
     pub(crate) const FIRST: Self = Self(0)
         .with_backend(Backend::DeferBarriers)
         .with_policy(BarrierPolicy::Classic);
 
     const fn with_backend(self, backend: Backend) -> Self {
-        Self(self.0 & !0xff | backend as u32)
+        Self(self.0 & !0xff | backend as u16)
     }
 
     const fn with_policy(self, policy: BarrierPolicy) -> Self {
-        Self(self.0 & !0xff00 | (policy as u32) << 8)
+        Self(self.0 & !Self::POLICY | (policy as u16) << 8)
     }
 
-    /// These features, and the policy that they allow.
-    const fn with_features(self, features: Features) -> Self {
-        let new = Self(self.0 & !0xff_0000 | (features.to_bits() as u32) << 16);
-        if features.ets2 {
-            new
+    /// With FEAT_ETS2 or without, and the policy that this allows.
+    const fn with_ets2(self, ets2: bool) -> Self {
+        if ets2 {
+            Self(self.0 | Self::ETS2)
         } else {
-            new.with_policy(BarrierPolicy::Classic)
+            Self(self.0 & !Self::ETS2).with_policy(BarrierPolicy::Classic)
         }
+    }
+
+    const fn has_ets2(self) -> bool {
+        self.0 & Self::ETS2 != 0
     }
 
     #[inline(always)]
@@ -61,39 +70,14 @@ impl Terms {
 
     #[inline(always)]
     pub(crate) const fn policy(self) -> BarrierPolicy {
-        BarrierPolicy::from_u8((self.0 >> 8) as u8)
-    }
-
-    #[inline(always)]
-    const fn features(self) -> Features {
-        Features::from_bits((self.0 >> 16) as u8)
+        BarrierPolicy::from_u8(((self.0 & Self::POLICY) >> 8) as u8)
     }
 }
 
-impl Features {
-    const TTL: u8 = 1;
-    const RANGE: u8 = 2;
-    const REPEAT: u8 = 4;
-    const ETS2: u8 = 8;
-
-    const fn to_bits(self) -> u8 {
-        ((self.tlb.ttl as u8) * Self::TTL)
-            | ((self.tlb.range as u8) * Self::RANGE)
-            | ((self.tlb.repeat as u8) * Self::REPEAT)
-            | ((self.ets2 as u8) * Self::ETS2)
-    }
-
-    const fn from_bits(bits: u8) -> Self {
-        Self {
-            tlb: TlbFeatures {
-                ttl: bits & Self::TTL != 0,
-                range: bits & Self::RANGE != 0,
-                repeat: bits & Self::REPEAT != 0,
-            },
-            ets2: bits & Self::ETS2 != 0,
-        }
-    }
-}
+/// The bits of `tlb`.
+const TTL: u8 = 1;
+const RANGE: u8 = 2;
+const REPEAT: u8 = 4;
 
 impl<K> Mmu<K> {
     /// Binds the library to `kernel`: deferred barriers, the classic policy, and
@@ -101,7 +85,8 @@ impl<K> Mmu<K> {
     pub const fn new(kernel: K) -> Self {
         Self {
             kernel,
-            terms: AtomicU32::new(Terms::FIRST.0),
+            terms: AtomicU16::new(Terms::FIRST.0),
+            tlb: AtomicU8::new(0),
         }
     }
 
@@ -123,13 +108,13 @@ impl<K> Mmu<K> {
         self.terms().policy()
     }
 
-    /// Strategy, policy and features, read together.
+    /// Strategy and policy, read together.
     #[inline(always)]
     pub(crate) fn terms(&self) -> Terms {
         Terms(self.terms.load(Ordering::Relaxed))
     }
 
-    /// Changes one of the three, in one atomic step: what another CPU sets meanwhile is kept. Returns whether `new` found
+    /// Changes one of them, in one atomic step: what another CPU sets meanwhile is kept. Returns whether `new` found
     /// that possible.
     fn update_terms(&self, new: impl Fn(Terms) -> Option<Terms>) -> bool {
         let next = |old| new(Terms(old)).map(|terms| terms.0);
@@ -141,14 +126,29 @@ impl<K> Mmu<K> {
 
     /// What the CPUs offer, as it was set.
     pub fn features(&self) -> Features {
-        self.terms().features()
+        let (tlb, ets2) = (self.tlb_features(), self.terms().has_ets2());
+        Features { tlb, ets2 }
+    }
+
+    /// What the CPUs offer for TLB maintenance.
+    #[inline(always)]
+    pub(crate) fn tlb_features(&self) -> TlbFeatures {
+        let bits = self.tlb.load(Ordering::Relaxed);
+        TlbFeatures {
+            ttl: bits & TTL != 0,
+            range: bits & RANGE != 0,
+            repeat: bits & REPEAT != 0,
+        }
     }
 
     /// Says what the CPUs offer. Each feature must hold on every CPU. A policy that they
     /// do not allow any more falls back to [`BarrierPolicy::Classic`], as if [`Mmu::set_policy`]
     /// had chosen it.
     pub fn set_features(&self, features: Features) {
-        self.update_terms(|terms| Some(terms.with_features(features)));
+        let TlbFeatures { ttl, range, repeat } = features.tlb;
+        let bits = (u8::from(ttl) * TTL) | (u8::from(range) * RANGE) | (u8::from(repeat) * REPEAT);
+        self.tlb.store(bits, Ordering::Relaxed);
+        self.update_terms(|terms| Some(terms.with_ets2(features.ets2)));
     }
 
     /// Chooses the barrier policy. A callback or [`crate::FastPteRange`] that is at work may still
@@ -157,7 +157,7 @@ impl<K> Mmu<K> {
     /// # Errors
     /// [`NoEts2`] if the features do not allow it; the policy stays.
     pub fn set_policy(&self, policy: BarrierPolicy) -> Result<(), NoEts2> {
-        let is_allowed = |terms: Terms| policy != BarrierPolicy::Ets2 || terms.features().ets2;
+        let is_allowed = |terms: Terms| policy != BarrierPolicy::Ets2 || terms.has_ets2();
         let new = |terms: Terms| is_allowed(terms).then(|| terms.with_policy(policy));
         if self.update_terms(new) {
             Ok(())
@@ -236,7 +236,7 @@ mod tests {
             if looks.replace(looks.get() + 1) == 0 {
                 mmu.set_features(Features::default());
             }
-            terms.features().ets2.then_some(terms)
+            terms.has_ets2().then_some(terms)
         });
         assert!(!done);
         assert_eq!(mmu.features(), Features::default());

@@ -28,7 +28,7 @@ impl<K: Kernel> Mmu<K> {
         reach: Reach,
     ) {
         let counters = self.kernel().counters();
-        let features = self.features().tlb;
+        let features = self.tlb_features();
         let pages: u64 = ranges.clone().map(PageRange::pages).sum();
         let is_everything = tlbi::is_everything(pages, features);
         counters.tlbi_requested(pages as usize);
@@ -39,7 +39,7 @@ impl<K: Kernel> Mmu<K> {
     /// Invalidates every TLB entry of `scope`, those of tables included, and waits, as
     /// [`Mmu::invalidate`] does. No page is counted as requested.
     pub(crate) fn invalidate_everything(&self, scope: Scope) {
-        let terms = (self.features().tlb, self.kernel().counters());
+        let terms = (self.tlb_features(), self.kernel().counters());
         self.issue(
             None::<core::iter::Empty<PageRange>>,
             scope,

@@ -164,11 +164,11 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
         let (writer, change) = (&self.space.writer, &mut self.sums.change);
         let unfinished = SetEach {
             writer,
-            found,
+            found: &found,
             prot,
             change,
         };
-        writer.set_each(&unfinished.found, prot, |i| frame(first.wrapping_add(i)));
+        writer.set_each(&found, prot, |i| frame(first.wrapping_add(i)));
         *unfinished.change += pages as isize;
         mem::forget(unfinished);
         Ok(())
@@ -331,7 +331,7 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
 /// that were set.
 struct SetEach<'a, 's, 'm, K: Kernel> {
     writer: &'a Writer<'m, K>,
-    found: LeafTable<'s>,
+    found: &'a LeafTable<'s>,
     prot: Prot,
     change: &'a mut isize,
 }

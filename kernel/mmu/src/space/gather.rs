@@ -110,7 +110,7 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
     }
 
     /// Does what [`MmuGather::finish`] does, then frees the tables that became empty (R32). Returns how many. If more than
-    /// [`RANGES`] ranges were gathered, all empty tables between the first and the last of their pages are freed.
+    /// 16 ranges that do not touch were gathered, all empty tables between the first and the last of their pages are freed.
     pub fn finish_and_free_tables(mut self) -> usize {
         let ranges = self.ranges;
         self.finish_gathered();

@@ -57,6 +57,7 @@ impl<K: Kernel> PendingInvalidation<'_, K> {
 }
 
 impl<K: Kernel> Drop for PendingInvalidation<'_, K> {
+    #[inline]
     fn drop(&mut self) {
         let (range, scope) = (self.range, self.scope);
         backend::complete_invalidation(self.mmu, self.duty, |mmu| {
@@ -99,6 +100,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// Executes the invalidation that `pending` stands for and waits until it is complete on every CPU, also with bottom
     /// halves off or in an interrupt. If `pending` is another space's, it is executed all the same, and that space does not
     /// learn of it.
+    #[inline]
     pub fn invalidate(&mut self, pending: PendingInvalidation<'m, K>) {
         let is_ours = pending.is_of(self.mmu(), self.root);
         let range = pending.range;
