@@ -108,6 +108,35 @@ fn a_callback_that_sets_entries() {
     });
 }
 
+/// The same at the edges: the first page and the last one of each half, whose table has one page less above.
+#[test]
+fn a_callback_at_the_ends_of_a_half() {
+    std::panic::set_hook(Box::new(|_| {}));
+    for backend in fake::backends() {
+        for kind in KINDS {
+            let half = kind.half();
+            for start in [half.start(), half.end() - 2 * PAGE_SIZE] {
+                let mmu = new_mmu_with(backend);
+                let mut space = new_space(&mmu, kind);
+                let two = pages(start, 2);
+                panics(&mut space, true, |space| {
+                    let mut first = true;
+                    let _ = space.apply_to_page_range(two, |entry| {
+                        assert!(core::mem::take(&mut first), "the test's panic");
+                        entry.set(frame(64), data(kind))
+                    });
+                });
+                let found = space.query(two.start()).map(|page| page.entry.frame());
+                assert_eq!(found, Some(frame(64)));
+                assert_eq!(space.free_empty_tables(two), Ok(0), "a table in use");
+                space.unmap(pages(start, 1)).unwrap();
+                assert!(space.free_empty_tables(two).unwrap() > 0);
+                destroy(space);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_callback_that_clears_entries() {
     each(|backend, kind, in_section, at| {

@@ -29,14 +29,14 @@ pub(super) fn with_batch<K: Kernel, T>(mmu: &Mmu<K>, work: impl FnOnce(&Batch) -
 }
 
 /// The task's mark that it is at work on a batch. It goes when the work ends, also if a hypervisor's call panics.
-struct AtWork<'a> {
+pub(super) struct AtWork<'a> {
     state: &'a LazyMmuState,
     before: Busy,
 }
 
 impl<'a> AtWork<'a> {
     #[inline(always)]
-    fn begin(state: &'a LazyMmuState) -> Self {
+    pub(super) fn begin(state: &'a LazyMmuState) -> Self {
         Self {
             state,
             before: state.set_busy(Busy::Yes),
@@ -44,7 +44,7 @@ impl<'a> AtWork<'a> {
     }
 
     #[inline(always)]
-    fn end(self) {
+    pub(super) fn end(self) {
         self.state.set_busy(self.before);
         mem::forget(self);
     }

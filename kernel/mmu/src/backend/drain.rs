@@ -5,13 +5,12 @@
 //! that was asked for in a section takes effect after the section's writes (R26), so the public
 //! invalidations drain first.
 
-use super::cpu_batch::with_batch;
+use super::cpu_batch::{AtWork, with_batch};
 use super::run::Duty;
 use super::{batch_invalidations, defer_stores, multicall};
 use crate::addr::PageRange;
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;
-use crate::task::Busy;
 use crate::tlbi::{Reach, Scope};
 
 /// Drains everything that the task has waiting (R23), even if `set_backend` has changed the
@@ -34,9 +33,9 @@ pub(crate) fn switch_out<K: Kernel>(mmu: &Mmu<K>) {
     if state.is_waiting() {
         // Busy until after the drain: the task is leaving the CPU, and in an interrupt perhaps, so
         // no preemption is offered to it.
-        let before = state.set_busy(Busy::Yes);
+        let busy = AtWork::begin(state);
         drain_batch(mmu);
-        state.set_busy(before);
+        busy.end();
     }
 }
 

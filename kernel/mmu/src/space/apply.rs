@@ -71,7 +71,7 @@ impl<K: Kernel> Visit<'_, '_, K> {
 impl<K: Kernel> Drop for Visit<'_, '_, K> {
     fn drop(&mut self) {
         let before = self.found.link.population();
-        let (_, now) = self.found.count_in_use(self.space.mmu());
+        let now = self.found.whole().count_in_use(self.space.mmu());
         // What changed otherwise is in the sum already.
         self.sums.short = before.map_or(0, |before| {
             now.wrapping_sub(before)

@@ -83,16 +83,19 @@ impl<'s> LeafTable<'s> {
         self.link.population() == Some(ENTRIES)
     }
 
-    /// Counts the entries in use: of the piece, and of the whole table.
+    /// The same table, and all of its entries that translate a page.
+    pub(super) fn whole(&self) -> LeafTable<'s> {
+        LeafTable {
+            piece: PageRange::of_table(self.piece.start()),
+            ..*self
+        }
+    }
+
+    /// Counts the entries of the piece that are in use.
     #[cold]
-    pub(super) fn count_in_use<K: Kernel>(&self, mmu: &Mmu<K>) -> (usize, usize) {
-        let first = Level::L3.index(self.piece.start());
-        let is_in_use = |index: &usize| {
-            let pte = &self.table.entries()[*index];
-            backend::read(mmu, self.link.frame(), *index, pte).is_in_use()
-        };
-        let in_piece = (first..).take(self.ptes().len()).filter(is_in_use).count();
-        (in_piece, (0..ENTRIES).filter(is_in_use).count())
+    pub(super) fn count_in_use<K: Kernel>(&self, mmu: &Mmu<K>) -> usize {
+        let pages = 0..self.ptes().len();
+        pages.filter(|i| self.read(mmu, *i).is_in_use()).count()
     }
 
     /// The value of entry `i` of the piece, in memory or in the batch (R13, R20).

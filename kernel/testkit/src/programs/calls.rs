@@ -326,14 +326,26 @@ impl<K: Modelled> Run<'_, K> {
         let by = self.returned(by);
         expect(result, in_place)?;
         if result.is_ok() {
-            for page in range.pages() {
-                let value = self.value(space, page).map(|(frame, _)| (frame, index));
-                let made = Made::Invalidated;
-                self.contract
-                    .changed((space, page), value, by.cpu, made, deferred_by);
-            }
+            self.given_attributes(space, range, index, by, deferred_by);
         }
         Ok(())
+    }
+
+    /// The pages have the attributes of this number now, and their invalidation is done or waits.
+    fn given_attributes(
+        &mut self,
+        space: usize,
+        range: Range,
+        index: u8,
+        by: Caller,
+        deferred_by: Option<usize>,
+    ) {
+        for page in range.pages() {
+            let value = self.value(space, page).map(|(frame, _)| (frame, index));
+            let made = Made::Invalidated;
+            self.contract
+                .changed((space, page), value, by.cpu, made, deferred_by);
+        }
     }
 
     fn remap(&mut self, space: usize, range: Range, index: u8, by: Caller) -> Result<(), Failure> {
@@ -342,12 +354,7 @@ impl<K: Modelled> Run<'_, K> {
         let by = self.returned(by);
         expect(result, self.all_mapped(space, range))?;
         if result.is_ok() {
-            for page in range.pages() {
-                let value = self.value(space, page).map(|(frame, _)| (frame, index));
-                let made = Made::Invalidated;
-                self.contract
-                    .changed((space, page), value, by.cpu, made, deferred_by);
-            }
+            self.given_attributes(space, range, index, by, deferred_by);
         }
         Ok(())
     }
