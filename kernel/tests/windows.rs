@@ -16,6 +16,7 @@
 
 use kernel::bench::windows::{self, Step};
 use lazymmu::{AddressSpace, Backend, BarrierPolicy, Features, Mmu, SpaceKind, TlbFeatures};
+use lazymmu_testkit::fake::Choose;
 use lazymmu_testkit::model::trace::{Effect, Event};
 use lazymmu_testkit::model::{CPUS, Model, Modelled, Plan, Saboteur, Sim, Switch, world};
 use lazymmu_testkit::programs::predict::{Debt, Pays, Terms, replay};
@@ -85,13 +86,13 @@ fn machine(cpu: Cpu, backend: Backend, policy: BarrierPolicy) -> &'static Mmu<Sa
     };
     let sim = Sim::new(model, TABLES, CPUS + 2);
     let mmu = Mmu::new(Saboteur::new(sim, Plan::Nothing));
-    mmu.set_features(Features {
+    mmu.choose_features(Features {
         tlb: cpu.tlb,
         ets2: cpu.ets2,
     });
     mmu.set_policy(policy)
         .expect("the features allow the policy");
-    mmu.set_backend(backend).expect("no section is open");
+    mmu.choose_backend(backend).expect("no section is open");
     Box::leak(Box::new(mmu))
 }
 

@@ -205,6 +205,11 @@ pub unsafe trait TableFrames {
 
 /// Which task is running, and whether an interrupt handler is running instead.
 ///
+/// What belongs to a task, its state and its counters, may be freed with it. A reference to it
+/// must therefore not outlive the call for which it was asked, and the methods that return one are
+/// `unsafe`. Safe code asks [`Lazy::state`](crate::Lazy::state) and [`Mmu::counts`](crate::Mmu::counts),
+/// which return values.
+///
 /// # Safety
 /// The answers are those of the CPU and task that call. [`Context::lazy`] is the same value for as
 /// long as the task lives, and no other task's. What [`Context::batch`] returns is one CPU's, and
@@ -214,7 +219,12 @@ pub unsafe trait TableFrames {
 pub unsafe trait Context {
     /// Lazy MMU state of the task that runs on this CPU, or that was interrupted on it: an
     /// interrupt may look, and leaves the state alone (R3).
-    fn lazy(&self) -> &LazyMmuState;
+    ///
+    /// # Safety
+    /// The caller uses the reference only while the task that runs or was interrupted here cannot
+    /// end, and passes it to no other task: in an implementation of these traits, or in one call of
+    /// this library.
+    unsafe fn lazy(&self) -> &LazyMmuState;
 
     /// Whether the caller runs in an interrupt, or in a section that counts as
     /// one (Linux's `in_interrupt()`: hard or soft interrupt, NMI, or bottom
@@ -224,13 +234,20 @@ pub unsafe trait Context {
 
     /// Where the caller's events are counted. One instance has one writer at a time: a task, or the
     /// interrupts of one CPU.
-    fn counters(&self) -> &Counters;
+    ///
+    /// # Safety
+    /// As for [`Context::lazy`].
+    unsafe fn counters(&self) -> &Counters;
 
     /// [`Context::counters`] if the caller is the task, and `None` in an interrupt. The shortest
     /// paths ask both questions at once.
+    ///
+    /// # Safety
+    /// As for [`Context::lazy`].
     #[inline(always)]
-    fn task_counters(&self) -> Option<&Counters> {
-        (!self.in_interrupt()).then(|| self.counters())
+    unsafe fn task_counters(&self) -> Option<&Counters> {
+        // SAFETY: the caller's promise is the one that is asked for here.
+        (!self.in_interrupt()).then(|| unsafe { self.counters() })
     }
 
     /// Room for what this CPU defers. Without it a [`crate::Backend`] that defers more than
@@ -272,3 +289,32 @@ pub unsafe trait Hypervisor {
 pub trait Kernel: Hardware + TableFrames + Context {}
 
 impl<T: Hardware + TableFrames + Context> Kernel for T {}
+
+/// What belongs to the task that calls this library, for one call of it.
+///
+/// The library keeps none of these references in a value that it returns, but for guards, which are
+/// not `Send`: they are used by the task that made them.
+pub(crate) trait CurrentTask: Context {
+    /// [`Context::lazy`].
+    #[inline(always)]
+    fn current_lazy(&self) -> &LazyMmuState {
+        // SAFETY: the task is in a call of this library, so it does not end.
+        unsafe { self.lazy() }
+    }
+
+    /// [`Context::counters`].
+    #[inline(always)]
+    fn current_counters(&self) -> &Counters {
+        // SAFETY: as above.
+        unsafe { self.counters() }
+    }
+
+    /// [`Context::task_counters`].
+    #[inline(always)]
+    fn current_task_counters(&self) -> Option<&Counters> {
+        // SAFETY: as above.
+        unsafe { self.task_counters() }
+    }
+}
+
+impl<T: Context + ?Sized> CurrentTask for T {}

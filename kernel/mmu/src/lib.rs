@@ -35,6 +35,8 @@ mod group;
 mod hardware;
 pub mod lazy;
 mod mmu;
+#[cfg(doctest)]
+mod must_not_compile;
 mod one_task;
 mod policy;
 mod space;
@@ -63,5 +65,5 @@ pub use space::{
 pub use strategy::Backend;
 pub use table::{Pte, Table};
 pub use table_pool::TablePool;
-pub use task::LazyMmuState;
+pub use task::{LazyMmuSnapshot, LazyMmuState};
 pub use tlbi::{Reach, Scope, TlbFeatures, TlbiOp};

@@ -77,7 +77,7 @@ unsafe impl<F: TableFrames> TableFrames for OneTask<F> {
 // SAFETY: there is one task, one CPU and no interrupt, so each answer is always the same.
 unsafe impl<F> Context for OneTask<F> {
     #[inline(always)]
-    fn lazy(&self) -> &LazyMmuState {
+    unsafe fn lazy(&self) -> &LazyMmuState {
         &self.state
     }
 
@@ -87,7 +87,7 @@ unsafe impl<F> Context for OneTask<F> {
     }
 
     #[inline(always)]
-    fn counters(&self) -> &Counters {
+    unsafe fn counters(&self) -> &Counters {
         &self.counters
     }
 

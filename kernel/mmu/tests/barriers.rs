@@ -9,7 +9,7 @@ use lazymmu::{
 use lazymmu_testkit::fake::interrupts::{Moment, at_moments};
 use lazymmu_testkit::fake::order::Role;
 use lazymmu_testkit::fake::{
-    self, BASE, Effect, Fake, KINDS, USER, contiguous, count, data, frame, is_leaf, leaves,
+    self, BASE, Choose, Effect, Fake, KINDS, USER, contiguous, count, data, frame, is_leaf, leaves,
     new_mmu, new_space, pages, visible, with_ets2,
 };
 use std::rc::Rc;
@@ -51,7 +51,7 @@ fn runs(effects: Vec<Effect>) -> Vec<(usize, Vec<Effect>)> {
 fn r13_r20_a_section_reads_what_it_wrote() {
     for backend in fake::backends() {
         let mmu = new_mmu();
-        mmu.set_backend(backend).unwrap();
+        mmu.choose_backend(backend).unwrap();
         let (mut space, start) = with_tables(&mmu, SpaceKind::Kernel);
         let mut fast = space.fast_pte_range(pages(start, 4)).unwrap();
         let new = Desc::page(frame(9), Prot::KERNEL);
@@ -133,7 +133,7 @@ fn r15_inactive_the_pair_follows_the_runs_last_store() {
             (Backend::Eager, vec![1; 5], vec![1; 7]),
         ] {
             let mmu = new_mmu();
-            mmu.set_backend(backend).unwrap();
+            mmu.choose_backend(backend).unwrap();
             let (mut space, start) = with_tables(&mmu, SpaceKind::Kernel);
             match state {
                 State::Paused => mmu.lazy().pause().unwrap(),
@@ -182,7 +182,7 @@ fn r15_r16_a_request_outside_any_section_executes_one_pair_after_its_last_store(
 #[test]
 fn eager_executes_a_pair_per_entry_in_a_section_too() {
     let mmu = new_mmu();
-    mmu.set_backend(Backend::Eager).unwrap();
+    mmu.choose_backend(Backend::Eager).unwrap();
     let (mut space, start) = with_tables(&mmu, SpaceKind::Kernel);
     let _section = mmu.lazy().section().unwrap();
     space
@@ -216,7 +216,7 @@ fn r18_every_link_is_preceded_by_dmb_ishst() {
     for backend in fake::backends() {
         for kind in KINDS {
             let mmu = new_mmu();
-            mmu.set_backend(backend).unwrap();
+            mmu.choose_backend(backend).unwrap();
             let mut space = new_space(&mmu, kind);
             // Across a 512 GiB boundary: two tables of each level.
             let start = kind.half().start() + (2 << 39) - 2 * PAGE_SIZE;
@@ -305,8 +305,8 @@ fn r12_an_invalidation_in_an_interrupt_pays_nothing_of_the_task() {
 fn r35_r36_ets2_owes_nothing_for_data_and_tables_and_the_pair_for_text() {
     for backend in fake::backends() {
         let mmu = new_mmu();
-        mmu.set_backend(backend).unwrap();
-        mmu.set_features(with_ets2());
+        mmu.choose_backend(backend).unwrap();
+        mmu.choose_features(with_ets2());
         mmu.set_policy(BarrierPolicy::Ets2).unwrap();
         let mut space = new_space(&mmu, SpaceKind::Kernel);
         let uncached = Prot::KERNEL.with_memory_type(MemoryType::NormalNonCacheable);
@@ -429,7 +429,7 @@ fn r15_pages_one_by_one_are_completed_as_the_backend_in_use_does() {
         assert_eq!(map(2), (2, pairs(2)), "paused");
         lazy.resume().unwrap();
         lazy.disable().unwrap();
-        mmu.set_backend(Backend::Eager).unwrap();
+        mmu.choose_backend(Backend::Eager).unwrap();
         lazy.enable().unwrap();
         assert_eq!(map(3), (3, pairs(3)), "with another backend");
         lazy.disable().unwrap();
@@ -502,7 +502,7 @@ fn r17_a_switch_in_front_of_a_store_pays_for_none_of_it() {
 #[test]
 fn r15_eager_completes_each_link_at_once() {
     let mmu = new_mmu();
-    mmu.set_backend(Backend::Eager).unwrap();
+    mmu.choose_backend(Backend::Eager).unwrap();
     let mut space = new_space(&mmu, SpaceKind::Kernel);
     mmu.lazy().enable().unwrap();
     space

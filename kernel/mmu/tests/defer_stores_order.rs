@@ -6,7 +6,7 @@ use lazymmu::{
     TlbiOp, bits,
 };
 use lazymmu_testkit::fake::{
-    self, Effect, Fake, KINDS, USER, contiguous, data, enable_fast, frame, is_leaf, leaves,
+    self, Choose, Effect, Fake, KINDS, USER, contiguous, data, enable_fast, frame, is_leaf, leaves,
     new_mmu_with, new_space_with_tables, pages, tlbis, visible,
 };
 
@@ -147,7 +147,7 @@ fn r29_permissions_change_in_place_and_are_invalidated_once() {
 fn r33_a_contiguous_range_takes_one_ranged_operation() {
     for kind in KINDS {
         let mmu = new_mmu_with(Backend::DeferStores);
-        mmu.set_features(Features {
+        mmu.choose_features(Features {
             tlb: TlbFeatures {
                 range: true,
                 ttl: true,

@@ -21,11 +21,11 @@ use aarch64_paging::descriptor::{El1Attributes, PhysicalAddress};
 use aarch64_paging::paging::{Constraints, El1And0, MemoryRegion, Translation, VaRange};
 use aarch64_paging::target::TargetAllocator;
 use lazymmu::{
-    AddressSpace, Backend, Backing, Context, ENTRIES, Frame, Half, Level, MemoryType, Mmu,
-    PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind, TableFrames, bits,
+    AddressSpace, Backend, Backing, ENTRIES, Frame, Half, Level, MemoryType, Mmu, PAGE_SIZE,
+    PageRange, Prot, SpaceError, SpaceKind, TableFrames, bits,
 };
 use lazymmu_testkit::fake::{
-    self, Fake, KINDS, asid_of, frame, new_mmu, new_space, pages, reduced,
+    self, Choose, Fake, KINDS, asid_of, frame, new_mmu, new_space, pages, reduced,
 };
 use lazymmu_testkit::rng::Rng;
 use std::fmt;
@@ -443,7 +443,7 @@ fn run(
     list: &[Request],
 ) -> Result<(usize, usize), Difference> {
     let mmu = new_mmu();
-    mmu.set_backend(backend).expect("outside any section");
+    mmu.choose_backend(backend).expect("outside any section");
     let mut pair = Pair::new(&mmu, kind);
     pair.spoiled = spoiled;
     let (mut accepted, mut most) = (0, 0);
@@ -452,7 +452,7 @@ fn run(
         most = most.max(pair.compare()?);
         mmu.kernel().take_effects();
     }
-    assert_eq!(mmu.kernel().lazy().enable_count(), 0);
+    assert_eq!(mmu.lazy().state().enable_count(), 0);
     pair.end();
     Ok((accepted, most))
 }

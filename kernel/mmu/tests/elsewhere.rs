@@ -4,7 +4,8 @@
 
 use lazymmu::{AddressSpace, Backend, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind};
 use lazymmu_testkit::fake::{
-    self, BASE, Fake, USER, asid_of, contiguous, frame, new_mmu, new_mmu_with, new_space, pages, va,
+    self, BASE, Choose, Fake, USER, asid_of, contiguous, frame, new_mmu, new_mmu_with, new_space,
+    pages, va,
 };
 
 const AT: u64 = 1 << 30;
@@ -30,7 +31,7 @@ fn r23_a_store_survives_a_change_of_the_backend() {
             let mut space = new_space(&mmu, USER);
             let mut fast = space.fast_pte_range(page()).unwrap();
             fast.set(0, frame(1), Prot::USER).unwrap();
-            elsewhere(&mmu, || mmu.set_backend(to).unwrap());
+            elsewhere(&mmu, || mmu.choose_backend(to).unwrap());
             drop(fast);
             assert!(mmu.kernel().is_batch_empty(), "{from} to {to}");
             let found = space.query(va(AT)).expect("the store happened").entry;
@@ -57,7 +58,7 @@ fn r25_a_gather_survives_a_change_of_the_backend() {
                 given += 1;
             });
             gather.unmap(page()).unwrap();
-            elsewhere(&mmu, || mmu.set_backend(to).unwrap());
+            elsewhere(&mmu, || mmu.choose_backend(to).unwrap());
             gather.finish();
             assert_eq!(given, 1);
             drop(section);
@@ -74,11 +75,11 @@ fn s12_a_suspended_section_keeps_its_backend() {
         let section = mmu.lazy().section().unwrap();
         let suspended = mmu.lazy().suspend_all();
         for other in Backend::ALL {
-            assert!(mmu.set_backend(other).is_err(), "{backend}");
+            assert!(mmu.choose_backend(other).is_err(), "{backend}");
         }
         drop(suspended);
         drop(section);
-        assert_eq!(mmu.set_backend(Backend::Eager), Ok(()));
+        assert_eq!(mmu.choose_backend(Backend::Eager), Ok(()));
     }
 }
 
@@ -161,7 +162,7 @@ fn r3_r12_an_interrupt_leaves_the_task_s_state_alone() {
 fn r11_a_batch_is_one_cpu_s() {
     for backend in fake::backends() {
         let mmu = new_mmu();
-        mmu.set_backend(backend).unwrap();
+        mmu.choose_backend(backend).unwrap();
         let mut space = new_space(&mmu, USER);
         let mut fast = space.fast_pte_range(page()).unwrap();
         fast.set(0, frame(1), Prot::USER).unwrap();

@@ -3,8 +3,8 @@
 //! and where ours goes further without showing it (R21, R22). `fast_pte_range_random.rs` has the rest of R22.
 
 use lazymmu::{
-    AddressSpace, Asid, Backend, Backing, Context, Frame, LazyMmuError, Mmu, PAGE_SIZE, Prot,
-    RangeError, SpaceError, SpaceKind,
+    AddressSpace, Asid, Backend, Backing, Frame, LazyMmuError, Mmu, PAGE_SIZE, Prot, RangeError,
+    SpaceError, SpaceKind,
 };
 use lazymmu_testkit::fake::{
     self, BASE, Fake, KINDS, USER, contiguous, data, enable_fast, frame, leaves, map_page, new_mmu,
@@ -352,7 +352,7 @@ fn a_page_of_an_announced_range_is_mapped_without_a_walk() {
             assert_eq!((walks(1), walks(63), walks(64)), (0, 0, 1), "{backend}");
             mmu.lazy().disable().unwrap();
             assert_eq!(walks(2), 1, "{backend}");
-            assert!(mmu.kernel().lazy().fast_pte_ranges() == 0);
+            assert!(mmu.lazy().state().fast_pte_ranges() == 0);
         }
     }
 }

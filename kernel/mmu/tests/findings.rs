@@ -2,13 +2,12 @@
 //! What fuzz targets (`fuzz/`) and random programs found, one test each, in the words of the library.
 
 use lazymmu::{
-    AddressSpace, Backend, BarrierPolicy, Context, Owed, PAGE_SIZE, PageRange, Prot, SpaceError,
-    SpaceKind,
+    AddressSpace, Backend, BarrierPolicy, Owed, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind,
 };
 use lazymmu_testkit::fake::interrupts::{Moment, preempt_when};
 use lazymmu_testkit::fake::{
-    self, BASE, Effect, Fake, USER, contiguous, count, frame, new_mmu, new_mmu_with, new_space,
-    new_space_with_tables, pages, va, visible, with_ets2,
+    self, BASE, Choose, Effect, Fake, USER, contiguous, count, frame, new_mmu, new_mmu_with,
+    new_space, new_space_with_tables, pages, va, visible, with_ets2,
 };
 use std::rc::Rc;
 
@@ -26,9 +25,9 @@ fn r16_an_invalidation_of_one_asid_leaves_the_isb_of_new_tables_owed() {
             Ok::<(), SpaceError>(())
         })
         .unwrap();
-    assert_eq!(mmu.kernel().lazy().owed(), Owed::all());
+    assert_eq!(mmu.lazy().state().owed(), Owed::all());
     space.invalidate_range(range).unwrap();
-    assert_eq!(mmu.kernel().lazy().owed(), Owed::CONTEXT);
+    assert_eq!(mmu.lazy().state().owed(), Owed::CONTEXT);
     mmu.kernel().take_effects();
     drop(section);
     assert_eq!(visible(mmu.kernel().take_effects()), [Effect::Isb]);
@@ -80,7 +79,7 @@ fn r16_a_drain_at_a_switch_leaves_what_its_stores_owe_and_no_more() {
         (protect, true, BarrierPolicy::Ets2, 0),
     ] {
         let mmu = new_mmu_with(Backend::Multicall);
-        mmu.set_features(with_ets2());
+        mmu.choose_features(with_ets2());
         mmu.set_policy(policy).unwrap();
         let page = pages(BASE, 1);
         let mut space = new_space_with_tables(&mmu, SpaceKind::Kernel, page);

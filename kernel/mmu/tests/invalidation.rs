@@ -7,8 +7,8 @@ use lazymmu::{
 };
 use lazymmu_testkit::fake::order::{Named, Role};
 use lazymmu_testkit::fake::{
-    self, BASE, Effect, Fake, KINDS, USER, contiguous, count, data, is_leaf, new_mmu, new_space,
-    pages, visible,
+    self, BASE, Choose, Effect, Fake, KINDS, USER, contiguous, count, data, is_leaf, new_mmu,
+    new_space, pages, visible,
 };
 
 fn features(ttl: bool, range: bool, repeat: bool) -> Features {
@@ -76,8 +76,8 @@ fn r27_unmap_clears_completes_invalidates_completes() {
         for backend in fake::backends() {
             for repeat in [false, true] {
                 let mmu = new_mmu();
-                mmu.set_backend(backend).unwrap();
-                mmu.set_features(features(false, false, repeat));
+                mmu.choose_backend(backend).unwrap();
+                mmu.choose_features(features(false, false, repeat));
                 let (mut space, range) = mapped(&mmu, kind, 3);
                 space.unmap(range).unwrap();
                 let effects = visible(mmu.kernel().take_effects());
@@ -93,7 +93,7 @@ fn r25_unmap_frames_gives_back_after_the_invalidation() {
     for kind in KINDS {
         for repeat in [false, true] {
             let mmu = new_mmu();
-            mmu.set_features(features(true, true, repeat));
+            mmu.choose_features(features(true, true, repeat));
             let (mut space, range) = mapped(&mmu, kind, 4);
             let given = |_, frame: lazymmu::Frame| mmu.kernel().note(frame.as_u64() / PAGE_SIZE);
             space.unmap_frames(range, given).unwrap();
@@ -155,7 +155,7 @@ fn r27_r29_remap_breaks_completely_before_it_makes() {
     for kind in KINDS {
         for backend in fake::backends() {
             let mmu = new_mmu();
-            mmu.set_backend(backend).unwrap();
+            mmu.choose_backend(backend).unwrap();
             let (mut space, range) = mapped(&mmu, kind, 3);
             let prot = data(kind).with_memory_type(lazymmu::MemoryType::NormalNonCacheable);
             space.remap(range, prot).unwrap();
@@ -221,7 +221,7 @@ fn r32_a_table_is_unlinked_invalidated_at_all_levels_and_then_freed() {
     for kind in KINDS {
         for repeat in [false, true] {
             let mmu = new_mmu();
-            mmu.set_features(features(true, true, repeat));
+            mmu.choose_features(features(true, true, repeat));
             let (mut space, range) = mapped(&mmu, kind, 1);
             space.unmap(range).unwrap();
             mmu.kernel().take_effects();
@@ -289,7 +289,7 @@ fn r33_operands_name_exactly_the_pages_asid_and_level() {
                 .filter(|n| *n <= most)
             {
                 let mmu = new_mmu();
-                mmu.set_features(features(ttl, range, false));
+                mmu.choose_features(features(ttl, range, false));
                 let (mut space, asked) = mapped(&mmu, kind, n);
                 space.unmap(asked).unwrap();
                 let counts = mmu.kernel().counts();
@@ -336,7 +336,7 @@ fn r25_destroy_invalidates_before_it_frees() {
     for kind in KINDS {
         for repeat in [false, true] {
             let mmu = new_mmu();
-            mmu.set_features(features(true, true, repeat));
+            mmu.choose_features(features(true, true, repeat));
             let (space, _) = mapped(&mmu, kind, 700);
             let before = mmu.kernel().counts();
             // Checks that every table comes back, and none before the end of this.

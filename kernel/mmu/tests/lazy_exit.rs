@@ -6,7 +6,7 @@ use lazymmu::{
     AddressSpace, Backend, LazyMmuError, LazyMmuState, Mmu, Owed, PAGE_SIZE, Prot, SpaceKind, bits,
 };
 use lazymmu_testkit::fake::{
-    self, BASE, Effect, Fake, USER, contiguous, count, enable_fast, frame, is_maintenance,
+    self, BASE, Choose, Effect, Fake, USER, contiguous, count, enable_fast, frame, is_maintenance,
     new_kernel_space, new_mmu_with, new_space, new_space_with_tables, pages, part, va,
 };
 use std::mem::forget;
@@ -24,7 +24,7 @@ fn is_gone(mmu: &Mmu<Fake>, what: &str) {
     assert!(kernel.is_batch_empty(), "{what}: R23");
     assert!(kernel.all_invalidated(), "{what}: R23");
     assert_eq!(mmu.lazy().exit(), Ok(()), "{what}: once is enough");
-    assert_eq!(mmu.set_backend(mmu.backend()), Ok(()), "{what}");
+    assert_eq!(mmu.choose_backend(mmu.backend()), Ok(()), "{what}");
     assert_eq!(mmu.lazy().switch_out(), Ok(()), "{what}: R38");
 }
 

@@ -2,11 +2,11 @@
 //! Guards close what they opened (R39), and the configuration refuses what cannot be.
 
 use lazymmu::{
-    Backend, BarrierPolicy, Context, FastPteRange, Features, Kernel, LazyMmuError, LazyPause,
-    LazySection, NoEts2, Owed, PendingInvalidation, Prot, SpaceError, SpaceKind,
+    Backend, BarrierPolicy, FastPteRange, Features, Kernel, LazyMmuError, LazyPause, LazySection,
+    NoEts2, Owed, PendingInvalidation, Prot, SpaceError, SpaceKind,
 };
 use lazymmu_testkit::fake::{
-    self, BASE, Effect, contiguous, frame, new_mmu, new_space, pages, with_ets2,
+    self, BASE, Choose, Effect, contiguous, frame, new_mmu, new_space, pages, with_ets2,
 };
 
 fn depths(mmu: &lazymmu::Mmu<fake::Fake>) -> (u8, u8) {
@@ -144,19 +144,19 @@ fn the_backend_cannot_change_in_a_section() {
     assert_eq!(mmu.backend(), Backend::DeferBarriers);
     let section = mmu.lazy().section().unwrap();
     assert_eq!(
-        mmu.set_backend(Backend::Eager),
+        mmu.choose_backend(Backend::Eager),
         Err(LazyMmuError::InSection)
     );
     let pause = mmu.lazy().paused().unwrap();
     assert_eq!(
-        mmu.set_backend(Backend::Eager),
+        mmu.choose_backend(Backend::Eager),
         Err(LazyMmuError::InSection)
     );
     assert_eq!(mmu.backend(), Backend::DeferBarriers);
     drop(pause);
     drop(section);
     for backend in fake::backends() {
-        mmu.set_backend(backend).unwrap();
+        mmu.choose_backend(backend).unwrap();
         assert_eq!(mmu.backend(), backend);
     }
 }
@@ -166,7 +166,7 @@ fn r36_policy_ets2_needs_the_feature_on_every_cpu() {
     let mmu = new_mmu();
     assert_eq!(mmu.set_policy(BarrierPolicy::Ets2), Err(NoEts2));
     assert_eq!(mmu.policy(), BarrierPolicy::Classic);
-    mmu.set_features(with_ets2());
+    mmu.choose_features(with_ets2());
     assert_eq!(mmu.features(), with_ets2());
     mmu.set_policy(BarrierPolicy::Ets2).unwrap();
     assert_eq!(mmu.policy(), BarrierPolicy::Ets2);
@@ -177,11 +177,11 @@ fn r36_policy_ets2_needs_the_feature_on_every_cpu() {
 #[test]
 fn r36_a_policy_that_the_cpus_do_not_allow_any_more_falls_back() {
     let mmu = new_mmu();
-    mmu.set_features(with_ets2());
+    mmu.choose_features(with_ets2());
     mmu.set_policy(BarrierPolicy::Ets2).unwrap();
-    mmu.set_features(with_ets2());
+    mmu.choose_features(with_ets2());
     assert_eq!(mmu.policy(), BarrierPolicy::Ets2);
-    mmu.set_features(Features::default());
+    mmu.choose_features(Features::default());
     assert_eq!(mmu.policy(), BarrierPolicy::Classic);
 }
 
@@ -214,7 +214,7 @@ fn r5_a_callers_section_pays_once_for_all_its_calls() {
     let effects = mmu.kernel().take_effects();
     assert_eq!(fake::count(&effects, Effect::DsbIshst), 0);
     assert_eq!(fake::count(&effects, Effect::Isb), 0);
-    assert_eq!(mmu.kernel().lazy().owed(), Owed::all());
+    assert_eq!(mmu.lazy().state().owed(), Owed::all());
     drop(section);
     assert_eq!(mmu.kernel().take_effects(), [Effect::DsbIshst, Effect::Isb]);
     let counts = mmu.kernel().counts();
@@ -227,13 +227,13 @@ fn the_backend_cannot_change_while_paused_or_suspended() {
     let mmu = new_mmu();
     let refused = Err(LazyMmuError::InSection);
     let pause = mmu.lazy().paused().unwrap();
-    assert_eq!(mmu.set_backend(Backend::Eager), refused);
+    assert_eq!(mmu.choose_backend(Backend::Eager), refused);
     drop(pause);
     let section = mmu.lazy().section().unwrap();
     let suspended = mmu.lazy().suspend_all();
     assert_eq!(mmu.lazy().state().enable_count(), 0);
-    assert_eq!(mmu.set_backend(Backend::Eager), refused);
+    assert_eq!(mmu.choose_backend(Backend::Eager), refused);
     drop(suspended);
     drop(section);
-    assert_eq!(mmu.set_backend(Backend::Eager), Ok(()));
+    assert_eq!(mmu.choose_backend(Backend::Eager), Ok(()));
 }

@@ -4,7 +4,7 @@
 use lazymmu::{AddressSpace, Backend, LazyMmuError, Mmu, Owed, Prot};
 use lazymmu_testkit::fake::interrupts::{Moment, at_moments};
 use lazymmu_testkit::fake::{
-    self, Effect, Fake, close, contiguous, enable_fast, leaves, map_page, new_kernel_space,
+    self, Choose, Effect, Fake, close, contiguous, enable_fast, leaves, map_page, new_kernel_space,
     new_mmu, new_mmu_with, part,
 };
 use std::cell::Cell;
@@ -207,7 +207,7 @@ fn a_backend_that_needs_a_batch_is_refused_without_one() {
     mmu.kernel().withdraw_batch();
     for backend in fake::backends() {
         let before = mmu.backend();
-        let chosen = mmu.set_backend(backend);
+        let chosen = mmu.choose_backend(backend);
         if backend.invalidates() {
             assert_eq!(chosen, Err(LazyMmuError::NoBatch), "{backend}");
             assert_eq!(mmu.backend(), before);
@@ -219,7 +219,7 @@ fn a_backend_that_needs_a_batch_is_refused_without_one() {
     let message = LazyMmuError::NoBatch.to_string();
     assert!(message.contains("Context::batch()"), "{message}");
     mmu.lazy().enable().unwrap();
-    let refused = mmu.set_backend(Backend::Eager);
+    let refused = mmu.choose_backend(Backend::Eager);
     assert_eq!(refused, Err(LazyMmuError::InSection));
     mmu.lazy().disable().unwrap();
 }

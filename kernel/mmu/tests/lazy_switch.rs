@@ -4,8 +4,8 @@
 use lazymmu::{Backend, LazyMmuError, Mmu, Owed, PAGE_SIZE, Prot};
 use lazymmu_testkit::fake::interrupts::{Moment, at_moments};
 use lazymmu_testkit::fake::{
-    self, BASE, Effect, Fake, contiguous, enable_fast, is_maintenance, map_page, new_kernel_space,
-    new_mmu_with, part,
+    self, BASE, Choose, Effect, Fake, contiguous, enable_fast, is_maintenance, map_page,
+    new_kernel_space, new_mmu_with, part,
 };
 use std::cell::Cell;
 use std::rc::Rc;
@@ -143,7 +143,7 @@ fn r38_a_section_stays_what_it_was_when_it_was_entered() {
             let kernel = mmu.kernel();
             enable_fast(&space, part(0, 16));
             kernel.go_to(1);
-            mmu.set_backend(to).unwrap();
+            mmu.choose_backend(to).unwrap();
             kernel.go_to(0);
             map_page(&mut space, 1);
             space.protect(part(8, 1), Prot::KERNEL_RO).unwrap();

@@ -8,7 +8,7 @@ use lazymmu::{
     Prot, SpaceKind, TlbFeatures, tlbi::Scope,
 };
 use lazymmu_testkit::fake::{
-    self, BASE, Effect, Fake, USER, close, contiguous, enable_fast, frame, leaves,
+    self, BASE, Choose, Effect, Fake, USER, close, contiguous, enable_fast, frame, leaves,
     new_kernel_space, new_mmu_with, new_space, pages, part, table_of, tlbis,
 };
 
@@ -456,7 +456,7 @@ fn s20_changes_of_neighbors_are_one_range() {
         range: true,
         ..TlbFeatures::default()
     };
-    mmu.set_features(Features {
+    mmu.choose_features(Features {
         tlb,
         ..Features::default()
     });

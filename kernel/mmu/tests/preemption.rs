@@ -2,7 +2,7 @@
 //! A timer interrupt inside the library's calls: whoever loses the CPU there loses nothing else
 //! (R11, R17, R23, R38).
 
-use lazymmu::{Asid, Backend, Context, LazyMmuError, Mmu, Owed, PAGE_SIZE, Prot, SpaceKind};
+use lazymmu::{Asid, Backend, LazyMmuError, Mmu, Owed, PAGE_SIZE, Prot, SpaceKind};
 use lazymmu_testkit::fake::interrupts::{Moment, nth, preempt_when};
 use lazymmu_testkit::fake::{
     self, BASE, Effect, Fake, KINDS, USER, contiguous, data, enable_fast, frame, is_leaf, new_mmu,
@@ -58,7 +58,9 @@ fn r38_a_section_that_ends_keeps_its_cpu_until_the_drain() {
                 let mut is_nth = nth(moments);
                 let came = preempt_when(
                     &mmu,
-                    move |kernel, moment| !kernel.lazy().is_active() && is_nth(kernel, moment),
+                    move |kernel, moment| {
+                        !kernel.current_state().is_active() && is_nth(kernel, moment)
+                    },
                     |mmu| {
                         assert!(mmu.kernel().is_batch_empty(), "what waits is this CPU's");
                         works(mmu);
@@ -137,8 +139,9 @@ fn r23_r38_a_drain_is_not_interrupted_by_another_task() {
             fast.set(5, frame(9), Prot::USER).unwrap();
             fast.set(6, frame(3), Prot::USER).unwrap();
             let mut is_nth = nth(moments);
-            let in_section =
-                move |kernel: &Fake, moment| kernel.lazy().is_active() && is_nth(kernel, moment);
+            let in_section = move |kernel: &Fake, moment| {
+                kernel.current_state().is_active() && is_nth(kernel, moment)
+            };
             let came = preempt_when(&mmu, in_section, works);
             mmu.lazy().flush();
             let done = mmu.kernel().is_batch_empty();

@@ -3,7 +3,7 @@
 
 use lazymmu::{AddressSpace, BarrierPolicy, Mmu, Owed, PAGE_SIZE, Prot};
 use lazymmu_testkit::fake::{
-    self, BASE, Effect, Fake, contiguous, count, frame, leaves, map_page, new_kernel_space,
+    self, BASE, Choose, Effect, Fake, contiguous, count, frame, leaves, map_page, new_kernel_space,
     new_mmu, pages, part, with_ets2,
 };
 
@@ -41,7 +41,7 @@ const WAYS: [(&str, Way); 3] = [
 
 fn mmu_with(policy: BarrierPolicy) -> Mmu<Fake> {
     let mmu = new_mmu();
-    mmu.set_features(with_ets2());
+    mmu.choose_features(with_ets2());
     mmu.set_policy(policy).expect("the features allow it");
     mmu
 }

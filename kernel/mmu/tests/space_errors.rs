@@ -6,11 +6,12 @@
 
 use lazymmu::bbm::Violation;
 use lazymmu::{
-    AddressSpace, Backing, BarrierPolicy, Context, Desc, Frame, Half, Hardware, Level, Mmu,
-    PAGE_SIZE, PageRange, Prot, RangeError, SpaceError, SpaceKind, TableFrames, bits,
+    AddressSpace, Backing, BarrierPolicy, Desc, Frame, Half, Hardware, Level, Mmu, PAGE_SIZE,
+    PageRange, Prot, RangeError, SpaceError, SpaceKind, TableFrames, bits,
 };
 use lazymmu_testkit::fake::{
-    self, BASE, Fake, USER, contiguous, data, frame, new_mmu, new_space, pages, refused, with_ets2,
+    self, BASE, Choose, Fake, USER, contiguous, data, frame, new_mmu, new_space, pages, refused,
+    with_ets2,
 };
 
 /// Every request that takes a range, as one list.
@@ -364,7 +365,7 @@ fn in_an_interrupt_a_refusal_is_a_refusal() {
     space.map(range, contiguous(1), Prot::KERNEL).unwrap();
     space.unmap(range).unwrap();
     mmu.kernel().set_interrupt(false);
-    assert!(mmu.kernel().lazy().owed().is_empty());
+    assert!(mmu.lazy().state().owed().is_empty());
     fake::destroy(space);
 }
 
@@ -399,7 +400,7 @@ fn r29_an_entry_is_fresh_once() {
     for first in [Prot::KERNEL, Prot::KERNEL_ROX, Prot::DEVICE] {
         for policy in [BarrierPolicy::Classic, BarrierPolicy::Ets2] {
             let mmu = new_mmu();
-            mmu.set_features(with_ets2());
+            mmu.choose_features(with_ets2());
             mmu.set_policy(policy).unwrap();
             let mut space = new_space(&mmu, SpaceKind::Kernel);
             space

@@ -45,7 +45,7 @@ impl Known {
 
 /// What a task looks like from outside.
 fn seen(mmu: &Mmu<Saboteur>, task: usize) -> Known {
-    let state = mmu.kernel().sim.lazy_of(task);
+    let state = mmu.kernel().sim.lazy_of(task).read();
     Known {
         enabled: state.enable_count(),
         paused: state.pause_count(),

@@ -337,13 +337,13 @@ mod shared {
 
     // SAFETY: nothing here is ever called.
     unsafe impl Context for Shared {
-        fn lazy(&self) -> &LazyMmuState {
+        unsafe fn lazy(&self) -> &LazyMmuState {
             unreachable!("no method is called")
         }
         fn in_interrupt(&self) -> bool {
             false
         }
-        fn counters(&self) -> &Counters {
+        unsafe fn counters(&self) -> &Counters {
             unreachable!("no method is called")
         }
         fn report(&self, _: LazyMmuError) {}

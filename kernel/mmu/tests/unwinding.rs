@@ -2,7 +2,7 @@
 //! A callback of the caller's panics and is caught: afterwards the space is as after an error. What the callback did before
 //! stays and is counted, no range stays announced, no section stays open, and no entry is half given back.
 
-use lazymmu::{AddressSpace, Backend, Context, Desc, Mmu, PAGE_SIZE, PageRange, SpaceError};
+use lazymmu::{AddressSpace, Backend, Desc, Mmu, PAGE_SIZE, PageRange, SpaceError};
 use lazymmu_testkit::fake::{
     self, Fake, KINDS, contiguous, data, destroy, frame, new_mmu_with, new_space, pages,
 };
@@ -45,7 +45,7 @@ fn panics(
     let section = in_section.then(|| mmu.lazy().section().unwrap());
     let result = catch_unwind(AssertUnwindSafe(|| work(space)));
     assert!(result.is_err(), "it must panic");
-    let state = mmu.kernel().lazy();
+    let state = mmu.lazy().state();
     assert_eq!(state.enable_count(), u8::from(in_section));
     assert_eq!(state.fast_pte_ranges(), 0, "a range stays announced");
     drop(section);

@@ -3,7 +3,7 @@
 
 use core::hint::black_box;
 
-use lazymmu::{Context, Counts, SpaceError};
+use lazymmu::{Counts, SpaceError};
 
 use super::best::{BenchError, Best, Counter};
 use super::ground::Site;
@@ -111,11 +111,11 @@ fn measure(
     let id = WindowId::new(op, ground.pages);
     let body = black_box(body);
     let _masked = interrupts::mask();
-    let before = Arm64.counters().read();
+    let before = MMU.counts();
     window::begin(id);
     let start = timer::ticks();
     let result = body(ground);
     let ticks = timer::ticks().wrapping_sub(start);
     window::end(id);
-    result.map(|()| (ticks, Arm64.counters().read() - before))
+    result.map(|()| (ticks, MMU.counts() - before))
 }

@@ -15,12 +15,12 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use lazymmu::{Context as _, Counts};
+use lazymmu::Counts;
 
 use super::best::{BenchError, Best, Counter};
 use crate::arch::switch::{self, Context};
 use crate::arch::window::{self, ROUND, WindowId};
-use crate::arch::{Arm64, interrupts, sysreg, timer};
+use crate::arch::{interrupts, sysreg, timer};
 use crate::mm::MMU;
 use crate::println;
 use crate::sched::{self, Builder, Slices, SpawnError, Stack, WaitQueue, yield_now};
@@ -200,9 +200,9 @@ fn ways(event: Event, leave: Leave, masked: bool) -> Result<Best, BenchError> {
         if masked {
             interrupts::mask_irq();
         }
-        let before = Arm64.counters().read();
+        let before = MMU.counts();
         turn(event, leave);
-        let spent = Arm64.counters().read() - before;
+        let spent = MMU.counts() - before;
         if masked {
             interrupts::unmask_irq();
         }
@@ -225,7 +225,7 @@ fn ticks() -> Result<(u64, Best), BenchError> {
     let mut ticked = Best::NONE;
     for armed in [false, true] {
         for _ in 0..REPETITIONS {
-            let before = Arm64.counters().read();
+            let before = MMU.counts();
             let start = timer::ticks();
             // The same instructions both times.
             let event = if armed { TICK } else { CALM };
@@ -234,7 +234,7 @@ fn ticks() -> Result<(u64, Best), BenchError> {
             window::spend(LOOP / ROUND);
             window::end(event.id());
             let took = timer::ticks() - start;
-            let spent = Arm64.counters().read() - before;
+            let spent = MMU.counts() - before;
             if armed {
                 ticked.improve((took, spent));
             } else {
@@ -265,7 +265,7 @@ fn empty_window() -> u64 {
 fn switch_out() -> Best {
     let mut best = Best::NONE;
     for _ in 0..REPETITIONS {
-        let before = Arm64.counters().read();
+        let before = MMU.counts();
         interrupts::mask_irq();
         window::begin(SWITCH_OUT.id());
         let start = timer::ticks();
@@ -274,7 +274,7 @@ fn switch_out() -> Best {
         window::end(SWITCH_OUT.id());
         interrupts::unmask_irq();
         if left.is_ok() {
-            best.improve((took, Arm64.counters().read() - before));
+            best.improve((took, MMU.counts() - before));
         }
     }
     best
@@ -291,11 +291,11 @@ fn wakes() -> Result<(), BenchError> {
     let sleeper = || {
         let mut best = Best::NONE;
         for call in 1..=REPETITIONS as u64 {
-            let before = Arm64.counters().read();
+            let before = MMU.counts();
             window::begin(WOKEN.id());
             SLEEPER.wait_until(|| CALLS.load(Ordering::Relaxed) >= call);
             window::end(WOKEN.id());
-            best.improve((0, Arm64.counters().read() - before));
+            best.improve((0, MMU.counts() - before));
         }
         best
     };
@@ -309,12 +309,12 @@ fn wakes() -> Result<(), BenchError> {
         // It is on the queue, and on its way to idling.
         window::spend(1 << 16);
         interrupts::mask_irq();
-        let before = Arm64.counters().read();
+        let before = MMU.counts();
         window::begin(WAKE.id());
         CALLS.fetch_add(1, Ordering::Relaxed);
         SLEEPER.wake_all();
         window::end(WAKE.id());
-        best.improve((0, Arm64.counters().read() - before));
+        best.improve((0, MMU.counts() - before));
         interrupts::unmask_irq();
     }
     let woken = sleeper.join();

@@ -3,14 +3,12 @@
 
 use core::fmt;
 
-use lazymmu::{Backend, Backing, BarrierPolicy, Context, Counts, PageRange, Prot, SpaceError};
+use lazymmu::{Backend, Backing, BarrierPolicy, Counts, PageRange, Prot, SpaceError};
 
 use super::workload::Workload;
-use super::{DemoError, title};
-use crate::arch::Arm64;
+use super::{DemoError, terms, title};
 use crate::mm::MMU;
 use crate::mm::kernel_space::{self, Space};
-use crate::mm::terms::Terms;
 use crate::mm::vmap::Area;
 
 /// Pages of the scenario.
@@ -79,7 +77,7 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
 
 fn measure(backend: Backend, work: &Workload) -> Result<[Counts; 3], DemoError> {
     let area = Area::reserve(work.frames().len() as u64)?;
-    let _terms = Terms::take(backend, BarrierPolicy::Classic)?;
+    let _terms = terms(backend, BarrierPolicy::Classic)?;
     let mut space = kernel_space::lock();
     let mut map = |space: &mut Space, i: usize| {
         let page = area.part(i as u64, 1)?;
@@ -93,9 +91,9 @@ fn measure(backend: Backend, work: &Workload) -> Result<[Counts; 3], DemoError> 
         space.protect(area.part(i as u64, 1)?, Prot::KERNEL_RO)
     })?;
     work.read_back(&area)?;
-    let before = Arm64.counters().read();
+    let before = MMU.counts();
     space.unmap(range)?;
-    Ok([mapped, protected, Arm64.counters().read() - before])
+    Ok([mapped, protected, MMU.counts() - before])
 }
 
 /// Calls `action` for every page of `range`, in a section that announces it. Returns what was executed.
@@ -107,7 +105,7 @@ fn in_section(
     let start = range.start();
     let table = space.last_level_table(start);
     let table = table.ok_or(SpaceError::NotMapped { va: start })?;
-    let before = Arm64.counters().read();
+    let before = MMU.counts();
     // SAFETY: the section is left below, and until then nothing frees a table.
     unsafe {
         MMU.lazy()
@@ -116,5 +114,5 @@ fn in_section(
     let result = (0..PAGES).try_for_each(|i| action(space, i));
     MMU.lazy().disable()?;
     result?;
-    Ok(Arm64.counters().read() - before)
+    Ok(MMU.counts() - before)
 }

@@ -3,12 +3,10 @@
 
 use core::fmt;
 
-use lazymmu::{Backend, Backing, BarrierPolicy, Context, Prot, SpaceError};
+use lazymmu::{Backend, Backing, BarrierPolicy, Prot, SpaceError};
 
 use super::workload::Workload;
-use super::{DemoError, owed_text, title};
-use crate::arch::Arm64;
-use crate::mm::terms::Terms;
+use super::{DemoError, owed_text, terms, title};
 use crate::mm::vmap::Area;
 use crate::mm::{MMU, kernel_space};
 
@@ -28,7 +26,7 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
     )?;
     let work = Workload::new(PAGES)?;
     let area = Area::reserve(PAGES as u64)?;
-    let terms = Terms::take(Backend::DeferBarriers, BarrierPolicy::Classic)?;
+    let terms = terms(Backend::DeferBarriers, BarrierPolicy::Classic)?;
     steps(out, &area, &work)?;
     drop(terms);
     work.read_back(&area)
@@ -41,9 +39,9 @@ fn steps(out: &mut dyn fmt::Write, area: &Area, work: &Workload) -> Result<(), D
         kernel_space::lock().map(page, Backing::Contiguous(work.frames()[i]), Prot::KERNEL)
     };
     let mut step = |text: &str, action: &mut dyn FnMut() -> Result<(), DemoError>| {
-        let before = Arm64.counters().read();
+        let before = MMU.counts();
         action()?;
-        let counts = Arm64.counters().read() - before;
+        let counts = MMU.counts() - before;
         let state = lazy.state();
         let owed = owed_text(state.owed());
         writeln!(

@@ -23,10 +23,10 @@ mod workload;
 
 use core::fmt;
 
-use lazymmu::{LazyMmuError, Owed, SpaceError};
+use lazymmu::{Backend, BarrierPolicy, LazyMmuError, Owed, SpaceError};
 
 use crate::mm::frames::OutOfFrames;
-use crate::mm::terms::TermsError;
+use crate::mm::terms::{Terms, TermsError};
 use crate::mm::vmap::VmapError;
 use crate::platform::console::Console;
 use crate::platform::exit::Status;
@@ -122,6 +122,12 @@ pub fn run(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
     contract::tell(out)?;
     backends::tell(out)?;
     tasks::tell(out)
+}
+
+/// Runs with `backend` and `policy`, until dropped.
+fn terms(backend: Backend, policy: BarrierPolicy) -> Result<Terms, TermsError> {
+    // SAFETY: a chapter takes its terms before it starts tasks, and joins them before it drops the terms.
+    unsafe { Terms::take(backend, policy) }
 }
 
 /// What is owed, in words of a table.

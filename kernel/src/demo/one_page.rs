@@ -3,13 +3,12 @@
 
 use core::fmt;
 
-use lazymmu::{Backend, Backing, BarrierPolicy, Context, Prot, VirtAddr};
+use lazymmu::{Backend, Backing, BarrierPolicy, Prot, VirtAddr};
 
 use super::workload::Workload;
-use super::{DemoError, title};
-use crate::arch::Arm64;
-use crate::mm::kernel_space;
-use crate::mm::terms::Terms;
+use super::{DemoError, terms, title};
+
+use crate::mm::kernel_space::{self, MMU};
 use crate::mm::vmap::Area;
 
 pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
@@ -23,10 +22,10 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
     )?;
     let work = Workload::new(1)?;
     let area = Area::reserve(1)?;
-    let terms = Terms::take(Backend::Eager, BarrierPolicy::Classic)?;
-    let before = Arm64.counters().read();
+    let terms = terms(Backend::Eager, BarrierPolicy::Classic)?;
+    let before = MMU.counts();
     let mapped = area.map(Backing::Scattered(work.frames()), Prot::KERNEL);
-    let counts = Arm64.counters().read() - before;
+    let counts = MMU.counts() - before;
     drop(terms);
     mapped?;
     writeln!(

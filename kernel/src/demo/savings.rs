@@ -3,12 +3,10 @@
 
 use core::fmt;
 
-use lazymmu::{
-    Backend, Backing, BarrierPolicy, Context, Counts, PendingInvalidation, Prot, SpaceError,
-};
+use lazymmu::{Backend, Backing, BarrierPolicy, Counts, PendingInvalidation, Prot, SpaceError};
 
 use super::workload::Workload;
-use super::{DemoError, title};
+use super::{DemoError, terms, title};
 use crate::arch::Arm64;
 use crate::arch::{interrupts, timer};
 use crate::mm::terms::{Terms, TermsError};
@@ -48,11 +46,9 @@ impl Way {
 
     fn terms(self) -> Result<Terms, TermsError> {
         match self {
-            Self::Eager => Terms::take(Backend::Eager, BarrierPolicy::Classic),
-            Self::Section | Self::Range => {
-                Terms::take(Backend::DeferBarriers, BarrierPolicy::Classic)
-            }
-            Self::Ets2 => Terms::take(Backend::DeferBarriers, BarrierPolicy::Ets2),
+            Self::Eager => terms(Backend::Eager, BarrierPolicy::Classic),
+            Self::Section | Self::Range => terms(Backend::DeferBarriers, BarrierPolicy::Classic),
+            Self::Ets2 => terms(Backend::DeferBarriers, BarrierPolicy::Ets2),
         }
     }
 }
@@ -153,18 +149,18 @@ fn measure(way: Way, work: &Workload) -> Result<Row, DemoError> {
     let cycles = || start::machine().counts_cycles().is_ok().then(timer::cycles);
     // Each CPU has a cycle counter of its own: the whole measurement is on one, and no interrupt is in it.
     let masked = interrupts::mask();
-    let before = Arm64.counters().read();
+    let before = MMU.counts();
     let start = cycles();
     let mapped = map(way, &area, work);
     let end = cycles();
-    let map = Arm64.counters().read() - before;
+    let map = MMU.counts() - before;
     drop(masked);
     let checked = mapped
         .map_err(DemoError::from)
         .and_then(|()| work.read_back(&area));
-    let before = Arm64.counters().read();
+    let before = MMU.counts();
     let unmapped = unmap(way, &area);
-    let unmap = Arm64.counters().read() - before;
+    let unmap = MMU.counts() - before;
     drop(terms);
     checked?;
     unmapped?;

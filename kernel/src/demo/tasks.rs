@@ -8,8 +8,7 @@ use core::fmt;
 use lazymmu::{Backend, Backing, BarrierPolicy, Counts, LazyMmuError, Owed, Prot, SpaceError};
 
 use super::workload::Workload;
-use super::{DemoError, title};
-use crate::mm::terms::Terms;
+use super::{DemoError, terms, title};
 use crate::mm::vmap::Area;
 use crate::mm::{MMU, kernel_space};
 use crate::sched::{self, Builder, Slices};
@@ -69,7 +68,7 @@ impl Actor<'_> {
         action().map_err(Into::into)?;
         let task = sched::current();
         let now = task.counts();
-        let state = task.lazy();
+        let state = task.lazy().read();
         self.stage.events.lock().push(Event {
             cpu: sched::cpu(),
             task: task.name(),
@@ -104,7 +103,7 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
         work: Workload::new(PAGES)?,
         events: IrqLock::new(Vec::with_capacity(32)),
     });
-    let terms = Terms::take(Backend::DeferBarriers, BarrierPolicy::Classic)?;
+    let terms = terms(Backend::DeferBarriers, BarrierPolicy::Classic)?;
     // Tasks change places only where they give way: on a busy host a time slice may end between any two steps, and
     // the timeline would tell of it.
     let unhurried = Slices::longest();

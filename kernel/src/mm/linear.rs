@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The linear map: all RAM, by 4 KiB pages, through the `lazymmu` crate's own runs.
 
-use lazymmu::{Backing, Context, Counts, Prot, SpaceError};
+use lazymmu::{Backing, Counts, Prot, SpaceError};
 
 use super::kernel_space::Space;
 use super::layout::linear_pages;
-use crate::arch::Arm64;
 use crate::arch::window::{self, WindowId};
 use crate::platform::memory_map::MemoryMap;
 
@@ -27,7 +26,7 @@ pub struct Built {
 /// Those of [`AddressSpace::map`](lazymmu::AddressSpace::map); out of tables only if usable RAM is in
 /// pieces too small for them.
 pub fn build(space: &mut Space, memory: &MemoryMap) -> Result<Built, SpaceError> {
-    let before = Arm64.counters().read();
+    let before = space.mmu().counts();
     let mut pages = 0;
     let all = memory
         .linear()
@@ -47,6 +46,6 @@ pub fn build(space: &mut Space, memory: &MemoryMap) -> Result<Built, SpaceError>
     window::end(id);
     Ok(Built {
         pages,
-        counts: Arm64.counters().read() - before,
+        counts: space.mmu().counts() - before,
     })
 }

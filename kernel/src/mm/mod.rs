@@ -149,8 +149,11 @@ pub unsafe fn init(
 }
 
 fn configure(settings: Settings) {
-    MMU.set_features(settings.features);
-    let backend = MMU.set_backend(settings.backend);
+    // SAFETY: `settings` has the features that this CPU has; each CPU that comes up later is checked
+    // against them before it works with the tables (`platform::smp`).
+    unsafe { MMU.set_features(settings.features) };
+    // SAFETY: there is one task yet, and it is here.
+    let backend = unsafe { MMU.set_backend(settings.backend) };
     let policy = MMU.set_policy(settings.policy);
     assert!(
         backend.is_ok() && policy.is_ok(),

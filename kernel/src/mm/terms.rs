@@ -38,14 +38,18 @@ impl core::error::Error for TermsError {}
 impl Terms {
     /// Puts `backend` and `policy` in force.
     ///
+    /// # Safety
+    /// No other task is in a section, in a pause or in a call of `lazymmu`, now and when the result is dropped.
+    ///
     /// # Errors
     /// [`TermsError`]; nothing is changed.
-    pub fn take(backend: Backend, policy: BarrierPolicy) -> Result<Self, TermsError> {
+    pub unsafe fn take(backend: Backend, policy: BarrierPolicy) -> Result<Self, TermsError> {
         let before = Self {
             backend: MMU.backend(),
             policy: MMU.policy(),
         };
-        MMU.set_backend(backend).map_err(TermsError::Lazy)?;
+        // SAFETY: the caller's promise.
+        unsafe { MMU.set_backend(backend) }.map_err(TermsError::Lazy)?;
         // On an error `before` is dropped, which restores the backend.
         MMU.set_policy(policy).map_err(TermsError::Policy)?;
         Ok(before)
@@ -54,7 +58,8 @@ impl Terms {
 
 impl Drop for Terms {
     fn drop(&mut self) {
-        if let Err(error) = MMU.set_backend(self.backend) {
+        // SAFETY: the promise of the caller of `take`.
+        if let Err(error) = unsafe { MMU.set_backend(self.backend) } {
             log::error!("backend {} stays in force: {error}", MMU.backend());
         }
         // Was in force before, so the CPUs allow it.

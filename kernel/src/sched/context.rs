@@ -20,7 +20,7 @@ pub fn interrupt_counts() -> Counts {
 // during a call.
 unsafe impl Context for Arm64 {
     #[inline(always)]
-    fn lazy(&self) -> &LazyMmuState {
+    unsafe fn lazy(&self) -> &LazyMmuState {
         current().lazy()
     }
 
@@ -32,7 +32,7 @@ unsafe impl Context for Arm64 {
     /// An interrupt's events are nobody's but its CPU's. (Neither an interrupt nor a task with bottom halves off
     /// changes its CPU.)
     #[inline(always)]
-    fn counters(&self) -> &Counters {
+    unsafe fn counters(&self) -> &Counters {
         if self.in_interrupt() {
             percpu::current().interrupt_counters()
         } else {
@@ -41,7 +41,7 @@ unsafe impl Context for Arm64 {
     }
 
     #[inline(always)]
-    fn task_counters(&self) -> Option<&Counters> {
+    unsafe fn task_counters(&self) -> Option<&Counters> {
         (!self.in_interrupt()).then(|| current().counters())
     }
 

@@ -65,7 +65,8 @@ fn overflow_in_a_task() {
 
 /// R38: says which section, and where it was opened.
 fn sleep_in_a_section() {
-    let backend = MMU.set_backend(Backend::DeferStores);
+    // SAFETY: no other task works with page tables in this mode.
+    let backend = unsafe { MMU.set_backend(Backend::DeferStores) };
     let section = MMU.lazy().section();
     println!(
         "in a section: {:?}",

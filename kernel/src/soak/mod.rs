@@ -167,13 +167,12 @@ fn settle(tasks: usize) {
 
 fn disturbed(_: IntId) {
     let lazy = MMU.lazy();
-    let state = lazy.state();
-    let before = (state.enable_count(), state.pause_count(), state.owed());
+    let before = lazy.state();
     let calls: [Result<(), LazyMmuError>; 4] =
         [lazy.enable(), lazy.pause(), lazy.resume(), lazy.disable()];
     lazy.flush();
-    let after = (state.enable_count(), state.pause_count(), state.owed());
-    if before != after || calls.iter().any(Result::is_err) || lazy.is_lazy_mmu_mode_active() {
+    if lazy.state() != before || calls.iter().any(Result::is_err) || lazy.is_lazy_mmu_mode_active()
+    {
         WRONG_IN_INTERRUPT.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -260,9 +260,15 @@ fn take_all(frames: &impl TableFrames, most: usize) -> Result<Vec<Frame>, Findin
 /// The first answer that has changed.
 pub fn context(context: &impl Context) -> Result<(), Finding> {
     let address = |of: Option<usize>| of.map_or_else(|| "none".into(), |at| format!("{at:#x}"));
-    let lazy = || address(Some(ptr::from_ref(context.lazy()).addr()));
-    let counters = || address(Some(ptr::from_ref(context.counters()).addr()));
-    let task_counters = || address(context.task_counters().map(|at| ptr::from_ref(at).addr()));
+    // SAFETY: no task ends meanwhile, and only the address is kept. The same holds below.
+    let lazy = || address(Some(ptr::from_ref(unsafe { context.lazy() }).addr()));
+    // SAFETY: as above.
+    let counters = || address(Some(ptr::from_ref(unsafe { context.counters() }).addr()));
+    let task_counters = || {
+        // SAFETY: as above.
+        let counters = unsafe { context.task_counters() };
+        address(counters.map(|at| ptr::from_ref(at).addr()))
+    };
     let batch = || address(context.batch().map(|at| ptr::from_ref(at).addr()));
     let in_interrupt = || context.in_interrupt().to_string();
     let hypervisor = || context.hypervisor().is_some().to_string();
@@ -345,7 +351,8 @@ fn states_of_tasks<K: Modelled>(kernel: &K) -> Result<(), Finding> {
     for cpu in 0..CPUS {
         sim.on(cpu);
         let task = sim.running(cpu);
-        if !ptr::eq(kernel.lazy(), kernel.lazy_of(task)) {
+        // SAFETY: no task of the model ends.
+        if !ptr::eq(unsafe { kernel.lazy() }, kernel.lazy_of(task)) {
             return Err(format!(
                 "Context::lazy on CPU {cpu} is not Modelled::lazy_of({task}), the state of the task that \
                  runs there: let both return the state that the kernel keeps for task \

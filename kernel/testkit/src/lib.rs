@@ -125,13 +125,13 @@
 //! // SAFETY: state and batch are those of the current CPU and of the task that runs on it. The
 //! // `Sim` lets one CPU at a time call, so the counters have one writer.
 //! unsafe impl Context for MyKernel {
-//!     fn lazy(&self) -> &LazyMmuState {
+//!     unsafe fn lazy(&self) -> &LazyMmuState {
 //!         self.lazy_of(self.sim.running(self.sim.cpu()))
 //!     }
 //!     fn in_interrupt(&self) -> bool {
 //!         self.sim.in_interrupt()
 //!     }
-//!     fn counters(&self) -> &Counters {
+//!     unsafe fn counters(&self) -> &Counters {
 //!         &self.counters
 //!     }
 //!     fn batch(&self) -> Option<&Batch> {
@@ -212,9 +212,9 @@
 //! #
 //! # // SAFETY: everything is the `Sim`'s, which keeps these promises.
 //! # unsafe impl Context for NoDsb {
-//! #   fn lazy(&self) -> &LazyMmuState { self.0.lazy() }
+//! #   unsafe fn lazy(&self) -> &LazyMmuState { unsafe { self.0.lazy() } }
 //! #   fn in_interrupt(&self) -> bool { self.0.in_interrupt() }
-//! #   fn counters(&self) -> &Counters { self.0.counters() }
+//! #   unsafe fn counters(&self) -> &Counters { unsafe { self.0.counters() } }
 //! #   fn batch(&self) -> Option<&Batch> { self.0.batch() }
 //! #   fn report(&self, error: LazyMmuError) { self.0.report(error); }
 //! # }

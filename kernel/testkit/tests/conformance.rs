@@ -301,7 +301,7 @@ impl Restless {
 
 // SAFETY: it is wrong on purpose, and nothing but the check uses it.
 unsafe impl Context for Restless {
-    fn lazy(&self) -> &LazyMmuState {
+    unsafe fn lazy(&self) -> &LazyMmuState {
         &self.states[self.turn("lazy")]
     }
 
@@ -309,12 +309,13 @@ unsafe impl Context for Restless {
         self.turn("in_interrupt") == 1
     }
 
-    fn counters(&self) -> &Counters {
+    unsafe fn counters(&self) -> &Counters {
         &self.counters[self.turn("counters")]
     }
 
-    fn task_counters(&self) -> Option<&Counters> {
-        (self.of != "task_counters").then(|| self.counters())
+    unsafe fn task_counters(&self) -> Option<&Counters> {
+        // SAFETY: the caller's promise is the one that is asked for here.
+        (self.of != "task_counters").then(|| unsafe { self.counters() })
     }
 
     fn batch(&self) -> Option<&Batch> {
@@ -427,13 +428,16 @@ unsafe impl TableFrames for Mistaken {
 
 // SAFETY: it is wrong on purpose, and nothing but the check uses it.
 unsafe impl Context for Mistaken {
-    fn lazy(&self) -> &LazyMmuState {
-        let right = self.sim.lazy();
+    unsafe fn lazy(&self) -> &LazyMmuState {
+        // SAFETY: no task of the model ends.
+        let right = unsafe { self.sim.lazy() };
         match self.answer {
             Answer::OtherTask => self.sim.lazy_of(2),
             Answer::OwnState => &self.own,
-            Answer::Forgetful if right.enable_count() > 0 => &self.own,
-            Answer::Panics if right.enable_count() > 0 && !panicking() => panic!("no such task"),
+            Answer::Forgetful if right.read().enable_count() > 0 => &self.own,
+            Answer::Panics if right.read().enable_count() > 0 && !panicking() => {
+                panic!("no such task")
+            }
             _ => right,
         }
     }
@@ -442,8 +446,9 @@ unsafe impl Context for Mistaken {
         self.sim.in_interrupt()
     }
 
-    fn counters(&self) -> &Counters {
-        self.sim.counters()
+    unsafe fn counters(&self) -> &Counters {
+        // SAFETY: the caller's promise is the one that is asked for here.
+        unsafe { self.sim.counters() }
     }
 
     fn batch(&self) -> Option<&Batch> {

@@ -36,7 +36,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("ready parts of a kernel", &["one_task", "table_pool"]),
     ("strategies", &["backend"]),
     ("lazy MMU mode", &["lazy"]),
-    ("address spaces", &["space"]),
+    ("address spaces", &["must_not_compile", "space"]),
 ];
 
 /// Modules that may write to entries through `Hardware`, and what they write.

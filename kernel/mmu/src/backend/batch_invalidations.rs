@@ -20,7 +20,7 @@ use super::defer_barriers;
 use super::run::{Duty, Fill, Run, Was};
 use crate::addr::PageRange;
 use crate::batch::Invalidations;
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
 use crate::policy::Owed;
 use crate::tlbi::{Reach, Scope};
@@ -70,7 +70,7 @@ pub(super) fn before_make<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRang
 /// Invalidates what waits in `list`, and waits until that is complete.
 pub(super) fn drain<K: Kernel>(mmu: &Mmu<K>, list: &Invalidations) {
     if !list.is_empty() {
-        mmu.kernel().counters().drains(1);
+        mmu.kernel().current_counters().drains(1);
         mmu.invalidate(list.ranges(), list.scope(), Reach::Page);
         list.clear();
     }

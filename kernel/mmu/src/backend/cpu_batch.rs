@@ -6,7 +6,7 @@
 //! last.
 
 use crate::batch::Batch;
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
 use crate::task::{Busy, LazyMmuState};
 use core::mem;
@@ -17,7 +17,7 @@ use core::mem;
 /// If the kernel has no batch any more: it had one when the strategy was chosen.
 #[inline]
 pub(super) fn with_batch<K: Kernel, T>(mmu: &Mmu<K>, work: impl FnOnce(&Batch) -> T) -> T {
-    let busy = AtWork::begin(mmu.kernel().lazy());
+    let busy = AtWork::begin(mmu.kernel().current_lazy());
     let batch = mmu
         .kernel()
         .batch()
@@ -62,7 +62,7 @@ pub(super) fn wait_in_batch<K: Kernel, T>(mmu: &Mmu<K>, work: impl FnOnce(&Batch
     with_batch(mmu, |batch| {
         // After "busy" is set. If the mark were set before, a context switch in between would find
         // an empty batch and clear the mark.
-        mmu.kernel().lazy().set_waiting();
+        mmu.kernel().current_lazy().set_waiting();
         work(batch)
     })
 }
@@ -70,7 +70,7 @@ pub(super) fn wait_in_batch<K: Kernel, T>(mmu: &Mmu<K>, work: impl FnOnce(&Batch
 /// Calls `preemption_point` unless the task must keep its CPU.
 #[inline]
 pub(crate) fn offer_preemption<K: Kernel>(mmu: &Mmu<K>) {
-    if !mmu.kernel().lazy().stays() {
+    if !mmu.kernel().current_lazy().stays() {
         mmu.kernel().preemption_point();
     }
 }

@@ -40,7 +40,7 @@ use crate::batch::{Slot, Slots};
 use crate::bbm;
 use crate::desc::Desc;
 use crate::group::{self, GROUP, GROUPS};
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
 use crate::policy::{self, Owed};
 use crate::table::{Pte, Table};
@@ -62,7 +62,12 @@ fn slot_of_run<'b, K: Kernel>(slots: &'b Slots, mmu: &Mmu<K>, run: &Run<'_>) -> 
     if let Some(slot) = slots.of(run.table, start, run.scope) {
         return Some(slot);
     }
-    if !mmu.kernel().lazy().hints().cover(run.table, run.pages) {
+    if !mmu
+        .kernel()
+        .current_lazy()
+        .hints()
+        .cover(run.table, run.pages)
+    {
         return None;
     }
     let slot = slots.free().unwrap_or_else(|victim| {
@@ -97,7 +102,7 @@ fn in_slot<K: Kernel, T>(mmu: &Mmu<K>, run: &Run<'_>, work: impl FnOnce(&Slot) -
     }
     with_batch(mmu, |batch| {
         let slot = slot_of_run(&batch.slots, mmu, run)?;
-        mmu.kernel().lazy().set_waiting();
+        mmu.kernel().current_lazy().set_waiting();
         Some(work(slot))
     })
 }
@@ -133,7 +138,7 @@ fn write_to<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, run: &Run<'_>, fill: Fill<'_>)
     let kernel = mmu.kernel();
     let makes = fill.sample().is_valid();
     if makes {
-        kernel.counters().deferred(run.ptes.len());
+        kernel.current_counters().deferred(run.ptes.len());
     } else {
         break_around(mmu, slot, run);
     }
@@ -171,7 +176,7 @@ fn break_around<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, run: &Run<'_>) {
         }
         let ptes = group::entries(table, number);
         let old: [Desc; GROUP] = core::array::from_fn(|i| swap(kernel, &ptes[i], Desc::INVALID));
-        kernel.counters().late_stores(GROUP);
+        kernel.current_counters().late_stores(GROUP);
         let gathered = group::folded(&old).unwrap_or(old);
         for (i, old) in members.zip(gathered) {
             let value = match slot.waiting(i) {
@@ -189,7 +194,7 @@ fn break_around<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, run: &Run<'_>) {
 #[inline(never)]
 fn drain_slot<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
     let kernel = mmu.kernel();
-    kernel.counters().drains(1);
+    kernel.current_counters().drains(1);
     let table = match slot.table.get() {
         // SAFETY: an entry whose value waits counts as in use, and only tables without entries in
         // use are freed, so this one is alive. `destroy` drains first, and requires that no other
@@ -216,8 +221,8 @@ fn drain_slot<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
             store(kernel, &table.entries()[i], value);
             owed |= policy::owed_by(policy, Level::L3, value);
         }
-        kernel.counters().late_stores(slot.waiting.len());
-        kernel.lazy().owe(owed);
+        kernel.current_counters().late_stores(slot.waiting.len());
+        kernel.current_lazy().owe(owed);
     }
     slot.waiting.clear_all();
     slot.stale.clear_all();
@@ -252,7 +257,7 @@ fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
         }
         slot.stale.set(i);
     }
-    kernel.counters().late_stores(stores);
+    kernel.current_counters().late_stores(stores);
     // An access or dirty bit set in one member counts for the whole group (R24).
     for i in slot.waiting.iter() {
         let new = slot.values[i].get();

@@ -9,7 +9,7 @@ use super::cpu_batch::{AtWork, with_batch};
 use super::run::Duty;
 use super::{batch_invalidations, defer_stores, multicall};
 use crate::addr::PageRange;
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
 use crate::tlbi::{Reach, Scope};
 
@@ -17,7 +17,7 @@ use crate::tlbi::{Reach, Scope};
 /// strategy since. In an interrupt nothing happens: what waits is the interrupted task's (R12).
 #[inline]
 pub(crate) fn drain<K: Kernel>(mmu: &Mmu<K>) {
-    if mmu.kernel().lazy().is_waiting() && !mmu.kernel().in_interrupt() {
+    if mmu.kernel().current_lazy().is_waiting() && !mmu.kernel().in_interrupt() {
         drain_batch(mmu);
     }
 }
@@ -29,7 +29,7 @@ pub(crate) fn drain<K: Kernel>(mmu: &Mmu<K>) {
 /// (R16).
 #[inline]
 pub(crate) fn switch_out<K: Kernel>(mmu: &Mmu<K>) {
-    let state = mmu.kernel().lazy();
+    let state = mmu.kernel().current_lazy();
     if state.is_waiting() {
         // Busy until after the drain: the task is leaving the CPU, and in an interrupt perhaps, so
         // no preemption is offered to it.
@@ -46,7 +46,7 @@ fn drain_batch<K: Kernel>(mmu: &Mmu<K>) {
         defer_stores::drain(mmu, &batch.slots);
         batch_invalidations::drain(mmu, &batch.invalidations);
         multicall::drain(mmu, &batch.calls);
-        mmu.kernel().lazy().clear_waiting();
+        mmu.kernel().current_lazy().clear_waiting();
     });
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn complete_invalidation<K: Kernel>(
 ) {
     if duty == Duty::Caller {
         invalidate(mmu);
-    } else if mmu.kernel().lazy().is_waiting() {
+    } else if mmu.kernel().current_lazy().is_waiting() {
         if mmu.kernel().in_interrupt() {
             invalidate(mmu);
         } else {
@@ -78,7 +78,7 @@ pub(crate) fn complete_invalidation<K: Kernel>(
 /// tables is the caller's own (bottom halves are off), so it is not at work on the batch. A task that an interrupt has
 /// found at work on it has nothing waiting for these tables, because their owner is the caller.
 pub(crate) fn drain_before_free<K: Kernel>(mmu: &Mmu<K>) {
-    if !mmu.kernel().lazy().is_busy() {
+    if !mmu.kernel().current_lazy().is_busy() {
         switch_out(mmu);
     }
 }

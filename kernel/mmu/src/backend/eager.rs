@@ -4,7 +4,7 @@
 
 use super::run::{Duty, Fill, Run};
 use super::store::{store_nth, store_run};
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
 use crate::policy::Owed;
 
@@ -14,7 +14,7 @@ pub(super) fn write_run<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>, fill: Fill<'_>, o
         store_run(mmu.kernel(), run.ptes, fill);
         return Duty::Caller;
     }
-    let counters = mmu.kernel().counters();
+    let counters = mmu.kernel().current_counters();
     for i in 0..run.ptes.len() {
         store_nth(mmu.kernel(), run.ptes, fill, i);
         mmu.pay(owed, counters);

@@ -34,7 +34,7 @@ pub(crate) use run::{Duty, Fill, Run, Was};
 use self::store::swap;
 use crate::addr::{Frame, Level, PageRange};
 use crate::desc::Desc;
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
 use crate::policy::{self, Owed};
 use crate::strategy::Backend;
@@ -45,7 +45,7 @@ use crate::tlbi::Scope;
 /// stored.
 #[inline(always)]
 pub(crate) fn account<K: Kernel>(mmu: &Mmu<K>, pages: usize, sample: Desc) -> Owed {
-    let counters = mmu.kernel().counters();
+    let counters = mmu.kernel().current_counters();
     if policy::is_listed(Level::L3, sample) {
         counters.listed(pages);
         mmu.policy().owed(Level::L3, sample)
@@ -89,7 +89,7 @@ fn write_run_by<K: Kernel>(
 /// has the final access and dirty bits.
 #[inline]
 pub(crate) fn take<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>) -> (Desc, Duty) {
-    mmu.kernel().counters().ptes(1);
+    mmu.kernel().current_counters().ptes(1);
     match mmu.backend() {
         Backend::Eager | Backend::DeferBarriers => (
             swap(mmu.kernel(), &run.ptes[0], Desc::INVALID),
@@ -136,7 +136,7 @@ pub(crate) fn read<K: Kernel>(mmu: &Mmu<K>, table: Frame, index: usize, pte: &Pt
 /// the batch alone, and reads memory.
 #[inline(always)]
 pub(crate) fn is_memory_current<K: Kernel>(mmu: &Mmu<K>) -> bool {
-    !mmu.kernel().lazy().is_waiting() || mmu.kernel().in_interrupt()
+    !mmu.kernel().current_lazy().is_waiting() || mmu.kernel().in_interrupt()
 }
 
 #[cold]
@@ -172,10 +172,10 @@ pub(crate) fn account_link<K: Kernel>(mmu: &Mmu<K>, level: Level, desc: Desc) {
     if !policy::is_listed(level, desc) {
         return;
     }
-    mmu.kernel().counters().requested(1);
+    mmu.kernel().current_counters().requested(1);
     let owed = mmu.policy().owed(level, desc);
     match mmu.backend() {
-        Backend::Eager => mmu.pay(owed, mmu.kernel().counters()),
+        Backend::Eager => mmu.pay(owed, mmu.kernel().current_counters()),
         _ => mmu.owe_or_pay(owed),
     }
 }

@@ -22,7 +22,7 @@ use super::store::{replace, store};
 use crate::addr::{Level, PageRange, PhysAddr};
 use crate::batch::{Call, Calls, MULTICALLS, NO_CALL, entry_address};
 use crate::desc::Desc;
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
 use crate::policy::{self, Owed};
 use crate::table::Pte;
@@ -39,7 +39,7 @@ pub(super) fn write_run<K: Kernel>(
     let is_active = mmu.is_active();
     let makes = fill.sample().is_valid();
     if is_active && makes {
-        mmu.kernel().counters().deferred(run.ptes.len());
+        mmu.kernel().current_counters().deferred(run.ptes.len());
         wait_in_batch(mmu, |batch| {
             for (i, pte) in run.ptes.iter().enumerate() {
                 let index = run.first() + i;
@@ -99,13 +99,13 @@ pub(super) fn drain<K: Kernel>(mmu: &Mmu<K>, queue: &Calls) {
         return;
     }
     let kernel = mmu.kernel();
-    kernel.counters().drains(1);
+    kernel.current_counters().drains(1);
     let mut calls = [NO_CALL; MULTICALLS];
     let len = queue.take(&mut calls);
     let calls = &calls[..len];
     match kernel.hypervisor() {
         Some(hypervisor) => {
-            kernel.counters().late_stores(stores(calls));
+            kernel.current_counters().late_stores(stores(calls));
             hypervisor.multicall(calls);
         }
         None => execute(mmu, calls),
@@ -177,12 +177,12 @@ fn execute_store<K: Kernel>(mmu: &Mmu<K>, entry: PhysAddr, seen: Desc, new: Desc
     // drains first, and requires that no other task has such a section.
     let table = unsafe { table.as_ref() };
     let pte: &Pte = &table.entries()[entry.index_in_table()];
-    kernel.counters().late_stores(1);
+    kernel.current_counters().late_stores(1);
     if seen.is_valid() {
         replace(kernel, pte, seen, new);
     } else {
         store(kernel, pte, new);
     }
     let owed = policy::owed_by(mmu.policy(), Level::L3, new);
-    kernel.lazy().owe(owed);
+    kernel.current_lazy().owe(owed);
 }

@@ -27,7 +27,7 @@ impl<K: Kernel> Lazy<'_, K> {
     /// it is left all the same. [`LazyMmuError::InInterrupt`] if there is a level to leave and the
     /// caller is an interrupt: nothing was done.
     pub fn exit(self) -> Result<(), LazyMmuError> {
-        let state = self.state();
+        let state = self.current();
         if state.is_new() {
             return Ok(());
         }
@@ -40,7 +40,7 @@ impl<K: Kernel> Lazy<'_, K> {
 
     #[cold]
     fn leave_for_good(self) {
-        let state = self.state();
+        let state = self.current();
         let was_active = state.is_active();
         // R10: the mode is inactive already when the last hook runs.
         state.set_enable_count(0);

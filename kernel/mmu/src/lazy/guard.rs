@@ -91,7 +91,7 @@ impl<'m, K: Kernel> LazySection<'m, K> {
 impl<K: Kernel> Drop for LazySection<'_, K> {
     #[inline]
     fn drop(&mut self) {
-        let ignored_now = self.lazy.in_interrupt() || self.lazy.state().pause_count() > 0;
+        let ignored_now = self.lazy.in_interrupt() || self.lazy.current().pause_count() > 0;
         let result = match (self.opened, ignored_now) {
             (Opened::Counted, false) => self.lazy.disable(),
             (Opened::Ignored, true) => Ok(()),

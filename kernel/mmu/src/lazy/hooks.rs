@@ -7,7 +7,7 @@
 
 use crate::backend;
 use crate::counters::Counters;
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
 
 /// The mode becomes active.
@@ -15,14 +15,14 @@ use crate::mmu::Mmu;
 pub(super) fn enter<K: Kernel>(mmu: &Mmu<K>, counters: &Counters) {
     counters.enter(1);
     if !mmu.backend().is_preemptible() {
-        mmu.kernel().lazy().bind();
+        mmu.kernel().current_lazy().bind();
     }
 }
 
 /// The mode stays active, and all earlier writes take effect: what waits is drained, what is owed is paid.
 #[inline]
 pub(super) fn flush<K: Kernel>(mmu: &Mmu<K>) {
-    let counters = mmu.kernel().counters();
+    let counters = mmu.kernel().current_counters();
     counters.flush(1);
     backend::drain(mmu);
     mmu.pay_all(counters);
@@ -31,9 +31,9 @@ pub(super) fn flush<K: Kernel>(mmu: &Mmu<K>) {
 /// The mode is not active any more, and all earlier writes take effect.
 #[inline]
 pub(super) fn leave<K: Kernel>(mmu: &Mmu<K>) {
-    let counters = mmu.kernel().counters();
+    let counters = mmu.kernel().current_counters();
     counters.leave(1);
-    if mmu.kernel().lazy().is_waiting_or_bound() {
+    if mmu.kernel().current_lazy().is_waiting_or_bound() {
         let_go(mmu);
     }
     mmu.pay_all(counters);
@@ -44,6 +44,6 @@ pub(super) fn leave<K: Kernel>(mmu: &Mmu<K>) {
 #[inline(never)]
 fn let_go<K: Kernel>(mmu: &Mmu<K>) {
     backend::drain(mmu);
-    mmu.kernel().lazy().unbind();
+    mmu.kernel().current_lazy().unbind();
     backend::offer_preemption(mmu);
 }

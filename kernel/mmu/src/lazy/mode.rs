@@ -4,9 +4,9 @@
 use super::hooks;
 use crate::backend;
 use crate::error::LazyMmuError;
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
-use crate::task::LazyMmuState;
+use crate::task::{LazyMmuSnapshot, LazyMmuState};
 use core::fmt;
 use core::panic::Location;
 
@@ -47,10 +47,16 @@ impl<K: Kernel> fmt::Debug for Lazy<'_, K> {
 }
 
 impl<'m, K: Kernel> Lazy<'m, K> {
-    /// The current task's counters and debts.
+    /// The current task's counters and debts, as they are now.
+    #[must_use]
+    pub fn state(self) -> LazyMmuSnapshot {
+        self.current().read()
+    }
+
+    /// The current task's state, for the time of a call.
     #[inline(always)]
-    pub fn state(self) -> &'m LazyMmuState {
-        self.mmu.kernel().lazy()
+    pub(crate) fn current(self) -> &'m LazyMmuState {
+        self.mmu.kernel().current_lazy()
     }
 
     /// R2: not in interrupt, enabled and not paused. Linux:
@@ -74,10 +80,10 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     #[inline]
     #[track_caller]
     pub(super) fn enter(self) -> Result<Opened, LazyMmuError> {
-        let Some(counters) = self.mmu.kernel().task_counters() else {
+        let Some(counters) = self.mmu.kernel().current_task_counters() else {
             return Ok(Opened::Ignored);
         };
-        let state = self.state();
+        let state = self.current();
         if state.pause_count() > 0 {
             return Ok(Opened::Ignored);
         }
@@ -105,7 +111,7 @@ impl<'m, K: Kernel> Lazy<'m, K> {
         if self.mmu.kernel().in_interrupt() {
             return Ok(());
         }
-        let state = self.state();
+        let state = self.current();
         if state.pause_count() > 0 {
             return Ok(());
         }
@@ -145,7 +151,7 @@ impl<'m, K: Kernel> Lazy<'m, K> {
         if self.mmu.kernel().in_interrupt() {
             return Ok(());
         }
-        let state = self.state();
+        let state = self.current();
         let depth = state.pause_count();
         let Some(deeper) = depth.checked_add(1) else {
             return Err(LazyMmuError::PauseOverflow);
@@ -167,13 +173,13 @@ impl<'m, K: Kernel> Lazy<'m, K> {
         if self.mmu.kernel().in_interrupt() {
             return Ok(());
         }
-        let state = self.state();
+        let state = self.current();
         let Some(shallower) = state.pause_count().checked_sub(1) else {
             return Err(LazyMmuError::PauseUnderflow);
         };
         state.set_pause_count(shallower);
         if shallower == 0 && state.enable_count() > 0 {
-            hooks::enter(self.mmu, self.mmu.kernel().counters());
+            hooks::enter(self.mmu, self.mmu.kernel().current_counters());
         }
         Ok(())
     }

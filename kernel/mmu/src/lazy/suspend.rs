@@ -10,7 +10,7 @@
 use super::hooks;
 use super::mode::Lazy;
 use crate::error::LazyMmuError;
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use core::marker::PhantomData;
 use core::panic::Location;
 
@@ -46,12 +46,12 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     }
 
     fn leave_all(self) -> Left {
-        let state = self.state();
+        let state = self.current();
         let was_active = state.is_active();
         let left = Left {
             enable_count: state.enable_count(),
             pause_count: state.pause_count(),
-            opened_at: state.opened_at(),
+            opened_at: state.read().opened_at(),
         };
         state.set_enable_count(0);
         state.set_pause_count(0);
@@ -63,7 +63,7 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     }
 
     fn enter_all(self, left: &Left) {
-        let state = self.state();
+        let state = self.current();
         if state.enable_count() > 0 || state.pause_count() > 0 {
             // A section that was opened in the meantime was not closed. Its writes take effect, its
             // level is lost.
@@ -76,7 +76,7 @@ impl<'m, K: Kernel> Lazy<'m, K> {
         state.set_pause_count(left.pause_count);
         state.hints().resume();
         if state.is_active() {
-            hooks::enter(self.mmu, self.mmu.kernel().counters());
+            hooks::enter(self.mmu, self.mmu.kernel().current_counters());
         }
     }
 }

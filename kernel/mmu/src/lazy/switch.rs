@@ -56,7 +56,7 @@ impl<K: Kernel> Lazy<'_, K> {
     /// the library works on the batch.
     #[inline(always)]
     pub fn might_sleep(self) -> Result<(), LazyMmuError> {
-        if self.state().stays() {
+        if self.current().stays() {
             return Err(LazyMmuError::NotPreemptible);
         }
         Ok(())
@@ -76,7 +76,7 @@ impl<K: Kernel> Lazy<'_, K> {
     /// its CPU: a preemption is tried again later.
     #[inline(always)]
     pub fn switch_out(self) -> Result<(), LazyMmuError> {
-        if self.state().concerns_switch() {
+        if self.current().concerns_switch() {
             return self.settle_and_switch_out();
         }
         self.mmu.complete_stores();
@@ -90,7 +90,7 @@ impl<K: Kernel> Lazy<'_, K> {
         self.might_sleep()?;
         backend::switch_out(self.mmu);
         self.mmu.complete_stores();
-        self.state().stores_completed();
+        self.current().stores_completed();
         Ok(())
     }
 }

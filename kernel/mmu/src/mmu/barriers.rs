@@ -8,21 +8,21 @@
 
 use super::config::Mmu;
 use crate::counters::Counters;
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::policy::Owed;
 
 impl<K: Kernel> Mmu<K> {
     /// R2: whether what the caller writes now is deferred. Linux: `is_lazy_mmu_mode_active()`.
     #[inline(always)]
     pub(crate) fn is_active(&self) -> bool {
-        !self.kernel().in_interrupt() && self.kernel().lazy().is_active()
+        !self.kernel().in_interrupt() && self.kernel().current_lazy().is_active()
     }
 
     /// R17: completes the current task's stores on the CPU that it is about to leave, and TLB
     /// maintenance that it has begun.
     #[inline(always)]
     pub(crate) fn complete_stores(&self) {
-        self.kernel().counters().dsb_ish(1);
+        self.kernel().current_counters().dsb_ish(1);
         self.kernel().dsb_ish();
     }
 
@@ -32,17 +32,19 @@ impl<K: Kernel> Mmu<K> {
         if owed.is_empty() {
             return;
         }
-        match self.kernel().task_counters() {
-            Some(_) if self.kernel().lazy().is_active() => self.kernel().lazy().owe(owed),
+        match self.kernel().current_task_counters() {
+            Some(_) if self.kernel().current_lazy().is_active() => {
+                self.kernel().current_lazy().owe(owed)
+            }
             Some(counters) => self.pay(owed, counters),
-            None => self.pay(owed, self.kernel().counters()),
+            None => self.pay(owed, self.kernel().current_counters()),
         }
     }
 
     /// R16: pays what the current task owes, exactly once.
     #[inline]
     pub(crate) fn pay_all(&self, counters: &Counters) {
-        let state = self.kernel().lazy();
+        let state = self.kernel().current_lazy();
         let owed = state.owed();
         if !owed.is_empty() {
             state.forgive(owed);
@@ -75,7 +77,7 @@ impl<K: Kernel> Mmu<K> {
     /// `ROT.inv+dmbst` forbidden).
     #[inline]
     pub(crate) fn order_before_link(&self) {
-        self.kernel().counters().dmb_ishst(1);
+        self.kernel().current_counters().dmb_ishst(1);
         self.kernel().dmb_ishst();
     }
 }

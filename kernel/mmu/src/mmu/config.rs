@@ -2,8 +2,9 @@
 //! [`Mmu`]: the library bound to a kernel, and its configuration: strategy, barrier policy, CPU
 //! features.
 
+use crate::counters::Counts;
 use crate::error::{LazyMmuError, NoEts2};
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::policy::BarrierPolicy;
 use crate::strategy::Backend;
 use crate::tlbi::TlbFeatures;
@@ -141,10 +142,15 @@ impl<K> Mmu<K> {
         }
     }
 
-    /// Says what the CPUs offer. Each feature must hold on every CPU. A policy that they
-    /// do not allow any more falls back to [`BarrierPolicy::Classic`], as if [`Mmu::set_policy`]
-    /// had chosen it.
-    pub fn set_features(&self, features: Features) {
+    /// Says what the CPUs offer. A policy that they do not allow any more falls back to
+    /// [`BarrierPolicy::Classic`], as if [`Mmu::set_policy`] had chosen it.
+    ///
+    /// # Safety
+    /// Each feature holds on every CPU that works with these tables or translates by them, and
+    /// `repeat` is set if any of them needs it. A TLBI by range is UNDEFINED without
+    /// FEAT_TLBIRANGE; where the repetition is missing, a TLB keeps the entry and its frame is
+    /// reused.
+    pub unsafe fn set_features(&self, features: Features) {
         let TlbFeatures { ttl, range, repeat } = features.tlb;
         let bits = (u8::from(ttl) * TTL) | (u8::from(range) * RANGE) | (u8::from(repeat) * REPEAT);
         self.tlb.store(bits, Ordering::Relaxed);
@@ -168,16 +174,30 @@ impl<K> Mmu<K> {
 }
 
 impl<K: Kernel> Mmu<K> {
-    /// Chooses the strategy. No other task may be in a section either: what waits there is drained
-    /// at its end all the same, but until then reads do not see it.
+    /// What the current task's calls have executed so far, or in an interrupt those of the
+    /// interrupts of this CPU.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.kernel.current_counters().read()
+    }
+
+    /// Chooses the strategy.
+    ///
+    /// # Safety
+    /// No other task is in a section, in a pause, or in a call of this library. What waits for it
+    /// was deferred by the previous strategy, and is drained at the end of its section all the
+    /// same; but until then the new strategy does not look for it. So a page that the task unmaps
+    /// could be mapped again by the store that waits, and a frame be given back before its
+    /// invalidation. (The library does not count sections, because two atomic operations per
+    /// section on a word that all CPUs share would cost more than the section itself.)
     ///
     /// # Errors
     /// [`LazyMmuError::InSection`] if the current task is in a section or pause, suspended ones
     /// included, and
     /// [`LazyMmuError::NoBatch`] if the kernel has no room for what the strategy defers
     /// ([`crate::Context::batch`]). The strategy stays.
-    pub fn set_backend(&self, backend: Backend) -> Result<(), LazyMmuError> {
-        if self.kernel.lazy().is_inside() {
+    pub unsafe fn set_backend(&self, backend: Backend) -> Result<(), LazyMmuError> {
+        if self.kernel.current_lazy().is_inside() {
             return Err(LazyMmuError::InSection);
         }
         if backend.invalidates() && self.kernel.batch().is_none() {
@@ -222,7 +242,8 @@ mod tests {
         let looks = Cell::new(0);
         let done = mmu.update_terms(|terms| {
             if looks.replace(looks.get() + 1) == 0 {
-                mmu.set_features(WITH_ETS2);
+                // SAFETY: nothing is executed.
+                unsafe { mmu.set_features(WITH_ETS2) };
             }
             Some(terms.with_policy(BarrierPolicy::Ets2))
         });
@@ -234,7 +255,8 @@ mod tests {
         looks.set(0);
         let done = mmu.update_terms(|terms| {
             if looks.replace(looks.get() + 1) == 0 {
-                mmu.set_features(Features::default());
+                // SAFETY: nothing is executed.
+                unsafe { mmu.set_features(Features::default()) };
             }
             terms.has_ets2().then_some(terms)
         });

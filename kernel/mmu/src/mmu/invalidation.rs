@@ -7,7 +7,7 @@
 use super::config::Mmu;
 use crate::addr::PageRange;
 use crate::counters::Counters;
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::policy::Owed;
 use crate::tlbi::{self, Reach, Scope, TlbFeatures};
 
@@ -27,7 +27,7 @@ impl<K: Kernel> Mmu<K> {
         scope: Scope,
         reach: Reach,
     ) {
-        let counters = self.kernel().counters();
+        let counters = self.kernel().current_counters();
         let features = self.tlb_features();
         let pages: u64 = ranges.clone().map(PageRange::pages).sum();
         let is_everything = tlbi::is_everything(pages, features);
@@ -39,7 +39,7 @@ impl<K: Kernel> Mmu<K> {
     /// Invalidates every TLB entry of `scope`, those of tables included, and waits, as
     /// [`Mmu::invalidate`] does. No page is counted as requested.
     pub(crate) fn invalidate_everything(&self, scope: Scope) {
-        let terms = (self.tlb_features(), self.kernel().counters());
+        let terms = (self.tlb_features(), self.kernel().current_counters());
         self.issue(
             None::<core::iter::Empty<PageRange>>,
             scope,
@@ -96,7 +96,7 @@ impl<K: Kernel> Mmu<K> {
         }
         // R12: in an interrupt the debts are the interrupted task's; they stay.
         if !kernel.in_interrupt() {
-            kernel.lazy().forgive(paid);
+            kernel.current_lazy().forgive(paid);
         }
     }
 }

@@ -52,11 +52,11 @@ impl<K: Kernel> Lazy<'_, K> {
         table: Frame,
     ) -> Result<(), SpaceError> {
         let hint = mm.hint(PageRange::from_bounds(addr.as_u64(), end)?, table)?;
-        let outside = self.state().enable_count();
+        let outside = self.current().enable_count();
         self.enable()?;
-        let depth = self.state().enable_count();
+        let depth = self.current().enable_count();
         if depth > outside {
-            self.state().hints().announce(hint, depth);
+            self.current().hints().announce(hint, depth);
         }
         Ok(())
     }

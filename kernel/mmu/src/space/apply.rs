@@ -17,7 +17,7 @@ use super::write::{ShortWay, Sums};
 use crate::addr::{Frame, PageRange, VirtAddr};
 use crate::desc::{Desc, Prot};
 use crate::error::SpaceError;
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::strategy::Backend;
 use crate::table::Pte;
 use crate::task::LazyMmuState;
@@ -63,7 +63,7 @@ impl<K: Kernel> Visit<'_, '_, K> {
         let (mmu, parent) = (self.space.mmu(), self.found.parent);
         links::add_population(mmu, parent, self.sums.settle(&self.space.writer));
         if let Some(number) = self.announced {
-            mmu.kernel().lazy().hints().withdraw(number);
+            mmu.kernel().current_lazy().hints().withdraw(number);
         }
     }
 }
@@ -199,7 +199,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
             announced: self.announce(found),
         };
         let mut short = self.writer.short_way(found.piece);
-        let state = self.mmu().kernel().lazy();
+        let state = self.mmu().kernel().current_lazy();
         let mut rest = found.ptes().iter();
         let mut other = 0;
         // The first loop runs while every callback only sets its entry, so no entry needs to be
@@ -255,6 +255,10 @@ impl<K: Kernel> AddressSpace<'_, K> {
     fn announce(&self, found: &LeafTable<'_>) -> Option<u8> {
         let lazy = self.mmu().lazy();
         let waits = self.mmu().backend() == Backend::DeferStores && lazy.is_lazy_mmu_mode_active();
-        waits.then(|| lazy.state().hints().announce_numbered(self.hint_of(found)))
+        waits.then(|| {
+            lazy.current()
+                .hints()
+                .announce_numbered(self.hint_of(found))
+        })
     }
 }

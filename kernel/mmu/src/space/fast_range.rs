@@ -20,7 +20,7 @@ use crate::backend::{self, Fill, Was};
 use crate::desc::{Desc, Prot, bits};
 use crate::error::SpaceError;
 use crate::group::{self, GROUP};
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::lazy::LazySection;
 use crate::strategy::Backend;
 use crate::table::Pte;
@@ -66,7 +66,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         // Only a strategy whose stores wait asks for the range.
         let waits = space.mmu().backend() == Backend::DeferStores;
         let announced = (section.is_counted() && waits).then(|| {
-            let hints = space.mmu().lazy().state().hints();
+            let hints = space.mmu().lazy().current().hints();
             hints.announce_numbered(space.hint_of(&table))
         });
         // Settled on drop. Should that never happen, the table counts as neither empty
@@ -129,7 +129,10 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
     pub fn set(&mut self, i: usize, frame: Frame, prot: Prot) -> Result<(), SpaceError> {
         let pte = &self.ptes[i];
         let (mmu, writer) = (self.space.mmu(), &self.space.writer);
-        if self.short.set(mmu, mmu.kernel().lazy(), pte, (frame, prot)) {
+        if self
+            .short
+            .set(mmu, mmu.kernel().current_lazy(), pte, (frame, prot))
+        {
             self.sums.short = self.sums.short.wrapping_add(1);
             return Ok(());
         }
@@ -351,7 +354,7 @@ impl<K: Kernel> Drop for FastPteRange<'_, '_, K> {
         let (mmu, scope) = (space.mmu(), space.kind().scope());
         let change = self.sums.settle(&space.writer);
         if let Some(number) = self.announced {
-            mmu.lazy().state().hints().withdraw(number);
+            mmu.lazy().current().hints().withdraw(number);
         }
         // Once, whatever happened to the members of groups in between. Where stores wait, the drain
         // folds.

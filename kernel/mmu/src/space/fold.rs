@@ -10,7 +10,7 @@ use crate::addr::{Level, PageRange, VirtAddr};
 use crate::backend::{self, store};
 use crate::desc::{Desc, bits};
 use crate::group::{self, GROUP, GROUPS};
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
 use crate::table::Table;
 use crate::tlbi::{Reach, Scope};
@@ -39,7 +39,7 @@ pub(super) fn unfold<K: Kernel>(mmu: &Mmu<K>, table: &Table, va: VirtAddr, scope
     for (pte, value) in ptes.iter().zip(group::folded(&old).unwrap_or(old)) {
         store::store(kernel, pte, group::alone(value));
     }
-    kernel.counters().late_stores(2 * GROUP);
+    kernel.current_counters().late_stores(2 * GROUP);
 }
 
 /// Folds every group that lies in `pages` at least in part and whose 16 entries have become one,
@@ -93,7 +93,7 @@ pub(super) fn fold<K: Kernel>(
         for (pte, value) in ptes.iter().zip(group::folded(&values).unwrap_or(values)) {
             store::store(kernel, pte, value);
         }
-        kernel.counters().late_stores(3 * GROUP);
+        kernel.current_counters().late_stores(3 * GROUP);
     }
     broken.count_ones() as usize
 }

@@ -9,7 +9,7 @@
 use crate::addr::{ENTRIES, Level};
 use crate::backend;
 use crate::desc::{Desc, Prot};
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
 use crate::table::Pte;
 
@@ -20,7 +20,7 @@ pub(super) fn write<K: Kernel>(mmu: &Mmu<K>, level: Level, entry: &Pte, link: De
         mmu.order_before_link();
     }
     kernel.store(entry, link);
-    kernel.counters().links(1);
+    kernel.current_counters().links(1);
     backend::account_link(mmu, level, link);
 }
 

@@ -159,7 +159,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
             return Ok(0);
         };
         if !self.mmu().kernel().in_interrupt() {
-            self.mmu().kernel().lazy().hints().forget_space(self.root);
+            self.mmu().lazy().current().hints().forget_space(self.root);
         }
         // R32: no walker may still hold an entry that leads to a table when its frame
         // is reused, so the invalidation is one that reaches table entries. A table is
@@ -226,7 +226,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
         // use no new entry can be cached meanwhile.
         backend::drain_before_free(self.mmu());
         self.mmu().invalidate_all(self.kind().scope());
-        self.mmu().kernel().lazy().hints().forget_space(self.root);
+        self.mmu().lazy().current().hints().forget_space(self.root);
         self.free_tree(Level::L0, self.root);
     }
 

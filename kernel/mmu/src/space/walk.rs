@@ -14,7 +14,7 @@ use super::spare::Spare;
 use crate::addr::{Frame, Level, PageRange, VirtAddr};
 use crate::desc::Desc;
 use crate::error::SpaceError;
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::table::{Pte, Table};
 use crate::task::Hint;
 use core::convert::Infallible;
@@ -152,7 +152,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// Finds the level-2 table for `va`; `Err` with where the walk ended early.
     #[inline]
     fn level_2(&self, va: VirtAddr) -> Result<Near<'_>, (Level, Desc)> {
-        self.mmu().kernel().counters().walks(1);
+        self.mmu().kernel().current_counters().walks(1);
         let top = &self.table(self.root).entries()[Level::L0.index(va)];
         let link = self.load(top);
         if !link.is_table(Level::L0) {
@@ -222,7 +222,10 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     #[inline]
     fn announced_table(&self, range: PageRange) -> Option<LeafTable<'_>> {
         let kernel = self.mmu().kernel();
-        let upper = kernel.lazy().hints().upper_table(self.root, range)?;
+        let upper = kernel
+            .current_lazy()
+            .hints()
+            .upper_table(self.root, range)?;
         // The hints are the task's; an interrupt has none.
         if kernel.in_interrupt() {
             return None;

@@ -64,7 +64,7 @@ use crate::bbm;
 use crate::desc::{Desc, Prot};
 use crate::error::SpaceError;
 use crate::group::{self, GROUP};
-use crate::hardware::Kernel;
+use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::{Mmu, Terms};
 use crate::policy::Owed;
 use crate::strategy::Backend;
@@ -370,7 +370,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
         let is_plain = terms.backend() == Backend::DeferBarriers;
         let sets = is_plain && !self.stale.meets(pages) && !kernel.in_interrupt();
         let owed = terms.policy().owed_by_data();
-        let state = kernel.lazy();
+        let state = kernel.current_lazy();
         ShortWay {
             sets_kernel: sets && self.kind == SpaceKind::Kernel,
             sets_user: sets && self.kind != SpaceKind::Kernel,
@@ -446,7 +446,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
     #[inline(always)]
     pub(super) fn set_like_last(&self, last: &Last, parent: &Pte, pte: &Pte, frame: Frame) -> bool {
         let kernel = self.mmu.kernel();
-        let Some(counters) = kernel.task_counters() else {
+        let Some(counters) = kernel.current_task_counters() else {
             return false;
         };
         let link = kernel.load(parent);
@@ -455,7 +455,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
             return false;
         }
         last.short
-            .write(self.mmu, kernel.lazy(), pte, (frame, last.prot));
+            .write(self.mmu, kernel.current_lazy(), pte, (frame, last.prot));
         links::add_one(self.mmu, parent, link);
         if last.prot.is_user() {
             counters.ptes(1);
@@ -586,7 +586,7 @@ impl Sums {
     /// Counts the short writes, and returns by how much the number of entries in use grew.
     #[inline]
     pub(super) fn settle<K: Kernel>(self, writer: &Writer<'_, K>) -> isize {
-        let counters = writer.mmu.kernel().counters();
+        let counters = writer.mmu.kernel().current_counters();
         if self.short > 0 {
             match writer.kind {
                 // R14 lists every leaf that `check_prot` lets into a kernel's space.

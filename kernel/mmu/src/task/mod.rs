@@ -8,4 +8,4 @@ mod state;
 
 pub(crate) use hints::Hint;
 pub(crate) use state::Busy;
-pub use state::LazyMmuState;
+pub use state::{LazyMmuSnapshot, LazyMmuState};

@@ -87,6 +87,28 @@ const fn is_one_run(mask: u32) -> bool {
         .is_power_of_two()
 }
 
+#[inline(always)]
+const fn enable_count(word: u32) -> u8 {
+    (word & ENABLE) as u8
+}
+
+#[inline(always)]
+const fn pause_count(word: u32) -> u8 {
+    ((word & PAUSE) >> PAUSE_SHIFT) as u8
+}
+
+#[inline(always)]
+const fn owed(word: u32) -> Owed {
+    Owed::from_bits_truncate(((word & OWED) >> OWED_SHIFT) as u8)
+}
+
+#[inline(always)]
+const fn is_active(word: u32) -> bool {
+    // One compare for both counters: with a pause the number is 256 or more.
+    let counts = word & (ENABLE | PAUSE);
+    0 < counts && counts <= ENABLE
+}
+
 impl LazyMmuState {
     /// The state of a new task: `(0, 0)`, nothing owed.
     pub const fn new() -> Self {
@@ -97,37 +119,40 @@ impl LazyMmuState {
         }
     }
 
-    /// Number of sections entered and not left, 0..=255.
-    #[inline(always)]
-    pub fn enable_count(&self) -> u8 {
-        (self.word() & ENABLE) as u8
-    }
-
-    /// Number of pauses entered and not left, 0..=255.
-    #[inline(always)]
-    pub fn pause_count(&self) -> u8 {
-        ((self.word() & PAUSE) >> PAUSE_SHIFT) as u8
-    }
-
-    /// Where the outermost section that the task is in was opened: the caller of
-    /// [`crate::Lazy::enable`], [`crate::Lazy::section`] or
-    /// [`crate::AddressSpace::fast_pte_range`], or of an operation that calls back in a section of
-    /// its own. (One that does not, such as [`crate::AddressSpace::map`], is known by a line of
-    /// this crate: passing its caller on would cost each call.) `None` outside of any section, and
-    /// while all are suspended.
-    pub fn opened_at(&self) -> Option<&'static Location<'static>> {
-        if self.enable_count() == 0 {
-            return None;
+    /// Counters, debts and announced ranges as they are now.
+    #[must_use]
+    pub fn read(&self) -> LazyMmuSnapshot {
+        let opened_at = self.opened_at.load(Ordering::Relaxed);
+        LazyMmuSnapshot {
+            word: self.word(),
+            fast_pte_ranges: self.hints.in_force(),
+            // SAFETY: only `set_opened_at` stores here, a null pointer or a `&'static Location`.
+            opened_at: unsafe { opened_at.as_ref() },
         }
-        let at = self.opened_at.load(Ordering::Relaxed);
-        // SAFETY: only `set_opened_at` stores here, a null pointer or a `&'static Location`.
-        unsafe { at.as_ref() }
     }
 
-    /// Barriers that the task's earlier writes still need.
+    /// [`LazyMmuSnapshot::enable_count`].
     #[inline(always)]
-    pub fn owed(&self) -> Owed {
-        Owed::from_bits_truncate(((self.word() & OWED) >> OWED_SHIFT) as u8)
+    pub(crate) fn enable_count(&self) -> u8 {
+        enable_count(self.word())
+    }
+
+    /// [`LazyMmuSnapshot::pause_count`].
+    #[inline(always)]
+    pub(crate) fn pause_count(&self) -> u8 {
+        pause_count(self.word())
+    }
+
+    /// [`LazyMmuSnapshot::owed`].
+    #[inline(always)]
+    pub(crate) fn owed(&self) -> Owed {
+        owed(self.word())
+    }
+
+    /// [`LazyMmuSnapshot::is_active`].
+    #[inline(always)]
+    pub(crate) fn is_active(&self) -> bool {
+        is_active(self.word())
     }
 
     /// Whether the task is in a section or a pause, or has suspended them.
@@ -214,20 +239,6 @@ impl LazyMmuState {
         }
     }
 
-    /// R2 without its first half: whether the *task* is in an unpaused
-    /// section. Linux: `__task_lazy_mmu_mode_active()`.
-    #[inline(always)]
-    pub fn is_active(&self) -> bool {
-        // One compare for both counters: with a pause the number is 256 or more.
-        let counts = self.word() & (ENABLE | PAUSE);
-        (1..=ENABLE).contains(&counts)
-    }
-
-    /// How many announced ranges are in force (see [`crate::Lazy::enable_fast_pte_range`]).
-    pub fn fast_pte_ranges(&self) -> usize {
-        self.hints.in_force()
-    }
-
     /// Takes note that a `DSB ISH` on the CPU that the task leaves has completed its stores (R17):
     /// of the pair that it owes, only the `ISB` is left.
     #[inline(always)]
@@ -293,6 +304,61 @@ impl LazyMmuState {
 }
 
 impl fmt::Debug for LazyMmuState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.read().fmt(f)
+    }
+}
+
+/// The lazy MMU state of a task at one moment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct LazyMmuSnapshot {
+    word: u32,
+    fast_pte_ranges: usize,
+    opened_at: Option<&'static Location<'static>>,
+}
+
+impl LazyMmuSnapshot {
+    /// Number of sections entered and not left, 0..=255.
+    pub const fn enable_count(self) -> u8 {
+        enable_count(self.word)
+    }
+
+    /// Number of pauses entered and not left, 0..=255.
+    pub const fn pause_count(self) -> u8 {
+        pause_count(self.word)
+    }
+
+    /// Barriers that the task's earlier writes still need.
+    pub const fn owed(self) -> Owed {
+        owed(self.word)
+    }
+
+    /// R2 without its first half: whether the *task* is in an unpaused
+    /// section. Linux: `__task_lazy_mmu_mode_active()`.
+    pub const fn is_active(self) -> bool {
+        is_active(self.word)
+    }
+
+    /// How many announced ranges are in force (see [`crate::Lazy::enable_fast_pte_range`]).
+    pub const fn fast_pte_ranges(self) -> usize {
+        self.fast_pte_ranges
+    }
+
+    /// Where the outermost section that the task is in was opened: the caller of
+    /// [`crate::Lazy::enable`], [`crate::Lazy::section`] or
+    /// [`crate::AddressSpace::fast_pte_range`], or of an operation that calls back in a section of
+    /// its own. (One that does not, such as [`crate::AddressSpace::map`], is known by a line of
+    /// this crate: passing its caller on would cost each call.) `None` outside of any section, and
+    /// while all are suspended.
+    pub const fn opened_at(self) -> Option<&'static Location<'static>> {
+        match self.enable_count() {
+            0 => None,
+            _ => self.opened_at,
+        }
+    }
+}
+
+impl fmt::Debug for LazyMmuSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,

@@ -345,11 +345,12 @@ fn check() -> Result<(), Incompatible> {
         return Err(Incompatible::Frequency { has, needed });
     }
     if in_force.ets2 && this.ets < Ets::Ets2 {
-        // Nobody else is in the library: the other CPUs are idle, and the boot CPU waits.
-        MMU.set_features(lazymmu::Features {
+        let without = lazymmu::Features {
             ets2: false,
             ..in_force
-        });
+        };
+        // SAFETY: what is left was checked above to hold on this CPU as well.
+        unsafe { MMU.set_features(without) };
     }
     Ok(())
 }

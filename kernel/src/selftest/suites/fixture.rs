@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use log::debug;
 
-use lazymmu::{Backend, BarrierPolicy, Context, Counts, PageRange, Prot, PteRef, SpaceError};
+use lazymmu::{Backend, BarrierPolicy, Counts, PageRange, Prot, PteRef, SpaceError};
 
 use crate::arch::Arm64;
 use crate::arch::probe::{self, Fault};
@@ -103,7 +103,7 @@ pub(super) fn apply(
 /// The current task's counts.
 #[inline(never)]
 pub(super) fn counts() -> Counts {
-    Arm64.counters().read()
+    MMU.counts()
 }
 
 /// What `action` executed.
@@ -210,5 +210,12 @@ pub(super) fn dsb_ish_of_a_flush() -> u64 {
 /// dropped.
 #[inline(never)]
 pub(super) fn with(backend: Backend) -> Result<Terms, TermsError> {
-    Terms::take(backend, BarrierPolicy::Classic)
+    terms(backend, BarrierPolicy::Classic)
+}
+
+/// Runs with `backend` and `policy`, until dropped.
+pub(super) fn terms(backend: Backend, policy: BarrierPolicy) -> Result<Terms, TermsError> {
+    // SAFETY: tests run one after the other, and each takes its terms before it starts tasks of its own and joins these
+    // before it drops them.
+    unsafe { Terms::take(backend, policy) }
 }

@@ -6,7 +6,7 @@
 
 use lazymmu::{Backend, Backing, BarrierPolicy, Counts, Owed, Prot, SpaceError};
 
-use super::fixture::{Pages, counted, dsb_ish_of_a_flush, with};
+use super::fixture::{Pages, counted, dsb_ish_of_a_flush, terms, with};
 use crate::mm::terms::{Terms, TermsError};
 use crate::mm::{MMU, kernel_space};
 use crate::selftest::prelude::*;
@@ -160,7 +160,7 @@ fn r16_flush_pays_once() -> TestResult {
 }
 
 fn r41_vmap_is_usable_on_return_in_a_section() -> TestResult {
-    let _terms = expect_ok!(Terms::take(Backend::DeferBarriers, BarrierPolicy::Classic));
+    let _terms = expect_ok!(with(Backend::DeferBarriers));
     let _section = expect_ok!(MMU.lazy().section());
     let (pages, spent) = counted(|| Pages::mapped(3));
     let _pages = expect_ok!(pages);
@@ -220,7 +220,7 @@ fn protect_costs_the_same_for_any_size() -> TestResult {
 
 /// Defers barriers as CPUs with FEAT_ETS2 may, until dropped; skips the test on others.
 fn with_ets2() -> Result<Terms, Outcome> {
-    match Terms::take(Backend::DeferBarriers, BarrierPolicy::Ets2) {
+    match terms(Backend::DeferBarriers, BarrierPolicy::Ets2) {
         Err(TermsError::Policy(_)) => skip!("this CPU has no FEAT_ETS2: run with --cpu max"),
         terms => Ok(expect_ok!(terms)),
     }

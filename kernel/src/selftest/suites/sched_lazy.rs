@@ -385,8 +385,8 @@ fn r8_a_task_that_ends_in_a_section_is_reported_and_drained() -> TestResult {
     expect!(settle(|| task.is_finished()));
     let kept = Arc::clone(task.task());
     task.join()?;
-    expect_eq!(kept.lazy().enable_count(), 0);
-    expect_eq!(kept.lazy().owed(), Owed::empty());
+    expect_eq!(kept.lazy().read().enable_count(), 0);
+    expect_eq!(kept.lazy().read().owed(), Owed::empty());
     let counts = kept.counts();
     expect_eq!(counts.enter, counts.leave);
     drop(kept);
@@ -527,7 +527,7 @@ fn r17_a_switch_completes_the_stores_of_who_leaves() -> TestResult {
     let me = current_arc();
     // A time slice that ends too early would let the other task look before there is anything to see.
     let off = preempt::off();
-    let other = expect_ok!(pinned("other", 0, move || me.lazy().owed()));
+    let other = expect_ok!(pinned("other", 0, move || me.lazy().read().owed()));
     let section = expect_ok!(MMU.lazy().section());
     map(&pages, 0)?;
     let before = MMU.lazy().state().owed();

@@ -48,7 +48,7 @@ unsafe impl<F: TableFrames> Hardware for Watched<F> {
     fn dsb_ishst(&self) {
         self.moment(Moment::Maintenance);
         self.order.borrow_mut().dsb_ishst();
-        let state = &self.tasks[self.current.get()];
+        let state = self.tasks[self.current.get()].read();
         self.depth_at_dsb
             .set((state.enable_count(), state.pause_count()));
         self.record(Effect::DsbIshst);
@@ -130,7 +130,7 @@ unsafe impl<F: TableFrames> TableFrames for Watched<F> {
 // SAFETY: one thing at a time happens on a fake, so the state, counters and batch are those of the
 // caller.
 unsafe impl<F: TableFrames> Context for Watched<F> {
-    fn lazy(&self) -> &LazyMmuState {
+    unsafe fn lazy(&self) -> &LazyMmuState {
         self.moment(Moment::Lazy);
         &self.tasks[self.current.get()]
     }
@@ -140,7 +140,7 @@ unsafe impl<F: TableFrames> Context for Watched<F> {
         self.interrupt.get()
     }
 
-    fn counters(&self) -> &Counters {
+    unsafe fn counters(&self) -> &Counters {
         self.moment(Moment::Counters);
         &self.counters
     }

@@ -24,8 +24,8 @@ pub use world::*;
 use groups::{GROUP, Groups};
 use interrupts::Interrupts;
 use lazymmu::{
-    Batch, Call, Counters, Counts, Desc, ENTRIES, LazyMmuError, LazyMmuState, Mmu, PAGE_SIZE, Pte,
-    Table, TableFrames, TlbiOp, bits,
+    Batch, Call, Counters, Counts, Desc, ENTRIES, LazyMmuError, LazyMmuSnapshot, LazyMmuState, Mmu,
+    PAGE_SIZE, Pte, Table, TableFrames, TlbiOp, bits,
 };
 use order::{Order, Role};
 use std::cell::{Cell, RefCell};
@@ -203,9 +203,18 @@ impl<F: TableFrames> Watched<F> {
         kernel
     }
 
+    /// The state of the task that runs.
+    pub fn current_state(&self) -> LazyMmuSnapshot {
+        self.tasks[self.current.get()].read()
+    }
+
     /// Effects since the last call. If no section is open, nothing may be half done (R29).
     pub fn take_effects(&self) -> Vec<Effect> {
-        if self.tasks.iter().all(|task| task.enable_count() == 0) {
+        if self
+            .tasks
+            .iter()
+            .all(|task| task.read().enable_count() == 0)
+        {
             self.check_groups();
         }
         std::mem::take(&mut self.effects.borrow_mut())

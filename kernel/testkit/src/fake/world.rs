@@ -4,8 +4,8 @@
 use super::order::Role;
 use super::{Effect, Fake, Watched};
 use lazymmu::{
-    AddressSpace, Asid, Backend, Backing, Context, Features, Frame, Mmu, PAGE_SIZE, PageRange,
-    Prot, SpaceError, SpaceKind, TableFrames, VirtAddr, bits,
+    AddressSpace, Asid, Backend, Backing, Features, Frame, Kernel, LazyMmuError, Mmu, PAGE_SIZE,
+    PageRange, Prot, SpaceError, SpaceKind, TableFrames, VirtAddr, bits,
 };
 
 /// The address space of most tests.
@@ -25,10 +25,36 @@ pub fn new_mmu() -> Mmu<Fake> {
     Mmu::new(Fake::default())
 }
 
+/// [`Mmu::set_backend`] and [`Mmu::set_features`] for tests.
+///
+/// The memory of a fake machine is not the test's own, so a wrong choice is found by the checkers and harms nothing.
+pub trait Choose {
+    /// [`Mmu::set_backend`].
+    ///
+    /// # Errors
+    /// Its.
+    fn choose_backend(&self, backend: Backend) -> Result<(), LazyMmuError>;
+
+    /// [`Mmu::set_features`].
+    fn choose_features(&self, features: Features);
+}
+
+impl<K: Kernel> Choose for Mmu<K> {
+    fn choose_backend(&self, backend: Backend) -> Result<(), LazyMmuError> {
+        // SAFETY: see the trait.
+        unsafe { self.set_backend(backend) }
+    }
+
+    fn choose_features(&self, features: Features) {
+        // SAFETY: see the trait.
+        unsafe { self.set_features(features) };
+    }
+}
+
 /// The same with a strategy.
 pub fn new_mmu_with(backend: Backend) -> Mmu<Fake> {
     let mmu = new_mmu();
-    mmu.set_backend(backend)
+    mmu.choose_backend(backend)
         .expect("a fake has a batch and no section");
     mmu
 }
@@ -266,7 +292,7 @@ pub fn refused<F: TableFrames, T: std::fmt::Debug>(
 ) -> SpaceError {
     let kernel = mmu.kernel();
     kernel.take_effects();
-    let state = || (format!("{:?}", kernel.lazy()), kernel.image());
+    let state = || (mmu.lazy().state(), kernel.image());
     let before = state();
     let error = request().expect_err("the request must be refused");
     assert_eq!(state(), before, "{error}: something changed");

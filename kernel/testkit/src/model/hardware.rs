@@ -136,7 +136,7 @@ unsafe impl TableFrames for Sim {
 
 // SAFETY: one CPU at a time is at work, and the answers are those of the current one.
 unsafe impl Context for Sim {
-    fn lazy(&self) -> &LazyMmuState {
+    unsafe fn lazy(&self) -> &LazyMmuState {
         self.moment();
         &self.tasks[self.running(self.cpu())].lazy
     }
@@ -146,7 +146,7 @@ unsafe impl Context for Sim {
         self.interrupt.get()
     }
 
-    fn counters(&self) -> &Counters {
+    unsafe fn counters(&self) -> &Counters {
         self.moment();
         &self.counters
     }

@@ -212,16 +212,18 @@ unsafe impl TableFrames for Saboteur {
 
 // SAFETY: everything is the `Sim`'s, which keeps these promises.
 unsafe impl Context for Saboteur {
-    fn lazy(&self) -> &LazyMmuState {
-        self.sim.lazy()
+    unsafe fn lazy(&self) -> &LazyMmuState {
+        // SAFETY: the caller's promise is the one that is asked for here.
+        unsafe { self.sim.lazy() }
     }
 
     fn in_interrupt(&self) -> bool {
         self.sim.in_interrupt()
     }
 
-    fn counters(&self) -> &Counters {
-        self.sim.counters()
+    unsafe fn counters(&self) -> &Counters {
+        // SAFETY: the caller's promise is the one that is asked for here.
+        unsafe { self.sim.counters() }
     }
 
     fn batch(&self) -> Option<&Batch> {

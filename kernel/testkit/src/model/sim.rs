@@ -448,7 +448,7 @@ impl Sim {
         let active = !self.interrupt.get()
             && match &*self.activity.borrow() {
                 Some(activity) => activity(),
-                None => self.lazy_of(self.running(self.cpu())).is_active(),
+                None => self.lazy_of(self.running(self.cpu())).read().is_active(),
             };
         self.trace.borrow_mut().push(Event { what, active });
     }

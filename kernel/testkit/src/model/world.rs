@@ -3,6 +3,7 @@
 //! tables are old, and checks that say what else could happen.
 
 use super::{CPUS, Kind, Model, Modelled, Outcome, Outcomes, Plan, RootId, Saboteur, Sim, Switch};
+use crate::fake::Choose;
 use lazymmu::{
     AddressSpace, Asid, Backend, Backing, BarrierPolicy, Features, Frame, Mmu, PAGE_SIZE,
     PageRange, Prot, SpaceKind, TlbFeatures,
@@ -72,13 +73,14 @@ impl Setup {
     /// The library on a kernel that runs on such a machine.
     pub fn mmu<K: Modelled>(self, kernel: K) -> Mmu<K> {
         let mmu = Mmu::new(kernel);
-        mmu.set_features(Features {
+        mmu.choose_features(Features {
             tlb: self.tlb,
             ets2: self.model.ets2,
         });
         mmu.set_policy(self.policy)
             .expect("the features allow the policy");
-        mmu.set_backend(self.backend).expect("no section is open");
+        mmu.choose_backend(self.backend)
+            .expect("no section is open");
         mmu
     }
 

@@ -23,7 +23,7 @@ mod requests;
 
 use super::frames::FrameSource;
 use super::{Failure, Op, Place, Program, Range, Universe};
-use crate::fake::{self, Fake, new_mmu, new_space};
+use crate::fake::{self, Choose, Fake, new_mmu, new_space};
 use lazymmu::{
     AddressSpace, Backend, BarrierPolicy, Desc, Features, LazySuspended, Mmu, PAGE_SIZE, PageRange,
     PendingInvalidation, Prot, SpaceError, SpaceKind, VirtAddr, bits,
@@ -86,8 +86,8 @@ pub fn run(
     let doing = Cell::new(None);
     let work = || {
         let mmu = new_mmu();
-        mmu.set_features(features);
-        mmu.set_backend(backend).expect("outside any section");
+        mmu.choose_features(features);
+        mmu.choose_backend(backend).expect("outside any section");
         if features.ets2 {
             mmu.set_policy(BarrierPolicy::Ets2)
                 .expect("the features allow it");

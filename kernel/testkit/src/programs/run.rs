@@ -110,7 +110,7 @@ pub fn run<K: Modelled + 'static>(
     mmu.kernel().sim().ask_activity(move || {
         asked.upgrade().is_some_and(|mmu| {
             let (kernel, sim) = (mmu.kernel(), mmu.kernel().sim());
-            kernel.lazy_of(sim.running(sim.cpu())).is_active()
+            kernel.lazy_of(sim.running(sim.cpu())).read().is_active()
         })
     });
     let intruder = Intruder::new(&mmu, setup.switch);
@@ -186,7 +186,7 @@ impl<'m, K: Modelled> Run<'m, K> {
                 State::Settled => true,
                 State::Pending(owner) | State::Changing(owner) => owner == task,
                 State::Stale(owner, _) => {
-                    owner == task || self.mmu.kernel().lazy_of(owner).enable_count() == 0
+                    owner == task || self.mmu.kernel().lazy_of(owner).read().enable_count() == 0
                 }
             })
     }
@@ -229,7 +229,7 @@ impl<'m, K: Modelled> Run<'m, K> {
 
     /// What the step may do about what the task's section owes.
     fn pays(&self, op: Op, task: usize) -> Pays {
-        let state = self.mmu.kernel().lazy_of(task);
+        let state = self.mmu.kernel().lazy_of(task).read();
         let (enabled, paused) = (state.enable_count() > 0, state.pause_count() > 0);
         let is_all = match op {
             Op::Disable | Op::Pause => enabled && !paused,
@@ -484,7 +484,7 @@ impl<'m, K: Modelled> Run<'m, K> {
         if self.suspended.iter().any(|s| s.ranges > 0) {
             return true;
         }
-        (0..TASKS).any(|task| self.mmu.kernel().lazy_of(task).fast_pte_ranges() > 0)
+        (0..TASKS).any(|task| self.mmu.kernel().lazy_of(task).read().fast_pte_ranges() > 0)
     }
 
     fn synchronize(&mut self, cpu: usize) {

@@ -3,7 +3,7 @@
 
 use super::{Run, alone};
 use crate::fake::{asid_of, tables_below};
-use lazymmu::{Context, Desc, Level, Mapping, PAGE_SIZE, bits};
+use lazymmu::{Desc, Level, Mapping, PAGE_SIZE, bits};
 
 /// Pages of a contiguous group.
 const GROUP: usize = 16;
@@ -11,7 +11,7 @@ const GROUP: usize = 16;
 impl Run<'_> {
     pub(super) fn check(&self) {
         let kernel = self.kernel();
-        let state = kernel.lazy();
+        let state = self.mmu.lazy().state();
         assert_eq!((state.enable_count(), state.pause_count()), self.depth);
         if !self.mmu.lazy().is_lazy_mmu_mode_active() {
             let nothing_owed = state.owed().is_empty();

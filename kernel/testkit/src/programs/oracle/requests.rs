@@ -6,8 +6,8 @@ use crate::fake::{self, Fake};
 use crate::programs::{Frames, Place, Range};
 use lazymmu::bbm::Violation;
 use lazymmu::{
-    Backing, Context, Desc, Frame, Level, PAGE_SIZE, PageRange, PendingInvalidation, Prot,
-    SpaceError, VirtAddr, bits,
+    Backing, Desc, Frame, Level, PAGE_SIZE, PageRange, PendingInvalidation, Prot, SpaceError,
+    VirtAddr, bits,
 };
 
 impl<'m> Run<'m> {
@@ -361,7 +361,7 @@ impl<'m> Run<'m> {
             return;
         }
         let kernel = self.mmu.kernel();
-        let state = || format!("{:?}", kernel.lazy());
+        let state = || self.mmu.lazy().state();
         let before = state();
         kernel.set_interrupt(true);
         self.map(0, range, 0, Frames::Aligned);
