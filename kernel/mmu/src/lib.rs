@@ -60,7 +60,8 @@ pub use mmu::{Features, Mmu};
 pub use one_task::OneTask;
 pub use policy::{BarrierPolicy, Owed};
 pub use space::{
-    AddressSpace, Backing, FastPteRange, Mapping, MmuGather, PendingInvalidation, PteRef, SpaceKind,
+    AddressSpace, Backing, FastPteRange, LockedSpace, Mapping, MmuGather, PendingInvalidation,
+    PteRef, SpaceGuard, SpaceKind,
 };
 pub use strategy::Backend;
 pub use table::{Pte, Table};

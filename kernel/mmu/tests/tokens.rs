@@ -3,8 +3,9 @@
 //! number, and that no other thread gets them.
 
 use lazymmu::{
-    AddressSpace, Asid, Backend, FastPteRange, LazyPause, LazySection, LazySuspended, Mmu,
-    MmuGather, PAGE_SIZE, PageRange, PendingInvalidation, PteRef, SpaceKind, VirtAddr,
+    AddressSpace, Asid, Backend, FastPteRange, LazyPause, LazySection, LazySuspended, LockedSpace,
+    Mmu, MmuGather, PAGE_SIZE, PageRange, PendingInvalidation, PteRef, SpaceGuard, SpaceKind,
+    VirtAddr,
 };
 use lazymmu_testkit::fake::{
     self, Effect, Fake, KINDS, asid_of, close, contiguous, data, destroy, enable_fast, frame,
@@ -377,6 +378,9 @@ macro_rules! has {
 
 type Give = fn(VirtAddr, lazymmu::Frame);
 
+/// A lock that threads share, and whose guards may move.
+type Lock = spin::mutex::SpinMutex<()>;
+
 // What belongs to a task or its CPU stays there.
 has_not!(LazySection<'static, Shared>: Send, Sync);
 has_not!(LazyPause<'static, Shared>: Send, Sync);
@@ -385,8 +389,12 @@ has_not!(PendingInvalidation<'static, Shared>: Send, Sync);
 has_not!(MmuGather<'static, 'static, Shared, Give>: Send, Sync);
 has_not!(FastPteRange<'static, 'static, Shared>: Send, Sync);
 has_not!(PteRef<'static, Shared>: Send, Sync);
-// A space is written by one caller at a time, and one task without interrupts is one thread.
-has_not!(AddressSpace<'static, Shared>: Sync);
+// What waits for a space waits on the CPU of its task; tasks share it through a lock that drains.
+has_not!(AddressSpace<'static, Shared>: Send, Sync);
+has!(LockedSpace<'static, Shared, Lock>: Send, Sync);
+has_not!(LockedSpace<'static, Fake, Lock>: Send, Sync);
+has_not!(SpaceGuard<'static, 'static, Shared, Lock>: Send, Sync);
+// One task without interrupts is one thread.
 has_not!(lazymmu::OneTask<Shared>: Send, Sync);
 has_not!(Mmu<lazymmu::OneTask<Shared>>: Send, Sync);
 // A kernel keeps these in a `static`.

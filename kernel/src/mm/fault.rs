@@ -23,7 +23,7 @@ pub fn explain(virt: u64, out: &mut dyn fmt::Write) -> fmt::Result {
             "; bits [63:48] are neither all zero nor all one, so no table is walked"
         );
     };
-    let Some(space) = kernel_space::try_lock() else {
+    let Some(space) = kernel_space::try_look() else {
         return write!(
             out,
             "; not walked: the kernel's tables are being changed, or do not exist yet"

@@ -1,25 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The kernel's address space, and the `lazymmu` crate bound to this kernel.
-//!
-//! # Releasing the lock in a section
-//!
-//! A task may release the lock while its section goes on, and the next holder, on another CPU perhaps,
-//! decides by what memory holds (R40, R43). So [`SpaceGuard`] drains before it unlocks: stores that
-//! wait are stored, and pages whose invalidation waits are invalidated, because the next holder may map
-//! something else there. Barriers of makes stay deferred with their section. It follows that what is
-//! to share a batch is done under one guard.
 
-use core::ops::{Deref, DerefMut};
+use core::ops::Deref;
 use core::ptr::{self, NonNull};
 
-use lazymmu::{AddressSpace, Context, Frame, Mmu, PageRange, Table, TableFrames};
+use lazymmu::{AddressSpace, Context, Frame, LockedSpace, Mmu, PageRange, Table, TableFrames};
 use spin::once::Once;
 
 use super::layout::{DEVICE, DEVICE_SIZE, VMAP, linear_virt};
 use super::{early, frames};
 use crate::arch::hardware::Arm64;
 use crate::arch::relax::CpuRelax;
-use crate::sync::{SpinLock, SpinLockGuard};
+use crate::sync::RawSpinLock;
 
 /// The `lazymmu` crate bound to this kernel.
 pub static MMU: Mmu<Arm64> = Mmu::new(Arm64);
@@ -27,7 +19,7 @@ pub static MMU: Mmu<Arm64> = Mmu::new(Arm64);
 /// The address space type of this kernel.
 pub type Space = AddressSpace<'static, Arm64>;
 
-static KERNEL_SPACE: Once<SpinLock<Space>, CpuRelax> = Once::new();
+static KERNEL_SPACE: Once<LockedSpace<'static, Arm64, RawSpinLock>, CpuRelax> = Once::new();
 
 // SAFETY: frames come from the allocator of physical memory, or before there is one from `early`,
 // zeroed; the linear map shows all of RAM, Normal write-back, and before there is one the boot tables
@@ -62,7 +54,7 @@ unsafe impl TableFrames for Arm64 {
 /// would pull memory from under code that never agreed to it.
 pub fn install(mut space: Space) {
     space.restrict(CHANGEABLE);
-    KERNEL_SPACE.call_once(|| SpinLock::new(space));
+    KERNEL_SPACE.call_once(|| LockedSpace::new(space));
 }
 
 /// The vmap area and the device mappings, with nothing in between but unused addresses.
@@ -71,34 +63,9 @@ const CHANGEABLE: PageRange = match PageRange::from_bounds(VMAP, DEVICE + DEVICE
     Err(_) => panic!("layout.rs orders its regions"),
 };
 
-/// The kernel's address space, locked; see the [module](self).
-#[derive(Debug)]
-#[must_use = "the lock is released when this is dropped"]
-pub struct SpaceGuard(SpinLockGuard<'static, Space>);
-
-impl Deref for SpaceGuard {
-    type Target = Space;
-
-    #[inline(always)]
-    fn deref(&self) -> &Space {
-        &self.0
-    }
-}
-
-impl DerefMut for SpaceGuard {
-    #[inline(always)]
-    fn deref_mut(&mut self) -> &mut Space {
-        &mut self.0
-    }
-}
-
-impl Drop for SpaceGuard {
-    /// Witness: the self-tests `backends.r43_*`. The field, and with it the lock, goes after this.
-    #[inline(never)]
-    fn drop(&mut self) {
-        MMU.lazy().drain();
-    }
-}
+/// The kernel's address space, locked. What is to share a batch is done under one guard, because the guard drains before it
+/// unlocks.
+pub type SpaceGuard = lazymmu::SpaceGuard<'static, 'static, Arm64, RawSpinLock>;
 
 /// Takes the kernel's address space, of which the vmap area and the device mappings can be
 /// changed. Interrupt handlers do not: they map through
@@ -113,13 +80,13 @@ pub fn lock() -> SpaceGuard {
         "an interrupt handler asked for the kernel's address space, whose lock the interrupted code may hold"
     );
     match KERNEL_SPACE.get() {
-        Some(space) => SpaceGuard(space.lock()),
+        Some(space) => space.lock(),
         None => unreachable!("mm::init installs the kernel's address space"),
     }
 }
 
 /// The kernel's address space to look at, if it exists and nobody holds it: for reports
 /// from a fault or panic, which must not wait, and must leave what waits on this CPU as it is.
-pub fn try_lock() -> Option<impl Deref<Target = Space>> {
-    KERNEL_SPACE.get()?.try_lock()
+pub fn try_look() -> Option<impl Deref<Target = Space>> {
+    KERNEL_SPACE.get()?.try_look()
 }

@@ -53,9 +53,15 @@ pub fn off() -> PreemptOff {
 impl Drop for PreemptOff {
     #[inline(always)]
     fn drop(&mut self) {
-        current().count_down(PREEMPT);
-        run::preempt_if_due();
+        on();
     }
+}
+
+/// Ends one section with preemption off, whose guard was forgotten. Linux: `preempt_enable()`.
+#[inline(always)]
+pub(crate) fn on() {
+    current().count_down(PREEMPT);
+    run::preempt_if_due();
 }
 
 /// Bottom halves are off until this is dropped: the task keeps its CPU, and what it does counts as done in

@@ -5,7 +5,7 @@
 //! | lock | while it is held | for what |
 //! |---|---|---|
 //! | [`IrqLock`] | interrupts are masked | what interrupt handlers use as well |
-//! | [`SpinLock`] | the holder is not preempted | what only tasks use; a handler that asks for it panics |
+//! | [`RawSpinLock`] | the holder is not preempted | what only tasks use, which is the kernel's address space; a handler that asks for it panics |
 //! | [`sched::Mutex`](crate::sched::Mutex) | anything goes, the holder may sleep | what is held for long |
 //!
 //! A holder of a spin lock that lost its CPU would let everybody else spin for a time slice, and for ever if the
@@ -32,4 +32,4 @@ mod irq;
 mod spin;
 
 pub use self::irq::{IrqLock, IrqLockGuard};
-pub use self::spin::{SpinLock, SpinLockGuard};
+pub use self::spin::RawSpinLock;

@@ -1,71 +1,55 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Locks that tasks take, and interrupt handlers do not.
+//! The lock of what tasks use, and interrupt handlers do not.
 
-use core::ops::{Deref, DerefMut};
+use core::mem;
 
-use spin::mutex::{SpinMutex, SpinMutexGuard};
+use lock_api::{GuardNoSend, RawMutex};
+use spin::mutex::SpinMutex;
 
 use crate::arch::relax::CpuRelax;
-use crate::sched::preempt::{self, PreemptOff};
+use crate::sched::preempt;
 
-/// A spin lock whose holder keeps its CPU. Linux: `spinlock_t`.
+/// A spin lock whose holder keeps its CPU. Linux: `raw_spinlock_t`.
 #[derive(Debug)]
-pub struct SpinLock<T>(SpinMutex<T, CpuRelax>);
+pub struct RawSpinLock(SpinMutex<(), CpuRelax>);
 
-impl<T> SpinLock<T> {
-    /// A free lock around `value`.
-    pub const fn new(value: T) -> Self {
-        Self(SpinMutex::new(value))
-    }
+// SAFETY: the mutex inside excludes; preemption is off from before it is taken until after it is released.
+unsafe impl RawMutex for RawSpinLock {
+    #[allow(
+        clippy::declare_interior_mutable_const,
+        reason = "the trait has this constant, and it is used to initialize locks only"
+    )]
+    const INIT: Self = Self(SpinMutex::new(()));
+
+    type GuardMarker = GuardNoSend;
 
     /// Turns preemption off and takes the lock.
     ///
     /// # Panics
     /// In an interrupt handler: the interrupted code may hold the lock, and would never release it.
-    #[track_caller]
-    pub fn lock(&self) -> SpinLockGuard<'_, T> {
+    fn lock(&self) {
         assert!(
             !crate::sched::in_hard_interrupt(),
             "an interrupt handler asked for a lock that the interrupted code may hold: use an IrqLock"
         );
+        mem::forget(preempt::off());
+        RawMutex::lock(&self.0);
+    }
+
+    /// Takes the lock if that needs no waiting, from anywhere: for reports of a kernel that is about to end.
+    fn try_lock(&self) -> bool {
         let off = preempt::off();
-        SpinLockGuard {
-            guard: self.0.lock(),
-            _off: off,
+        let is_taken = RawMutex::try_lock(&self.0);
+        if is_taken {
+            mem::forget(off);
         }
+        is_taken
     }
 
-    /// Access without waiting, from anywhere: for reports of a kernel that is about to end.
-    pub fn try_lock(&self) -> Option<SpinLockGuard<'_, T>> {
-        let off = preempt::off();
-        self.0
-            .try_lock()
-            .map(|guard| SpinLockGuard { guard, _off: off })
-    }
-}
-
-/// Access to what a [`SpinLock`] protects.
-///
-/// The fields drop in this order: first the lock is released, then the task may be preempted again.
-#[derive(Debug)]
-pub struct SpinLockGuard<'a, T> {
-    guard: SpinMutexGuard<'a, T, CpuRelax>,
-    _off: PreemptOff,
-}
-
-impl<T> Deref for SpinLockGuard<'_, T> {
-    type Target = T;
-
-    #[inline(always)]
-    fn deref(&self) -> &T {
-        &self.guard
-    }
-}
-
-impl<T> DerefMut for SpinLockGuard<'_, T> {
-    #[inline(always)]
-    fn deref_mut(&mut self) -> &mut T {
-        &mut self.guard
+    unsafe fn unlock(&self) {
+        // SAFETY: the caller's promise is the one that is asked for here.
+        unsafe { RawMutex::unlock(&self.0) };
+        preempt::on();
     }
 }

@@ -15,7 +15,7 @@ use object::{Endianness, Object, ObjectSection, ObjectSymbol, SectionKind};
 use std::fmt::Write;
 
 /// Bytes that the flat image must stay below.
-pub const SIZE_LIMIT: usize = 512 * 1024;
+pub const SIZE_LIMIT: usize = 2 << 20;
 /// Bytes from a 2 MiB boundary to the image, on every board.
 const TEXT_OFFSET: u64 = 0x8_0000;
 const TWO_MIB: u64 = 2 << 20;
@@ -263,9 +263,9 @@ mod tests {
     fn size_is_refused_before_it_is_allocated() {
         let text = text(0x1000);
         let stray = elf(&[(BASE, &text, 68), (0xffff_ffff_8008_0000, b"stray", 5)]);
-        assert!(message(&stray).contains("must stay below 524288"));
+        assert!(message(&stray).contains("must stay below 2097152"));
         let large = vec![0; SIZE_LIMIT];
-        assert!(message(&elf(&[(BASE, &large, 0x8_0000)])).contains("must stay below 524288"));
+        assert!(message(&elf(&[(BASE, &large, 0x8_0000)])).contains("must stay below 2097152"));
     }
 
     #[test]

@@ -74,11 +74,19 @@ pub(crate) fn complete_invalidation<K: Kernel>(
     }
 }
 
-/// Drains before tables are freed in which something may wait, in interrupt context as well. There, what waits for these
-/// tables is the caller's own (bottom halves are off), so it is not at work on the batch. A task that an interrupt has
-/// found at work on it has nothing waiting for these tables, because their owner is the caller.
-pub(crate) fn drain_before_free<K: Kernel>(mmu: &Mmu<K>) {
-    if !mmu.kernel().current_lazy().is_busy() {
+/// Drains before tables are freed in which something may wait, or their lock is released; in
+/// interrupt context as well. There, what waits for these tables is the caller's own (bottom halves
+/// are off), so it is not at work on the batch. A task that an interrupt has found at work on it
+/// has nothing waiting for these tables, because their owner is the caller.
+#[inline]
+pub(crate) fn drain_own<K: Kernel>(mmu: &Mmu<K>) {
+    let state = mmu.kernel().current_lazy();
+    if !state.is_waiting() {
+        return;
+    }
+    if !mmu.kernel().in_interrupt() {
+        drain_batch(mmu);
+    } else if !state.is_busy() {
         switch_out(mmu);
     }
 }

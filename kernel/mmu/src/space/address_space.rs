@@ -12,8 +12,12 @@ use crate::hardware::Kernel;
 use crate::mmu::Mmu;
 use crate::table::{Pte, Table};
 use core::fmt;
+use core::marker::PhantomData;
 
 /// A tree of translation tables.
+///
+/// It stays with the task that made it, because what a section defers waits on that task's CPU.
+/// Tasks share a space through a [`LockedSpace`](crate::LockedSpace).
 ///
 /// Dropping it frees nothing. [`AddressSpace::destroy`] gives its tables back.
 pub struct AddressSpace<'m, K: Kernel> {
@@ -21,6 +25,8 @@ pub struct AddressSpace<'m, K: Kernel> {
     pub(super) root: Frame,
     /// What may be changed; `None` for the whole half.
     window: Option<PageRange>,
+    /// What waits for the space waits in the batch of its task's CPU.
+    _task: PhantomData<*const ()>,
 }
 
 /// What an address translates to.
@@ -74,6 +80,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             writer: Writer::new(mmu, kind),
             root,
             window: None,
+            _task: PhantomData,
         }
     }
 

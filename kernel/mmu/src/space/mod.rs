@@ -31,7 +31,8 @@
 //!
 //! # Who holds the space
 //!
-//! The operations take `&mut self`: one caller at a time, which the embedding kernel ensures with a lock of its choice.
+//! The operations take `&mut self`: one caller at a time. A space stays with the task that made it; several tasks share
+//! one through a [`LockedSpace`](locked), with a lock of the kernel's choice.
 //! An entry is touched only by the holder, or by the drain of what the holder has let wait. Hardware walks at any time.
 //! What changes between a check and its write is therefore only what hardware sets, and with TCR_EL1.{HA,HD} = 0 that
 //! is nothing.
@@ -45,6 +46,7 @@ mod gather;
 mod kind;
 mod leaf_table;
 mod links;
+mod locked;
 mod map;
 mod protect;
 mod spare;
@@ -59,5 +61,6 @@ pub use apply::PteRef;
 pub use fast_range::FastPteRange;
 pub use gather::MmuGather;
 pub use kind::SpaceKind;
+pub use locked::{LockedSpace, SpaceGuard};
 pub use map::Backing;
 pub use unmap::PendingInvalidation;

@@ -224,7 +224,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
     pub unsafe fn destroy(self) {
         // R25: frames return only after the invalidation completed; with the root out of
         // use no new entry can be cached meanwhile.
-        backend::drain_before_free(self.mmu());
+        backend::drain_own(self.mmu());
         self.mmu().invalidate_all(self.kind().scope());
         self.mmu().lazy().current().hints().forget_space(self.root);
         self.free_tree(Level::L0, self.root);

@@ -5,22 +5,22 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use lazymmu::{
-    AddressSpace, Backend, Backing, Counts, Frame, Owed, PAGE_SIZE, PageRange, Prot, SpaceError,
-    SpaceKind,
+    AddressSpace, Backend, Backing, Counts, Frame, LockedSpace, Owed, PAGE_SIZE, PageRange, Prot,
+    SpaceError, SpaceKind,
 };
 
 use super::fixture::{Pages, counted, dsb_ish_of_a_flush, with};
+use crate::arch::Arm64;
 use crate::arch::relax::cpu_relax;
 use crate::arch::timer;
 use crate::mm::frames::FrameList;
-use crate::mm::kernel_space::Space;
 use crate::mm::layout::VMAP;
 use crate::mm::{MMU, kernel_space};
 use crate::platform::interrupts::{self, IntId, InterruptError};
 use crate::sched;
 use crate::selftest::prelude::*;
 use crate::start;
-use crate::sync::IrqLock;
+use crate::sync::{IrqLock, RawSpinLock};
 
 suite! {
     name: "interrupts",
@@ -139,7 +139,10 @@ fn r3_calls_in_an_interrupt_do_nothing() -> TestResult {
 
 /// An address space that handlers of these tests may use, since nobody else does; never
 /// given to a CPU.
-static OWN: IrqLock<Option<(Space, Frame)>> = IrqLock::new(None);
+static OWN: IrqLock<Option<(OwnLocked, Frame)>> = IrqLock::new(None);
+
+/// [`OWN`] excludes; this lock lets the space pass from the task to the handler.
+type OwnLocked = LockedSpace<'static, Arm64, RawSpinLock>;
 
 /// Makes [`OWN`], with the tables for the pages at [`own_page`], and takes it away on drop.
 struct OwnSpace {
@@ -160,7 +163,7 @@ impl OwnSpace {
         let mut space = AddressSpace::new(&MMU, SpaceKind::Kernel)?;
         let mapped = own_page(0)
             .and_then(|page| space.map(page, Backing::Contiguous(frames[0]), Prot::KERNEL));
-        *OWN.lock() = Some((space, frames[0]));
+        *OWN.lock() = Some((OwnLocked::new(space), frames[0]));
         let own = Self { _frames: frames };
         mapped.map(|()| own)
     }
@@ -171,7 +174,7 @@ impl Drop for OwnSpace {
         let own = OWN.lock().take();
         if let Some((space, _)) = own {
             // SAFETY: its root was never in a TTBR, and it shares no table.
-            unsafe { space.destroy() };
+            unsafe { space.into_inner().destroy() };
         }
     }
 }
@@ -179,8 +182,13 @@ impl Drop for OwnSpace {
 /// Maps page 1 of the own space from the handler.
 fn map_in_handler() {
     if let (Some((space, frame)), Ok(page)) = (&mut *OWN.lock(), own_page(1)) {
-        let (mapped, _) = counted(|| space.map(page, Backing::Contiguous(*frame), Prot::KERNEL));
-        SEEN.store(u64::from(mapped.is_ok()), Ordering::Relaxed);
+        let (mapped, _) = counted(|| {
+            let mut space = space.try_lock()?;
+            space
+                .map(page, Backing::Contiguous(*frame), Prot::KERNEL)
+                .ok()
+        });
+        SEEN.store(u64::from(mapped.is_some()), Ordering::Relaxed);
     }
 }
 
@@ -236,8 +244,8 @@ fn r12_an_invalidation_in_an_interrupt_pays_no_debts() -> TestResult {
     SEEN.store(0, Ordering::Relaxed);
     interrupted!(|| {
         if let (Some((space, _)), Ok(page)) = (&mut *OWN.lock(), own_page(0)) {
-            let (unmapped, _) = counted(|| space.unmap(page));
-            SEEN.store(u64::from(unmapped.is_ok()), Ordering::Relaxed);
+            let (unmapped, _) = counted(|| space.try_lock()?.unmap(page).ok());
+            SEEN.store(u64::from(unmapped.is_some()), Ordering::Relaxed);
         }
     });
     let spent = sched::interrupt_counts() - before;
