@@ -35,6 +35,30 @@ impl Region {
     }
 }
 
+/// What the areas of all regions are counted as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Areas in use.
+    pub areas: usize,
+    /// Bytes of heap that the lists of them hold. A list keeps its capacity when areas are given back.
+    pub list_bytes: usize,
+}
+
+/// How many areas are in use, those of stacks included.
+#[must_use]
+pub fn usage() -> Usage {
+    let mut usage = Usage {
+        areas: 0,
+        list_bytes: 0,
+    };
+    for region in [&GENERAL, &STACK_REGION] {
+        let areas = region.areas.lock();
+        usage.areas += areas.len();
+        usage.list_bytes += areas.capacity() * size_of::<(u64, u64)>();
+    }
+    usage
+}
+
 /// The vmap area.
 pub static GENERAL: Region = Region::new(VMAP, VMAP_SIZE);
 

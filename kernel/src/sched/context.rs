@@ -29,11 +29,12 @@ unsafe impl Context for Arm64 {
         preempt::in_interrupt()
     }
 
-    /// An interrupt's events are nobody's but its CPU's. (Neither an interrupt nor a task with bottom halves off
-    /// changes its CPU.)
+    /// An interrupt's events are nobody's but its CPU's. A task with bottom halves off counts as one, but
+    /// real interrupts come in between its load and its store: it has its own counters, as ever, so that
+    /// each has one writer.
     #[inline(always)]
     unsafe fn counters(&self) -> &Counters {
-        if self.in_interrupt() {
+        if preempt::in_hard_interrupt() {
             percpu::current().interrupt_counters()
         } else {
             current().counters()

@@ -39,6 +39,7 @@ suite! {
         }),
         case!(QemuVisible, r8_a_task_that_ends_in_a_section_is_reported_and_drained),
         case!(QemuVisible, r3_bottom_halves_off_counts_as_an_interrupt),
+        case!(QemuVisible, with_bottom_halves_off_a_task_has_its_own_counters),
         case!(QemuVisible, r33_an_unmap_reaches_every_cpu),
         case!(QemuVisible, r37_a_mapping_is_published_to_another_cpu),
         case!(TraceOnly, r17_a_switch_completes_the_stores_of_who_leaves),
@@ -408,6 +409,25 @@ fn r3_bottom_halves_off_counts_as_an_interrupt() -> TestResult {
     drop(off);
     expect!(MMU.lazy().is_lazy_mmu_mode_active());
     drop(section);
+    Ok(())
+}
+
+/// An interrupt may come between a counter's load and its store, so it must not write the same one.
+fn with_bottom_halves_off_a_task_has_its_own_counters() -> TestResult {
+    let _terms = expect_ok!(with(Backend::DeferBarriers));
+    let pages = expect_ok!(Pages::unmapped(1));
+    let backing = Backing::Contiguous(pages.frames[0]);
+    let mut space = kernel_space::lock();
+    let off = preempt::bottom_halves_off();
+    let before = (sched::current().counts(), sched::interrupt_counts());
+    let mapped = space.map(pages.area.pages(), backing, Prot::KERNEL);
+    let after = (sched::current().counts(), sched::interrupt_counts());
+    drop(off);
+    drop(space);
+    expect_ok!(mapped);
+    // None of this kernel's own interrupts changes entries.
+    expect_eq!(after.1.ptes, before.1.ptes);
+    expect_eq!(after.0.ptes, before.0.ptes + 1);
     Ok(())
 }
 
