@@ -85,6 +85,13 @@ impl Console {
         &self.report
     }
 
+    /// The error that the kernel ends with (`error: ...`), unless that is a failed test.
+    pub fn error(&self) -> Option<&str> {
+        self.tail()
+            .filter_map(|line| line.strip_prefix("error: "))
+            .last()
+    }
+
     /// The last lines, oldest first.
     pub fn tail(&self) -> impl Iterator<Item = &str> {
         self.tail.iter().map(String::as_str)
@@ -99,6 +106,12 @@ impl Console {
 /// Whether a byte is one that the kernel prints, or its console adds.
 pub fn is_text(byte: u8) -> bool {
     byte.is_ascii_graphic() || b" \t\r\n\x1b".contains(&byte)
+}
+
+/// Whether a line of `text` announces the kernel's end.
+pub fn announces_end(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b'\n')
+        .any(|line| announcement(line).is_some())
 }
 
 /// The status that a line announces.
@@ -149,6 +162,13 @@ mod tests {
             ["panic: no memory", "backtrace:", "  #0 0x1"]
         );
         assert_eq!(console.announced(), Some(2));
+    }
+
+    #[test]
+    fn the_last_error_is_what_the_kernel_ends_with() {
+        let log = "[ 0.1] error: a task\nerror: one\nnot ok 1\n# error: a test\nerror: two\nlazymmu: exit 1\n";
+        assert_eq!(fed(&[log.as_bytes()]).0.error(), Some("two"));
+        assert_eq!(fed(&[b"not ok 1\nlazymmu: exit 1\n"]).0.error(), None);
     }
 
     #[test]

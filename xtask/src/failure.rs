@@ -5,14 +5,18 @@
 //! An ordinary error ends xtask with status 1. A [`Failure`] says which status
 //! it is instead, so that a script can tell a panic (2) from a hang (124).
 
+use crate::output;
 use anyhow::Error;
 use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// Status of a run that was ended because it hung, as `timeout(1)` uses it.
 pub const HUNG: u8 = 124;
 /// Status after Ctrl-C, as shells report SIGINT.
 pub const INTERRUPTED: u8 = 130;
+/// Status when the reader of the output has gone, as shells report SIGPIPE.
+pub const READER_GONE: u8 = 141;
 
 /// An error with an exit status of its own.
 #[derive(Debug)]
@@ -71,7 +75,10 @@ pub fn show(error: &Error) -> ExitCode {
 ///
 /// Not clap's own 2, which is the status of a kernel that panicked.
 pub fn show_usage(usage: &clap::Error) -> ExitCode {
+    let printed = usage.print().and_then(|()| io::stdout().flush());
     // With standard error gone there is nobody to tell.
-    let _ = usage.print();
-    ExitCode::from(u8::from(usage.use_stderr()))
+    if !usage.use_stderr() {
+        output::settle(printed);
+    }
+    ExitCode::from(output::lost().unwrap_or(u8::from(usage.use_stderr())))
 }

@@ -28,19 +28,21 @@ impl Gdb {
             "no guest waits for a debugger; type in another terminal: cargo xtask run --gdb"
         );
         let gdb = find().context(
-            "no gdb for aarch64; type: sudo apt-get install gdb-multiarch (Debian, Ubuntu), \
-             sudo dnf install gdb (Fedora) or brew install gdb (macOS)",
+            "no gdb for aarch64; install gdb-multiarch (Debian, Ubuntu) or gdb (Fedora, macOS with brew)",
         )?;
-        process::run(
-            Command::new(gdb)
-                .current_dir(workspace.root())
-                .arg("--quiet")
-                .arg(workspace.kernel_elf())
-                .args(["--command", "scripts/gdb.gdbinit"])
-                .arg("--eval-command")
-                .arg(format!("target remote {}", socket.display()))
-                .args(&self.arguments),
-        )
+        // It has the terminal, so it stays in its process group.
+        let status = Command::new(&gdb)
+            .current_dir(workspace.root())
+            .arg("--quiet")
+            .arg(workspace.kernel_elf())
+            .args(["--command", "scripts/gdb.gdbinit"])
+            .arg("--eval-command")
+            .arg(format!("target remote {}", socket.display()))
+            .args(&self.arguments)
+            .status()
+            .with_context(|| format!("cannot start {}", gdb.display()))?;
+        ensure!(status.success(), "{} failed ({status})", gdb.display());
+        Ok(())
     }
 }
 

@@ -3,21 +3,20 @@
 //! One supervised QEMU process: started, read, timed, and never left behind. A round of
 //! `--soak` is supervised in the same way.
 //!
-//! A guest dies with xtask, whatever ends xtask: dropping [`Guest`] kills it, so
-//! do the signal handler and the panic hook (panics abort, nothing is dropped),
-//! and on Linux the kernel kills it when xtask itself is killed. QEMU stands in a
-//! process group of its own, so that Ctrl-C reaches xtask alone and is answered
-//! in one place.
+//! A guest dies with xtask, whatever ends xtask: dropping [`Guest`] kills it, and so does the
+//! [guard](crate::guard). QEMU has a process group of its own, so that Ctrl-C reaches xtask alone and
+//! is answered in one place.
 
-use crate::console::Console;
-use crate::failure;
+use crate::console::{self, Console};
+use crate::failure::{self, Failure};
+use crate::{guard, scratch};
 use anyhow::{Context, Result};
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{self, Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,8 +24,9 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(50);
 /// Time for QEMU to end after the kernel announced its end.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// Time for the standard error of a guest that has ended to be closed.
+const CLOSED: Duration = Duration::from_secs(20);
 
-static GUESTS: Mutex<Vec<Arc<Mutex<Child>>>> = Mutex::new(Vec::new());
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// How many [`Answering`] there are.
 static ANSWERING: AtomicUsize = AtomicUsize::new(0);
@@ -66,30 +66,34 @@ pub struct Ended {
     pub stuck_at: Vec<String>,
 }
 
-/// Sets up that no guest outlives xtask: a signal handler and a panic hook.
-pub fn leave_none_behind() {
-    let installed = ctrlc::set_handler(|| {
-        let first = !INTERRUPTED.swap(true, Ordering::SeqCst);
-        // With a guest, its supervisor reports and cleans up, and so does who has said so; a
-        // second signal or nobody to do it ends at once.
-        let nobody = kill_all() == 0 && ANSWERING.load(Ordering::SeqCst) == 0;
-        if nobody || !first {
-            std::process::exit(i32::from(failure::INTERRUPTED));
-        }
-    });
-    if let Err(error) = installed {
+/// Answers SIGINT, SIGTERM and SIGHUP from now on.
+pub fn answer_signals() {
+    if let Err(error) = ctrlc::set_handler(|| interrupt(failure::INTERRUPTED)) {
         eprintln!("warning: Ctrl-C will not be handled: {error}");
     }
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        kill_all();
-        hook(info);
-    }));
 }
 
-/// Tells whether Ctrl-C was pressed.
+/// Interrupts xtask. A guest's supervisor reports and cleans up, and so does who has said so; without
+/// such a one, and when called again, xtask ends at once with `status`.
+pub fn interrupt(status: u8) {
+    let first = !INTERRUPTED.swap(true, Ordering::SeqCst);
+    if !first || ANSWERING.load(Ordering::SeqCst) == 0 {
+        scratch::remove_all();
+        process::exit(status.into());
+    }
+}
+
+/// Tells whether Ctrl-C was pressed, or xtask has another reason to end.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// An error after Ctrl-C, with `report`: what a boot or a build said then means nothing.
+pub fn stop_if_interrupted(report: &str) -> Result<()> {
+    if interrupted() {
+        return Err(Failure::new(failure::INTERRUPTED, report).into());
+    }
+    Ok(())
 }
 
 /// While it lives, Ctrl-C only makes [`interrupted`] true: its owner looks there often, and leaves
@@ -111,15 +115,6 @@ impl Drop for Answering {
     }
 }
 
-/// Kills every running guest and returns how many there were.
-fn kill_all() -> usize {
-    let guests = lock(&GUESTS);
-    for guest in guests.iter() {
-        kill(&mut lock(guest));
-    }
-    guests.len()
-}
-
 /// Kills a guest and what it may have started: `LAZYMMU_QEMU` can be a script.
 fn kill(child: &mut Child) {
     // Once it is waited for, its number may be another process's.
@@ -127,23 +122,19 @@ fn kill(child: &mut Child) {
         && let Ok(group) = libc::pid_t::try_from(child.id())
     {
         // SAFETY: kill takes plain numbers. The child leads a process group of its own
-        // (`Guest::start`) and was not waited for, so the group has this number still.
+        // (`guard::start`) and was not waited for, so the group has this number still.
         unsafe { libc::kill(-group, libc::SIGKILL) };
     }
-}
-
-/// Locks even after a panic elsewhere: killing guests must always work.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A running QEMU.
 #[derive(Debug)]
 pub struct Guest {
-    child: Arc<Mutex<Child>>,
+    child: Child,
     output: Receiver<Vec<u8>>,
     stderr: Receiver<Vec<u8>>,
     started: Instant,
+    _answering: Answering,
 }
 
 impl Guest {
@@ -156,20 +147,12 @@ impl Guest {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
-        die_with_parent(&mut command);
-        // The list is locked across the start, so that a signal between start
-        // and entry cannot miss the child.
-        let mut guests = lock(&GUESTS);
-        let mut child = command
-            .spawn()
+            .stderr(Stdio::piped());
+        let _answering = Answering::new();
+        let mut child = guard::start(&mut command)
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         let stdout = child.stdout.take();
         let errors = child.stderr.take();
-        let child = Arc::new(Mutex::new(child));
-        guests.push(Arc::clone(&child));
-        drop(guests);
 
         let (sender, output) = mpsc::channel();
         if let Some(stdout) = stdout {
@@ -189,18 +172,14 @@ impl Guest {
             output,
             stderr,
             started: Instant::now(),
+            _answering,
         })
     }
 
-    /// Tells whether it runs.
-    pub fn is_running(&self) -> bool {
-        matches!(lock(&self.child).try_wait(), Ok(None))
-    }
-
     /// Ends the guest and returns what QEMU itself had to say.
-    pub fn stop(self) -> String {
-        kill(&mut lock(&self.child));
-        let stderr = self.stderr.recv_timeout(GOODBYE).unwrap_or_default();
+    pub fn stop(mut self) -> String {
+        kill(&mut self.child);
+        let stderr = self.stderr.recv_timeout(CLOSED).unwrap_or_default();
         String::from_utf8_lossy(&stderr).trim().to_owned()
     }
 
@@ -213,7 +192,7 @@ impl Guest {
     ///
     /// When the process cannot be waited for.
     pub fn supervise(
-        self,
+        mut self,
         limits: Option<Limits>,
         console: &mut Console,
         mut sink: impl FnMut(&str),
@@ -222,7 +201,7 @@ impl Guest {
         let mut heard = Instant::now();
         let mut farewell: Option<Instant> = None;
         let mut stuck_at = Vec::new();
-        let end = loop {
+        let mut end = loop {
             match self.output.recv_timeout(TICK) {
                 Ok(bytes) => {
                     heard = Instant::now();
@@ -231,7 +210,7 @@ impl Guest {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     // Its standard output is closed; the process follows.
-                    if let Some(status) = lock(&self.child).try_wait()? {
+                    if let Some(status) = self.child.try_wait()? {
                         break End::Exited(status);
                     }
                     thread::sleep(TICK / 10);
@@ -253,9 +232,16 @@ impl Guest {
             }
         };
         console.flush(&mut sink);
-        kill(&mut lock(&self.child));
+        kill(&mut self.child);
         // Its standard error ends with it, unless something escaped from its group.
-        let stderr = self.stderr.recv_timeout(GOODBYE).unwrap_or_default();
+        let mut stderr = self.stderr.recv_timeout(CLOSED).unwrap_or_default();
+        if console::announces_end(&stderr) {
+            // The kernel found no UART, and printed by semihosting.
+            console.feed(&std::mem::take(&mut stderr), &mut sink);
+            if let End::Hung(_) = end {
+                end = End::Halted;
+            }
+        }
         Ok(Ended {
             end: if interrupted() { End::Interrupted } else { end },
             duration: self.started.elapsed(),
@@ -267,11 +253,10 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        lock(&GUESTS).retain(|guest| !Arc::ptr_eq(guest, &self.child));
-        let mut child = lock(&self.child);
-        kill(&mut child);
+        kill(&mut self.child);
         // An error says that it was waited for before.
-        let _ = child.wait();
+        let _ = self.child.wait();
+        guard::forget(self.child.id());
     }
 }
 
@@ -308,29 +293,24 @@ fn pump(mut from: impl Read, to: &Sender<Vec<u8>>) {
     }
 }
 
-/// Lets Linux kill the child when the thread that starts it ends, as it does when
-/// xtask is killed by SIGKILL, which no handler sees.
-#[cfg(target_os = "linux")]
-fn die_with_parent(command: &mut Command) {
-    let set = || {
-        // SAFETY: prctl(PR_SET_PDEATHSIG) takes plain numbers, touches no memory of
-        // ours, and is a bare system call, hence async-signal-safe.
-        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+/// Lets `command` have `file` under the number that it has here.
+pub fn hand_over(command: &mut Command, file: OwnedFd) {
+    let keep = move || {
+        // SAFETY: F_SETFD takes a number, and `file` is open as long as this closure lives.
+        match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) } {
             0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
+            _ => Err(io::Error::last_os_error()),
         }
     };
     // SAFETY: the closure runs between fork and exec and makes one
     // async-signal-safe system call; it allocates nothing and takes no lock.
-    unsafe { command.pre_exec(set) };
+    unsafe { command.pre_exec(keep) };
 }
-
-#[cfg(not(target_os = "linux"))]
-fn die_with_parent(_: &mut Command) {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixStream;
 
     const PATIENT: Limits = Limits {
         silence: Duration::from_secs(20),
@@ -372,10 +352,9 @@ mod tests {
             silence: Duration::from_millis(200),
             ..PATIENT
         };
-        let (ended, lines) = supervise("echo one; exec sleep 60", limits);
+        let (ended, _) = supervise("exec sleep 60", limits);
         assert!(matches!(ended.end, End::Hung(why) if why.contains("printed nothing")));
         assert_eq!(ended.stuck_at, ["in a loop"]);
-        assert_eq!(lines, ["one"]);
     }
 
     #[test]
@@ -396,38 +375,55 @@ mod tests {
 
     #[test]
     fn what_a_script_started_dies_with_it() {
-        let started = Instant::now();
-        let limits = Limits {
-            silence: Duration::from_millis(200),
-            ..PATIENT
-        };
-        let (ended, _) = supervise("sleep 60 & wait", limits);
-        assert!(matches!(ended.end, End::Hung(_)));
-        assert!(
-            started.elapsed() < GOODBYE,
-            "the sleeping process keeps standard error open"
-        );
+        let text = "echo why >&2; sleep 60 & echo 'lazymmu: exit 0'; wait";
+        let (ended, _) = supervise(text, PATIENT);
+        // The sleeping process keeps standard error open, which is read to its end.
+        assert_eq!(ended.stderr, "why");
+    }
+
+    #[test]
+    fn what_a_kernel_prints_by_semihosting_is_its_log() {
+        let text = "echo 'error: odd' >&2; echo 'lazymmu: exit 1' >&2; exit 1";
+        let mut console = Console::default();
+        let ended = Guest::start(script(text))
+            .and_then(|guest| guest.supervise(None, &mut console, |_| {}, |_| Vec::new()))
+            .expect("sh can be waited for");
+        assert_eq!(console.announced(), Some(1));
+        assert_eq!(console.tail().next(), Some("error: odd"));
+        assert_eq!(ended.stderr, "");
     }
 
     #[test]
     fn stopped_guest_leaves_its_last_words() {
-        let guest = Guest::start(script("echo why >&2; exec sleep 60")).expect("sh starts");
-        assert!(guest.is_running());
-        // It has written once its standard error is a pipe with something in it.
-        thread::sleep(Duration::from_millis(300));
+        let text = "echo why >&2; echo; exec sleep 60";
+        let guest = Guest::start(script(text)).expect("sh starts");
+        guest.output.recv().expect("it prints");
         assert_eq!(guest.stop(), "why");
-        let ended = Guest::start(script("exit 1")).expect("sh starts");
-        while ended.is_running() {
-            thread::sleep(TICK);
-        }
     }
 
     #[test]
     fn dropping_a_guest_kills_it() {
         let guest = Guest::start(script("exec sleep 60")).expect("sh starts");
-        let child = Arc::clone(&guest.child);
+        let asked = format!("kill -0 {}", guest.child.id());
+        let lives = || crate::process::output("sh", &["-c", &asked]).is_ok();
+        assert!(lives());
         drop(guest);
-        let status = lock(&child).try_wait().expect("it was waited for");
-        assert!(status.is_some_and(|status| !status.success()));
+        assert!(!lives());
+    }
+
+    #[test]
+    fn a_file_is_handed_over_under_its_number() {
+        let (mut ours, theirs) = UnixStream::pair().expect("there are numbers left");
+        let mut command = script(&format!("echo here >&{}", theirs.as_raw_fd()));
+        hand_over(&mut command, theirs.into());
+        drop(Guest::start(command).expect("sh starts").supervise(
+            Some(PATIENT),
+            &mut Console::default(),
+            |_| {},
+            |_| Vec::new(),
+        ));
+        let mut said = String::new();
+        ours.read_to_string(&mut said).expect("the other end closes");
+        assert_eq!(said, "here\n");
     }
 }

@@ -4,7 +4,11 @@
 //!
 //! One module per command; the doc comments of its fields are its `--help`.
 //! Status: 0 success; 1, 2, 3 as the kernel ended (failure, panic, exception);
-//! 124 a hang; 130 Ctrl-C; 1 for everything that went wrong without the kernel.
+//! 124 a hang; 130 Ctrl-C; 141 when the reader of the output has gone; 1 for everything that went
+//! wrong without the kernel.
+
+#[macro_use]
+mod output;
 
 mod bench;
 mod build;
@@ -15,6 +19,7 @@ mod expectation;
 mod failure;
 mod gdb;
 mod glob;
+mod guard;
 mod guest;
 mod image;
 mod ktap;
@@ -23,6 +28,7 @@ mod mutants;
 mod process;
 mod qemu;
 mod run;
+mod scratch;
 mod serial;
 mod symbols;
 mod test;
@@ -61,10 +67,12 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(usage) => return failure::show_usage(&usage),
     };
-    guest::leave_none_behind();
-    match dispatch(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure::show(&error),
+    guest::answer_signals();
+    let result = dispatch(cli.command);
+    match (output::lost(), result) {
+        (Some(status), _) => ExitCode::from(status),
+        (None, Ok(())) => ExitCode::SUCCESS,
+        (None, Err(error)) => failure::show(&error),
     }
 }
 

@@ -18,7 +18,6 @@ use crate::workspace::Workspace;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use std::fs;
-use std::io::Write;
 use std::num::NonZero;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -87,10 +86,8 @@ impl Miri {
             let (mut passed, mut failed) = (0, 0);
             while let Some(binary) = next() {
                 let arguments: Vec<&str> = binary.iter().map(String::as_str).collect();
-                let output = self
-                    .command(workspace, &arguments)
-                    .output()
-                    .context("cannot start `rustup`; see https://rustup.rs")?;
+                let output = process::capture(&mut self.command(workspace, &arguments))
+                    .context("rustup is needed; see https://rustup.rs")?;
                 show(&output);
                 let row = host::count(PACKAGE, PACKAGE, &output);
                 passed += row.passed;
@@ -132,10 +129,8 @@ fn binaries(tests: &Path) -> Result<Vec<Binary>> {
 
 /// Shows what a binary printed, in one piece: cargo's words, what Miri found, and the results.
 fn show(output: &Output) {
-    let (mut stderr, mut stdout) = (std::io::stderr().lock(), std::io::stdout().lock());
-    // A reader that has left (`| head`) is no reason to stop.
-    let _ = stderr.write_all(&output.stderr);
-    let _ = stdout.write_all(&output.stdout);
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr).trim_end());
+    print!("{}", String::from_utf8_lossy(&output.stdout));
 }
 
 /// Adds the toolchain or its components if they are missing, and says so.

@@ -8,11 +8,12 @@
 //! build: `RUSTFLAGS`, for one, silently replaces the target's own flags.
 //! `RUSTUP_TOOLCHAIN` stays, so `cargo +nightly xtask` means nightly all the way.
 
+use crate::guard;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use std::env;
 use std::ffi::OsStr;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 
 /// `CARGO_*` variables that say where cargo lives and how it fetches and
 /// prints, not what it builds.
@@ -92,22 +93,53 @@ pub fn output(program: impl AsRef<OsStr>, arguments: &[&str]) -> Result<String> 
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a command that writes to the terminal itself.
+/// Runs a command that writes to the terminal itself. It ends with xtask, and so does what it starts.
 ///
 /// # Errors
 ///
 /// When it cannot be started or fails.
 pub fn run(command: &mut Command) -> Result<()> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start `{program}`"))?;
+    let status = finish(command, Stdio::inherit(), Stdio::inherit())?.status;
     if !status.success() {
-        let arguments: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
+        let program = command.get_program().to_string_lossy();
         let name = program.rsplit('/').next().unwrap_or(&program);
+        let arguments: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
         bail!("`{name} {}` failed ({status})", arguments.join(" "));
     }
     Ok(())
+}
+
+/// Runs a command whose output is kept, whatever its status is. It ends with xtask, and so does what it starts.
+///
+/// # Errors
+///
+/// When it cannot be started.
+pub fn capture(command: &mut Command) -> Result<Output> {
+    finish(command, Stdio::piped(), Stdio::piped())
+}
+
+/// The same with the output where it is wanted.
+///
+/// # Errors
+///
+/// When it cannot be started.
+pub fn finish(command: &mut Command, stdout: Stdio, stderr: Stdio) -> Result<Output> {
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+    let child = guard::start(command)
+        .with_context(|| format!("cannot start `{}`", command.get_program().display()))?;
+    let group = child.id();
+    let output = child.wait_with_output();
+    guard::forget(group);
+    Ok(output?)
+}
+
+/// A word as it is typed in a shell.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./_-".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
@@ -128,6 +160,16 @@ mod tests {
         ] {
             assert!(leaks(variable), "{variable}");
         }
+    }
+
+    #[test]
+    fn a_shell_reads_what_was_meant() {
+        let words = ["", "a", "sched*", "a b", "it's", "$(id)", "a=b,c:/d_e-f", "\"", "!", "~"];
+        let line = words.map(quoted).join(" ");
+        let script = format!("printf '%s\\n' {line}");
+        let printed = output("sh", &["-c", &script]).expect("it is well-formed");
+        assert_eq!(printed.lines().collect::<Vec<_>>(), words);
+        assert!(line.contains(" 'sched*' ") && line.contains(" a=b,c:/d_e-f "), "{line}");
     }
 
     #[test]

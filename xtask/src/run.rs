@@ -7,10 +7,10 @@ use crate::build;
 use crate::qemu::Input;
 use crate::qemu::boot::Watch;
 use crate::qemu::{Boot, MachineOptions, Plugin, Qemu, Verdict};
+use crate::process::quoted;
 use crate::workspace::Workspace;
 use anyhow::{Result, bail};
 use clap::Args;
-use std::io::{self, Write};
 use std::path::{self, Path, PathBuf};
 
 /// Seconds that a run may take by default.
@@ -37,12 +37,12 @@ impl Run {
         let workspace = Workspace::find();
         let machine = self.options.machine()?;
         let mut qemu = Qemu::provide()?;
-        qemu.require(machine.board)?;
+        qemu.require(&machine)?;
         let artifacts = build::build(&workspace)?;
         let mut options = machine.options();
         if let Some(out) = &self.plugin {
             qemu = counting(&workspace, &qemu, out)?;
-            options += &format!(" --plugin {}", out.display());
+            options += &format!(" --plugin {}", quoted(&out.to_string_lossy()));
         }
         let bootargs = self.options.bootargs.join(" ");
         let boot = Boot {
@@ -57,15 +57,11 @@ impl Run {
             },
             again: again(&options, &bootargs),
         };
-        let mut stdout = io::stdout().lock();
-        let outcome = boot.run(&workspace, &qemu, |line| {
-            // A reader that has left (`| head`) is no reason to stop the guest.
-            let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
-        })?;
+        let outcome = boot.run(&workspace, &qemu, |line| println!("{line}"))?;
         match outcome.verdict {
             Verdict::Success => {
                 if !bootargs.split(' ').any(|word| word.starts_with("mode=")) {
-                    let _ = write!(stdout, "\n{}", headline::shown(&workspace)?);
+                    print!("\n{}", headline::shown(&workspace)?);
                 }
                 Ok(())
             }
@@ -86,6 +82,7 @@ fn counting(workspace: &Workspace, qemu: &Qemu, out: &Path) -> Result<Qemu> {
 
 /// The command line that boots the same again.
 pub fn again(options: &str, bootargs: &str) -> String {
-    let separator = if bootargs.is_empty() { "" } else { " -- " };
-    format!("cargo xtask run{options}{separator}{bootargs}")
+    let words: Vec<String> = bootargs.split_whitespace().map(quoted).collect();
+    let separator = if words.is_empty() { "" } else { " -- " };
+    format!("cargo xtask run{options}{separator}{}", words.join(" "))
 }

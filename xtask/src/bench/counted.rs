@@ -11,6 +11,7 @@ use crate::qemu::boot::Watch;
 use crate::qemu::machine::{Clock, Memory};
 use crate::qemu::{Boot, Input, Machine, Plugin, Qemu, Verdict};
 use crate::run::again;
+use crate::scratch;
 use crate::test::soak::tasks::BACKENDS;
 use crate::windows::{Window, Windows};
 use crate::workspace::Workspace;
@@ -242,7 +243,7 @@ impl Setup<'_> {
 
     /// Boots, and comes back with the console and the windows.
     fn boot(&self, machine: &Machine, bootargs: &str) -> Result<(String, Windows)> {
-        let scratch = tempfile::Builder::new().prefix("lazymmu-").tempdir()?;
+        let scratch = scratch::folder(self.workspace)?;
         let out = scratch.path().join("windows");
         let boot = Boot {
             machine,

@@ -103,7 +103,7 @@ impl BenchCommand {
     pub fn execute(self) -> Result<()> {
         let workspace = Workspace::find();
         if self.mca {
-            return mca::analyse(&workspace, &build::build(&workspace)?);
+            return mca::analyse(&workspace);
         }
         let all: Vec<Terms> = Terms::all().filter(|terms| self.wants(terms)).collect();
         ensure!(

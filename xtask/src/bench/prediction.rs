@@ -4,6 +4,7 @@
 
 use super::counted::{MOST_OF_USUAL, Terms};
 use crate::process;
+use crate::scratch;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
@@ -35,14 +36,14 @@ impl Prediction {
     ///
     /// When cargo cannot be started, the test fails, or what it writes cannot be read.
     pub fn make(workspace: &Workspace, pages: u64) -> Result<Self> {
-        let scratch = tempfile::Builder::new().prefix("lazymmu-").tempdir()?;
+        let scratch = scratch::folder(workspace)?;
         let path = scratch.path().join("prediction");
-        let output = process::cargo(workspace)
-            .args(["test", "--release", "--package=kernel", "--test=windows"])
-            .env(ASKED_BY, &path)
-            .env(PAGES, pages.to_string())
-            .output()
-            .context("cannot start cargo")?;
+        let output = process::capture(
+            process::cargo(workspace)
+                .args(["test", "--release", "--package=kernel", "--test=windows"])
+                .env(ASKED_BY, &path)
+                .env(PAGES, pages.to_string()),
+        )?;
         if !output.status.success() {
             let said = [output.stdout, output.stderr].concat();
             bail!(

@@ -106,7 +106,11 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Adds the kernel's compilation target to the toolchain in use when it lacks it.
-fn provide_target(workspace: &Workspace) -> Result<()> {
+///
+/// # Errors
+///
+/// When it cannot be added; the error has the line to type.
+pub fn provide_target(workspace: &Workspace) -> Result<()> {
     let libdir = Command::new("rustc")
         .args(["--print", "target-libdir", "--target", KERNEL_TARGET])
         .current_dir(workspace.root())

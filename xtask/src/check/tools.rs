@@ -5,7 +5,7 @@
 use super::Verdict;
 use crate::process;
 use crate::workspace::{KERNEL_TARGET, Workspace};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -95,10 +95,7 @@ impl Tool {
             command.env("RUSTDOCFLAGS", self.rustdoc);
         }
         // Only rustfmt prints to standard output: the names of files.
-        let output = command
-            .stderr(Stdio::inherit())
-            .output()
-            .context("cannot start cargo")?;
+        let output = process::finish(&mut command, Stdio::piped(), Stdio::inherit())?;
         for file in String::from_utf8_lossy(&output.stdout).lines() {
             let file = Path::new(file);
             let shown = file

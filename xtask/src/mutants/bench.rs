@@ -11,6 +11,7 @@ use super::host;
 use super::killer::Killer;
 use super::list::{LISTS, Mutant};
 use crate::process;
+use crate::qemu::Qemu;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
 use std::fs;
@@ -71,6 +72,15 @@ impl<'w> Bench<'w> {
     /// When files cannot be copied, the kernel cannot be built, or a host test fails as it is. A self-test that
     /// does is found in the end, as the [outcome](Outcome::FailsAnyhow) of its mutants.
     pub fn set_up(workspace: &'w Workspace, mutants: &[Mutant]) -> Result<Self> {
+        let boots = mutants.iter().filter_map(|mutant| match mutant.killer() {
+            Killer::Boot(boot) => Some(boot),
+            Killer::Host(_) => None,
+        });
+        // What is missing is said, or installed, before anything is built.
+        let qemu = match boots.clone().next() {
+            Some(_) => Some(Qemu::provide()?),
+            None => None,
+        };
         let home = workspace.target().join("mutants");
         let mut bench = Self {
             workspace,
@@ -91,17 +101,10 @@ impl<'w> Bench<'w> {
             });
             host::check(&bench.copy, list, killers)?;
         }
-        let mut boots = mutants
-            .iter()
-            .filter_map(|mutant| match mutant.killer() {
-                Killer::Boot(boot) => Some(boot),
-                Killer::Host(_) => None,
-            })
-            .peekable();
-        if boots.peek().is_some() {
+        if let Some(qemu) = qemu {
             fs::create_dir_all(&bench.logs)
                 .with_context(|| format!("cannot make {}", bench.logs.display()))?;
-            bench.boots = Some(Boots::set_up(&bench.copy, &bench.logs, boots)?);
+            bench.boots = Some(Boots::set_up(qemu, &bench.copy, &bench.logs, boots)?);
         }
         Ok(bench)
     }

@@ -9,7 +9,9 @@ use super::bench::Outcome;
 use super::killer::{Boot, Ending};
 use crate::build::{self, Artifacts};
 use crate::failure::HUNG;
+use crate::guest;
 use crate::ktap::{Parser, Report, Status};
+use crate::process;
 use crate::qemu::boot::Watch;
 use crate::qemu::{self, Input, Qemu, Verdict};
 use crate::run::again;
@@ -40,14 +42,15 @@ impl Boots {
     ///
     /// # Errors
     ///
-    /// When QEMU cannot be had, or the kernel cannot be built.
+    /// When QEMU cannot be started, or the kernel cannot be built.
     pub fn set_up<'a>(
+        qemu: Qemu,
         workspace: &Workspace,
         logs: &Path,
         killers: impl Iterator<Item = &'a Boot>,
     ) -> Result<Self> {
         let mut boots = Self {
-            qemu: Qemu::provide()?,
+            qemu,
             unfit: Vec::new(),
         };
         eprintln!("building the kernel as it is");
@@ -60,7 +63,7 @@ impl Boots {
             seen.push(killer);
             let log = logs.join(format!("{}.log", killer.test));
             let ran = boots.boot(workspace, &artifacts, killer, true, &log)?;
-            super::stop_if_interrupted()?;
+            guest::stop_if_interrupted("interrupted")?;
             let problem = problem(&ran);
             let result = if problem.is_none() {
                 "passes"
@@ -90,10 +93,7 @@ impl Boots {
         if let Some((_, problem)) = self.unfit.iter().find(|(unfit, _)| unfit.is_same(killer)) {
             return Ok(Outcome::FailsAnyhow(problem.clone()));
         }
-        let output = build::cargo_build(workspace)
-            .arg("--quiet")
-            .output()
-            .context("cannot start cargo")?;
+        let output = process::capture(build::cargo_build(workspace).arg("--quiet"))?;
         if !output.status.success() {
             let errors = String::from_utf8_lossy(&output.stderr).into_owned();
             return Ok(Outcome::NotBuilt(errors));

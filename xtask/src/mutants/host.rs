@@ -7,7 +7,7 @@ use super::killer::Host;
 use super::list::List;
 use crate::process;
 use crate::workspace::Workspace;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use std::collections::BTreeSet;
 use std::process::Output;
 
@@ -60,11 +60,11 @@ pub fn check<'a>(
 }
 
 fn cargo_test(workspace: &Workspace, list: &List, arguments: &[String]) -> Result<Output> {
-    process::cargo(workspace)
-        .args(["test", "--quiet", "--package", list.package])
-        .args(arguments)
-        .output()
-        .context("cannot start cargo")
+    process::capture(
+        process::cargo(workspace)
+            .args(["test", "--quiet", "--package", list.package])
+            .args(arguments),
+    )
 }
 
 /// The arguments of `cargo test` that select a test binary.

@@ -16,7 +16,7 @@ mod host;
 mod killer;
 mod list;
 
-use crate::failure::{self, Failure};
+use crate::failure::Failure;
 use crate::glob;
 use crate::guest;
 use crate::workspace::Workspace;
@@ -60,7 +60,7 @@ impl Mutants {
         let mut killed = [0; LISTS.len()];
         for (i, mutant) in mutants.iter().enumerate() {
             let outcome = bench.try_out(mutant, self.all)?;
-            stop_if_interrupted()?;
+            guest::stop_if_interrupted("interrupted")?;
             let [result, by] = outcome.shown(mutant.killer());
             eprintln!("[{}/{}] {}: {result}", i + 1, mutants.len(), mutant.name);
             if let Outcome::NotBuilt(why) | Outcome::FailsAnyhow(why) = &outcome {
@@ -94,12 +94,4 @@ impl Mutants {
             glob::matches(filter, &mutant.name) || glob::matches(filter, &mutant.file)
         })
     }
-}
-
-/// An error after Ctrl-C: what a boot or a build said then means nothing.
-fn stop_if_interrupted() -> Result<()> {
-    if guest::interrupted() {
-        return Err(Failure::new(failure::INTERRUPTED, "interrupted").into());
-    }
-    Ok(())
 }

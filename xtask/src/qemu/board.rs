@@ -27,6 +27,8 @@ pub enum Board {
 
 /// CPUs of the usual `virt`: enough for a task to move to another one.
 const CPUS: NonZeroU32 = NonZeroU32::new(2).expect("2 is not 0");
+/// CPUs that a GICv2 can tell apart (ARM IHI 0048B, 1.2).
+const CPUS_OF_GICV2: NonZeroU32 = NonZeroU32::new(8).expect("8 is not 0");
 /// CPUs of a BCM2711.
 const CPUS_OF_A_PI: NonZeroU32 = NonZeroU32::new(4).expect("4 is not 0");
 
@@ -76,11 +78,18 @@ impl Board {
     /// One line with the options that contradict the board, and what the board has.
     pub fn check(self, machine: &Machine) -> Result<()> {
         match self {
-            Self::Virt => ensure!(
-                machine.dtb.is_none(),
-                "--dtb needs --machine raspi4b: the device tree of virt is QEMU's own, which knows \
-                 what the other options chose"
-            ),
+            Self::Virt => {
+                ensure!(
+                    machine.dtb.is_none(),
+                    "--dtb needs --machine raspi4b: the device tree of virt is QEMU's own, which knows \
+                     what the other options chose"
+                );
+                ensure!(
+                    machine.gic != Gic::V2 || machine.smp <= CPUS_OF_GICV2,
+                    "--smp {}: a GICv2 serves {CPUS_OF_GICV2} CPUs at most; add --gic 3, or leave out --smp",
+                    machine.smp
+                );
+            }
             Self::Raspi4b => {
                 let mut fixed = self.usual();
                 // What is open: the clock, the tree, and of the levels the two that QEMU enters at.
@@ -156,6 +165,15 @@ mod tests {
         assert_eq!(machine(same).expect("nothing differs"), pi);
         let open = machine("--machine raspi4b --el 3 --icount").expect("both are open");
         assert_eq!(open.options(), " --machine raspi4b --el 3 --icount");
+    }
+
+    #[test]
+    fn more_cpus_than_the_interrupt_controller_serves_are_refused_with_the_way_out() {
+        let text = refusal("--smp 9");
+        assert!(text.starts_with("--smp 9: ") && text.contains("--gic 3"), "{text}");
+        for line in ["--smp 8", "--smp 9 --gic 3"] {
+            machine(line).expect(line);
+        }
     }
 
     #[test]

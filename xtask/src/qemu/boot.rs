@@ -10,12 +10,14 @@ use super::raspi4b_tree;
 use super::verdict::{self, Verdict};
 use crate::build::Artifacts;
 use crate::console::Console;
-use crate::guest::{Guest, Limits};
+use crate::guest::{Guest, Limits, hand_over};
+use crate::process::quoted;
 use crate::symbols::Symbols;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
-use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -67,11 +69,10 @@ impl Boot<'_> {
         qemu: &Qemu,
         mut sink: impl FnMut(&str),
     ) -> Result<Outcome> {
-        let scratch = tempfile::Builder::new().prefix("lazymmu-").tempdir()?;
-        let control = scratch.path().join("control");
+        let (control, theirs) = UnixStream::pair()?;
         let debugger = workspace.gdb_socket();
         let mut sockets = Sockets {
-            control: Some(&control),
+            control: Some(theirs.as_raw_fd()),
             ..Sockets::default()
         };
         let mut limits = None;
@@ -103,6 +104,7 @@ impl Boot<'_> {
             &sockets,
         ));
         let shown = typed(&command);
+        hand_over(&mut command, theirs.into());
         let symbols = Symbols::read(&self.artifacts.elf, workspace.root())
             .context("the kernel's debug information cannot be read")?;
         let mut console = Console::new(Some(symbols));
@@ -137,18 +139,10 @@ impl Boot<'_> {
 
 /// Shows a command as it would be typed.
 fn typed(command: &Command) -> String {
-    let quoted = |word: &OsStr| {
-        let word = word.to_string_lossy();
-        if word.contains(' ') || word.is_empty() {
-            format!("'{word}'")
-        } else {
-            word.into_owned()
-        }
-    };
     [command.get_program()]
         .into_iter()
         .chain(command.get_args())
-        .map(quoted)
+        .map(|word| quoted(&word.to_string_lossy()))
         .collect::<Vec<_>>()
         .join(" ")
 }

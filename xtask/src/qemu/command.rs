@@ -28,6 +28,8 @@
 use super::machine::{Board, Clock, ExceptionLevel, Gic, Machine};
 use crate::build::Artifacts;
 use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 /// Where the guest's UART ends.
@@ -46,8 +48,8 @@ pub enum Uart {
 pub struct Sockets<'a> {
     /// The console.
     pub uart: Uart,
-    /// Socket for questions about a guest that hangs.
-    pub control: Option<&'a Path>,
+    /// Number of the file that is a socket for questions about a guest that hangs.
+    pub control: Option<RawFd>,
     /// Socket for a debugger; the guest waits for it.
     pub debugger: Option<&'a Path>,
 }
@@ -74,29 +76,8 @@ pub fn boot(
     input: Input<'_>,
     sockets: &Sockets<'_>,
 ) -> Vec<OsString> {
-    let board = machine.board.name();
-    let gic = match machine.gic {
-        Gic::V2 => "2",
-        Gic::V3 => "3",
-    };
-    let level = match machine.el {
-        ExceptionLevel::El1 => "",
-        ExceptionLevel::El2 => ",virtualization=on",
-        ExceptionLevel::El3 => ",virtualization=on,secure=on",
-    };
-    let mut arguments = Vec::new();
+    let mut arguments = on(machine);
     let mut add = |option: &str, value: OsString| arguments.extend([option.into(), value]);
-    let board = match machine.board {
-        Board::Virt => format!("{board},gic-version={gic}{level}"),
-        Board::Raspi4b => board.to_owned(),
-    };
-    add("-machine", board.into());
-    add("-cpu", machine.cpu.clone().into());
-    add("-smp", machine.smp.to_string().into());
-    add("-m", machine.memory.to_string().into());
-    if machine.clock == Clock::Instructions {
-        add("-icount", "shift=0,sleep=off".into());
-    }
     // The default network card needs a ROM file that Debian packs separately.
     add("-nic", "none".into());
     add("-display", "none".into());
@@ -117,14 +98,13 @@ pub fn boot(
         add("-dtb", path.into());
     }
     add("-append", bootargs.into());
-    if let Some(path) = sockets.control {
-        add("-qmp", with_path("unix:", path, ",server=on,wait=off"));
+    if let Some(file) = sockets.control {
+        add("-chardev", format!("socket,id=control,fd={file}").into());
+        add("-qmp", "chardev:control".into());
     }
     if let Some(path) = sockets.debugger {
-        add(
-            "-chardev",
-            with_path("socket,id=gdb,server=on,wait=off,path=", path, ""),
-        );
+        let socket = option_of("socket,id=gdb,server=on,wait=off,path=", path);
+        add("-chardev", socket);
         add("-gdb", "chardev:gdb".into());
     }
     if sockets.debugger.is_some() || sockets.uart == Uart::Terminal {
@@ -133,11 +113,42 @@ pub fn boot(
     arguments
 }
 
-fn with_path(before: &str, path: &Path, after: &str) -> OsString {
-    let mut text = OsString::from(before);
-    text.push(path);
-    text.push(after);
-    text
+/// The options that make the machine.
+pub fn on(machine: &Machine) -> Vec<OsString> {
+    let board = machine.board.name();
+    let gic = match machine.gic {
+        Gic::V2 => "2",
+        Gic::V3 => "3",
+    };
+    let level = match machine.el {
+        ExceptionLevel::El1 => "",
+        ExceptionLevel::El2 => ",virtualization=on",
+        ExceptionLevel::El3 => ",virtualization=on,secure=on",
+    };
+    let board = match machine.board {
+        Board::Virt => format!("{board},gic-version={gic}{level}"),
+        Board::Raspi4b => board.to_owned(),
+    };
+    let mut arguments = Vec::new();
+    let mut add = |option: &str, value: OsString| arguments.extend([option.into(), value]);
+    add("-machine", board.into());
+    add("-cpu", machine.cpu.clone().into());
+    add("-smp", machine.smp.to_string().into());
+    add("-m", machine.memory.to_string().into());
+    if machine.clock == Clock::Instructions {
+        add("-icount", "shift=0,sleep=off".into());
+    }
+    arguments
+}
+
+/// `before` and a path, in which QEMU takes two commas for one that is meant.
+pub fn option_of(before: &str, path: &Path) -> OsString {
+    let mut text = before.as_bytes().to_vec();
+    for byte in path.as_os_str().as_bytes() {
+        text.push(*byte);
+        text.extend((*byte == b',').then_some(b','));
+    }
+    OsString::from_vec(text)
 }
 
 #[cfg(test)]
@@ -145,6 +156,7 @@ mod tests {
     use super::*;
     use crate::qemu::machine::Memory;
     use std::num::NonZeroU32;
+    use std::path::PathBuf;
 
     fn shown(machine: &Machine, sockets: &Sockets<'_>) -> String {
         shown_with(machine, Input::Usual, sockets)
@@ -187,7 +199,7 @@ mod tests {
             ..Machine::default()
         };
         let sockets = Sockets {
-            control: Some(Path::new("/tmp/x/control")),
+            control: Some(7),
             ..Sockets::default()
         };
         assert_eq!(
@@ -196,7 +208,7 @@ mod tests {
              -icount shift=0,sleep=off -nic none -display none -monitor none -serial stdio \
              -semihosting-config enable=on,target=native \
              -kernel kernel8.img -append mode=demo exit=semihosting \
-             -qmp unix:/tmp/x/control,server=on,wait=off"
+             -chardev socket,id=control,fd=7 -qmp chardev:control"
         );
     }
 
@@ -241,6 +253,12 @@ mod tests {
                 && command.contains("-kernel kernel.elf -append"),
             "{command}"
         );
+    }
+
+    #[test]
+    fn a_path_may_have_any_bytes() {
+        let path = PathBuf::from(OsString::from_vec(b"/a,b \xff'/c".to_vec()));
+        assert_eq!(option_of("x=", &path).as_bytes(), b"x=/a,,b \xff'/c");
     }
 
     #[test]

@@ -3,23 +3,23 @@
 //! Asks a guest that hangs where its CPUs are.
 //!
 //! QEMU's control socket speaks QMP, JSON lines; two fixed requests and a search
-//! in the text of one answer are all that is used of it.
+//! in the text of one answer are all that is used of it. It is one end of a pair and has no
+//! path: the length of one is limited, and a folder for it may be missing.
 
 use crate::symbols::{Address, Symbols};
 use anyhow::{Context, Result};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
-/// How long QEMU may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long QEMU may take to answer, on a busy host.
+const PATIENCE: Duration = Duration::from_secs(20);
 const REQUEST: &[u8] = br#"{"execute":"qmp_capabilities"}
 {"execute":"human-monitor-command","arguments":{"command-line":"info registers -a"},"id":"last"}
 "#;
 
 /// Describes program counter and link register of each CPU.
-pub fn where_is(socket: &Path, symbols: Option<&Symbols>) -> Vec<String> {
+pub fn where_is(socket: &UnixStream, symbols: Option<&Symbols>) -> Vec<String> {
     match ask(socket, REQUEST) {
         Ok(answer) => describe(&answer, symbols),
         Err(error) => vec![format!("QEMU does not say where the CPUs are: {error:#}")],
@@ -30,15 +30,16 @@ pub fn where_is(socket: &Path, symbols: Option<&Symbols>) -> Vec<String> {
 ///
 /// # Errors
 ///
-/// When nobody listens, or QEMU does not answer in time.
-pub fn ask(socket: &Path, requests: &[u8]) -> Result<String> {
-    let mut stream = UnixStream::connect(socket).context("cannot connect to its control socket")?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(requests)?;
+/// When QEMU has ended, or does not answer in time.
+pub fn ask(mut socket: &UnixStream, requests: &[u8]) -> Result<String> {
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket
+        .write_all(requests)
+        .context("nobody listens at its control socket")?;
     let mut answer = String::new();
     let mut chunk = [0; 4096];
     while !answer.contains(r#""id": "last""#) {
-        let length = stream
+        let length = socket
             .read(&mut chunk)
             .context("no answer on its control socket")?;
         if length == 0 {

@@ -135,7 +135,6 @@ fn line_to_type(host: &impl Host, release: &Release, rights: Rights) -> String {
     if host.is_macos() {
         return "brew install qemu".to_owned();
     }
-    let sudo = if rights == Rights::Root { "" } else { "sudo " };
     let line = if release.is_like(&["debian", "ubuntu"]) {
         "apt-get install --no-install-recommends qemu-system-arm"
     } else if release.is_like(&["fedora", "rhel", "centos"]) {
@@ -149,7 +148,11 @@ fn line_to_type(host: &impl Host, release: &Release, rights: Rights) -> String {
     } else {
         return "export LAZYMMU_QEMU=/path/to/qemu-system-aarch64 (QEMU 7.2 or later)".to_owned();
     };
-    format!("{sudo}{line}")
+    match rights {
+        Rights::Root => line.to_owned(),
+        Rights::Sudo | Rights::None if host.has("sudo") => format!("sudo {line}"),
+        Rights::Sudo | Rights::None => format!("su -c '{line}'"),
+    }
 }
 
 /// The package manager of Debian and its relatives.
@@ -288,6 +291,8 @@ mod tests {
         macos: bool,
         user: &'static str,
         sudo: bool,
+        /// Whether sudo asks for one.
+        password: bool,
         candidate: &'static str,
         /// A command that contains this fails.
         fails: &'static str,
@@ -301,6 +306,7 @@ mod tests {
                 macos: false,
                 user: "0",
                 sudo: false,
+                password: false,
                 candidate: "1:10.0.2+ds-2",
                 fails: "no such command",
                 ran: Vec::new(),
@@ -357,7 +363,7 @@ mod tests {
             }
             match command {
                 ["id", "-u"] => Ok(self.user.to_owned()),
-                ["sudo", "-n", "true"] if !self.sudo => bail!("a password is required"),
+                ["sudo", "-n", "true"] if self.password => bail!("a password is required"),
                 ["apt-cache", ..] if self.candidate.is_empty() => {
                     // The lists come with the update.
                     self.candidate = "1:8.2.2+ds-0ubuntu1.4";
@@ -445,9 +451,14 @@ mod tests {
                 .map(|(_, line)| line.to_owned())
                 .unwrap_or_default()
         };
-        let user = |os_release| Fake {
+        let without_sudo = |os_release| Fake {
             user: "1000",
             ..Fake::new(os_release)
+        };
+        let user = |os_release| Fake {
+            password: true,
+            sudo: true,
+            ..without_sudo(os_release)
         };
         assert_eq!(
             line(user(BOOKWORM)),
@@ -458,6 +469,10 @@ mod tests {
         assert_eq!(
             line(user("ID=arch\n")),
             "sudo pacman -S qemu-system-aarch64"
+        );
+        assert_eq!(
+            line(without_sudo(BOOKWORM)),
+            "su -c 'apt-get install --no-install-recommends qemu-system-arm'"
         );
         assert!(line(user("")).starts_with("export LAZYMMU_QEMU="));
         let mac = Fake {

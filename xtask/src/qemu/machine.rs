@@ -4,6 +4,7 @@
 //! boot runs on.
 
 pub use super::board::Board;
+use crate::process::quoted;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use std::fmt;
@@ -221,7 +222,7 @@ impl Machine {
         let mut options = String::new();
         let mut add = |name: &str, differs: bool, value: &dyn fmt::Display| {
             if differs {
-                options.push_str(&format!(" --{name} {value}"));
+                options.push_str(&format!(" --{name} {}", quoted(&value.to_string())));
             }
         };
         add("cpu", self.cpu != other.cpu, &self.cpu);

@@ -16,7 +16,7 @@ mod terminal;
 pub mod verdict;
 
 pub use boot::Boot;
-pub use command::Input;
+pub use command::{Input, option_of};
 pub use machine::{Machine, MachineOptions};
 pub use plugin::Plugin;
 pub use program::{Qemu, in_path};

@@ -6,15 +6,14 @@
 //! A QEMU can lack plugins (a build without them), have an older interface, or refuse for a reason of
 //! its own. All of it is found out by loading the plugin into a machine that has no CPU.
 
-use super::program::Qemu;
+use super::command::option_of;
+use super::program::{Qemu, monitored};
 use crate::process;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, ensure};
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 /// The plugin, built.
 #[derive(Debug)]
@@ -47,26 +46,13 @@ impl Plugin {
     ///
     /// When QEMU cannot be started.
     pub fn refused_by(&self, qemu: &Qemu) -> Result<Option<String>> {
-        let scratch = tempfile::Builder::new().prefix("lazymmu-").tempdir()?;
-        let tried = qemu.with_plugin(self.value(&scratch.path().join("windows")));
-        let mut child = tried
-            .command()
-            .args(["-machine", "none", "-nodefaults", "-display", "none", "-S"])
-            .args(["-monitor", "stdio"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot start QEMU")?;
-        if let Some(mut monitor) = child.stdin.take() {
-            // One that refuses has gone before it reads this.
-            let _ = monitor.write_all(b"quit\n");
-        }
-        let output = child.wait_with_output()?;
-        if output.status.success() {
+        let tried = qemu.with_plugin(self.value(Path::new("/dev/null")));
+        let mut command = tried.command();
+        command.args(["-machine", "none"]);
+        let (ended, _, said) = monitored(command, "quit\n")?;
+        if ended.success() {
             return Ok(None);
         }
-        let said = String::from_utf8_lossy(&output.stderr);
         let said = said.lines().next().unwrap_or("it says nothing").trim();
         Ok(Some(format!(
             "QEMU {} loads no plugin of interface version 4, as 10.0 does: {said}",
@@ -79,10 +65,11 @@ impl Plugin {
         qemu.with_plugin(self.value(out))
     }
 
-    /// The value of `-plugin`. QEMU takes two commas for one that is meant.
+    /// The value of `-plugin`.
     fn value(&self, out: &Path) -> OsString {
-        let escaped = |path: &Path| path.to_string_lossy().replace(',', ",,");
-        format!("{},out={}", escaped(&self.library), escaped(out)).into()
+        let mut value = option_of("", &self.library);
+        value.push(option_of(",out=", out));
+        value
     }
 }
 

@@ -2,15 +2,18 @@
 
 //! The QEMU program: found, checked for its version, installed when absent.
 
+use super::command;
 use super::install;
-use super::machine::Board;
+use super::machine::{Board, Machine};
+use crate::guest::{self, Answering};
 use crate::process;
 use anyhow::{Context, Result, bail};
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus, Stdio};
 
 const PROGRAM: &str = "qemu-system-aarch64";
 /// Names a QEMU that is not in the PATH, or not the first there.
@@ -70,11 +73,18 @@ impl Qemu {
     /// has the line to type.
     pub fn provide() -> Result<Self> {
         let path = match env::var_os(OVERRIDE) {
+            Some(path) if path.is_empty() => {
+                bail!("{OVERRIDE} is empty: set it to a {PROGRAM}, or unset it")
+            }
             Some(path) => from_here(PathBuf::from(path)),
             None => match in_path(PROGRAM) {
                 Some(path) => path,
                 None => {
+                    // A package manager is not to be killed at its work.
+                    let answering = Answering::new();
                     install::install(&mut install::System)?;
+                    drop(answering);
+                    guest::stop_if_interrupted("interrupted")?;
                     in_path(PROGRAM).with_context(|| {
                         format!("{PROGRAM} was installed but is not in PATH; set {OVERRIDE} to where it is")
                     })?
@@ -111,16 +121,36 @@ impl Qemu {
         })
     }
 
-    /// Makes sure that it emulates `board`.
+    /// Makes sure that it emulates `machine`, and that its CPUs are AArch64, by making it without a program.
     ///
     /// # Errors
     ///
     /// When it does not; the error says what to do.
-    pub fn require(&self, board: Board) -> Result<()> {
-        match self.lacks(board)? {
-            None => Ok(()),
-            Some(why) => bail!("{why}; install {WANTED} or later and set {OVERRIDE} to it"),
+    pub fn require(&self, machine: &Machine) -> Result<()> {
+        let board = machine.board;
+        if let Some(why) = self.lacks(board)? {
+            bail!("{why}; install {WANTED} or later and set {OVERRIDE} to it");
         }
+        let mut tried = self.command();
+        tried.args(command::on(machine));
+        let (ended, registers, errors) = monitored(tried, "info registers\nquit\n")?;
+        let help = format!("`{} -cpu help` lists", self.path.display());
+        if !ended.success() {
+            let said = errors.lines().map(str::trim).collect::<Vec<_>>().join("; ");
+            bail!(
+                "QEMU makes no machine of{}: {said}; leave out or change an option ({help} CPU models)",
+                machine.options()
+            );
+        }
+        // What a 32-bit CPU calls its first register.
+        if registers.contains("R00=") {
+            bail!(
+                "--cpu {} is a 32-bit CPU, and the kernel is for 64-bit ones: leave out --cpu, or take cortex-a53 \
+                 or max ({help} more)",
+                machine.cpu
+            );
+        }
+        Ok(())
     }
 
     /// A program that a test has put there, in the place of a QEMU of this release.
@@ -154,6 +184,29 @@ impl Qemu {
         }
         command
     }
+}
+
+/// Starts a QEMU whose guest does not run, gives its monitor `commands`, the last of which is `quit`, and
+/// returns how it ended and what it printed on standard output and standard error.
+///
+/// # Errors
+///
+/// When it cannot be started.
+pub fn monitored(mut qemu: Command, commands: &str) -> Result<(ExitStatus, String, String)> {
+    let mut child = qemu
+        .args(["-nodefaults", "-display", "none", "-S", "-monitor", "stdio"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", qemu.get_program().display()))?;
+    if let Some(mut monitor) = child.stdin.take() {
+        // One that refuses has gone before it reads this.
+        let _ = monitor.write_all(commands.as_bytes());
+    }
+    let output = child.wait_with_output()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok((output.status, text(&output.stdout), text(&output.stderr)))
 }
 
 fn version(path: &Path) -> Result<Version> {
@@ -222,7 +275,9 @@ mod tests {
         assert_eq!(lacks(Board::Virt), None);
         let why = "QEMU 8.2 has no machine raspi4b";
         assert_eq!(lacks(Board::Raspi4b).as_deref(), Some(why));
-        let error = qemu.require(Board::Raspi4b).expect_err("it has none");
+        let error = qemu
+            .require(&Board::Raspi4b.usual())
+            .expect_err("it has none");
         assert_eq!(
             error.to_string(),
             format!("{why}; install 9.0 or later and set LAZYMMU_QEMU to it")

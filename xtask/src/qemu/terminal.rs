@@ -10,16 +10,13 @@ use super::boot::Boot;
 use super::command::{self, Input, Sockets, Uart};
 use super::inspect;
 use super::program::Qemu;
-use crate::guest::Guest;
+use crate::guest::{Guest, hand_over};
 use crate::workspace::Workspace;
 use anyhow::{Result, bail};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
-/// How long QEMU may take to listen.
-const PATIENCE: Duration = Duration::from_secs(20);
 const WHICH: &[u8] = br#"{"execute":"qmp_capabilities"}
 {"execute":"query-chardev","id":"last"}
 "#;
@@ -32,7 +29,7 @@ const RESUME: &[u8] = br#"{"execute":"qmp_capabilities"}
 pub struct Terminal {
     // Killed when this is dropped.
     _guest: Guest,
-    scratch: TempDir,
+    control: UnixStream,
     port: PathBuf,
 }
 
@@ -44,11 +41,10 @@ impl Terminal {
     ///
     /// When QEMU cannot be started or offers no pseudo terminal.
     pub fn start(boot: &Boot<'_>, workspace: &Workspace, qemu: &Qemu) -> Result<Self> {
-        let scratch = tempfile::Builder::new().prefix("lazymmu-").tempdir()?;
-        let control = control(&scratch);
+        let (control, theirs) = UnixStream::pair()?;
         let sockets = Sockets {
             uart: Uart::Terminal,
-            control: Some(&control),
+            control: Some(theirs.as_raw_fd()),
             debugger: None,
         };
         let tree = boot.usual_tree(workspace)?;
@@ -61,11 +57,12 @@ impl Terminal {
             input,
             &sockets,
         ));
+        hand_over(&mut command, theirs.into());
         let guest = Guest::start(command)?;
-        match find_port(&guest, &control) {
+        match find_port(&control) {
             Ok(port) => Ok(Self {
                 _guest: guest,
-                scratch,
+                control,
                 port,
             }),
             Err(error) => {
@@ -86,24 +83,12 @@ impl Terminal {
     ///
     /// When QEMU does not answer.
     pub fn resume(&self) -> Result<()> {
-        inspect::ask(&control(&self.scratch), RESUME).map(drop)
+        inspect::ask(&self.control, RESUME).map(drop)
     }
 }
 
-fn control(scratch: &TempDir) -> PathBuf {
-    scratch.path().join("control")
-}
-
-/// Asks until QEMU listens.
-fn find_port(guest: &Guest, control: &Path) -> Result<PathBuf> {
-    let start = Instant::now();
-    let answer = loop {
-        match inspect::ask(control, WHICH) {
-            Ok(answer) => break answer,
-            Err(error) if !guest.is_running() || start.elapsed() > PATIENCE => return Err(error),
-            Err(_) => thread::sleep(Duration::from_millis(20)),
-        }
-    };
+fn find_port(control: &UnixStream) -> Result<PathBuf> {
+    let answer = inspect::ask(control, WHICH)?;
     match port_in(&answer) {
         Some(port) => Ok(port.into()),
         None => bail!("it lists its devices as {answer:?}"),

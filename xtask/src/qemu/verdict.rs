@@ -90,7 +90,10 @@ pub fn judge(ended: &Ended, console: &Console, again: &str, command: &str) -> Ve
 pub fn announced(status: u8, console: &Console, next: &str) -> Verdict {
     let what = match status {
         0 => return Verdict::Success,
-        1 => "the kernel ended with status 1: a failed test, or input that it refuses".to_owned(),
+        1 => match console.error() {
+            Some(error) => format!("{error} (the kernel's error; it ended with status 1)"),
+            None => "the kernel ended with status 1: a test failed".to_owned(),
+        },
         2 => "the kernel panicked".to_owned(),
         3 => "the kernel met an unexpected exception".to_owned(),
         _ => format!("the kernel ended with status {status}, which means nothing to xtask"),
@@ -216,6 +219,22 @@ mod tests {
             "the kernel panicked\nthe kernel's report:\n  | panic: no memory\n  |   at a.rs:1\n\
              to look inside: cargo xtask run --el 2 --gdb -- a=b"
         );
+    }
+
+    #[test]
+    fn the_error_of_the_kernel_is_the_headline() {
+        let said = |log: &[u8]| {
+            let mut console = Console::default();
+            console.feed(log, |_| {});
+            match announced(1, &console, "next") {
+                Verdict::Failed(failure) => failure.report,
+                other => panic!("{other:?}"),
+            }
+        };
+        let report = said(b"boot\nerror: no device tree\nlazymmu: exit 1\n");
+        assert!(report.starts_with("no device tree (the kernel's error"), "{report}");
+        let report = said(b"not ok 1\nlazymmu: exit 1\n");
+        assert!(report.starts_with("the kernel ended with status 1: a test failed"), "{report}");
     }
 
     #[test]

@@ -21,7 +21,6 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use port::{Port, Wait};
 use session::{Patience, Session};
-use std::io::{self, Write};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -63,17 +62,12 @@ pub struct Outcome {
 impl Serial {
     /// Follows the board on the screen.
     pub fn execute(self) -> Result<()> {
-        let mut stdout = io::stdout().lock();
         let outcome = self.follow(
             &Workspace::find(),
             |text| eprintln!("{text}"),
             || Ok(()),
-            |line| {
-                // A reader that has left (`| head`) is no reason to stop.
-                let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
-            },
+            |line| println!("{line}"),
         )?;
-        drop(stdout);
         outcome.end()
     }
 
@@ -178,7 +172,7 @@ impl Outcome {
         for failed in row
             .failures
             .iter_mut()
-            .filter(|failed| failed.again.is_empty())
+            .filter(|failed| failed.again.is_empty() && failed.name != boots::WHOLE)
         {
             let alone = format!("mode=selftest filter={}", failed.name);
             failed.again = format!("the same under QEMU: {}", again("", &alone));

@@ -26,7 +26,7 @@ const TIMEOUT: u32 = 120;
 const NO_MATCH: &str = "no self-test matches filter=";
 
 /// Name of the failure of a boot that went wrong as a whole.
-const WHOLE: &str = "the boot itself";
+pub const WHOLE: &str = "the boot itself";
 
 /// What all boots of a test run share.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ use crate::image::{Places, disk};
 use crate::ktap::Parser;
 use crate::qemu::boot::Watch;
 use crate::qemu::{Boot, Input, Machine};
+use crate::scratch;
 use anyhow::{Context, Result};
 use std::fmt::Write;
 use std::fs;
@@ -55,7 +56,7 @@ pub fn run(bench: &Bench<'_>, machine: &Machine) -> Result<Option<Row>> {
 
 /// Boots what is on a new card; what was wrong comes back.
 fn boot(bench: &Bench<'_>, machine: &Machine) -> Result<Result<(), Vec<String>>> {
-    let folder = tempfile::Builder::new().prefix("lazymmu-").tempdir()?;
+    let folder = scratch::folder(bench.workspace)?;
     let places = Places::below(folder.path());
     let kernel = fs::read(&bench.artifacts.image).context("the kernel cannot be read")?;
     let card = Card::new(kernel, BOOTARGS, Vec::new())?;

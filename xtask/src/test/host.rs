@@ -6,7 +6,7 @@ use super::summary::{Failed, Row};
 use crate::glob;
 use crate::process;
 use crate::workspace::Workspace;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::process::{Command, Output};
 use std::time::Instant;
 
@@ -68,7 +68,7 @@ pub const SETS: [Set; 7] = [
     Set {
         name: "xtask",
         package: "xtask",
-        targets: &["--bins"],
+        targets: &["--tests"],
         programs: FEW_PROGRAMS,
     },
     // What of the plugin needs no QEMU.
@@ -119,7 +119,7 @@ fn cargo_test(workspace: &Workspace, set: &Set) -> Command {
 }
 
 fn output(command: &mut Command) -> Result<Output> {
-    command.output().context("cannot start cargo")
+    process::capture(command)
 }
 
 /// Matches `crate.module.test` from any of its dots on.

@@ -18,12 +18,12 @@ pub mod soak;
 pub mod summary;
 
 use crate::build::{self, Artifacts};
-use crate::failure::{self, Failure};
+use crate::failure::Failure;
 use crate::guest;
 use crate::qemu::machine::Board;
 use crate::qemu::{Machine, MachineOptions, Qemu};
 use crate::workspace::Workspace;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use matrix::Planned;
@@ -31,6 +31,9 @@ use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Duration;
 use summary::{Failed, Row, Summary};
+
+/// What is said after Ctrl-C.
+const ENDED: &str = "interrupted; every QEMU was ended";
 
 /// Run the host tests, then the in-kernel suite on a matrix of machines and a short soak
 ///
@@ -66,14 +69,19 @@ impl Test {
         let workspace = Workspace::find();
         let boots = matrix::select(&self.options)?;
         let mut summary = Summary::default();
+        // What is missing is said, or added, before minutes of host tests.
+        let qemu = match self.host {
+            true => None,
+            false => Some(self.provide(&workspace, &boots)?),
+        };
         if !self.options.any_machine() && !self.options.gdb {
             self.on_the_host(&workspace, &mut summary)?;
         }
-        if !self.host {
-            self.in_the_kernel(&workspace, &boots, &mut summary)?;
+        if let Some(qemu) = &qemu {
+            self.in_the_kernel(&workspace, qemu, &boots, &mut summary)?;
         }
         if let Some(plan) = self.soak.plan() {
-            self.soak_what_passed(&plan, &workspace, &mut summary)?;
+            self.soak_what_passed(&plan, &workspace, qemu.as_ref(), &mut summary)?;
         }
         summary.print();
         if summary.is_success() {
@@ -84,6 +92,17 @@ impl Test {
         }
     }
 
+    /// Finds or installs what the boots need.
+    fn provide(&self, workspace: &Workspace, boots: &[Planned]) -> Result<Qemu> {
+        build::provide_target(workspace)?;
+        let qemu = Qemu::provide()
+            .context("no machine can be booted (cargo xtask test --host needs none)")?;
+        if let (true, [first, ..]) = (self.options.any_machine(), boots) {
+            qemu.require(&first.machine)?;
+        }
+        Ok(qemu)
+    }
+
     fn on_the_host(&self, workspace: &Workspace, summary: &mut Summary) -> Result<()> {
         let progress = progress(host::SETS.len());
         for set in &host::SETS {
@@ -92,7 +111,7 @@ impl Test {
                 summary.add(row, &progress);
             }
             progress.inc(1);
-            stop_if_interrupted()?;
+            guest::stop_if_interrupted(ENDED)?;
         }
         progress.finish_and_clear();
         Ok(())
@@ -101,6 +120,7 @@ impl Test {
     fn in_the_kernel(
         &self,
         workspace: &Workspace,
+        qemu: &Qemu,
         boots: &[Planned],
         summary: &mut Summary,
     ) -> Result<()> {
@@ -109,25 +129,26 @@ impl Test {
             "--gdb needs exactly one boot, {} are selected; narrow them by --cpu, --gic, --el, --memory",
             boots.len()
         );
-        match self.boot_all(workspace, boots) {
+        match self.boot_all(workspace, qemu, boots) {
             Ok(rows) => rows.into_iter().for_each(|row| summary.add_silently(row)),
             Err(error) => {
                 // What the host tests found is still worth a summary.
-                stop_if_interrupted()?;
+                guest::stop_if_interrupted(ENDED)?;
                 let mut row = Row::new("the kernel");
                 let detail = format!("{error:#}").lines().map(str::to_owned).collect();
                 row.fail(Failed::new("no machine was booted", detail));
                 summary.add_silently(row);
             }
         }
-        stop_if_interrupted()
+        guest::stop_if_interrupted(ENDED)
     }
 
-    fn boot_all(&self, workspace: &Workspace, boots: &[Planned]) -> Result<Vec<Row>> {
-        let qemu = Qemu::provide()?;
-        if let Some(board) = self.options.machine {
-            qemu.require(board)?;
-        }
+    fn boot_all(
+        &self,
+        workspace: &Workspace,
+        qemu: &Qemu,
+        boots: &[Planned],
+    ) -> Result<Vec<Row>> {
         // An old QEMU has no Raspberry Pi 4, which is no reason to test nothing.
         let no_pi = qemu.lacks(Board::Raspi4b)?;
         let (left_out, boots): (Vec<_>, Vec<_>) = boots
@@ -136,7 +157,7 @@ impl Test {
             .partition(|planned| no_pi.is_some() && planned.machine.board == Board::Raspi4b);
         let artifacts = build::build(workspace)?;
         let progress = progress(boots.len());
-        let bench = self.bench(workspace, &qemu, &artifacts, &progress);
+        let bench = self.bench(workspace, qemu, &artifacts, &progress);
         let mut rows = bench.run(&boots, self.jobs())?;
         rows.extend(left_out.iter().map(|planned| {
             let why = no_pi.as_deref().unwrap_or_default();
@@ -192,17 +213,18 @@ impl Test {
         &self,
         plan: &soak::Plan,
         workspace: &Workspace,
+        qemu: Option<&Qemu>,
         summary: &mut Summary,
     ) -> Result<()> {
         let progress = progress(plan.seconds());
-        let row = if !summary.is_success() {
-            plan.not_started()
-        } else if self.host {
-            plan.run(workspace, None, &progress)?
-        } else {
-            let (qemu, artifacts) = (Qemu::provide()?, build::build(workspace)?);
-            let bench = self.bench(workspace, &qemu, &artifacts, &progress);
-            plan.run(workspace, Some(&bench), &progress)?
+        let row = match qemu {
+            _ if !summary.is_success() => plan.not_started(),
+            None => plan.run(workspace, None, &progress)?,
+            Some(qemu) => {
+                let artifacts = build::build(workspace)?;
+                let bench = self.bench(workspace, qemu, &artifacts, &progress);
+                plan.run(workspace, Some(&bench), &progress)?
+            }
         };
         summary.add(row, &progress);
         progress.finish_and_clear();
@@ -213,13 +235,6 @@ impl Test {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         self.jobs.map_or(cores.min(4), NonZeroUsize::get)
     }
-}
-
-fn stop_if_interrupted() -> Result<()> {
-    if guest::interrupted() {
-        return Err(Failure::new(failure::INTERRUPTED, "interrupted; every QEMU was ended").into());
-    }
-    Ok(())
 }
 
 /// A progress bar on standard error; not drawn where that is no terminal.

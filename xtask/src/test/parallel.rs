@@ -10,8 +10,6 @@ use std::thread;
 /// Calls `work` with each of `items`, `jobs` at a time; what comes back stands in the order of the items.
 /// After Ctrl-C no further item is begun.
 ///
-/// Each item is worked at on one thread, because a guest dies with the thread that started it.
-///
 /// # Errors
 ///
 /// An error of `work`.

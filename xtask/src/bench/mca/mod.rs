@@ -17,8 +17,9 @@ mod loops;
 mod report;
 mod tool;
 
-use crate::build::Artifacts;
+use crate::build;
 use crate::check::disassembly::code::Code;
+use crate::scratch;
 use crate::symbols::{Address, Symbols};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
@@ -73,9 +74,11 @@ impl Hot {
 ///
 /// When llvm-mca is missing (the error says what to install) or prints what cannot be read, or a loop
 /// is not found.
-pub fn analyse(workspace: &Workspace, artifacts: &Artifacts) -> Result<()> {
+pub fn analyse(workspace: &Workspace) -> Result<()> {
     let tool = Tool::find()?;
-    let elf = &artifacts.elf;
+    let scratch = scratch::folder(workspace)?;
+    let text = scratch.path().join("text");
+    let elf = &build::build(workspace)?.elf;
     let bytes = fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let code = Code::read(&bytes)?;
     let symbols = Symbols::read(elf, workspace.root())?;
@@ -83,10 +86,10 @@ pub fn analyse(workspace: &Workspace, artifacts: &Artifacts) -> Result<()> {
     for hot in &HOT {
         let found = loops::find(&code, hot.wanted, |address| function_of(&symbols, address))?;
         rows.extend(report::rows(hot.title, found, |words| {
-            tool.estimate(&tool.disassemble(words)?)
+            tool.estimate(&tool.disassemble(words, &text)?, &text)
         })?);
     }
-    let only_pairs = tool.estimate(ONLY_PAIRS)?.bound() / ONLY_PAIRS_PTES;
+    let only_pairs = tool.estimate(ONLY_PAIRS, &text)?.bound() / ONLY_PAIRS_PTES;
     println!(
         "The hot loops on {CPU} by llvm-mca {}, the cache always hit:\n\n{}\n",
         tool.version()?,

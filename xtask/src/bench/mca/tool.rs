@@ -13,9 +13,7 @@ use anyhow::{Context, Result, ensure};
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
 
 /// The CPU whose pipelines are looked at.
 pub const CPU: &str = "cortex-a72";
@@ -87,15 +85,14 @@ impl Mca {
         Ok(version.unwrap_or("of unknown version").to_owned())
     }
 
-    /// The assembly of `words`, a line each.
+    /// The assembly of `words`, a line each. `file` is written for llvm-mc.
     ///
     /// # Errors
     ///
     /// When llvm-mc fails, or does not know one of them.
-    pub fn disassemble(&self, words: &[u32]) -> Result<String> {
+    pub fn disassemble(&self, words: &[u32], file: &Path) -> Result<String> {
         let bytes: String = words.iter().map(|word| bytes_of(*word)).collect();
-        let file = written(&bytes)?;
-        let arguments = ["--disassemble", "-triple=aarch64", &path_of(file.path())?];
+        let arguments = ["--disassemble", "-triple=aarch64", written(&bytes, file)?];
         let text = process::output(&self.disassembler, &arguments)?;
         // It leaves out what it does not know, and is content.
         let lines: Vec<_> = text.lines().filter(|line| is_instruction(line)).collect();
@@ -109,19 +106,18 @@ impl Mca {
         Ok(lines.join("\n") + "\n")
     }
 
-    /// What a loop of `assembly` costs.
+    /// What a loop of `assembly` costs. `file` is written for llvm-mca.
     ///
     /// # Errors
     ///
     /// When llvm-mca fails, or prints what cannot be read.
-    pub fn estimate(&self, assembly: &str) -> Result<Estimate> {
-        let file = written(assembly)?;
+    pub fn estimate(&self, assembly: &str, file: &Path) -> Result<Estimate> {
         let (cpu, iterations) = (format!("-mcpu={CPU}"), format!("-iterations={ITERATIONS}"));
         let arguments = [
             "-mtriple=aarch64",
             &cpu,
             &iterations,
-            &path_of(file.path())?,
+            written(assembly, file)?,
         ];
         let text = process::output(&self.analyzer, &arguments)?;
         Estimate::parse(&text)
@@ -149,18 +145,11 @@ fn is_instruction(line: &str) -> bool {
     !line.is_empty() && !line.starts_with('.')
 }
 
-fn written(text: &str) -> Result<NamedTempFile> {
-    let mut file = NamedTempFile::new().context("cannot make a temporary file")?;
-    file.write_all(text.as_bytes())
-        .context("cannot write a temporary file")?;
-    Ok(file)
-}
-
-fn path_of(path: &Path) -> Result<String> {
-    let path = path.to_str();
-    Ok(path
-        .context("the directory of temporary files has a name that is no UTF-8; set TMPDIR")?
-        .to_owned())
+/// The name of `file`, in which `text` is now.
+fn written<'f>(text: &str, file: &'f Path) -> Result<&'f str> {
+    fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    let name = file.to_str();
+    name.with_context(|| format!("the name of {} is no UTF-8", file.display()))
 }
 
 #[cfg(test)]

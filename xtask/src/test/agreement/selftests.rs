@@ -12,6 +12,7 @@ use crate::qemu::boot::Watch;
 use crate::qemu::machine::Clock;
 use crate::qemu::{Boot, Input, Machine, Plugin, Verdict};
 use crate::run::again;
+use crate::scratch;
 use crate::test::boots::Bench;
 use crate::test::soak::tasks::BACKENDS;
 use crate::test::summary::Row;
@@ -95,7 +96,7 @@ impl Planned {
             watch: Watch::Timeout(TIMEOUT),
             again: again(&machine.options(), &bootargs),
         };
-        let scratch = tempfile::Builder::new().prefix("lazymmu-").tempdir()?;
+        let scratch = scratch::folder(bench.workspace)?;
         let out = scratch.path().join("windows");
         let qemu = plugin.given_to(bench.qemu, &out);
         let mut log = String::new();

@@ -9,7 +9,8 @@ use super::boots::Bench;
 use super::summary::Row;
 use crate::console::Console;
 use crate::guest::{self, End, Ended, Guest, Limits};
-use crate::qemu::{Plugin, Qemu};
+use crate::qemu::{Plugin, Qemu, option_of};
+use crate::scratch;
 use crate::windows::Windows;
 use anyhow::{Context, Result};
 use cases::{CASES, Case, Expected, Machine};
@@ -44,7 +45,7 @@ pub fn run(bench: &Bench<'_>, plugin: &Plugin) -> Result<Option<Row>> {
         if guest::interrupted() {
             break;
         }
-        row.settle(&case.full_name(), case.problems(bench.qemu, plugin)?);
+        row.settle(&case.full_name(), case.problems(bench, plugin)?);
     }
     row.seconds = start.elapsed().as_secs_f64();
     Ok((row.passed + row.failed > 0).then_some(row))
@@ -60,14 +61,14 @@ impl Case {
     }
 
     /// Runs the program and says what is not as expected.
-    fn problems(&self, qemu: &Qemu, plugin: &Plugin) -> Result<Vec<String>> {
-        let scratch = tempfile::Builder::new().prefix("lazymmu-").tempdir()?;
+    fn problems(&self, bench: &Bench<'_>, plugin: &Plugin) -> Result<Vec<String>> {
+        let scratch = scratch::folder(bench.workspace)?;
         let (image, out) = (scratch.path().join("program"), scratch.path().join("out"));
         let mut program = Program::new();
         (self.write)(&mut program);
         fs::write(&image, program.bytes())
             .with_context(|| format!("cannot write {}", image.display()))?;
-        let command = self.command(&plugin.given_to(qemu, &out), &image);
+        let command = self.command(&plugin.given_to(bench.qemu, &out), &image);
         let mut console = Console::default();
         let ended =
             Guest::start(command)?.supervise(Some(LIMITS), &mut console, |_| {}, |_| Vec::new())?;
@@ -104,12 +105,9 @@ impl Case {
         command.args(["-nodefaults", "-display", "none"]);
         command.args(["-semihosting-config", "enable=on,target=native"]);
         // Not by -kernel: nothing is to be executed in front of it.
-        let loader = format!(
-            "loader,file={},addr={:#x},cpu-num=0,force-raw=on",
-            image.display(),
-            program::ADDRESS
-        );
-        command.args(["-device", &loader]);
+        let address = program::ADDRESS;
+        let loader = format!("loader,addr={address:#x},cpu-num=0,force-raw=on,file=");
+        command.arg("-device").arg(option_of(&loader, image));
         command
     }
 }

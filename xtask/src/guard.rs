@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Ends what xtask has started when xtask ends, however that happens: SIGKILL, which no handler sees, included.
+//!
+//! Each command that may take long leads a process group of its own. Its number is told to a shell, the
+//! guard, through a pipe. When xtask ends, the system closes the pipe, and the guard kills the groups that are
+//! left. It is in a group of its own as well, so that a signal to xtask's group does not reach it.
+
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+/// Keeps the groups that were told and not taken back.
+const SCRIPT: &str = r#"
+groups=' '
+while read -r sign group; do
+    case $sign in
+    +) groups="$groups$group " ;;
+    -) groups="${groups%% $group *} ${groups#* $group }" ;;
+    esac
+done
+for group in $groups; do kill -s KILL -- "-$group"; done
+"#;
+
+static GUARD: Mutex<Option<Child>> = Mutex::new(None);
+
+/// Starts `command` as the leader of a process group that ends with xtask.
+///
+/// # Errors
+///
+/// When it, or the guard, cannot be started.
+pub fn start(command: &mut Command) -> io::Result<Child> {
+    let mut guard = GUARD.lock().unwrap_or_else(PoisonError::into_inner);
+    if guard.is_none() {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", SCRIPT]).process_group(0);
+        shell.stdin(Stdio::piped()).stdout(Stdio::null());
+        *guard = Some(shell.stderr(Stdio::null()).spawn()?);
+    }
+    let child = command.process_group(0).spawn()?;
+    tell(&guard, '+', child.id());
+    Ok(child)
+}
+
+/// Takes back the number of a child that was waited for: it may be another one's from now on.
+pub fn forget(group: u32) {
+    let guard = GUARD.lock().unwrap_or_else(PoisonError::into_inner);
+    tell(&guard, '-', group);
+}
+
+fn tell(guard: &Option<Child>, sign: char, group: u32) {
+    if let Some(mut pipe) = guard.as_ref().and_then(|guard| guard.stdin.as_ref()) {
+        // Without the guard, whoever has killed it ends the rest as well.
+        let _ = pipe.write_all(format!("{sign} {group}\n").as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The guard's script with `lines` on its standard input, and an `echo` in place of `kill`.
+    fn killed(lines: &str) -> String {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &SCRIPT.replace("kill -s KILL --", "echo")]);
+        let mut shell = shell
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("there is a shell");
+        let mut pipe = shell.stdin.take().expect("it is piped");
+        pipe.write_all(lines.as_bytes()).expect("it reads");
+        drop(pipe);
+        let output = shell.wait_with_output().expect("it ends");
+        String::from_utf8_lossy(&output.stdout).replace('\n', " ")
+    }
+
+    #[test]
+    fn groups_that_were_taken_back_are_spared() {
+        assert_eq!(killed(""), "");
+        assert_eq!(killed("+ 12\n+ 1\n+ 2\n- 1\n"), "-12 -2 ");
+        assert_eq!(killed("+ 12\n+ 3\n- 12\n+ 123\n- 3\n"), "-123 ");
+        assert_eq!(killed("+ 1\n- 1\n+ 1\n"), "-1 ");
+    }
+}
