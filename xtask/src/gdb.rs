@@ -22,7 +22,7 @@ impl Gdb {
     /// Attaches, and ends when the debugger does.
     pub fn execute(self) -> Result<()> {
         let workspace = Workspace::find();
-        let socket = workspace.gdb_socket();
+        let socket = workspace.gdb_socket()?;
         ensure!(
             workspace.root().join(&socket).exists(),
             "no guest waits for a debugger; type in another terminal: cargo xtask run --gdb"

@@ -38,6 +38,9 @@ impl Run {
         let machine = self.options.machine()?;
         let mut qemu = Qemu::provide()?;
         qemu.require(&machine)?;
+        if self.options.gdb {
+            workspace.gdb_socket()?;
+        }
         let artifacts = build::build(&workspace)?;
         let mut options = machine.options();
         if let Some(out) = &self.plugin {

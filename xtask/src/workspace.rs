@@ -2,11 +2,15 @@
 
 //! Where things are: the checkout, the target directory, the artifacts in it.
 
+use anyhow::{Result, ensure};
 use std::env;
 use std::path::{Path, PathBuf};
 
 /// The kernel's compilation target.
 pub const KERNEL_TARGET: &str = "aarch64-unknown-none-softfloat";
+
+/// Bytes of the path of a Unix socket on every system, without the NUL.
+const SOCKET: usize = 103;
 
 /// Name of the kernel with symbols that belongs to the card in the same folder.
 pub const CARD_SYMBOLS: &str = "sdcard.elf";
@@ -65,12 +69,20 @@ impl Workspace {
     }
 
     /// The socket on which a guest started with `--gdb` waits for a debugger.
-    pub fn gdb_socket(&self) -> PathBuf {
-        // Relative where possible: a socket's path is limited to about 100
-        // bytes, and both ends are started in the root directory.
+    ///
+    /// # Errors
+    ///
+    /// When its path is too long for a socket.
+    pub fn gdb_socket(&self) -> Result<PathBuf> {
+        // Relative where possible: both ends are started in the root directory.
         let socket = self.target.join("gdb.sock");
-        socket
-            .strip_prefix(&self.root)
-            .map_or(socket.clone(), Path::to_path_buf)
+        let shorter = socket.strip_prefix(&self.root).unwrap_or(&socket);
+        ensure!(
+            shorter.as_os_str().len() <= SOCKET,
+            "the path {} is too long for a debugger's socket, which has {SOCKET} bytes at most: set \
+             CARGO_TARGET_DIR to a shorter one",
+            shorter.display()
+        );
+        Ok(shorter.to_path_buf())
     }
 }

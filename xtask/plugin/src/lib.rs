@@ -58,7 +58,7 @@ use qemu_plugin::{
     qemu_plugin_register_vcpu_tb_trans_cb, register,
 };
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::process;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use vcpu::{Board, Registers};
@@ -90,7 +90,7 @@ impl Register for Plugin {
         let out = File::create(path)
             .unwrap_or_else(|error| refuse(&format!("cannot create {path}: {error}")));
         let _ = BOARD.set(Board::new());
-        state().out = Some(out);
+        state().out = Some((out, path.to_owned()));
         qemu_plugin_register_vcpu_init_cb(id, Some(on_cpu))?;
         qemu_plugin_register_vcpu_tb_trans_cb(id, Some(on_block))?;
         qemu_plugin_register_atexit_cb(id, |_| {
@@ -113,14 +113,17 @@ static STATE: Mutex<State> = Mutex::new(State {
 struct State {
     windows: Windows,
     cpus: Vec<Option<Registers>>,
-    out: Option<File>,
+    /// Where it writes, and the name of that.
+    out: Option<(File, String)>,
 }
 
 impl State {
     fn write(&mut self, report: &str) {
-        let Some(out) = &mut self.out else { return };
+        let Some((out, path)) = &mut self.out else {
+            return;
+        };
         if let Err(error) = out.write_all(report.as_bytes()) {
-            eprintln!("plugin: cannot write what was counted: {error}");
+            complain(&format!("cannot write {path}: {error}"));
             self.out = None;
         }
     }
@@ -140,8 +143,13 @@ fn state() -> MutexGuard<'static, State> {
 
 /// Ends QEMU, as it does itself when a plugin cannot be loaded.
 fn refuse(why: &str) -> ! {
-    eprintln!("plugin: {why}");
+    complain(why);
     process::exit(1)
+}
+
+/// Unlike `eprintln!` it does not panic, which would end QEMU by a signal.
+fn complain(what: &str) {
+    let _ = writeln!(io::stderr(), "plugin: {what}");
 }
 
 /// A CPU comes to life, on its thread.

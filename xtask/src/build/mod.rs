@@ -102,6 +102,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let partial = path.with_extension("partial");
     fs::write(&partial, bytes)
         .and_then(|()| fs::rename(&partial, path))
+        .inspect_err(|_| drop(fs::remove_file(&partial)))
         .with_context(|| format!("cannot write {}", path.display()))
 }
 

@@ -10,17 +10,18 @@ use super::raspi4b_tree;
 use super::verdict::{self, Verdict};
 use crate::build::Artifacts;
 use crate::console::Console;
-use crate::guest::{Guest, Limits, hand_over};
+use crate::guest::{End, Guest, Limits};
 use crate::process::quoted;
 use crate::symbols::Symbols;
 use crate::workspace::Workspace;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::fs;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
+
+/// How the plugin (xtask/plugin) says that its file is not complete.
+const LOST: &str = "plugin: cannot write ";
 
 /// What is booted, and how.
 #[derive(Debug)]
@@ -62,19 +63,15 @@ impl Boot<'_> {
     ///
     /// # Errors
     ///
-    /// When QEMU cannot be started at all.
+    /// When QEMU cannot be started at all, or what its plugin counts cannot be written.
     pub fn run(
         &self,
         workspace: &Workspace,
         qemu: &Qemu,
         mut sink: impl FnMut(&str),
     ) -> Result<Outcome> {
-        let (control, theirs) = UnixStream::pair()?;
-        let debugger = workspace.gdb_socket();
-        let mut sockets = Sockets {
-            control: Some(theirs.as_raw_fd()),
-            ..Sockets::default()
-        };
+        let debugger = workspace.gdb_socket()?;
+        let mut sockets = Sockets::default();
         let mut limits = None;
         match self.watch {
             Watch::Timeout(total) => {
@@ -104,7 +101,7 @@ impl Boot<'_> {
             &sockets,
         ));
         let shown = typed(&command);
-        hand_over(&mut command, theirs.into());
+        let control = inspect::control(&mut command)?;
         let symbols = Symbols::read(&self.artifacts.elf, workspace.root())
             .context("the kernel's debug information cannot be read")?;
         let mut console = Console::new(Some(symbols));
@@ -116,6 +113,10 @@ impl Boot<'_> {
             let _ = fs::remove_file(workspace.root().join(socket));
         }
         let ended = ended?;
+        let lost = ended.stderr.lines().find(|line| line.starts_with(LOST));
+        if let (Some(line), End::Exited(_)) = (lost, &ended.end) {
+            bail!("{line}");
+        }
         Ok(Outcome {
             duration: ended.duration,
             verdict: verdict::judge(&ended, &console, &self.again, &shown),

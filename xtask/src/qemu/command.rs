@@ -28,7 +28,6 @@
 use super::machine::{Board, Clock, ExceptionLevel, Gic, Machine};
 use crate::build::Artifacts;
 use std::ffi::OsString;
-use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -43,13 +42,11 @@ pub enum Uart {
     Terminal,
 }
 
-/// Where QEMU listens, and where the console is.
+/// Where QEMU listens for a debugger, and where the console is.
 #[derive(Debug, Default)]
 pub struct Sockets<'a> {
     /// The console.
     pub uart: Uart,
-    /// Number of the file that is a socket for questions about a guest that hangs.
-    pub control: Option<RawFd>,
     /// Socket for a debugger; the guest waits for it.
     pub debugger: Option<&'a Path>,
 }
@@ -98,10 +95,6 @@ pub fn boot(
         add("-dtb", path.into());
     }
     add("-append", bootargs.into());
-    if let Some(file) = sockets.control {
-        add("-chardev", format!("socket,id=control,fd={file}").into());
-        add("-qmp", "chardev:control".into());
-    }
     if let Some(path) = sockets.debugger {
         let socket = option_of("socket,id=gdb,server=on,wait=off,path=", path);
         add("-chardev", socket);
@@ -188,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn el2_has_virtualization_and_a_control_socket_may_listen() {
+    fn el2_has_virtualization() {
         let machine = Machine {
             cpu: "max".to_owned(),
             smp: NonZeroU32::new(4).expect("4 is not 0"),
@@ -198,17 +191,12 @@ mod tests {
             clock: Clock::Instructions,
             ..Machine::default()
         };
-        let sockets = Sockets {
-            control: Some(7),
-            ..Sockets::default()
-        };
         assert_eq!(
-            shown(&machine, &sockets),
+            shown(&machine, &Sockets::default()),
             "-machine virt,gic-version=3,virtualization=on -cpu max -smp 4 -m 8G \
              -icount shift=0,sleep=off -nic none -display none -monitor none -serial stdio \
              -semihosting-config enable=on,target=native \
-             -kernel kernel8.img -append mode=demo exit=semihosting \
-             -chardev socket,id=control,fd=7 -qmp chardev:control"
+             -kernel kernel8.img -append mode=demo exit=semihosting"
         );
     }
 

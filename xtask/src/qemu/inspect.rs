@@ -6,10 +6,13 @@
 //! in the text of one answer are all that is used of it. It is one end of a pair and has no
 //! path: the length of one is limited, and a folder for it may be missing.
 
+use crate::guest;
 use crate::symbols::{Address, Symbols};
 use anyhow::{Context, Result};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::Duration;
 
 /// How long QEMU may take to answer, on a busy host.
@@ -17,6 +20,19 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const REQUEST: &[u8] = br#"{"execute":"qmp_capabilities"}
 {"execute":"human-monitor-command","arguments":{"command-line":"info registers -a"},"id":"last"}
 "#;
+
+/// Gives the QEMU that `command` starts a control socket, and returns our end of it.
+///
+/// # Errors
+///
+/// When the system has no more files.
+pub fn control(command: &mut Command) -> io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let socket = format!("socket,id=control,fd={}", theirs.as_raw_fd());
+    command.args(["-chardev", &socket, "-qmp", "chardev:control"]);
+    guest::hand_over(command, theirs.into());
+    Ok(ours)
+}
 
 /// Describes program counter and link register of each CPU.
 pub fn where_is(socket: &UnixStream, symbols: Option<&Symbols>) -> Vec<String> {

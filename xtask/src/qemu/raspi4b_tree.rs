@@ -55,10 +55,12 @@ const LOW_ON_ALL: u32 = 0xf08;
 pub fn write(directory: &Path) -> Result<PathBuf> {
     let path = directory.join("raspi4b.dtb");
     // Renamed into its place: another boot may be about to read it.
-    let mut file = NamedTempFile::new_in(directory)
-        .with_context(|| format!("cannot write to {}", directory.display()))?;
-    file.write_all(&blob()?)?;
-    file.persist(&path)
+    let blob = blob()?;
+    NamedTempFile::new_in(directory)
+        .and_then(|mut file| {
+            file.write_all(&blob)?;
+            Ok(file.persist(&path)?)
+        })
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }

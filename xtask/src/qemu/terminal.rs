@@ -10,10 +10,9 @@ use super::boot::Boot;
 use super::command::{self, Input, Sockets, Uart};
 use super::inspect;
 use super::program::Qemu;
-use crate::guest::{Guest, hand_over};
+use crate::guest::Guest;
 use crate::workspace::Workspace;
 use anyhow::{Result, bail};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -41,10 +40,8 @@ impl Terminal {
     ///
     /// When QEMU cannot be started or offers no pseudo terminal.
     pub fn start(boot: &Boot<'_>, workspace: &Workspace, qemu: &Qemu) -> Result<Self> {
-        let (control, theirs) = UnixStream::pair()?;
         let sockets = Sockets {
             uart: Uart::Terminal,
-            control: Some(theirs.as_raw_fd()),
             debugger: None,
         };
         let tree = boot.usual_tree(workspace)?;
@@ -57,7 +54,7 @@ impl Terminal {
             input,
             &sockets,
         ));
-        hand_over(&mut command, theirs.into());
+        let control = inspect::control(&mut command)?;
         let guest = Guest::start(command)?;
         match find_port(&control) {
             Ok(port) => Ok(Self {
