@@ -418,6 +418,21 @@ impl PageRange {
         })
     }
 
+    /// The same pages as those of `ranges`, with neighbors that follow each other as one range.
+    pub(crate) fn all_joined(
+        ranges: impl Iterator<Item = Self> + Clone,
+    ) -> impl Iterator<Item = Self> + Clone {
+        let mut ranges = ranges.peekable();
+        core::iter::from_fn(move || {
+            let mut range = ranges.next()?;
+            while let Some(both) = ranges.peek().and_then(|next| range.joined(*next)) {
+                range = both;
+                ranges.next();
+            }
+            Some(range)
+        })
+    }
+
     /// The smallest range that covers both. They are in one half.
     pub(crate) fn hull(self, other: Self) -> Self {
         Self {

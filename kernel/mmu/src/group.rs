@@ -54,13 +54,21 @@ const fn comparable(entry: Desc) -> u64 {
     raw
 }
 
+/// Whether 16 entries can be one group; `value(i)` is entry `i`. Reads one or two of them where the answer is no because
+/// the group does not begin on 64 KiB, or is not full yet.
+#[inline]
+pub(crate) fn can_be_one(value: impl Fn(usize) -> Desc) -> bool {
+    let first = value(0);
+    let wanted = comparable(first);
+    let aligned = wanted & bits::ADDRESS & (GROUP as u64 * PAGE_SIZE - 1) == 0;
+    // The last one first: most groups that are none were filled in part, from the front.
+    let follows = |i: usize| comparable(value(i)) == wanted.wrapping_add(i as u64 * PAGE_SIZE);
+    first.is_valid() && aligned && (1..GROUP).rev().all(follows)
+}
+
 /// The values of a folded group, if `values` can be one: access and dirty bits gathered.
 pub(crate) fn folded(values: &[Desc; GROUP]) -> Option<[Desc; GROUP]> {
-    let first = comparable(values[0]);
-    let aligned = first & bits::ADDRESS & (GROUP as u64 * PAGE_SIZE - 1) == 0;
-    let follows =
-        |(i, value): (usize, &Desc)| comparable(*value) == first.wrapping_add(i as u64 * PAGE_SIZE);
-    if !values[0].is_valid() || !aligned || !values.iter().enumerate().all(follows) {
+    if !can_be_one(|i| values[i]) {
         return None;
     }
     let any = values.iter().fold(0, |any, value| any | value.as_u64());

@@ -88,7 +88,7 @@ fn s19_whole_groups_are_folded_when_the_section_ends() {
             let dsb = effects.iter().filter(|e| **e == Effect::DsbIsh).count();
             assert_eq!(dsb, usize::from(!made_at_once), "{backend}, {name}");
             assert_eq!(tlbis(&effects), if made_at_once { 0 } else { 32 });
-            assert_eq!(leaves(&effects), if made_at_once { 40 } else { 40 + 96 });
+            assert_eq!(leaves(&effects), if made_at_once { 40 } else { 40 + 64 });
             for i in 0..40 {
                 let entry = space.query(part(8 + i, 1).start()).unwrap().entry;
                 assert_eq!(entry.frame(), frame(40 + i), "{backend}, {name}");

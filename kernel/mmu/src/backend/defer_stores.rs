@@ -9,15 +9,24 @@
 //!
 //! # The drain
 //!
-//! Two passes over what waits, with one invalidation between them, for the whole table:
+//! Two passes over what waits, with one invalidation between them, for all slots together:
 //!
 //! 1. Live entries: those that may be replaced in place (R29) are replaced, the others are emptied.
 //!    In both cases the drain takes over access and dirty bits that the walker set meanwhile (R24).
-//! 2. `DSB ISHST`, TLBI, `DSB ISH`, for exactly the pages that were live.
-//! 3. The rest is stored: makes, and the second half of each break-before-make.
+//!    Then the makes are stored that need not wait for an invalidation.
+//! 2. `DSB ISHST`, TLBI, `DSB ISH`, for exactly the pages that were live: once per address space.
+//! 3. The rest is stored: the second half of each break-before-make.
 //!
-//! Contiguous groups of which a member waits are folded or unfolded on the way, once, whatever
-//! happened to their members in between: their entries join the passes.
+//! A drain executes no store, barrier or TLBI that the same writes would not have executed in a
+//! plain section:
+//!
+//! * Makes come before the invalidation, which then pays for them as it would there.
+//! * An invalidation that the caller has asked for (R26) is executed as one with that of step 2, if
+//!   nothing is left for step 3.
+//! * A contiguous group is folded where that costs nothing: all of its entries wait, and none of
+//!   them is live, so it is made with the hint. A live group of which a part changes is unfolded.
+//! * If every slot is taken, one that owes no invalidation makes room for another table. If none is
+//!   such a slot, makes in the other table do not wait.
 //!
 //! A value that never reaches memory costs nothing. A page that is mapped and unmapped again inside
 //! the range needs no TLBI here (R28), while a strategy that stores at once cannot avoid it (row
@@ -32,10 +41,11 @@
 
 use super::cpu_batch::with_batch;
 use super::defer_barriers;
+use super::drain::{NOTHING_ELSE, Request};
 use super::preserve::News;
-use super::run::{Duty, Fill, Run};
+use super::run::{Duty, Fill, Run, Was};
 use super::store::{replace, store, swap};
-use crate::addr::{ENTRIES, Frame, Level};
+use crate::addr::{ENTRIES, Frame, Level, PageRange};
 use crate::batch::{Slot, Slots};
 use crate::bbm;
 use crate::desc::Desc;
@@ -56,8 +66,13 @@ unsafe fn table<K: Kernel>(mmu: &Mmu<K>, frame: Frame) -> &Table {
 }
 
 /// The slot of the run's table: one that it has already, or a new one if the run is in an announced
-/// range.
-fn slot_of_run<'b, K: Kernel>(slots: &'b Slots, mmu: &Mmu<K>, run: &Run<'_>) -> Option<&'b Slot> {
+/// range and there is room.
+fn slot_of_run<'b, K: Kernel>(
+    slots: &'b Slots,
+    mmu: &Mmu<K>,
+    run: &Run<'_>,
+    was: Was,
+) -> Option<&'b Slot> {
     let start = run.pages.table_start();
     if let Some(slot) = slots.of(run.table, start, run.scope) {
         return Some(slot);
@@ -70,38 +85,62 @@ fn slot_of_run<'b, K: Kernel>(slots: &'b Slots, mmu: &Mmu<K>, run: &Run<'_>) -> 
     {
         return None;
     }
-    let slot = slots.free().unwrap_or_else(|victim| {
-        drain_slot(mmu, victim);
-        victim
-    });
+    let slot = slots.free().or_else(|| room_for_another(slots, mmu, was))?;
     slot.table.set(Some(run.table));
     slot.start.set(start);
     slot.scope.set(run.scope);
     Some(slot)
 }
 
-/// Drains every slot (R23).
-pub(super) fn drain<K: Kernel>(mmu: &Mmu<K>, slots: &Slots) {
-    for slot in slots.iter() {
-        if slot.table.get().is_some() {
-            drain_slot(mmu, slot);
-        }
+/// Frees a slot by a drain that executes no invalidation. If there is no such slot, all of them are
+/// drained for a run that empties or changes live entries. One that makes entries does not wait
+/// then.
+#[cold]
+fn room_for_another<'b, K: Kernel>(slots: &'b Slots, mmu: &Mmu<K>, was: Was) -> Option<&'b Slot> {
+    if let Some(slot) = slots.next_in_turn(|slot| !owes_invalidation(mmu, slot)) {
+        drain_slots(mmu, core::iter::once(slot), NOTHING_ELSE);
+    } else if was == Was::Live {
+        drain(mmu, slots, NOTHING_ELSE);
     }
+    slots.free()
+}
+
+/// Whether a drain of the slot would execute an invalidation.
+fn owes_invalidation<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) -> bool {
+    let is_live = |table: &Table| {
+        let mut waiting = slot.waiting.iter();
+        waiting.any(|i| mmu.kernel().load(&table.entries()[i]).is_valid())
+    };
+    !slot.stale.is_empty() || table_of(mmu, slot).is_some_and(is_live)
+}
+
+/// Drains every slot (R23), and then executes `request` as [`Mmu::invalidate`] does.
+pub(super) fn drain<K: Kernel>(
+    mmu: &Mmu<K>,
+    slots: &Slots,
+    request: Option<Request<impl Iterator<Item = PageRange> + Clone>>,
+) {
+    drain_slots(mmu, slots.by_address(), request);
 }
 
 /// Whether what is written to the run waits for the drain.
 pub(super) fn waits<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) -> bool {
-    in_slot(mmu, run, |_| ()).is_some()
+    in_slot(mmu, run, Was::Live, |_| ()).is_some()
 }
 
 /// Works on the slot of a run, if its stores may wait: the mode is active, and the run is in a
 /// range that was announced, or its table has a slot already.
-fn in_slot<K: Kernel, T>(mmu: &Mmu<K>, run: &Run<'_>, work: impl FnOnce(&Slot) -> T) -> Option<T> {
+fn in_slot<K: Kernel, T>(
+    mmu: &Mmu<K>,
+    run: &Run<'_>,
+    was: Was,
+    work: impl FnOnce(&Slot) -> T,
+) -> Option<T> {
     if !mmu.is_active() {
         return None;
     }
     with_batch(mmu, |batch| {
-        let slot = slot_of_run(&batch.slots, mmu, run)?;
+        let slot = slot_of_run(&batch.slots, mmu, run, was)?;
         mmu.kernel().current_lazy().set_waiting();
         Some(work(slot))
     })
@@ -109,7 +148,7 @@ fn in_slot<K: Kernel, T>(mmu: &Mmu<K>, run: &Run<'_>, work: impl FnOnce(&Slot) -
 
 /// Takes the entry of a run of one out of memory and slot alike, if stores may wait there.
 pub(super) fn take<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>) -> Option<Desc> {
-    in_slot(mmu, &run, |slot| {
+    in_slot(mmu, &run, Was::Live, |slot| {
         let i = run.first();
         break_around(mmu, slot, &run);
         let waited = slot.waiting(i);
@@ -126,8 +165,14 @@ pub(super) fn take<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>) -> Option<Desc> {
 }
 
 /// Writes a run: into a slot if there is one, otherwise as with deferred barriers.
-pub(super) fn write_run<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>, fill: Fill<'_>, owed: Owed) -> Duty {
-    let waits = in_slot(mmu, &run, |slot| write_to(mmu, slot, &run, fill));
+pub(super) fn write_run<K: Kernel>(
+    mmu: &Mmu<K>,
+    run: Run<'_>,
+    fill: Fill<'_>,
+    was: Was,
+    owed: Owed,
+) -> Duty {
+    let waits = in_slot(mmu, &run, was, |slot| write_to(mmu, slot, &run, fill));
     match waits {
         Some(()) => Duty::Backend,
         None => defer_barriers::write_run(mmu, run, fill, owed),
@@ -190,46 +235,114 @@ fn break_around<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, run: &Run<'_>) {
     }
 }
 
+/// Drains `slots` in three steps; see the module text.
 #[cold]
 #[inline(never)]
-fn drain_slot<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
-    let kernel = mmu.kernel();
-    kernel.current_counters().drains(1);
-    let table = match slot.table.get() {
+fn drain_slots<'b, K: Kernel>(
+    mmu: &Mmu<K>,
+    slots: impl Iterator<Item = &'b Slot> + Clone,
+    mut request: Option<Request<impl Iterator<Item = PageRange> + Clone>>,
+) {
+    let slots = || slots.clone().filter(|slot| slot.table.get().is_some());
+    let stale_of = |scope| {
+        let of_scope = slots().filter(move |slot| slot.scope.get() == scope);
+        let pages = |slot: &'b Slot| slot.stale.runs().map(|(first, n)| slot.pages(first, n));
+        PageRange::all_joined(of_scope.flat_map(pages))
+    };
+    for slot in slots() {
+        begin_drain(mmu, slot);
+    }
+    // R26: what was asked for comes after the last store.
+    if slots().all(|slot| slot.waiting.is_empty())
+        && let Some(request) = request.take()
+    {
+        for slot in slots() {
+            request.covers_in(slot);
+        }
+        request.execute(mmu, stale_of(request.scope));
+        slots()
+            .filter(|slot| slot.scope.get() == request.scope)
+            .for_each(|slot| slot.stale.clear_all());
+    }
+    for slot in slots() {
+        if !slot.stale.is_empty() {
+            let scope = slot.scope.get();
+            mmu.invalidate(stale_of(scope), scope, Reach::Page);
+            slots()
+                .filter(|slot| slot.scope.get() == scope)
+                .for_each(|slot| slot.stale.clear_all());
+        }
+    }
+    for slot in slots() {
+        finish_drain(mmu, slot);
+    }
+    if let Some(request) = request {
+        request.execute(mmu, core::iter::empty());
+    }
+}
+
+/// The table of a slot in which a value waits.
+fn table_of<'t, K: Kernel>(mmu: &'t Mmu<K>, slot: &Slot) -> Option<&'t Table> {
+    match slot.table.get() {
         // SAFETY: an entry whose value waits counts as in use, and only tables without entries in
         // use are freed, so this one is alive. `destroy` drains first, and requires that no other
         // task has a section in which the space was written.
         Some(frame) if !slot.waiting.is_empty() => Some(unsafe { table(mmu, frame) }),
         // Only invalidations wait, for which addresses are enough.
         _ => None,
-    };
-    if let Some(table) = table {
+    }
+}
+
+/// The first pass: what is live is replaced or emptied, and what need not wait for the invalidation
+/// is made.
+fn begin_drain<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
+    mmu.kernel().current_counters().drains(1);
+    if let Some(table) = table_of(mmu, slot) {
         if group::is_foldable(slot.scope.get()) {
             settle_groups(mmu, slot, table.entries());
         }
         replace_live(mmu, slot, table.entries());
+        // A group is made as a whole.
+        let waits_for = |i: usize| match group::is_member(slot.values[i].get()) {
+            true => i / GROUP * GROUP..(i / GROUP + 1) * GROUP,
+            false => i..i + 1,
+        };
+        make(mmu, slot, table.entries(), |i| {
+            !waits_for(i).any(|i| slot.stale.has(i))
+        });
     }
-    if !slot.stale.is_empty() {
-        let pages = slot.stale.runs().map(|(first, n)| slot.pages(first, n));
-        mmu.invalidate(pages, slot.scope.get(), Reach::Page);
+}
+
+/// The second pass: the rest is made. The slot is free then.
+fn finish_drain<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
+    if let Some(table) = table_of(mmu, slot) {
+        make(mmu, slot, table.entries(), |_| true);
     }
-    if let Some(table) = table {
-        let mut owed = Owed::empty();
-        let policy = mmu.policy();
-        for i in slot.waiting.iter() {
-            let value = slot.values[i].get();
-            store(kernel, &table.entries()[i], value);
-            owed |= policy::owed_by(policy, Level::L3, value);
-        }
-        kernel.current_counters().late_stores(slot.waiting.len());
-        kernel.current_lazy().owe(owed);
-    }
-    slot.waiting.clear_all();
-    slot.stale.clear_all();
     slot.table.set(None);
 }
 
-/// The first pass. A value that is replaced in place owes nothing more: the barriers of the
+/// Stores the values that wait and for which `is_due` holds. None of their entries is live.
+fn make<K: Kernel>(
+    mmu: &Mmu<K>,
+    slot: &Slot,
+    ptes: &[Pte; ENTRIES],
+    is_due: impl Fn(usize) -> bool,
+) {
+    let (mut owed, mut made) = (Owed::empty(), 0);
+    for i in slot.waiting.iter() {
+        if is_due(i) {
+            let value = slot.values[i].get();
+            store(mmu.kernel(), &ptes[i], value);
+            slot.waiting.clear(i);
+            owed |= policy::owed_by(mmu.policy(), Level::L3, value);
+            made += 1;
+        }
+    }
+    mmu.kernel().current_counters().late_stores(made);
+    mmu.kernel().current_lazy().owe(owed);
+}
+
+/// Replaces or empties what is live. A value that is replaced in place owes nothing more: the barriers of the
 /// invalidation that follows complete the store.
 fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
     let kernel = mmu.kernel();
@@ -267,7 +380,7 @@ fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
     }
 }
 
-/// Folds the groups whose members have become one, and unfolds those that are none any more.
+/// Unfolds the live groups whose members are one no more, and folds those whose members become one and are all made now.
 fn settle_groups<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
     for group in 0..GROUPS {
         let first = group * GROUP;
@@ -284,9 +397,16 @@ fn settle_groups<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
             Some(value) => News::between(slot.seen[first + i].get(), known[i]).told_to(value),
             None => known[i],
         });
+        let is_live_group = group::is_member(now[0]);
+        // A make needs no break. A live entry that is broken anyway takes none more.
+        let is_made = |i: usize| {
+            let (old, new) = (now[i].young(), group::alone(values[i]).young());
+            slot.waiting.has(first + i)
+                && (!old.is_valid() || bbm::check(Level::L3, old, new).is_err())
+        };
         let settled = match group::folded(&values) {
-            Some(folded) => folded,
-            None => values.map(|value| {
+            Some(folded) if is_live_group || (0..GROUP).all(is_made) => folded,
+            _ => values.map(|value| {
                 if value.is_valid() {
                     group::alone(value)
                 } else {

@@ -9,15 +9,17 @@ use super::cpu_batch::{AtWork, with_batch};
 use super::run::Duty;
 use super::{batch_invalidations, defer_stores, multicall};
 use crate::addr::PageRange;
+use crate::batch::Slot;
 use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
 use crate::tlbi::{Reach, Scope};
+use core::iter;
 
 /// Drains everything that the task has waiting (R23), even if `set_backend` has changed the
 /// strategy since. In an interrupt nothing happens: what waits is the interrupted task's (R12).
 #[inline]
 pub(crate) fn drain<K: Kernel>(mmu: &Mmu<K>) {
-    if mmu.kernel().current_lazy().is_waiting() && !mmu.kernel().in_interrupt() {
+    if mmu.has_waiting() {
         drain_batch(mmu);
     }
 }
@@ -39,13 +41,60 @@ pub(crate) fn switch_out<K: Kernel>(mmu: &Mmu<K>) {
     }
 }
 
+/// An invalidation that a caller has asked for.
+pub(super) struct Request<R> {
+    /// Which pages; `None` for everything, tables included.
+    ranges: Option<R>,
+    pub(super) scope: Scope,
+    reach: Reach,
+}
+
+/// No request.
+pub(super) const NOTHING_ELSE: Option<Request<iter::Empty<PageRange>>> = None;
+
+impl<R: Iterator<Item = PageRange> + Clone> Request<R> {
+    /// Takes the pages that are asked for off what the slot has to have invalidated.
+    pub(super) fn covers_in(&self, slot: &Slot) {
+        if slot.scope.get() != self.scope {
+            return;
+        }
+        match &self.ranges {
+            Some(ranges) => ranges.clone().for_each(|range| slot.invalidated(range)),
+            None => slot.stale.clear_all(),
+        }
+    }
+
+    /// Executes it, and that of the pages `more`, with one set of barriers.
+    pub(super) fn execute<K: Kernel>(
+        &self,
+        mmu: &Mmu<K>,
+        more: impl Iterator<Item = PageRange> + Clone,
+    ) {
+        match &self.ranges {
+            Some(ranges) => mmu.invalidate(ranges.clone().chain(more), self.scope, self.reach),
+            None => mmu.invalidate_everything(self.scope),
+        }
+    }
+}
+
 #[cold]
 #[inline(never)]
 fn drain_batch<K: Kernel>(mmu: &Mmu<K>) {
+    drain_batch_and(mmu, NOTHING_ELSE);
+}
+
+/// Drains, and executes `request` afterwards, with an invalidation that the drain executes anyway
+/// where there is one.
+#[cold]
+#[inline(never)]
+fn drain_batch_and<K: Kernel>(
+    mmu: &Mmu<K>,
+    request: Option<Request<impl Iterator<Item = PageRange> + Clone>>,
+) {
     with_batch(mmu, |batch| {
-        defer_stores::drain(mmu, &batch.slots);
         batch_invalidations::drain(mmu, &batch.invalidations);
         multicall::drain(mmu, &batch.calls);
+        defer_stores::drain(mmu, &batch.slots, request);
         mmu.kernel().current_lazy().clear_waiting();
     });
 }
@@ -92,11 +141,17 @@ pub(crate) fn drain_own<K: Kernel>(mmu: &Mmu<K>) {
 }
 
 impl<K: Kernel> Mmu<K> {
+    /// Whether something waits that the caller may drain.
+    #[inline(always)]
+    fn has_waiting(&self) -> bool {
+        self.kernel().current_lazy().is_waiting() && !self.kernel().in_interrupt()
+    }
+
     /// Drains what waits on this CPU, invalidates the TLB entries of `range`, and waits until that
     /// is complete on every CPU: `DSB ISHST`, TLBIs, `DSB ISH`, and for kernel mappings `ISB`.
     /// Linux: `flush_tlb_kernel_range()`, `flush_tlb_range()`.
     pub fn invalidate_range(&self, range: PageRange, scope: Scope, reach: Reach) {
-        self.drain_and_invalidate(core::iter::once(range), scope, reach);
+        self.drain_and_invalidate(iter::once(range), scope, reach);
     }
 
     /// The same for several ranges, with one set of barriers.
@@ -106,15 +161,32 @@ impl<K: Kernel> Mmu<K> {
         scope: Scope,
         reach: Reach,
     ) {
-        drain(self);
-        self.invalidate(ranges, scope, reach);
+        if self.has_waiting() {
+            let ranges = Some(ranges);
+            let request = Request {
+                ranges,
+                scope,
+                reach,
+            };
+            drain_batch_and(self, Some(request));
+        } else {
+            self.invalidate(ranges, scope, reach);
+        }
     }
 
     /// Drains what waits on this CPU, invalidates every TLB entry of `scope`, those of tables
     /// included, and waits until that is complete on every CPU. Linux: `flush_tlb_all()`,
     /// `flush_tlb_mm()`.
     pub fn invalidate_all(&self, scope: Scope) {
-        drain(self);
-        self.invalidate_everything(scope);
+        if self.has_waiting() {
+            let request = Request {
+                ranges: None::<iter::Empty<PageRange>>,
+                scope,
+                reach: Reach::Walk,
+            };
+            drain_batch_and(self, Some(request));
+        } else {
+            self.invalidate_everything(scope);
+        }
     }
 }

@@ -79,7 +79,7 @@ fn write_run_by<K: Kernel>(
     match backend {
         Backend::Eager => eager::write_run(mmu, run, fill, owed),
         Backend::DeferBarriers => defer_barriers::write_run(mmu, run, fill, owed),
-        Backend::DeferStores => defer_stores::write_run(mmu, run, fill, owed),
+        Backend::DeferStores => defer_stores::write_run(mmu, run, fill, was, owed),
         Backend::BatchInvalidations => batch_invalidations::write_run(mmu, run, fill, was, owed),
         Backend::Multicall => multicall::write_run(mmu, run, fill, was, owed),
     }

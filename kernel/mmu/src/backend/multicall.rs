@@ -150,23 +150,8 @@ fn invalidate_all<K: Kernel>(mmu: &Mmu<K>, calls: &[Call], scope: Option<Scope>)
             Call::Invalidate { range, .. } => Some(*range),
             Call::Store { .. } => None,
         });
-        mmu.invalidate(joined(ranges), scope, Reach::Page);
+        mmu.invalidate(PageRange::all_joined(ranges), scope, Reach::Page);
     }
-}
-
-/// The same pages, neighbors as one range.
-fn joined(
-    ranges: impl Iterator<Item = PageRange> + Clone,
-) -> impl Iterator<Item = PageRange> + Clone {
-    let mut ranges = ranges.peekable();
-    core::iter::from_fn(move || {
-        let mut range = ranges.next()?;
-        while let Some(both) = ranges.peek().and_then(|next| range.joined(*next)) {
-            range = both;
-            ranges.next();
-        }
-        Some(range)
-    })
 }
 
 fn execute_store<K: Kernel>(mmu: &Mmu<K>, entry: PhysAddr, seen: Desc, new: Desc) {

@@ -10,7 +10,7 @@
 use super::preserve::News;
 use super::run::Fill;
 use crate::addr::PAGE_SIZE;
-use crate::desc::Desc;
+use crate::desc::{Desc, bits};
 use crate::hardware::Hardware;
 use crate::table::Pte;
 
@@ -67,4 +67,18 @@ pub(crate) fn replace<H: Hardware>(hw: &H, pte: &Pte, seen: Desc, new: Desc) {
             Err(moved) => now = moved,
         }
     }
+}
+
+/// Makes a live entry invalid and leaves everything else in it, access and dirty bits that hardware sets until the very
+/// moment of the store included (R24).
+pub(crate) fn make_invalid<H: Hardware>(hw: &H, pte: &Pte) {
+    let mut now = hw.load(pte);
+    while let Err(moved) = hw.compare_exchange(pte, now, invalid(now)) {
+        now = moved;
+    }
+}
+
+/// The same entry, not valid.
+const fn invalid(entry: Desc) -> Desc {
+    Desc::from_u64(entry.as_u64() & !bits::VALID)
 }

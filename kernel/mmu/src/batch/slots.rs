@@ -34,8 +34,8 @@ pub(crate) struct Slot {
 /// The slots of a CPU.
 pub(crate) struct Slots {
     slots: [Slot; DEFERRED_TABLES],
-    /// The slot that is drained next if all are taken.
-    victim: Cell<usize>,
+    /// The slot that is the next to make room if all are taken.
+    turn: Cell<usize>,
 }
 
 impl Slot {
@@ -66,6 +66,15 @@ impl Slot {
         self.values[i].set(new);
     }
 
+    /// Takes note that the pages of `range` are invalidated elsewhere.
+    pub(crate) fn invalidated(&self, range: PageRange) {
+        for i in 0..ENTRIES {
+            if self.stale.has(i) && range.covers(self.pages(i, 1)) {
+                self.stale.clear(i);
+            }
+        }
+    }
+
     /// `pages` pages of the table from entry `first` on.
     pub(crate) fn pages(&self, first: usize, pages: usize) -> PageRange {
         PageRange::of_table(self.start.get()).part(first, pages)
@@ -76,7 +85,7 @@ impl Slots {
     pub(crate) const fn new() -> Self {
         Self {
             slots: [const { Slot::new() }; DEFERRED_TABLES],
-            victim: Cell::new(0),
+            turn: Cell::new(0),
         }
     }
 
@@ -99,14 +108,26 @@ impl Slots {
         })
     }
 
-    /// A slot that is free, or else `Err` with the one to drain first; each slot is chosen in turn.
-    pub(crate) fn free(&self) -> Result<&Slot, &Slot> {
-        if let Some(free) = self.iter().find(|slot| slot.table.get().is_none()) {
-            return Ok(free);
-        }
-        let victim = self.victim.get();
-        self.victim.set((victim + 1) % DEFERRED_TABLES);
-        Err(&self.slots[victim])
+    /// All slots, in ascending order of address.
+    pub(crate) fn by_address(&self) -> impl Iterator<Item = &Slot> + Clone {
+        let [a, b] = &self.slots;
+        let in_order = a.start.get() <= b.start.get();
+        let slots = if in_order { [a, b] } else { [b, a] };
+        slots.into_iter()
+    }
+
+    /// A slot that is free.
+    pub(crate) fn free(&self) -> Option<&Slot> {
+        self.iter().find(|slot| slot.table.get().is_none())
+    }
+
+    /// The slot that is to make room for another table: each in turn, of those that `may` do it.
+    pub(crate) fn next_in_turn(&self, may: impl Fn(&Slot) -> bool) -> Option<&Slot> {
+        let turn = self.turn.get();
+        let mut all = (turn..turn + DEFERRED_TABLES).map(|i| i % DEFERRED_TABLES);
+        let i = all.find(|i| may(&self.slots[*i]))?;
+        self.turn.set((i + 1) % DEFERRED_TABLES);
+        Some(&self.slots[i])
     }
 
     /// The value that waits for entry `index` of `table`.

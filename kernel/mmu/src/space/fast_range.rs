@@ -38,6 +38,8 @@ pub struct FastPteRange<'s, 'm, K: Kernel> {
     announced: Option<u8>,
     short: ShortWay,
     sums: Sums,
+    /// Whether an entry was set other than the short way.
+    was_set: bool,
     section: Option<LazySection<'m, K>>,
 }
 
@@ -82,6 +84,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             before,
             announced,
             sums: Sums::ZERO,
+            was_set: false,
             section: Some(section),
         })
     }
@@ -137,6 +140,7 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
             return Ok(());
         }
         let change = writer.set_leaf(&self.table.nth(i), frame, prot)?;
+        self.was_set = true;
         self.sums.change += change.count();
         self.short = writer.short_way(self.table.piece);
         Ok(())
@@ -252,7 +256,7 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
     /// Checks that `prot` may be set for a part of the range, and that nothing is in use there.
     #[inline]
     fn empty_part(
-        &self,
+        &mut self,
         first: usize,
         pages: usize,
         prot: Prot,
@@ -265,6 +269,7 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
         }
         self.space.writer.invalidate_before_reuse(found.piece);
         links::note_memory_type(self.space.mmu(), found.parent, prot);
+        self.was_set = true;
         Ok(found)
     }
 
@@ -352,13 +357,14 @@ impl<K: Kernel> Drop for FastPteRange<'_, '_, K> {
     fn drop(&mut self) {
         let (space, found) = (self.space, self.table);
         let (mmu, scope) = (space.mmu(), space.kind().scope());
+        let was_set = self.was_set || self.sums.short > 0;
         let change = self.sums.settle(&space.writer);
         if let Some(number) = self.announced {
             mmu.lazy().current().hints().withdraw(number);
         }
-        // Once, whatever happened to the members of groups in between. Where stores wait, the drain
-        // folds.
-        if group::is_foldable(scope) && mmu.backend() != Backend::DeferStores {
+        // Once, whatever happened to the members of groups in between. Where nothing was set, no group can have become
+        // one.
+        if was_set && group::is_foldable(scope) {
             fold::fold(mmu, found.table, found.piece, scope);
         }
         // What waits is written before the table may count as empty.

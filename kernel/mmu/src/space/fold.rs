@@ -42,11 +42,12 @@ pub(super) fn unfold<K: Kernel>(mmu: &Mmu<K>, table: &Table, va: VirtAddr, scope
     kernel.current_counters().late_stores(2 * GROUP);
 }
 
-/// Folds every group that lies in `pages` at least in part and whose 16 entries have become one,
-/// with one invalidation for all of them. `pages` is a part of `table`. Returns the number of
-/// groups folded.
+/// Folds every group that lies in `pages` at least in part and whose 16 entries have become one.
+/// `pages` is a part of `table`. Returns the number of groups folded.
 ///
-/// Nothing is folded in kernel mappings, nor in an interrupt.
+/// All of them share one break, one invalidation and one make: two stores per entry, and one set of
+/// barriers. Where nothing can be folded, one or two entries of each group are read, and nothing is
+/// executed. Nothing is folded in kernel mappings, nor in an interrupt.
 #[cold]
 #[inline(never)]
 pub(super) fn fold<K: Kernel>(
@@ -59,22 +60,19 @@ pub(super) fn fold<K: Kernel>(
     if !group::is_foldable(scope) || kernel.in_interrupt() {
         return 0;
     }
-    // A group of which a member waits is folded by the drain already, with the invalidation that it
-    // needs anyway.
+    // What waits for the members is in memory then.
     backend::drain(mmu);
     let first = Level::L3.index(pages.start());
     let mut broken = 0_u32;
     for number in first / GROUP..=(first + pages.pages() as usize - 1) / GROUP {
         let ptes = group::entries(table, number);
-        let values: [Desc; GROUP] = core::array::from_fn(|i| kernel.load(&ptes[i]));
-        if group::is_member(values[0]) || group::folded(&values).is_none() {
+        let value = |i: usize| kernel.load(&ptes[i]);
+        if group::is_member(value(0)) || !group::can_be_one(value) {
             continue;
         }
+        // Until the make, the invalid entries keep the values, with the final access and dirty bits.
         for pte in ptes {
-            // Emptied to learn the final access and dirty bits. Until the make, the value is kept
-            // in the invalid entry.
-            let old = store::swap(kernel, pte, Desc::INVALID);
-            store::store(kernel, pte, Desc::from_u64(old.as_u64() & !bits::VALID));
+            store::make_invalid(kernel, pte);
         }
         broken |= 1 << number;
     }
@@ -85,7 +83,7 @@ pub(super) fn fold<K: Kernel>(
     let ranges = groups
         .clone()
         .map(|number| group::pages(pages.start(), number));
-    mmu.invalidate(ranges, scope, Reach::Page);
+    mmu.invalidate(PageRange::all_joined(ranges), scope, Reach::Page);
     for number in groups {
         let ptes = group::entries(table, number);
         let kept = |pte| Desc::from_u64(kernel.load(pte).as_u64() | bits::VALID);
@@ -93,7 +91,8 @@ pub(super) fn fold<K: Kernel>(
         for (pte, value) in ptes.iter().zip(group::folded(&values).unwrap_or(values)) {
             store::store(kernel, pte, value);
         }
-        kernel.current_counters().late_stores(3 * GROUP);
     }
-    broken.count_ones() as usize
+    let folded = broken.count_ones() as usize;
+    kernel.current_counters().late_stores(2 * GROUP * folded);
+    folded
 }
