@@ -94,11 +94,7 @@ fn random_programs_keep_the_contract_with_ets2() {
 /// that translation without an event of its own is row U9, on which the sources disagree, so nothing is promised.
 #[test]
 fn r28_u9_a_call_that_executes_nothing_synchronizes_with_no_other_cpu() {
-    let step = |cpu, op| Step {
-        cpu,
-        op,
-        preempted: None,
-    };
+    let step = Step::plain;
     // The first is set, the second emptied, the third replaced.
     let each = Each(0b11_10_01);
     let programs = [

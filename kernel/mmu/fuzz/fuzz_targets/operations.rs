@@ -15,7 +15,14 @@ const KERNEL: (u8, SpaceKind) = (1, SpaceKind::Kernel);
 const USER: (u8, SpaceKind) = (1, SpaceKind::User(Asid(0x2b)));
 const OTHER: (u8, SpaceKind) = (1, SpaceKind::User(Asid(0x2c)));
 /// The kernel's half is what most of the library's rules are about, so it comes first.
-const SPACES: [&[(u8, SpaceKind)]; 4] = [&[KERNEL], &[USER], &[KERNEL, USER], &[USER, OTHER]];
+const SPACES: [&[(u8, SpaceKind)]; 6] = [
+    &[KERNEL],
+    &[USER],
+    &[KERNEL, USER],
+    &[USER, OTHER],
+    &[KERNEL, KERNEL],
+    &[KERNEL, USER, OTHER],
+];
 
 /// Operations beyond this many find nothing that fewer do not.
 const MOST: usize = 48;
@@ -34,12 +41,13 @@ fuzz_target!(|input: &[u8]| {
         ets2: flag(8),
     };
     let spaces = SPACES[usize::from(first >> 4) % SPACES.len()];
-    let universe = if backend & 0x80 == 0 {
-        Universe::sections(spaces)
-    } else {
-        Universe::ends(spaces)
+    let universe = match backend >> 6 {
+        0 => Universe::sections(spaces),
+        1 => Universe::corners(spaces),
+        2 => Universe::ends(spaces),
+        _ => Universe::tables(spaces),
     };
-    let backend = Backend::ALL[usize::from(*backend) % Backend::ALL.len()];
+    let backend = Backend::ALL[usize::from(backend & 0x3f) % Backend::ALL.len()];
     let mut program = Program::decode(&universe, steps);
     program.0.truncate(MOST);
     if let Err(failure) = oracle::run(&universe, backend, features, &program) {

@@ -13,9 +13,11 @@
 
 use super::universe::Length;
 use super::{
-    Bulk, Each, Fast, Frames, Meanwhile, Op, Place, Preemption, Program, Range, Step, Universe,
+    Bulk, Each, Fast, Fault, Frames, Meanwhile, Op, Pieces, Place, Preemption, Program, Range,
+    Scene, Step, Universe,
 };
 use crate::rng::Rng;
+use lazymmu::{ENTRIES, Level};
 
 /// Which calls a program consists of: a column of the table of operations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +28,8 @@ pub enum Mix {
     Sections,
     /// Requests alone: no section is ever open between two of them.
     Requests,
+    /// The same as [`Mix::Sections`] with more of what has corners: [`CORNERS`].
+    Corners,
 }
 
 /// How an operation is made of its bytes.
@@ -60,9 +64,8 @@ const OPS: &[([u8; 3], Make)] = &[
     ([1, 1, 1], |b| {
         Op::GatherTables(b.space(), b.range(), b.second_range())
     }),
-    ([0, 1, 1], |b| {
-        Op::GatherEach(b.space(), b.range(), b.place(), b.below(8, 2) == 1)
-    }),
+    ([0, 1, 1], |b| b.gather_each()),
+    ([0, 1, 1], |b| Op::Share(b.space(), b.range())),
     ([4, 4, 0], |_| Op::Enable),
     ([3, 2, 0], |b| Op::EnableFast(b.space(), b.range())),
     ([1, 1, 0], |_| Op::Drain),
@@ -80,6 +83,30 @@ const OPS: &[([u8; 3], Make)] = &[
     ([2, 0, 0], |b| Op::Preempt(b.below(7, b.universe.tasks))),
     ([3, 0, 0], |b| Op::Tell(b.cpu(7))),
     ([1, 0, 0], |b| Op::Publish(b.cpu(7))),
+];
+
+/// The operations of [`Mix::Corners`], with their weights.
+const CORNERS: &[(u8, Make)] = &[
+    (6, |b| Op::Map(b.space(), b.range(), b.prot(), b.frames())),
+    (2, |b| {
+        Op::MapEach(b.space(), b.range(), b.prot(), b.frames())
+    }),
+    (1, |b| Op::Unmap(b.space(), b.range())),
+    (2, |b| Op::UnmapFrames(b.space(), b.range())),
+    (4, |b| Op::UnmapNoFlush(b.space(), b.range())),
+    (1, |b| Op::UnmapMerged(b.space(), b.range())),
+    (4, |b| Op::FlushPending(b.place())),
+    (2, |b| Op::CrossTokens(b.space(), b.range())),
+    (1, |b| Op::Protect(b.space(), b.range(), b.prot())),
+    (3, |b| Op::Apply(b.space(), b.range(), b.each())),
+    (3, |b| Op::Fast(b.space(), b.range(), b.each(), b.fast())),
+    (2, |b| Op::FreeEmptyTables(b.space(), b.range())),
+    (1, |b| Op::Gather(b.space(), b.range(), b.second_range())),
+    (4, |b| b.gather_each()),
+    (2, |b| Op::Share(b.space(), b.range())),
+    (2, |_| Op::Enable),
+    (1, |b| Op::EnableFast(b.space(), b.range())),
+    (2, |_| Op::Disable),
 ];
 
 /// Whose turn it is in `weights` when `byte` of 256 parts have gone by, and how far the turn has
@@ -125,9 +152,14 @@ impl Bytes<'_> {
     }
 
     fn op(self) -> Op {
-        let mix = self.universe.mix as usize;
+        let column = match self.universe.mix {
+            Mix::Machine => 0,
+            Mix::Sections => 1,
+            Mix::Requests => 2,
+            Mix::Corners => return choice(CORNERS, self.raw[1]).0(self),
+        };
         let (make, _) = pick(
-            OPS.iter().map(|(weights, make)| (weights[mix], make)),
+            OPS.iter().map(|(weights, make)| (weights[column], make)),
             self.raw[1],
         );
         make(self)
@@ -163,6 +195,18 @@ impl Bytes<'_> {
                     window,
                     first,
                     pages: rest,
+                };
+            }
+            Length::Table => {
+                // The halves differ: the upper one ends a page before a table does.
+                let page = Range::new(window, first, 1);
+                let within = Level::L3.index(self.universe.range_of(0, page).start()) as u16;
+                let before = within.min(first);
+                let after = (ENTRIES as u16 - within).min(rest);
+                return Range {
+                    window,
+                    first: first - before,
+                    pages: before + after,
                 };
             }
             Length::Whole => {
@@ -209,6 +253,42 @@ impl Bytes<'_> {
             self.raw[7],
         )
         .0
+    }
+
+    fn gather_each(self) -> Op {
+        let pieces = Pieces {
+            stride: 3 - self.below(9, 3),
+            is_ascending: self.below(10, 2) == 0,
+        };
+        let frees = self.below(8, 2) == 1;
+        Op::GatherEach(self.space(), self.range(), pieces, self.place(), frees)
+    }
+
+    /// What is unusual around the call, in the oracle's programs: its one task is not preempted, so the bytes are free.
+    fn scene(self) -> Scene {
+        use Scene::{BottomHalvesOff, Nested, Paused, Plain, Section};
+        if self.universe.mix == Mix::Machine {
+            return Plain;
+        }
+        let weights = [
+            (12, Plain),
+            (1, Section),
+            (1, Paused),
+            (1, BottomHalvesOff),
+            (1, Nested),
+        ];
+        choice(&weights, self.raw[13]).0
+    }
+
+    fn fault(self) -> Option<(Fault, u8)> {
+        if self.universe.mix == Mix::Machine {
+            return None;
+        }
+        let weights = [(6, None), (1, Some(Fault::Fails)), (1, Some(Fault::Panics))];
+        let (fault, _) = choice(&weights, self.raw[14]);
+        // Most ranges are short.
+        let (most, within) = choice(&[(3, 4), (1, 40)], self.raw[15]);
+        Some((fault?, share(within, most)))
     }
 
     fn fast(self) -> Fast {
@@ -267,6 +347,8 @@ impl Step {
             cpu: pick(cpus, raw[0]).0,
             op: bytes.op(),
             preempted: bytes.preempted(),
+            scene: bytes.scene(),
+            fault: bytes.fault(),
         }
     }
 }

@@ -204,6 +204,45 @@ pub struct Preemption {
     pub meanwhile: Meanwhile,
 }
 
+/// Where a call is made, as far as the caller decides it. The oracle's; on the machine model all are [`Scene::Plain`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scene {
+    /// Where the program has come to.
+    Plain,
+    /// With bottom halves off, or in an interrupt that finds what the task has left waiting.
+    BottomHalvesOff,
+    /// Paused for the time of the call.
+    Paused,
+    /// In a section of its own.
+    Section,
+    /// In two.
+    Nested,
+}
+
+/// What the callback of a call (of entries, for frames or with frames) does when it is called for the last time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// It panics, and the caller catches that.
+    Panics,
+    /// It returns an error, if it can.
+    Fails,
+}
+
+/// Which pages a [`Op::GatherEach`] takes: every `stride`-th one, in ascending order or in none.
+#[derive(Clone, Copy, Debug)]
+pub struct Pieces {
+    stride: u8,
+    is_ascending: bool,
+}
+
+impl Pieces {
+    /// The order in which `n` pieces come.
+    fn order(self, n: usize) -> impl Iterator<Item = usize> {
+        // The prime is no divisor of a number of pieces, so each has its turn.
+        (0..n).map(move |i| if self.is_ascending { i } else { i * 521 % n })
+    }
+}
+
 /// A call. The first number is a space's, of the universe; a last one is that of a protection
 /// ([`prot`]).
 #[derive(Clone, Copy, Debug)]
@@ -222,6 +261,9 @@ pub enum Op {
     UnmapMerged(u8, Range),
     /// The task's oldest pending flush, given to this place.
     FlushPending(Place),
+    /// A range that this space and the next one have mapped is unmapped in both without a flush, the next one is given the
+    /// token of this one, and maps the range again. Its own token is a [`Op::FlushPending`].
+    CrossTokens(u8, Range),
     /// [`lazymmu::AddressSpace::invalidate_range`].
     FlushRange(u8, Range),
     /// [`lazymmu::AddressSpace::protect`].
@@ -240,9 +282,12 @@ pub enum Op {
     Gather(u8, Range, Range),
     /// The same, and the tables that it leaves empty are freed.
     GatherTables(u8, Range, Range),
-    /// Every second mapped page of a range, each by a call of its own, in one gather that is finished in this place. The
-    /// pages in between are unmapped before. If the last one says so, tables that become empty are freed.
-    GatherEach(u8, Range, Place, bool),
+    /// Some pages of a range, each by a call of its own, in one gather that is finished in this place. They are mapped before,
+    /// and the pages in between unmapped. If the last one says so, tables that become empty are freed.
+    GatherEach(u8, Range, Pieces, Place, bool),
+    /// [`lazymmu::AddressSpace::share_tables`] with the next space. If both are kernels', all tables of the universe are built
+    /// and shared; otherwise it is refused.
+    Share(u8, Range),
     /// [`lazymmu::Lazy::enable`].
     Enable,
     /// A section that announces a range.
@@ -289,6 +334,23 @@ pub struct Step {
     pub op: Op,
     /// Whether its task loses the CPU in the middle.
     pub preempted: Option<Preemption>,
+    /// What is around the call.
+    pub scene: Scene,
+    /// What its callback does, in its call of this number, from 0.
+    pub fault: Option<(Fault, u8)>,
+}
+
+impl Step {
+    /// The call on CPU `cpu`, and nothing unusual.
+    pub const fn plain(cpu: u8, op: Op) -> Self {
+        Self {
+            cpu,
+            op,
+            preempted: None,
+            scene: Scene::Plain,
+            fault: None,
+        }
+    }
 }
 
 /// The steps of a program, in their order.
@@ -317,8 +379,14 @@ impl fmt::Debug for Each {
 impl fmt::Debug for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CPU {}: {:?}", self.cpu, self.op)?;
-        match self.preempted {
-            Some(Preemption { at, meanwhile }) => write!(f, ", preempted at {at}: {meanwhile:?}"),
+        if let Some(Preemption { at, meanwhile }) = self.preempted {
+            write!(f, ", preempted at {at}: {meanwhile:?}")?;
+        }
+        if self.scene != Scene::Plain {
+            write!(f, ", {:?}", self.scene)?;
+        }
+        match self.fault {
+            Some((fault, at)) => write!(f, ", call {at} of its callback {fault:?}"),
             None => Ok(()),
         }
     }

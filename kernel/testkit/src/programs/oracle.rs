@@ -16,17 +16,19 @@
 //! Steps of other CPUs and tasks, and preemptions, are the machine model's ([`super::run()`]); the
 //! oracle leaves them out.
 
+mod callback;
 mod check;
 mod entries;
 mod lazy;
 mod requests;
+mod sharing;
 
 use super::frames::FrameSource;
-use super::{Failure, Op, Place, Program, Range, Universe};
+use super::{Failure, Fault, Op, Place, Program, Range, Scene, Step, Universe};
 use crate::fake::{self, Choose, Fake, new_mmu, new_space};
 use lazymmu::{
-    AddressSpace, Backend, BarrierPolicy, Desc, Features, LazySuspended, Mmu, PAGE_SIZE, PageRange,
-    PendingInvalidation, Prot, SpaceError, SpaceKind, VirtAddr, bits,
+    AddressSpace, Backend, BarrierPolicy, Context, Desc, Features, LazySuspended, Mmu, PAGE_SIZE,
+    PageRange, PendingInvalidation, Prot, SpaceError, SpaceKind, VirtAddr, bits,
 };
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -70,6 +72,12 @@ struct Run<'m> {
     pending: VecDeque<Pending<'m>>,
     /// Whether the step at hand may find no memory for tables.
     no_memory: bool,
+    /// What the callback of the step at hand does.
+    fault: Option<(Fault, u8)>,
+    /// Whether the kernel spaces share their tables.
+    is_shared: bool,
+    /// The space of the last step that named one.
+    actor: usize,
 }
 
 /// Runs a program of `universe` with a strategy, on CPUs with these features: with FEAT_ETS2, under the policy for it.
@@ -95,7 +103,7 @@ pub fn run(
         let mut run = Run::new(universe, &mmu);
         for step in program.0.iter().enumerate() {
             doing.set(Some(step));
-            run.step(step.1.op);
+            run.step(step.1);
             run.check();
         }
         doing.set(None);
@@ -141,6 +149,9 @@ impl<'m> Run<'m> {
             suspended: Vec::new(),
             pending: VecDeque::new(),
             no_memory: false,
+            fault: None,
+            is_shared: false,
+            actor: 0,
         }
     }
 
@@ -165,7 +176,13 @@ impl<'m> Run<'m> {
     }
 
     fn entry(&self, space: usize, page: usize) -> Desc {
-        self.spaces[space].entries[page]
+        self.spaces[self.home(space)].entries[page]
+    }
+
+    /// What the pages of a range hold.
+    fn entries(&self, space: usize, range: Range) -> Vec<Desc> {
+        let pages = self.universe.pages_of(range);
+        pages.map(|page| self.entry(space, page)).collect()
     }
 
     /// The first page of `range` for which `is_it` holds, with its address and entry.
@@ -195,7 +212,8 @@ impl<'m> Run<'m> {
     /// The pages of a range get these entries.
     fn set(&mut self, space: usize, range: Range, entries: impl IntoIterator<Item = Desc>) {
         let pages = self.universe.pages_of(range);
-        let all = &mut self.spaces[space].entries;
+        let home = self.home(space);
+        let all = &mut self.spaces[home].entries;
         for (page, entry) in pages.zip(entries) {
             all[page] = entry;
         }
@@ -218,7 +236,44 @@ impl<'m> Run<'m> {
         self.mmu.lazy().is_lazy_mmu_mode_active() && self.mmu.backend().invalidates()
     }
 
-    fn step(&mut self, op: Op) {
+    /// Whether the call is made where nothing may be drained.
+    fn in_interrupt(&self) -> bool {
+        self.kernel().in_interrupt()
+    }
+
+    fn step(&mut self, step: &Step) {
+        self.fault = step.fault;
+        let is_made_by_interrupt = matches!(step.op, Op::InterruptMap(_) | Op::InterruptBoth(_));
+        let leaves_levels = matches!(step.op, Op::Suspend | Op::SuspendBegin | Op::SuspendEnd);
+        match step.scene {
+            Scene::Plain => self.call(step.op),
+            Scene::BottomHalvesOff
+                if is_made_by_interrupt || leaves_levels || !self.kernel().is_batch_empty() =>
+            {
+                self.call(step.op);
+            }
+            Scene::BottomHalvesOff => {
+                self.kernel().set_interrupt(true);
+                self.call(step.op);
+                self.kernel().set_interrupt(false);
+            }
+            Scene::Paused => self.between(Op::Pause, step.op, Op::Resume),
+            Scene::Section => self.between(Op::Enable, step.op, Op::Disable),
+            Scene::Nested => {
+                self.lazy(Op::Enable);
+                self.between(Op::Enable, step.op, Op::Disable);
+                self.lazy(Op::Disable);
+            }
+        }
+    }
+
+    fn between(&mut self, before: Op, op: Op, after: Op) {
+        self.lazy(before);
+        self.call(op);
+        self.lazy(after);
+    }
+
+    fn call(&mut self, op: Op) {
         match op {
             Op::NoMemory(tables) => {
                 self.kernel().set_budget(tables.into());
@@ -229,32 +284,7 @@ impl<'m> Run<'m> {
                 let and_back = matches!(op, Op::InterruptBoth(_));
                 self.interrupt(range, and_back);
             }
-            Op::Map(space, range, prot, frames) => {
-                self.map(space.into(), range, prot, frames);
-            }
-            Op::MapEach(space, range, prot, frames) => {
-                self.map_each(space.into(), range, prot, frames);
-            }
-            Op::Fold(space, range) => self.fold(space.into(), range),
-            Op::Unmap(space, range) => self.unmap(space.into(), range),
-            Op::UnmapFrames(space, range) => self.unmap_frames(space.into(), range),
-            Op::UnmapNoFlush(space, range) => self.unmap_no_invalidate(space.into(), range),
-            Op::UnmapMerged(space, range) => self.unmap_merged(space.into(), range),
             Op::FlushPending(place) => self.flush_pending(place),
-            Op::FlushRange(space, range) => self.flush_range(space.into(), range),
-            Op::Protect(space, range, prot) => self.protect(space.into(), range, prot),
-            Op::Remap(space, range, prot) => self.remap(space.into(), range, prot),
-            Op::Gather(space, first, second) => self.gather(space.into(), [first, second], false),
-            Op::GatherTables(space, first, second) => {
-                self.gather(space.into(), [first, second], true);
-            }
-            Op::GatherEach(space, range, place, frees) => {
-                self.gather_each(space.into(), range, place, frees);
-            }
-            Op::Apply(space, range, each) => self.apply(space.into(), range, each),
-            Op::Fast(space, range, each, fast) => self.fast(space.into(), range, each, fast),
-            Op::FreeEmptyTables(space, range) => self.free_empty_tables(space.into(), range),
-            Op::EnableFast(space, range) => self.enable_fast(space.into(), range),
             Op::Suspend => self.suspend(),
             Op::SuspendBegin => self.suspend_begin(),
             Op::SuspendEnd => self.suspend_end(),
@@ -262,9 +292,59 @@ impl<'m> Run<'m> {
                 self.lazy(op);
             }
             Op::Switch(_) | Op::Preempt(_) | Op::Tell(_) | Op::Publish(_) => {}
+            Op::Map(space, ..)
+            | Op::MapEach(space, ..)
+            | Op::Fold(space, _)
+            | Op::Unmap(space, _)
+            | Op::UnmapFrames(space, _)
+            | Op::UnmapNoFlush(space, _)
+            | Op::UnmapMerged(space, _)
+            | Op::FlushRange(space, _)
+            | Op::Protect(space, ..)
+            | Op::Remap(space, ..)
+            | Op::Gather(space, ..)
+            | Op::GatherTables(space, ..)
+            | Op::GatherEach(space, ..)
+            | Op::Apply(space, ..)
+            | Op::Fast(space, ..)
+            | Op::FreeEmptyTables(space, _)
+            | Op::EnableFast(space, _)
+            | Op::Share(space, _)
+            | Op::CrossTokens(space, _) => {
+                let space = self.acts(space.into());
+                self.call_of(space, op);
+            }
         }
         self.kernel().set_budget(usize::MAX);
         self.no_memory = false;
+    }
+
+    /// A call for `space`, whatever the operation says.
+    fn call_of(&mut self, space: usize, op: Op) {
+        match op {
+            Op::Map(_, range, prot, frames) => self.map(space, range, prot, frames),
+            Op::MapEach(_, range, prot, frames) => self.map_each(space, range, prot, frames),
+            Op::Fold(_, range) => self.fold(space, range),
+            Op::Unmap(_, range) => self.unmap(space, range),
+            Op::UnmapFrames(_, range) => self.unmap_frames(space, range),
+            Op::UnmapNoFlush(_, range) => self.unmap_no_invalidate(space, range),
+            Op::UnmapMerged(_, range) => self.unmap_merged(space, range),
+            Op::FlushRange(_, range) => self.flush_range(space, range),
+            Op::Protect(_, range, prot) => self.protect(space, range, prot),
+            Op::Remap(_, range, prot) => self.remap(space, range, prot),
+            Op::Gather(_, first, second) => self.gather(space, [first, second], false),
+            Op::GatherTables(_, first, second) => self.gather(space, [first, second], true),
+            Op::GatherEach(_, range, pieces, place, frees) => {
+                self.gather_each(space, range, pieces, (place, frees));
+            }
+            Op::Apply(_, range, each) => self.apply(space, range, each),
+            Op::Fast(_, range, each, fast) => self.fast(space, range, each, fast),
+            Op::FreeEmptyTables(_, range) => self.free_empty_tables(space, range),
+            Op::EnableFast(_, range) => self.enable_fast(space, range),
+            Op::Share(_, range) => self.share(space, range),
+            Op::CrossTokens(_, range) => self.cross_tokens(space, range),
+            _ => unreachable!("{op:?} names no space"),
+        }
     }
 
     /// Everything is closed, flushed and given back.
@@ -277,6 +357,7 @@ impl<'m> Run<'m> {
         self.check();
         let invalidated = self.kernel().all_invalidated();
         assert!(invalidated, "an invalidation is missing at the end");
+        self.give_back_roots();
         for space in self.spaces {
             fake::destroy(space.mm);
         }

@@ -307,6 +307,8 @@ impl<'m, K: Modelled> Run<'m, K> {
             | Op::Gather(s, range, _)
             | Op::GatherTables(s, range, _)
             | Op::GatherEach(s, range, ..)
+            | Op::Share(s, range)
+            | Op::CrossTokens(s, range)
             | Op::FreeEmptyTables(s, range) => {
                 let space = s as usize % SPACES;
                 let frees = matches!(step.op, Op::FreeEmptyTables(..) | Op::GatherTables(..));

@@ -45,6 +45,8 @@ pub enum Length {
     Rest,
     /// All of the window, from its first page on.
     Whole,
+    /// All pages of the window in the last-level table of the first one: in a long window all 512.
+    Table,
     /// Anything.
     Any,
 }
@@ -91,6 +93,16 @@ const EDGES_AND_TABLE: [Window; 7] = {
     let table = from_start((9 << 39) - 4 * PAGE_SIZE, 520);
     [a, b, c, d, e, f, table]
 };
+
+/// The last table of a half and the first one, each with some pages of its neighbor.
+const LAST_AND_FIRST_TABLE: [Window; 2] = [before_end(514), from_start(0, 514)];
+
+/// Both ends of a half, and a stretch on both sides of a table's end with room for more separate pages than any list holds.
+const CORNERS: [Window; 3] = [
+    ENDS[0],
+    ENDS[1],
+    from_start((5 << 39) + (7 << 21) - 40 * PAGE_SIZE, 80),
+];
 
 impl Universe {
     /// Of the machine model ([`super::run()`]): three spaces, and few pages, so that CPUs and tasks
@@ -152,6 +164,30 @@ impl Universe {
         Self {
             windows: &ENDS,
             lengths: &[(1, Length::UpTo(2)), (1, Length::Whole)],
+            ..Self::sections(spaces)
+        }
+    }
+
+    /// As [`Universe::requests`], in the last and the first table of a half.
+    pub const fn tables(spaces: &'static [(u8, SpaceKind)]) -> Self {
+        Self {
+            windows: &LAST_AND_FIRST_TABLE,
+            lengths: &[
+                (3, Length::UpTo(5)),
+                (1, Length::Table),
+                (1, Length::Rest),
+                (1, Length::Whole),
+            ],
+            ..Self::requests(spaces)
+        }
+    }
+
+    /// Few pages and one long window, and mostly calls with tokens, gathers, callbacks and shared tables.
+    pub const fn corners(spaces: &'static [(u8, SpaceKind)]) -> Self {
+        Self {
+            windows: &CORNERS,
+            lengths: &[(1, Length::UpTo(2)), (1, Length::Whole)],
+            mix: Mix::Corners,
             ..Self::sections(spaces)
         }
     }

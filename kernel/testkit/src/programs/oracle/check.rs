@@ -13,12 +13,15 @@ impl Run<'_> {
         let kernel = self.kernel();
         let state = self.mmu.lazy().state();
         assert_eq!((state.enable_count(), state.pause_count()), self.depth);
+        let (announced, known) = (state.fast_pte_ranges(), self.announced.len());
+        assert_eq!(announced, known, "ranges are announced");
         if !self.mmu.lazy().is_lazy_mmu_mode_active() {
             let nothing_owed = state.owed().is_empty();
             assert!(nothing_owed, "something is owed outside of a section");
             assert!(kernel.is_batch_empty(), "R23: something waits");
         }
-        for space in 0..self.spaces.len() {
+        let in_use = |space: &usize| self.is_shared || self.home(*space) == *space;
+        for space in (0..self.spaces.len()).filter(in_use) {
             for page in 0..self.universe.pages() {
                 self.check_page(space, page);
             }
@@ -63,7 +66,8 @@ impl Run<'_> {
         let Some(first) = page.checked_sub(member) else {
             return false;
         };
-        let Some(group) = self.spaces[space].entries.get(first..first + GROUP) else {
+        let entries = &self.spaces[self.home(space)].entries;
+        let Some(group) = entries.get(first..first + GROUP) else {
             return false;
         };
         let base = group[0].as_u64();
@@ -96,8 +100,17 @@ impl Run<'_> {
 
     fn check_tables(&self) {
         let kernel = self.kernel();
-        let below = |space: &super::Space<'_>| tables_below(kernel, space.mm.root().as_u64(), 0);
-        let tables: usize = self.spaces.iter().map(below).sum();
+        let spaces = self.spaces.iter().enumerate();
+        let own = |(number, space): (usize, &super::Space<'_>)| {
+            let tables = tables_below(kernel, space.mm.root().as_u64(), 0);
+            // Of a space that has another one's tables, the root.
+            if self.home(number) == number {
+                tables
+            } else {
+                1
+            }
+        };
+        let tables: usize = spaces.map(own).sum();
         assert_eq!(kernel.live_tables(), tables, "a table is lost");
     }
 }

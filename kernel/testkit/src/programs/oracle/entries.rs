@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Entries that are looked at and written one by one, by a callback or through a fast range.
 
+use super::callback::{Callback, Stop, caught};
 use super::requests::without_hint;
-use super::{Run, Space, alone, verdict};
+use super::{Run, alone, verdict};
 use crate::fake::{self, Fake};
-use crate::programs::{Act, Bulk, Each, Fast, Frames, Range, prot};
+use crate::programs::{Act, Bulk, Each, Fast, Fault, Frames, Range, prot};
 use lazymmu::bbm::Violation;
 use lazymmu::{
     Desc, FastPteRange, Frame, Level, PAGE_SIZE, Prot, PteRef, SpaceError, SpaceKind, VirtAddr,
@@ -148,24 +149,45 @@ impl Run<'_> {
         let (pages, kind) = (self.range(space, range), self.kind(space));
         let frames = self.frames.take(pages, Frames::Consecutive);
         let others = self.frames.take(pages, Frames::Aligned);
-        let numbers = self.universe.pages_of(range);
-        let Space { mm, entries } = &mut self.spaces[space];
-        let entries = &mut entries[numbers.clone()];
+        let callback = Callback::new(self.fault);
+        let mut entries = self.entries(space, range);
         let mut seen = Vec::new();
-        let result = mm.apply_to_page_range(pages, |entry| {
-            let (i, va) = (seen.len(), entry.va());
-            let known = (va, entries[i]);
-            entries[i] = write(entry, known, each.act(i), [frames[i], others[i]], kind);
-            seen.push(va.as_u64());
-            Ok::<(), SpaceError>(())
+        let mm = &mut self.spaces[space].mm;
+        let result = caught(|| {
+            mm.apply_to_page_range(pages, |entry| {
+                let (i, va) = (seen.len(), entry.va());
+                let known = (va, entries[i]);
+                entries[i] = write(entry, known, each.act(i), [frames[i], others[i]], kind);
+                seen.push(va.as_u64());
+                callback.worked()
+            })
         });
-        if self.no_memory && matches!(result, Err(SpaceError::OutOfTables { .. })) {
+        let no_tables = |result: &Option<Result<(), Stop>>| {
+            matches!(
+                result,
+                Some(Err(Stop::Space(SpaceError::OutOfTables { .. })))
+            )
+        };
+        if self.no_memory && no_tables(&result) {
             assert_eq!(seen, [], "memory is asked for too late");
             return;
         }
-        assert_eq!(result, Ok(()));
+        let n = entries.len();
+        let (reached, expected) = match self.fault {
+            Some((Fault::Panics, at)) if usize::from(at) < n => (usize::from(at) + 1, None),
+            Some((Fault::Fails, at)) if usize::from(at) < n => {
+                (usize::from(at) + 1, Some(Err(Stop::Fault)))
+            }
+            _ => (n, Some(Ok(()))),
+        };
+        assert_eq!(result, expected);
+        let numbers = self.universe.pages_of(range);
         let all = numbers.map(|page| self.universe.va(space, page));
-        assert!(seen.into_iter().eq(all), "each page once, ascending");
+        assert!(
+            seen.into_iter().eq(all.take(reached)),
+            "each page once, ascending"
+        );
+        self.set(space, range, entries);
         self.flush_range(space, range);
     }
 
@@ -175,7 +197,7 @@ impl Run<'_> {
         let frames = self.frames.take(pages, Frames::Consecutive);
         let others = self.frames.take(pages, Frames::Consecutive);
         let bulk = self.frames.take(pages, Frames::Aligned);
-        let numbers = self.universe.pages_of(range);
+        let callback = Callback::new(self.fault);
         let at = how.part(bulk.len());
         let part = Range {
             first: range.first + at.start as u16,
@@ -183,9 +205,8 @@ impl Run<'_> {
             ..range
         };
         let expected = verdict(self.already_mapped(space, part));
-        let Space { mm, entries } = &mut self.spaces[space];
-        let entries = &mut entries[numbers.clone()];
-        let mut fast = match mm.fast_pte_range(pages) {
+        let mut entries = self.entries(space, range);
+        let mut fast = match self.spaces[space].mm.fast_pte_range(pages) {
             Ok(fast) => fast,
             Err(error) => {
                 let of_one_table = pages.is_in_one_table(Level::L3);
@@ -205,7 +226,23 @@ impl Run<'_> {
         let set = match how.bulk {
             Bulk::None | Bulk::Crossed => None,
             Bulk::Run => Some(fast.set_run(at.start, at.len(), bulk[at.start], prot)),
-            Bulk::Each => Some(fast.set_each(at.start, at.len(), prot, |i| bulk[i])),
+            Bulk::Each => {
+                let mut frames = 0;
+                let set = caught(|| {
+                    fast.set_each(at.start, at.len(), prot, |i| {
+                        // What it fails with has no way out but a panic.
+                        let _ = callback.worked();
+                        frames += 1;
+                        bulk[i]
+                    })
+                });
+                if set.is_none() {
+                    for i in at.clone().take(frames) {
+                        entries[i] = Desc::page(bulk[i], prot);
+                    }
+                }
+                set
+            }
             Bulk::Frames => Some(fast.set_frames(at.start, &bulk[at.clone()], prot)),
             Bulk::Clear => {
                 let used = entries[at.clone()].iter().filter(|e| **e != Desc::INVALID);
@@ -233,6 +270,7 @@ impl Run<'_> {
         }
         drop(fast);
         drop(inner);
+        self.set(space, range, entries);
         self.flush_range(space, range);
     }
 }

@@ -14,6 +14,9 @@ impl<'m> Run<'m> {
     }
 
     pub(super) fn lazy(&mut self, op: Op) {
+        if self.in_interrupt() {
+            return self.lazy_in_interrupt(op);
+        }
         let lazy = self.mmu.lazy();
         let (enabled, paused) = &mut self.depth;
         let counted = match op {
@@ -69,6 +72,29 @@ impl<'m> Run<'m> {
         }
     }
 
+    /// R3: nothing happens, but that tokens are used.
+    fn lazy_in_interrupt(&mut self, op: Op) {
+        let lazy = self.mmu.lazy();
+        let waits = !self.kernel().is_batch_empty();
+        let counted = match op {
+            Op::Enable => lazy.enable(),
+            Op::Disable => lazy.disable(),
+            Op::Pause => lazy.pause(),
+            Op::Resume => lazy.resume(),
+            Op::Flush => {
+                self.drop_pending();
+                lazy.flush();
+                Ok(())
+            }
+            _ => {
+                lazy.drain();
+                Ok(())
+            }
+        };
+        assert_eq!(counted, Ok(()), "R3");
+        assert_eq!(!self.kernel().is_batch_empty(), waits, "R12: {op:?}");
+    }
+
     /// Enters a section that announces `range`, if it lies in one table that exists.
     pub(super) fn enable_fast(&mut self, space: usize, range: Range) {
         let pages = self.range(space, range);
@@ -79,10 +105,10 @@ impl<'m> Run<'m> {
         };
         let lazy = self.mmu.lazy();
         let (start, end) = (pages.start(), pages.end());
-        // SAFETY: no table is freed while a range is announced (see `is_announced`).
+        // SAFETY: no table is freed while a range is announced (see `may_free_tables`).
         let done = unsafe { lazy.enable_fast_pte_range(mm, start, end, table) };
         assert_eq!(done, Ok(()));
-        if self.depth.1 == 0 {
+        if self.depth.1 == 0 && !self.in_interrupt() {
             self.depth.0 += 1;
             self.announced.push(self.depth.0);
         }

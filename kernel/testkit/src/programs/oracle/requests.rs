@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Calls for a whole range: the oracle knows which of them must be refused, and why.
 
+use super::callback::{Callback, caught};
 use super::{Pending, Run, alone, verdict};
 use crate::fake::{self, Fake};
-use crate::programs::{Frames, Place, Range};
+use crate::programs::{Frames, Pieces, Place, Range};
 use lazymmu::bbm::Violation;
 use lazymmu::{
     Backing, Desc, Frame, Level, PAGE_SIZE, PageRange, PendingInvalidation, Prot, SpaceError,
@@ -96,19 +97,19 @@ impl<'m> Run<'m> {
         let expected = verdict(self.not_mapped(space, range));
         let (pages, all) = (self.range(space, range), self.mapped(space, range));
         let mut given = Vec::new();
-        let give_back = taker(
-            self.mmu.kernel(),
-            fake::asid_of(self.kind(space)),
-            &mut given,
-        );
-        let result = self.spaces[space].mm.unmap_frames(pages, give_back);
-        assert_eq!(result, expected);
-        if expected.is_ok() {
-            assert_eq!(given, all);
-            self.gone(space, range);
-        } else {
-            assert_eq!(given, []);
+        let callback = Callback::new(self.fault);
+        let (kernel, asid) = (self.mmu.kernel(), fake::asid_of(self.kind(space)));
+        let take = taker(kernel, asid, (&callback, &mut given));
+        let mm = &mut self.spaces[space].mm;
+        let result = caught(|| mm.unmap_frames(pages, take));
+        if expected.is_err() {
+            assert_eq!((result, given), (Some(expected), Vec::new()));
+            return;
         }
+        let (reached, panics) = callback.reaches(all.len());
+        assert_eq!(result, (!panics).then_some(Ok(())));
+        assert_eq!(given, all[..reached]);
+        self.gone(space, range);
     }
 
     /// Empties the pages without a flush.
@@ -190,13 +191,36 @@ impl<'m> Run<'m> {
                 self.is_flushed(space, pages);
             }
             Place::BottomHalvesOff => {
+                let was_off = self.in_interrupt();
                 self.kernel().set_interrupt(true);
                 self.spaces[space].mm.invalidate(flush);
-                self.kernel().set_interrupt(false);
+                self.kernel().set_interrupt(was_off);
                 let cached = self.may_be_cached(space, pages);
                 assert!(!cached, "R25: {pages} may be cached after its flush");
             }
         }
+    }
+
+    /// A token of another space is executed all the same, and pays nothing of what this space owes.
+    pub(super) fn cross_tokens(&mut self, space: usize, range: Range) {
+        let other = (space + 1) % self.spaces.len();
+        if self.home(other) == self.home(space) {
+            return;
+        }
+        for space in [space, other] {
+            for page in range.by_page() {
+                if self.not_mapped(space, page).is_some() {
+                    self.map(space, page, 0, Frames::Aligned);
+                }
+            }
+        }
+        let Some(token) = self.take(space, range) else {
+            return;
+        };
+        self.unmap_no_invalidate(other, range);
+        self.spaces[other].mm.invalidate(token);
+        self.is_flushed(space, self.range(space, range));
+        self.map(other, range, 0, Frames::Scattered);
     }
 
     /// A flush that is dropped is one as well.
@@ -221,7 +245,8 @@ impl<'m> Run<'m> {
     /// A flush invalidates there and then, in a section as well, and what waits is executed before
     /// (R26).
     fn is_flushed(&self, space: usize, pages: PageRange) {
-        assert!(self.kernel().is_batch_empty(), "R26: something waits");
+        let is_drained = self.kernel().is_batch_empty() || self.in_interrupt();
+        assert!(is_drained, "R26: something waits");
         let cached = self.may_be_cached(space, pages);
         assert!(!cached, "R27: {pages} may be cached after its flush");
     }
@@ -262,7 +287,6 @@ impl<'m> Run<'m> {
 
     /// Two ranges with one invalidation. With `frees`, tables that became empty are freed after it.
     pub(super) fn gather(&mut self, space: usize, ranges: [Range; 2], frees: bool) {
-        let all = ranges.map(|range| (self.range(space, range), self.mapped(space, range)));
         let mut refused = ranges.map(|range| self.not_mapped(space, range));
         let first = self.universe.pages_of(ranges[0]);
         let mut again = self.universe.pages_of(ranges[1]);
@@ -277,81 +301,101 @@ impl<'m> Run<'m> {
             let va = taken.map(|page| self.va(space, page));
             refused[1] = va.map(|va| SpaceError::NotMapped { va });
         }
-        let frees = frees && !self.is_announced();
-        let (kernel, asid) = (self.mmu.kernel(), fake::asid_of(self.kind(space)));
-        let (mut given, mut expected) = (Vec::new(), Vec::new());
-        let before = kernel.live_tables();
-        let take = taker(kernel, asid, &mut given);
-        let mut gather = self.spaces[space].mm.gather(take);
-        for ((pages, frames), refused) in all.into_iter().zip(refused) {
-            assert_eq!(gather.unmap(pages), verdict(refused));
-            if refused.is_none() {
-                expected.extend(frames);
-            }
-        }
-        if frees {
-            let freed = gather.finish_and_free_tables();
-            assert_eq!(kernel.live_tables(), before - freed);
-        } else {
-            gather.finish();
-        }
-        // Neighbors are one range, in whichever order they came.
-        given.sort_by_key(|(va, _)| *va);
-        expected.sort_by_key(|(va, _)| *va);
-        assert_eq!(given, expected);
-        for (range, refused) in ranges.into_iter().zip(refused) {
-            if refused.is_none() {
-                self.gone(space, range);
-            }
-        }
+        let pieces: Vec<_> = ranges.into_iter().zip(refused.map(verdict)).collect();
+        self.gather_pieces(space, &pieces, (Place::Here, frees));
     }
 
-    /// Every second page that is mapped, each by a call of its own: more of them than any list holds.
-    pub(super) fn gather_each(&mut self, space: usize, range: Range, place: Place, frees: bool) {
-        let mapped: Vec<Range> = range
-            .by_page()
-            .filter(|page| self.not_mapped(space, *page).is_none())
-            .collect();
-        for page in mapped.iter().skip(1).step_by(2) {
-            self.unmap(space, *page);
-        }
-        let gathered: Vec<Range> = mapped.into_iter().step_by(2).collect();
-        let expected: Vec<_> = gathered
-            .iter()
-            .flat_map(|page| self.mapped(space, *page))
-            .collect();
-        let frees = frees && !self.is_announced() && !gathered.is_empty();
-        let (kernel, asid) = (self.mmu.kernel(), fake::asid_of(self.kind(space)));
-        let pages: Vec<_> = gathered
-            .iter()
-            .map(|page| self.range(space, *page))
-            .collect();
-        let mut given = Vec::new();
-        let before = kernel.live_tables();
-        let mut gather = self.spaces[space]
-            .mm
-            .gather(taker(kernel, asid, &mut given));
-        for page in pages {
-            assert_eq!(gather.unmap(page), Ok(()));
-        }
-        kernel.set_interrupt(place == Place::BottomHalvesOff);
-        if frees {
-            let freed = gather.finish_and_free_tables();
-            assert_eq!(kernel.live_tables(), before - freed);
-        } else {
-            gather.finish();
-        }
-        kernel.set_interrupt(false);
-        given.sort_by_key(|(va, _)| *va);
-        assert_eq!(given, expected);
-        for page in gathered {
-            self.gone(space, page);
-            if frees {
-                for page in self.universe.pages_of(page) {
-                    self.is_kept_for_a_reason(space, page);
-                }
+    /// Some pages of a range, each by a call of its own: more of them than any list holds.
+    pub(super) fn gather_each(
+        &mut self,
+        space: usize,
+        range: Range,
+        how: Pieces,
+        end: (Place, bool),
+    ) {
+        let mut pieces = Vec::new();
+        for (i, page) in range.by_page().enumerate() {
+            let is_mapped = self.not_mapped(space, page).is_none();
+            let is_gathered = i % usize::from(how.stride) == 0;
+            if is_gathered {
+                pieces.push(page);
+            }
+            if is_gathered && !is_mapped {
+                self.map(space, page, 0, Frames::Consecutive);
+            } else if !is_gathered && is_mapped {
+                self.unmap(space, page);
             }
         }
+        let in_order = how.order(pieces.len()).map(|i| {
+            let page = pieces[i];
+            (page, verdict(self.not_mapped(space, page)))
+        });
+        let in_order: Vec<_> = in_order.collect();
+        self.gather_pieces(space, &in_order, end);
+    }
+
+    /// Gathers ranges, of which some are refused. If the last one says so, tables that become empty are freed.
+    fn gather_pieces(
+        &mut self,
+        space: usize,
+        pieces: &[(Range, Result<(), SpaceError>)],
+        (place, frees): (Place, bool),
+    ) {
+        let frees = frees && self.may_free_tables();
+        let accepted = pieces.iter().filter(|(_, verdict)| verdict.is_ok());
+        let frames = accepted.map(|(range, _)| self.mapped(space, *range).len());
+        let callback = Callback::new(self.fault);
+        let (reached, panics) = callback.reaches(frames.sum());
+        let pages: Vec<_> = pieces
+            .iter()
+            .map(|piece| self.range(space, piece.0))
+            .collect();
+        let (kernel, asid) = (self.mmu.kernel(), fake::asid_of(self.kind(space)));
+        let (mut given, mut results) = (Vec::new(), Vec::new());
+        let before = kernel.live_tables();
+        let was_off = self.in_interrupt();
+        let take = taker(kernel, asid, (&callback, &mut given));
+        let mm = &mut self.spaces[space].mm;
+        // What it returns is looked at when the gather is gone: its end may panic.
+        let freed = caught(|| {
+            let mut gather = mm.gather(take);
+            for pages in pages {
+                results.push(gather.unmap(pages));
+            }
+            kernel.set_interrupt(was_off || place == Place::BottomHalvesOff);
+            if frees {
+                gather.finish_and_free_tables()
+            } else {
+                gather.finish();
+                0
+            }
+        });
+        assert_eq!(freed.is_none(), panics, "of the taker of frames");
+        assert_eq!(kernel.live_tables(), before - freed.unwrap_or(0));
+        assert!(panics || results.len() == pieces.len());
+        let mut expected = Vec::new();
+        let mut emptied = Vec::new();
+        for (result, (range, verdict)) in results.into_iter().zip(pieces) {
+            assert_eq!(result, *verdict);
+            if result.is_ok() {
+                expected.extend(self.mapped(space, *range));
+                emptied.push(*range);
+            }
+        }
+        assert_eq!(given.len(), reached, "frames are given back");
+        given.sort_by_key(|(va, _)| *va);
+        if panics {
+            expected.retain(|mapping| given.contains(mapping));
+        }
+        // Neighbors are one range, in whichever order they came.
+        expected.sort_by_key(|(va, _)| *va);
+        assert_eq!(given, expected, "each frame once, with its address");
+        for range in emptied {
+            self.gone(space, range);
+            let looked_at = self.universe.pages_of(range).filter(|_| frees && !panics);
+            looked_at.for_each(|page| self.is_kept_for_a_reason(space, page));
+        }
+        self.kernel().set_interrupt(was_off);
     }
 
     /// What is mapped in an interrupt takes effect at once (R3). It leaves alone what the task has
@@ -375,7 +419,7 @@ impl<'m> Run<'m> {
 
     /// Frees empty tables, unless one of them may be that of a range in force.
     pub(super) fn free_empty_tables(&mut self, space: usize, range: Range) {
-        if self.is_announced() {
+        if !self.may_free_tables() {
             return;
         }
         let kernel = self.mmu.kernel();
@@ -432,14 +476,15 @@ pub(super) fn without_hint(error: SpaceError) -> SpaceError {
 fn taker(
     kernel: &Fake,
     asid: Option<u16>,
-    given: &mut Vec<(u64, Frame)>,
+    (callback, given): (&Callback, &mut Vec<(u64, Frame)>),
 ) -> impl FnMut(VirtAddr, Frame) {
     move |va, frame| {
-        let va = va.as_u64();
         assert!(
-            !kernel.may_be_cached(asid, va),
-            "R25: {va:#x} is given back"
+            !kernel.may_be_cached(asid, va.as_u64()),
+            "R25: {va} is given back"
         );
-        given.push((va, frame));
+        given.push((va.as_u64(), frame));
+        // What it fails with has no way out but a panic.
+        let _ = callback.worked();
     }
 }
