@@ -222,9 +222,15 @@ impl Desc {
         !matches!(level, Level::L3) && self.is_valid() && self.0 & bits::TABLE_OR_PAGE != 0
     }
 
-    /// Whether this is a valid block or page descriptor, at `level`.
+    /// Whether this is a valid block or page descriptor, at `level`. A block at level 0 and a level-3
+    /// descriptor whose bit 1 is clear are not defined (D8.3.1): a walk faults there.
     pub const fn is_leaf(self, level: Level) -> bool {
-        self.is_valid() && !self.is_table(level)
+        let kind = self.0 & (bits::VALID | bits::TABLE_OR_PAGE);
+        match level {
+            Level::L0 => false,
+            Level::L1 | Level::L2 => kind == bits::VALID,
+            Level::L3 => kind == bits::VALID | bits::TABLE_OR_PAGE,
+        }
     }
 
     /// The output frame, or the frame of the next table.

@@ -146,22 +146,39 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// Shows every leaf of the tree in ascending order of address: the first
     /// address it translates, its level and the entry.
     pub fn for_each_leaf(&self, mut visit: impl FnMut(u64, Level, Desc)) {
-        self.visit_leaves(Level::L0, self.root, self.kind().half().start(), &mut visit);
+        let start = self.kind().half().start();
+        let last = start + (Level::L0.table_span() - 1);
+        self.visit_leaves((Level::L0, self.root, start), (start, last), &mut visit);
     }
 
+    /// The same for the leaves that translate a page of `range`. A block may begin before it. Nothing
+    /// is shown of a range of the other half. Where there is no table, all that it would translate is
+    /// skipped. Linux: `walk_page_range()`.
+    pub fn for_each_leaf_in(&self, range: PageRange, mut visit: impl FnMut(u64, Level, Desc)) {
+        let start = self.kind().half().start();
+        let bounds = (range.start().as_u64(), range.end() - 1);
+        if range.half() == self.kind().half() {
+            self.visit_leaves((Level::L0, self.root, start), bounds, &mut visit);
+        }
+    }
+
+    /// Shows the leaves in and below `table`, which is of `level` and translates addresses from `start`
+    /// on, that translate one of `first..=last`.
     fn visit_leaves(
         &self,
-        level: Level,
-        table: Frame,
-        start: u64,
+        (level, table, start): (Level, Frame, u64),
+        (first, last): (u64, u64),
         visit: &mut impl FnMut(u64, Level, Desc),
     ) {
         for i in 0..ENTRIES {
-            let entry = self.entry(level, table, i);
             let at = start + i as u64 * level.entry_span();
+            if at + (level.entry_span() - 1) < first || last < at {
+                continue;
+            }
+            let entry = self.entry(level, table, i);
             match level.next() {
                 Some(next) if entry.is_table(level) => {
-                    self.visit_leaves(next, entry.frame(), at, visit);
+                    self.visit_leaves((next, entry.frame(), at), (first, last), visit);
                 }
                 _ if entry.is_leaf(level) => visit(at, level, entry),
                 _ => {}

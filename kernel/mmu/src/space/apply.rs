@@ -10,7 +10,7 @@
 //! ([`crate::Lazy::enable_fast_pte_range`]).
 
 use super::address_space::AddressSpace;
-use super::leaf_table::LeafTable;
+use super::leaf_table::{LeafTable, Stop};
 use super::links;
 use super::spare::Spare;
 use super::write::{ShortWay, Sums};
@@ -71,7 +71,7 @@ impl<K: Kernel> Visit<'_, '_, K> {
 impl<K: Kernel> Drop for Visit<'_, '_, K> {
     fn drop(&mut self) {
         let before = self.found.link.population();
-        let now = self.found.whole().count_in_use(self.space.mmu());
+        let now = self.found.whole().count(self.space.mmu(), Desc::is_in_use);
         // What changed otherwise is in the sum already.
         self.sums.short = before.map_or(0, |before| {
             now.wrapping_sub(before)
@@ -183,6 +183,37 @@ impl<K: Kernel> AddressSpace<'_, K> {
             .map_err(SpaceError::from)?;
         self.each_table(range, &mut spare, |found| {
             self.apply_to_table(&found, &mut f)
+        })
+    }
+
+    /// Calls `f` for those entries of `range` that are in use, in ascending order, inside a section (the
+    /// caller's if one is active). Holes are skipped as in [`AddressSpace::unmap_existing`], and no
+    /// table is built. Linux: `apply_to_existing_page_range()`, `walk_page_range()`.
+    ///
+    /// # Errors
+    /// [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`], [`SpaceError::Block`], before the
+    /// first call; or the first error of `f`, which ends the iteration: the section is left, what `f`
+    /// did before stays.
+    #[track_caller]
+    pub fn apply_to_existing_page_range<E: From<SpaceError>>(
+        &mut self,
+        range: PageRange,
+        mut f: impl FnMut(&mut PteRef<'_, K>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.check_range(range)?;
+        self.check_no_block(range)?;
+        let _section = self
+            .mmu()
+            .lazy()
+            .section_unless_active()
+            .map_err(SpaceError::from)?;
+        let mut f = |entry: &mut PteRef<'_, K>| match entry.get().is_in_use() {
+            true => f(entry),
+            false => Ok(()),
+        };
+        self.each_stop(range, |stop| match stop {
+            Stop::Table(found) if !found.is_empty() => self.apply_to_table(&found, &mut f),
+            _ => Ok(()),
         })
     }
 

@@ -347,7 +347,7 @@ struct SetEach<'a, 's, 'm, K: Kernel> {
 impl<K: Kernel> Drop for SetEach<'_, '_, '_, K> {
     fn drop(&mut self) {
         // All were empty before.
-        let set = self.found.count_in_use(self.writer.mmu);
+        let set = self.found.count(self.writer.mmu, Desc::is_in_use);
         self.writer.count_each(set, self.prot);
         *self.change += set as isize;
     }

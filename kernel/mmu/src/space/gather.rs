@@ -8,11 +8,17 @@
 //! themselves remember the frames and no list can run out of memory. [`MmuGather::finish`]
 //! invalidates once for all ranges, and only then hands the frames out and empties the entries.
 //!
-//! Ranges that touch are joined. When more than [`RANGES`] ranges do not touch, what was gathered
-//! so far is finished early, as Linux does when its batch is full.
+//! Ranges that touch are joined. When more than 16 ranges do not touch, what was gathered so far is
+//! finished early, as Linux does when its batch is full. One call for a range with holes counts as
+//! its mapped stretches; if there is no room for all of them, the last ones share one range, and the
+//! holes between them are invalidated as well.
+//!
+//! So each page of a range on the list is gathered or empty.
 
 use super::address_space::AddressSpace;
+use super::leaf_table::LeafTable;
 use super::links;
+use super::ranges::Ranges;
 use crate::addr::{Frame, PageRange, VirtAddr};
 use crate::backend::{self, Duty, Fill, Was};
 use crate::desc::{Desc, bits};
@@ -22,16 +28,13 @@ use crate::tlbi::Reach;
 use core::fmt;
 use core::marker::PhantomData;
 
-/// Ranges, not touching each other, that share one invalidation.
-pub const RANGES: usize = 16;
-
 /// Unmaps ranges, and gives their frames back after one invalidation for all of them, when it is
 /// finished or dropped.
 #[must_use = "frames are given back when the gather is finished or dropped"]
 pub struct MmuGather<'s, 'm, K: Kernel, F: FnMut(VirtAddr, Frame)> {
     space: &'s mut AddressSpace<'m, K>,
     give_back: F,
-    ranges: [Option<PageRange>; RANGES],
+    ranges: Ranges,
     /// The hull of the ranges that were finished early.
     finished: Option<PageRange>,
     /// Who invalidates; see [`crate::Backend::invalidates`].
@@ -47,7 +50,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         MmuGather {
             space: self,
             give_back,
-            ranges: [None; RANGES],
+            ranges: Ranges::NONE,
             finished: None,
             duty: Duty::Backend,
             _task: PhantomData,
@@ -69,6 +72,20 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         gather.finish();
         Ok(())
     }
+
+    /// Makes the pages of the piece invalid, of which `mapped` are mapped. Their addresses stay in
+    /// the entries.
+    fn gather_run(&self, found: &LeafTable<'_>, mapped: usize) -> Duty {
+        let invalid = Fill::Update {
+            keep: !bits::VALID,
+            set: 0,
+            sample: Desc::INVALID,
+        };
+        let duty = self.writer.write_run(found, invalid, Was::Live);
+        // No longer counted, so that a table gathered as a whole does not pass for mapped.
+        links::add_population(self.mmu(), found.parent, -(mapped as isize));
+        duty
+    }
 }
 
 impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
@@ -81,27 +98,41 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
     pub fn unmap(&mut self, range: PageRange) -> Result<(), SpaceError> {
         self.space.check_range(range)?;
         self.space.check_mapped(range)?;
-        if !self.remember(range) {
-            let hull = self.ranges.into_iter().flatten().chain(self.finished);
-            self.finished = hull.reduce(PageRange::hull);
-            self.finish_gathered();
-            self.ranges[0] = Some(range);
+        if !self.ranges.add(range) {
+            self.finish_early();
+            self.ranges.add(range);
         }
-        let invalid = Fill::Update {
-            keep: !bits::VALID,
-            set: 0,
-            sample: Desc::INVALID,
-        };
         let (space, mut duty) = (&*self.space, self.duty);
         space.each_leaf_table(range, |found| {
-            duty = duty.combined(space.writer.write_run(&found, invalid, Was::Live));
-            // No longer counted, so that a table gathered as a whole does not pass for mapped.
-            links::add_population(space.mmu(), found.parent, -(found.piece.pages() as isize));
+            duty = duty.combined(space.gather_run(&found, found.ptes().len()));
         });
         // Should the gather be forgotten, mapping there invalidates first.
         space.writer.owe_invalidation(duty, range);
         self.duty = duty;
         Ok(())
+    }
+
+    /// The same for those pages of `range` that are mapped, however few; see
+    /// [`AddressSpace::unmap_existing`]. Returns how many that are. Linux: `unmap_page_range()`.
+    ///
+    /// # Errors
+    /// As [`AddressSpace::unmap_existing`]. On an error nothing was changed.
+    pub fn unmap_existing(&mut self, range: PageRange) -> Result<u64, SpaceError> {
+        self.space.check_range(range)?;
+        self.space.check_no_block(range)?;
+        if self.ranges.is_full() {
+            self.finish_early();
+        }
+        let (space, mut duty, mut pages) = (&*self.space, self.duty, 0);
+        let ranges = &mut self.ranges;
+        space.each_run_in_use(range, |run, mapped| {
+            ranges.add_or_widen(run.piece);
+            duty = duty.combined(space.gather_run(&run, mapped));
+            space.writer.owe_invalidation(duty, run.piece);
+            pages += mapped as u64;
+        });
+        self.duty = duty;
+        Ok(pages)
     }
 
     /// Invalidates once for everything gathered, and then gives the frames back.
@@ -116,11 +147,7 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         self.finish_gathered();
         // The hull of those that were finished early covers some of the others perhaps; no table is found twice.
         let mut freed = 0;
-        for range in self
-            .finished
-            .into_iter()
-            .chain(ranges.into_iter().flatten())
-        {
+        for range in self.finished.into_iter().chain(ranges.iter()) {
             freed += match self.space.free_empty_tables(range) {
                 Ok(tables) => tables,
                 Err(error) => unreachable!("the range was unmapped: {error}"),
@@ -129,48 +156,38 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         freed
     }
 
-    /// Adds `range` to the list, joined with a neighbor if there is one. `false` if the
-    /// list is full.
-    fn remember(&mut self, range: PageRange) -> bool {
-        for slot in &mut self.ranges {
-            match slot {
-                None => {
-                    *slot = Some(range);
-                    return true;
-                }
-                Some(known) => {
-                    if let Some(joined) = known.joined(range) {
-                        *slot = Some(joined);
-                        return true;
-                    }
-                }
-            }
-        }
-        false
+    /// Finishes what was gathered so far, so that the list has room again.
+    fn finish_early(&mut self) {
+        let hull = self.ranges.iter().chain(self.finished);
+        self.finished = hull.reduce(PageRange::hull);
+        self.finish_gathered();
     }
 
     /// Invalidates once for everything gathered so far, gives the frames back, and empties the
     /// entries.
     fn finish_gathered(&mut self) {
-        let ranges = core::mem::replace(&mut self.ranges, [None; RANGES]);
-        if ranges[0].is_none() {
+        let ranges = core::mem::replace(&mut self.ranges, Ranges::NONE);
+        if ranges.is_empty() {
             return;
         }
         let space = &*self.space;
-        let gathered = || ranges.iter().flatten().copied();
         // R25: frames are given back after the invalidation, so nothing waits for more.
         let duty = core::mem::replace(&mut self.duty, Duty::Backend);
         backend::complete_invalidation(space.mmu(), duty, |mmu| {
-            mmu.drain_and_invalidate(gathered(), space.kind().scope(), Reach::Page);
+            mmu.drain_and_invalidate(ranges.iter(), space.kind().scope(), Reach::Page);
         });
         let emptied = Emptied { space, ranges };
-        for range in gathered() {
+        for range in ranges.iter() {
             space.writer.invalidated(range);
             space.each_leaf_table(range, |found| {
                 for (i, pte) in found.ptes().iter().enumerate() {
-                    (self.give_back)(found.piece.page(i), space.load(pte).frame());
+                    let entry = space.load(pte);
+                    // A hole, or given back already as a page of another range of the list.
+                    if entry.is_in_use() {
+                        (self.give_back)(found.piece.page(i), entry.frame());
+                    }
                 }
-                space.writer.write_run(&found, Fill::Zero, Was::Gone);
+                space.writer.empty_gathered(&found);
             });
         }
         core::mem::forget(emptied);
@@ -181,16 +198,15 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
 /// the addresses are not.
 struct Emptied<'s, 'm, K: Kernel> {
     space: &'s AddressSpace<'m, K>,
-    ranges: [Option<PageRange>; RANGES],
+    ranges: Ranges,
 }
 
 impl<K: Kernel> Drop for Emptied<'_, '_, K> {
     fn drop(&mut self) {
-        for range in self.ranges.into_iter().flatten() {
+        for range in self.ranges.iter() {
             self.space.writer.invalidated(range);
-            self.space.each_leaf_table(range, |found| {
-                self.space.writer.write_run(&found, Fill::Zero, Was::Gone);
-            });
+            self.space
+                .each_leaf_table(range, |found| self.space.writer.empty_gathered(&found));
         }
     }
 }
@@ -204,8 +220,6 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> Drop for MmuGather<'_, '_, K, F> {
 impl<K: Kernel, F: FnMut(VirtAddr, Frame)> fmt::Debug for MmuGather<'_, '_, K, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("MmuGather ")?;
-        f.debug_list()
-            .entries(self.ranges.iter().flatten())
-            .finish()
+        f.debug_list().entries(self.ranges.iter()).finish()
     }
 }

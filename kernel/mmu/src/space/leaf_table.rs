@@ -55,6 +55,11 @@ impl<'s> LeafTable<'s> {
         }
     }
 
+    /// The same table, and the entries of the piece from `first` on.
+    pub(super) fn from(&self, first: usize) -> LeafTable<'s> {
+        self.part(first, self.ptes().len() - first)
+    }
+
     /// The same table, whose link holds `link` now.
     pub(super) const fn with_link(self, link: Desc) -> Self {
         Self { link, ..self }
@@ -91,11 +96,11 @@ impl<'s> LeafTable<'s> {
         }
     }
 
-    /// Counts the entries of the piece that are in use.
+    /// Counts the entries of the piece whose value satisfies `is_it`.
     #[cold]
-    pub(super) fn count_in_use<K: Kernel>(&self, mmu: &Mmu<K>) -> usize {
+    pub(super) fn count<K: Kernel>(&self, mmu: &Mmu<K>, is_it: impl Fn(Desc) -> bool) -> usize {
         let pages = 0..self.ptes().len();
-        pages.filter(|i| self.read(mmu, *i).is_in_use()).count()
+        pages.filter(|i| is_it(self.read(mmu, *i))).count()
     }
 
     /// The value of entry `i` of the piece, in memory or in the batch (R13, R20).

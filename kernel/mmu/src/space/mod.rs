@@ -49,6 +49,7 @@ mod links;
 mod locked;
 mod map;
 mod protect;
+mod ranges;
 mod spare;
 mod stale;
 mod tables;

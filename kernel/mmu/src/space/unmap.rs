@@ -4,6 +4,7 @@
 use super::address_space::AddressSpace;
 use super::leaf_table::LeafTable;
 use super::links;
+use super::ranges::Ranges;
 use crate::addr::{Frame, Level, PageRange};
 use crate::backend::{self, Duty, Fill, Was};
 use crate::error::SpaceError;
@@ -133,6 +134,35 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             scope: self.kind().scope(),
             _task: PhantomData,
         })
+    }
+
+    /// Unmaps what is mapped in `range`, however little that is, and returns how many pages it was. No
+    /// page of `range` is translated on any CPU when this returns, also if it was emptied before and
+    /// its invalidation was still to come. The frames stay with their owner.
+    ///
+    /// Holes cost nothing that lies below them: an entry without a table skips all that it would
+    /// translate (512 GiB, 1 GiB or 2 MiB). Only what was emptied is invalidated, in one go; if it is
+    /// more than 16 stretches, the last ones and the holes between them are invalidated as one. No
+    /// memory is needed. Linux: `unmap_page_range()`.
+    ///
+    /// # Errors
+    /// [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`], and [`SpaceError::Block`] for a page
+    /// that is mapped by a block. On an error nothing was changed.
+    pub fn unmap_existing(&mut self, range: PageRange) -> Result<u64, SpaceError> {
+        self.check_range(range)?;
+        self.check_no_block(range)?;
+        let section = self.mmu().lazy().section_unless_active()?;
+        let (mut pages, mut emptied) = (0, Ranges::NONE);
+        self.each_run_in_use(range, |run, mapped| {
+            if self.writer.write_run(&run, Fill::Zero, Was::Live) == Duty::Caller {
+                emptied.add_or_widen(run.piece);
+            }
+            links::add_population(self.mmu(), run.parent, -(mapped as isize));
+            pages += mapped as u64;
+        });
+        self.writer.invalidate_all_of(range, &emptied);
+        drop(section);
+        Ok(pages)
     }
 
     #[inline]

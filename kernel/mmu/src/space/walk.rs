@@ -132,6 +132,31 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         });
     }
 
+    /// Shows the longest stretches of `range` whose entries are in use, and how many of the entries of
+    /// each are mapped. What is not there is skipped: an empty entry alone, without a table all that
+    /// it would translate, and so a table without entries in use.
+    #[inline(never)]
+    pub(super) fn each_run_in_use<'s>(
+        &'s self,
+        range: PageRange,
+        mut visit: impl FnMut(LeafTable<'s>, usize),
+    ) {
+        let mmu = self.mmu();
+        self.each_leaf_table(range, |found| {
+            let mut rest = (!found.is_empty()).then_some(found);
+            while let Some(part) = rest {
+                let Some(first) = part.position(mmu, Desc::is_in_use) else {
+                    break;
+                };
+                let part = part.from(first);
+                let len = part.position(mmu, |entry| !entry.is_in_use());
+                let run = part.part(0, len.unwrap_or(part.ptes().len()));
+                visit(run, run.count(mmu, |entry| entry.is_leaf(Level::L3)));
+                rest = len.map(|len| part.from(len));
+            }
+        });
+    }
+
     #[inline(always)]
     fn leaf_table_at<'s>(
         &'s self,
@@ -268,6 +293,18 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
                 table,
             }),
         }
+    }
+
+    /// Checks that no page of `range` is mapped by a block.
+    #[inline(never)]
+    pub(super) fn check_no_block(&self, range: PageRange) -> Result<(), SpaceError> {
+        self.each_stop(range, |stop| match stop {
+            Stop::Hole(hole) if hole.entry.is_leaf(hole.level) => Err(SpaceError::Block {
+                va: hole.piece.start(),
+                level: hole.level,
+            }),
+            _ => Ok(()),
+        })
     }
 
     /// Checks that every page of `range` is mapped by a page of its own.

@@ -57,6 +57,7 @@ use super::fold;
 use super::kind::SpaceKind;
 use super::leaf_table::LeafTable;
 use super::links;
+use super::ranges::Ranges;
 use super::stale::Stale;
 use crate::addr::{ENTRIES, Frame, Level, PageRange, VirtAddr};
 use crate::backend::{self, Duty, Fill, Was, store};
@@ -316,6 +317,29 @@ impl<'m, K: Kernel> Writer<'m, K> {
     pub(super) fn invalidate(&self, range: PageRange) {
         self.mmu.invalidate_range(range, self.scope(), Reach::Page);
         self.stale.invalidated(range);
+    }
+
+    /// Drains what waits, and invalidates `emptied`, and what else was emptied in `range` before.
+    pub(super) fn invalidate_all_of(&self, range: PageRange, emptied: &Ranges) {
+        let scope = self.scope();
+        backend::complete_invalidation(self.mmu, Duty::Backend, |mmu| {
+            mmu.invalidate_range(range, scope, Reach::Page);
+        });
+        if !emptied.is_empty() {
+            self.mmu
+                .drain_and_invalidate(emptied.iter(), scope, Reach::Page);
+            emptied.iter().for_each(|range| self.invalidated(range));
+        }
+        if self.stale.meets(range) {
+            self.invalidate_stale();
+        }
+    }
+
+    /// Empties entries that were gathered: they are invalid, and invalidated.
+    pub(super) fn empty_gathered(&self, found: &LeafTable<'_>) {
+        let kernel = self.mmu.kernel();
+        store::store_run(kernel, found.ptes(), Fill::Zero);
+        kernel.current_counters().late_stores(found.ptes().len());
     }
 
     /// The operation's part of the invalidation of `range`.

@@ -46,6 +46,11 @@ impl<K: Modelled> Run<'_, K> {
                 expect(result.map(|_| ()), true)
             }
             Op::Unmap(_, range) => self.unmap(space, range, by),
+            Op::UnmapExisting(_, range) => self.unmap_existing(space, range, by),
+            Op::ApplyExisting(_, range, each) => self.apply_existing(space, range, each, by),
+            Op::GatherExisting(_, first, second) => {
+                self.gather_existing(space, [first, second], by)
+            }
             Op::UnmapFrames(_, range) => self.unmap_frames(space, range, by),
             Op::Gather(_, first, second) => self.gather(space, [first, second], Tables::Stay, by),
             Op::GatherTables(_, first, second) => {
@@ -171,6 +176,55 @@ impl<K: Modelled> Run<'_, K> {
         expect(result, self.all_mapped(space, range))?;
         if result.is_ok() {
             self.gone(space, range, by);
+        }
+        Ok(())
+    }
+
+    fn mapped(&self, space: usize, range: Range) -> Vec<Range> {
+        let is_mapped = |page: &Range| self.all_mapped(space, *page);
+        range.by_page().filter(is_mapped).collect()
+    }
+
+    fn unmap_existing(&mut self, space: usize, range: Range, by: Caller) -> Result<(), Failure> {
+        let mapped = self.mapped(space, range);
+        let result = self.spaces[space].unmap_existing(range.of(space));
+        let by = self.returned(by);
+        if result != Ok(mapped.len() as u64) {
+            return Err(format!("{result:?} of {} pages", mapped.len()));
+        }
+        for page in mapped {
+            self.gone(space, page, by);
+        }
+        Ok(())
+    }
+
+    /// What is mapped in two ranges, with one invalidation.
+    fn gather_existing(
+        &mut self,
+        space: usize,
+        ranges: [Range; 2],
+        by: Caller,
+    ) -> Result<(), Failure> {
+        let (sim, root) = (self.sim(), self.roots[space]);
+        // What another task has at hand is not to be touched, whether it is mapped or not.
+        let free = ranges.map(|range| self.is_free(space, range, by.task));
+        let mapped = ranges.map(|range| self.mapped(space, range));
+        let mut gather = self.spaces[space].gather(|va: VirtAddr, frame: Frame| {
+            sim.reuse(root, va.as_u64(), frame.as_u64());
+        });
+        for (range, _) in ranges.iter().zip(free).filter(|(_, free)| *free) {
+            let result = gather.unmap_existing(range.of(space));
+            expect(result.map(|_| ()), true)?;
+        }
+        gather.finish();
+        let by = self.returned(by);
+        for (pages, _) in mapped.into_iter().zip(free).filter(|(_, free)| *free) {
+            for page in pages {
+                // Unless it was one of the first range as well.
+                if self.all_mapped(space, page) {
+                    self.gone(space, page, by);
+                }
+            }
         }
         Ok(())
     }
@@ -387,6 +441,46 @@ impl<K: Modelled> Run<'_, K> {
         self.noted(space, &written, deferred_by, by)
     }
 
+    /// The same for what is mapped. Nothing is set where nothing is.
+    fn apply_existing(
+        &mut self,
+        space: usize,
+        range: Range,
+        each: Each,
+        by: Caller,
+    ) -> Result<(), Failure> {
+        let frames = self.frames(range, Frames::Consecutive);
+        let deferred_by = self.deferred_by(by);
+        let start = range.of(space).start().as_u64();
+        let mut done = Vec::new();
+        let result = self.spaces[space].apply_to_existing_page_range(range.of(space), |entry| {
+            let i = ((entry.va().as_u64() - start) / lazymmu::PAGE_SIZE) as usize;
+            let act = each.act(i);
+            if matches!(act, Act::Clear | Act::Replace) {
+                entry.get_and_clear();
+            }
+            let set = match act {
+                Act::Set | Act::Replace => entry.set(frames[i], prot(space, 0)),
+                _ => Ok(()),
+            };
+            done.push((i, set.is_ok()));
+            Ok::<(), SpaceError>(())
+        });
+        let by = self.returned(by);
+        expect(result, true)?;
+        let pages: Vec<usize> = range.pages().collect();
+        let mapped = |i: &usize| self.value(space, pages[*i]).is_some();
+        let all: Vec<usize> = (0..pages.len()).filter(mapped).collect();
+        if !all.iter().eq(done.iter().map(|(i, _)| i)) {
+            return Err(format!("{done:?} were shown of {all:?}"));
+        }
+        for (i, granted) in done {
+            let at = (space, pages[i]);
+            self.noted_one(at, each.act(i), (frames[i], granted), deferred_by, by)?;
+        }
+        Ok(())
+    }
+
     fn fast(
         &mut self,
         space: usize,
@@ -517,36 +611,45 @@ impl<K: Modelled> Run<'_, K> {
         }
         expect(written.result, true)?;
         for (i, page) in range.pages().enumerate() {
-            let old = self.contract.page(space, page);
-            let (used, stale) = (old.value.is_some(), matches!(old.state, State::Stale(..)));
-            let act = each.act(i);
-            // In place, only the same frame could be set again.
-            let may_set = !used || act == Act::Replace;
-            if matches!(act, Act::Set | Act::Replace) && written.granted[i] != may_set {
-                return Err(format!(
-                    "set of entry {i} of {range:?}: {}",
-                    written.granted[i]
-                ));
+            let frame = (written.frames[i], written.granted[i]);
+            self.noted_one((space, page), each.act(i), frame, deferred_by, by)?;
+        }
+        Ok(())
+    }
+
+    /// The same of one page, which was to get `frame`, and did if `granted` says so.
+    fn noted_one(
+        &mut self,
+        (space, page): (usize, usize),
+        act: Act,
+        (frame, granted): (Frame, bool),
+        deferred_by: Option<usize>,
+        by: Caller,
+    ) -> Result<(), Failure> {
+        let old = self.contract.page(space, page);
+        let (used, stale) = (old.value.is_some(), matches!(old.state, State::Stale(..)));
+        // In place, only the same frame could be set again.
+        let may_set = !used || act == Act::Replace;
+        if matches!(act, Act::Set | Act::Replace) && granted != may_set {
+            return Err(format!("set of page {page}: {granted}"));
+        }
+        match act {
+            Act::Clear if used => {
+                let at = (space, page);
+                self.contract
+                    .emptied(at, (by.task, by.cpu), None, deferred_by);
             }
-            match act {
-                Act::Clear if used => {
-                    let at = (space, page);
-                    self.contract
-                        .emptied(at, (by.task, by.cpu), None, deferred_by);
-                }
-                Act::Set | Act::Replace if may_set => {
-                    let invalidated = stale || used;
-                    let made = if invalidated {
-                        Made::Emptied
-                    } else {
-                        Made::Fresh
-                    };
-                    let value = Some((written.frames[i].as_u64(), 0));
-                    self.contract
-                        .changed((space, page), value, by.cpu, made, deferred_by);
-                }
-                _ => {}
+            Act::Set | Act::Replace if may_set => {
+                let made = if stale || used {
+                    Made::Emptied
+                } else {
+                    Made::Fresh
+                };
+                let value = Some((frame.as_u64(), 0));
+                self.contract
+                    .changed((space, page), value, by.cpu, made, deferred_by);
             }
+            _ => {}
         }
         Ok(())
     }

@@ -44,7 +44,8 @@ const OPS: &[([u8; 3], Make)] = &[
     ([2, 3, 2], |b| {
         Op::MapEach(b.space(), b.range(), b.prot(), b.frames())
     }),
-    ([3, 3, 2], |b| Op::Unmap(b.space(), b.range())),
+    ([2, 2, 1], |b| Op::Unmap(b.space(), b.range())),
+    ([1, 1, 1], |b| Op::UnmapExisting(b.space(), b.range())),
     ([2, 2, 2], |b| Op::UnmapFrames(b.space(), b.range())),
     ([3, 2, 1], |b| Op::UnmapNoFlush(b.space(), b.range())),
     ([1, 1, 1], |b| Op::UnmapMerged(b.space(), b.range())),
@@ -52,14 +53,21 @@ const OPS: &[([u8; 3], Make)] = &[
     ([2, 1, 0], |b| Op::FlushRange(b.space(), b.range())),
     ([3, 3, 2], |b| Op::Protect(b.space(), b.range(), b.prot())),
     ([2, 2, 2], |b| Op::Remap(b.space(), b.range(), b.prot())),
-    ([3, 3, 3], |b| Op::Apply(b.space(), b.range(), b.each())),
+    ([2, 2, 2], |b| Op::Apply(b.space(), b.range(), b.each())),
+    ([1, 1, 1], |b| {
+        Op::ApplyExisting(b.space(), b.range(), b.each())
+    }),
     ([4, 4, 3], |b| {
         Op::Fast(b.space(), b.range(), b.each(), b.fast())
     }),
     ([1, 1, 1], |b| Op::Fold(b.space(), b.range())),
     ([2, 2, 5], |b| Op::FreeEmptyTables(b.space(), b.range())),
     ([1, 1, 1], |b| {
-        Op::Gather(b.space(), b.range(), b.second_range())
+        let (space, first, second) = (b.space(), b.range(), b.second_range());
+        match b.below(16, 2) {
+            0 => Op::Gather(space, first, second),
+            _ => Op::GatherExisting(space, first, second),
+        }
     }),
     ([1, 1, 1], |b| {
         Op::GatherTables(b.space(), b.range(), b.second_range())

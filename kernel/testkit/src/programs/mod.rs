@@ -253,6 +253,8 @@ pub enum Op {
     MapEach(u8, Range, u8, Frames),
     /// [`lazymmu::AddressSpace::unmap`].
     Unmap(u8, Range),
+    /// [`lazymmu::AddressSpace::unmap_existing`].
+    UnmapExisting(u8, Range),
     /// [`lazymmu::AddressSpace::unmap_frames`].
     UnmapFrames(u8, Range),
     /// Without its flush, which is a [`Op::FlushPending`].
@@ -272,6 +274,8 @@ pub enum Op {
     Remap(u8, Range, u8),
     /// [`lazymmu::AddressSpace::apply_to_page_range`].
     Apply(u8, Range, Each),
+    /// [`lazymmu::AddressSpace::apply_to_existing_page_range`].
+    ApplyExisting(u8, Range, Each),
     /// [`lazymmu::AddressSpace::fast_pte_range`].
     Fast(u8, Range, Each, Fast),
     /// [`lazymmu::AddressSpace::fold_contiguous`].
@@ -280,7 +284,9 @@ pub enum Op {
     FreeEmptyTables(u8, Range),
     /// Both ranges in one gather.
     Gather(u8, Range, Range),
-    /// The same, and the tables that it leaves empty are freed.
+    /// What is mapped in both ranges in one gather.
+    GatherExisting(u8, Range, Range),
+    /// Both ranges in one gather, and the tables that it leaves empty are freed.
     GatherTables(u8, Range, Range),
     /// Some pages of a range, each by a call of its own, in one gather that is finished in this place. They are mapped before,
     /// and the pages in between unmapped. If the last one says so, tables that become empty are freed.

@@ -200,13 +200,10 @@ impl<'m> Run<'m> {
     /// The addresses of a range, with the frames that they are mapped to.
     fn mapped(&self, space: usize, range: Range) -> Vec<(u64, lazymmu::Frame)> {
         let pages = self.universe.pages_of(range);
-        let mapping = |page| {
-            (
-                self.universe.va(space, page),
-                self.entry(space, page).frame(),
-            )
-        };
-        pages.map(mapping).collect()
+        let used = pages.map(|page| (page, self.entry(space, page)));
+        used.filter(|(_, entry)| *entry != Desc::INVALID)
+            .map(|(page, entry)| (self.universe.va(space, page), entry.frame()))
+            .collect()
     }
 
     /// The pages of a range get these entries.
@@ -296,6 +293,7 @@ impl<'m> Run<'m> {
             | Op::MapEach(space, ..)
             | Op::Fold(space, _)
             | Op::Unmap(space, _)
+            | Op::UnmapExisting(space, _)
             | Op::UnmapFrames(space, _)
             | Op::UnmapNoFlush(space, _)
             | Op::UnmapMerged(space, _)
@@ -304,8 +302,10 @@ impl<'m> Run<'m> {
             | Op::Remap(space, ..)
             | Op::Gather(space, ..)
             | Op::GatherTables(space, ..)
+            | Op::GatherExisting(space, ..)
             | Op::GatherEach(space, ..)
             | Op::Apply(space, ..)
+            | Op::ApplyExisting(space, ..)
             | Op::Fast(space, ..)
             | Op::FreeEmptyTables(space, _)
             | Op::EnableFast(space, _)
@@ -326,6 +326,7 @@ impl<'m> Run<'m> {
             Op::MapEach(_, range, prot, frames) => self.map_each(space, range, prot, frames),
             Op::Fold(_, range) => self.fold(space, range),
             Op::Unmap(_, range) => self.unmap(space, range),
+            Op::UnmapExisting(_, range) => self.unmap_existing(space, range),
             Op::UnmapFrames(_, range) => self.unmap_frames(space, range),
             Op::UnmapNoFlush(_, range) => self.unmap_no_invalidate(space, range),
             Op::UnmapMerged(_, range) => self.unmap_merged(space, range),
@@ -334,10 +335,12 @@ impl<'m> Run<'m> {
             Op::Remap(_, range, prot) => self.remap(space, range, prot),
             Op::Gather(_, first, second) => self.gather(space, [first, second], false),
             Op::GatherTables(_, first, second) => self.gather(space, [first, second], true),
+            Op::GatherExisting(_, first, second) => self.gather_existing(space, [first, second]),
             Op::GatherEach(_, range, pieces, place, frees) => {
                 self.gather_each(space, range, pieces, (place, frees));
             }
             Op::Apply(_, range, each) => self.apply(space, range, each),
+            Op::ApplyExisting(_, range, each) => self.apply_existing(space, range, each),
             Op::Fast(_, range, each, fast) => self.fast(space, range, each, fast),
             Op::FreeEmptyTables(_, range) => self.free_empty_tables(space, range),
             Op::EnableFast(_, range) => self.enable_fast(space, range),

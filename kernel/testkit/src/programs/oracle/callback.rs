@@ -48,6 +48,15 @@ impl Callback {
         }
     }
 
+    /// How many of `n` entries it sees, and what the call returns: `None` if it panics.
+    pub(super) fn ends(&self, n: usize) -> (usize, Option<Result<(), Stop>>) {
+        match self.fault {
+            Some((Fault::Panics, at)) if at < n => (at + 1, None),
+            Some((Fault::Fails, at)) if at < n => (at + 1, Some(Err(Stop::Fault))),
+            _ => (n, Some(Ok(()))),
+        }
+    }
+
     /// How many of `n` entries or frames it sees, if it cannot fail, and whether it panics.
     pub(super) fn reaches(&self, n: usize) -> (usize, bool) {
         match self.fault {

@@ -5,7 +5,7 @@ use super::callback::{Callback, Stop, caught};
 use super::requests::without_hint;
 use super::{Run, alone, verdict};
 use crate::fake::{self, Fake};
-use crate::programs::{Act, Bulk, Each, Fast, Fault, Frames, Range, prot};
+use crate::programs::{Act, Bulk, Each, Fast, Frames, Range, prot};
 use lazymmu::bbm::Violation;
 use lazymmu::{
     Desc, FastPteRange, Frame, Level, PAGE_SIZE, Prot, PteRef, SpaceError, SpaceKind, VirtAddr,
@@ -172,14 +172,7 @@ impl Run<'_> {
             assert_eq!(seen, [], "memory is asked for too late");
             return;
         }
-        let n = entries.len();
-        let (reached, expected) = match self.fault {
-            Some((Fault::Panics, at)) if usize::from(at) < n => (usize::from(at) + 1, None),
-            Some((Fault::Fails, at)) if usize::from(at) < n => {
-                (usize::from(at) + 1, Some(Err(Stop::Fault)))
-            }
-            _ => (n, Some(Ok(()))),
-        };
+        let (reached, expected) = callback.ends(entries.len());
         assert_eq!(result, expected);
         let numbers = self.universe.pages_of(range);
         let all = numbers.map(|page| self.universe.va(space, page));
@@ -187,6 +180,34 @@ impl Run<'_> {
             seen.into_iter().eq(all.take(reached)),
             "each page once, ascending"
         );
+        self.set(space, range, entries);
+        self.flush_range(space, range);
+    }
+
+    /// A callback for the entries that are in use.
+    pub(super) fn apply_existing(&mut self, space: usize, range: Range, each: Each) {
+        let (pages, kind) = (self.range(space, range), self.kind(space));
+        let frames = self.frames.take(pages, Frames::Consecutive);
+        let others = self.frames.take(pages, Frames::Aligned);
+        let callback = Callback::new(self.fault);
+        let mut entries = self.entries(space, range);
+        let used = |(i, entry): (usize, &Desc)| (*entry != Desc::INVALID).then_some(i);
+        let used: Vec<usize> = entries.iter().enumerate().filter_map(used).collect();
+        let mut seen = Vec::new();
+        let mm = &mut self.spaces[space].mm;
+        let result = caught(|| {
+            mm.apply_to_existing_page_range(pages, |entry| {
+                let va = entry.va();
+                let i = ((va.as_u64() - pages.start().as_u64()) / PAGE_SIZE) as usize;
+                let known = (va, entries[i]);
+                entries[i] = write(entry, known, each.act(i), [frames[i], others[i]], kind);
+                seen.push(i);
+                callback.worked()
+            })
+        });
+        let (reached, expected) = callback.ends(used.len());
+        assert_eq!(result, expected);
+        assert_eq!(seen, used[..reached], "each page in use once, ascending");
         self.set(space, range, entries);
         self.flush_range(space, range);
     }

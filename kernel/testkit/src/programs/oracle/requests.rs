@@ -86,6 +86,14 @@ impl<'m> Run<'m> {
         }
     }
 
+    /// What is mapped goes, and no page of the range may be cached, whenever it was emptied.
+    pub(super) fn unmap_existing(&mut self, space: usize, range: Range) {
+        let pages = self.range(space, range);
+        let mapped = self.mapped(space, range).len() as u64;
+        assert_eq!(self.spaces[space].mm.unmap_existing(pages), Ok(mapped));
+        self.gone(space, range);
+    }
+
     /// The pages are not mapped any more, and their invalidation is complete.
     fn gone(&mut self, space: usize, range: Range) {
         self.forget(space, range);
@@ -303,6 +311,42 @@ impl<'m> Run<'m> {
         }
         let pieces: Vec<_> = ranges.into_iter().zip(refused.map(verdict)).collect();
         self.gather_pieces(space, &pieces, (Place::Here, frees));
+    }
+
+    /// What is mapped in two ranges, with one invalidation.
+    pub(super) fn gather_existing(&mut self, space: usize, ranges: [Range; 2]) {
+        let (kernel, asid) = (self.mmu.kernel(), fake::asid_of(self.kind(space)));
+        let pages = ranges.map(|range| self.range(space, range));
+        let mut expected: Vec<_> = ranges.map(|range| self.mapped(space, range)).concat();
+        let first = self.mapped(space, ranges[0]).len() as u64;
+        expected.sort_unstable();
+        expected.dedup();
+        let second = expected.len() as u64 - first;
+        let mut given = Vec::new();
+        let callback = Callback::new(self.fault);
+        let (reached, panics) = callback.reaches(expected.len());
+        let take = taker(kernel, asid, (&callback, &mut given));
+        let mm = &mut self.spaces[space].mm;
+        let finished = caught(|| {
+            let mut gather = mm.gather(take);
+            assert_eq!(gather.unmap_existing(pages[0]), Ok(first));
+            assert_eq!(gather.unmap_existing(pages[1]), Ok(second));
+            gather.finish();
+        });
+        assert_eq!(finished.is_none(), panics, "of the taker of frames");
+        assert_eq!(given.len(), reached, "frames are given back");
+        given.sort_unstable();
+        assert!(given.iter().all(|mapping| expected.contains(mapping)));
+        assert!(panics || given == expected);
+        for (va, _) in expected {
+            assert!(
+                !kernel.may_be_cached(asid, va),
+                "R27: {va:#x} may be cached"
+            );
+        }
+        for range in ranges {
+            self.forget(space, range);
+        }
     }
 
     /// Some pages of a range, each by a call of its own: more of them than any list holds.
