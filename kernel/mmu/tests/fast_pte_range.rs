@@ -419,3 +419,55 @@ fn pages_outside_of_the_range_are_nobody_s() {
         fast.set_each(usize::MAX, 1, Prot::KERNEL, every).unwrap();
     });
 }
+
+thread_local! {
+    static AT: std::cell::Cell<Option<(u32, bool)>> = const { std::cell::Cell::new(None) };
+}
+
+/// A page that is not in the range is named with the range, and with the line of the caller.
+#[test]
+fn a_page_outside_of_the_range_is_named_with_its_caller() {
+    type Call = fn(&mut lazymmu::FastPteRange<'_, '_, Fake>);
+    let calls: [(&str, u32, Call); 6] = [
+        ("1 pages from page 16", line!(), |fast| _ = fast.get(16)),
+        ("1 pages from page 17", line!(), |fast| {
+            _ = fast.set(17, frame(0), Prot::USER)
+        }),
+        ("1 pages from page 16", line!(), |fast| {
+            _ = fast.get_and_clear(16)
+        }),
+        ("2 pages from page 15", line!(), |fast| {
+            _ = fast.clear_run(15, 2)
+        }),
+        ("3 pages from page 14", line!(), |fast| {
+            _ = fast.set_run(14, 3, frame(0), Prot::USER)
+        }),
+        ("9 pages from page 18446744073709551615", line!(), |fast| {
+            _ = fast.set_each(usize::MAX, 9, Prot::USER, |_| frame(0));
+        }),
+    ];
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if AT.get().is_none() {
+            return before(info);
+        }
+        AT.set(info.location().map(|at| (at.line(), at.file() == file!())));
+    }));
+    for (what, line, call) in calls {
+        let mmu = new_mmu();
+        let mut space = fake::new_space(&mmu, USER);
+        let mut fast = space.fast_pte_range(pages(1 << 30, 16)).unwrap();
+        AT.set(Some((0, false)));
+        let thrown = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| call(&mut fast)));
+        let at = AT.take().unwrap();
+        let message = *thrown.unwrap_err().downcast::<String>().unwrap();
+        assert!(message.starts_with(what), "{message}");
+        assert!(message.ends_with("whose pages are 0 to 15"), "{message}");
+        assert!(
+            (line..line + 2).contains(&at.0) && at.1,
+            "{at:?}"
+        );
+        drop(fast);
+        fake::destroy(space);
+    }
+}

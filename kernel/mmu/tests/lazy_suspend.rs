@@ -318,3 +318,24 @@ fn r22_a_section_of_the_meantime_ends_no_suspended_range() {
     assert_eq!(place(&mmu), (0, 0, 0));
     fake::destroy(space);
 }
+
+/// Suspensions beyond the 255 that are counted end before these, and bring nothing back early.
+#[test]
+fn r8_suspensions_beyond_the_counter_are_suspensions_all_the_same() {
+    let mmu = new_mmu_with(Backend::DeferStores);
+    let mut space = new_kernel_space(&mmu);
+    map_page(&mut space, 0);
+    enable_fast(&space, part(0, 16));
+    assert_eq!(mmu.lazy().state().fast_pte_ranges(), 1);
+    let mut suspended: Vec<_> = (0..300).map(|_| mmu.lazy().suspend_all()).collect();
+    while let Some(last) = suspended.pop() {
+        let left = suspended.len() + 1;
+        assert_eq!(mmu.lazy().state().fast_pte_ranges(), 0, "{left} are left");
+        let refused = mmu.choose_backend(Backend::Eager);
+        assert_eq!(refused, Err(LazyMmuError::InSection), "{left} are left");
+        drop(last);
+    }
+    assert_eq!(mmu.lazy().state().fast_pte_ranges(), 1);
+    close(&mmu);
+    fake::destroy(space);
+}

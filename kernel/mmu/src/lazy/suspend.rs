@@ -31,6 +31,8 @@ struct Left {
     enable_count: u8,
     pause_count: u8,
     opened_at: Option<&'static Location<'static>>,
+    /// The suspension was counted, so its end has to be.
+    is_counted: bool,
 }
 
 impl<'m, K: Kernel> Lazy<'m, K> {
@@ -52,10 +54,10 @@ impl<'m, K: Kernel> Lazy<'m, K> {
             enable_count: state.enable_count(),
             pause_count: state.pause_count(),
             opened_at: state.read().opened_at(),
+            is_counted: state.hints().suspend(),
         };
         state.set_enable_count(0);
         state.set_pause_count(0);
-        state.hints().suspend();
         if was_active {
             hooks::leave(self.mmu);
         }
@@ -68,13 +70,16 @@ impl<'m, K: Kernel> Lazy<'m, K> {
             // A section that was opened in the meantime was not closed. Its writes take effect, its
             // level is lost.
             self.report(LazyMmuError::Asymmetric);
-            self.leave_all();
-            state.hints().resume();
+            if self.leave_all().is_counted {
+                state.hints().resume();
+            }
         }
         state.set_opened_at(left.opened_at);
         state.set_enable_count(left.enable_count);
         state.set_pause_count(left.pause_count);
-        state.hints().resume();
+        if left.is_counted {
+            state.hints().resume();
+        }
         if state.is_active() {
             hooks::enter(self.mmu, self.mmu.kernel().current_counters());
         }

@@ -115,8 +115,9 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
     /// # Panics
     /// If `i` is not in the range.
     #[inline]
+    #[track_caller]
     pub fn get(&self, i: usize) -> Desc {
-        assert!(i < self.ptes.len(), "page {i} of {self:?}");
+        self.pte(i);
         self.table.read(self.space.mmu(), i)
     }
 
@@ -129,8 +130,9 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
     /// # Panics
     /// If `i` is not in the range.
     #[inline(always)]
+    #[track_caller]
     pub fn set(&mut self, i: usize, frame: Frame, prot: Prot) -> Result<(), SpaceError> {
-        let pte = &self.ptes[i];
+        let pte = self.pte(i);
         let (mmu, writer) = (self.space.mmu(), &self.space.writer);
         if self
             .short
@@ -157,6 +159,7 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
     /// # Panics
     /// If the pages are not in the range.
     #[inline]
+    #[track_caller]
     pub fn set_each(
         &mut self,
         first: usize,
@@ -189,6 +192,7 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
     ///
     /// # Panics
     /// If the pages are not in the range.
+    #[track_caller]
     pub fn set_frames(
         &mut self,
         first: usize,
@@ -216,6 +220,7 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
     ///
     /// # Panics
     /// If the pages are not in the range.
+    #[track_caller]
     pub fn set_run(
         &mut self,
         first: usize,
@@ -255,6 +260,7 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
 
     /// Checks that `prot` may be set for a part of the range, and that nothing is in use there.
     #[inline]
+    #[track_caller]
     fn empty_part(
         &mut self,
         first: usize,
@@ -279,6 +285,7 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
     ///
     /// # Panics
     /// If the pages are not in the range.
+    #[track_caller]
     pub fn clear_run(&mut self, first: usize, pages: usize) -> usize {
         let found = self.part(first, pages);
         if pages == 0 {
@@ -309,15 +316,24 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
         used
     }
 
+    /// The entry of page `i`.
+    #[inline(always)]
+    #[track_caller]
+    fn pte(&self, i: usize) -> &'s Pte {
+        match self.ptes.get(i) {
+            Some(pte) => pte,
+            None => outside(self.range(), i, 1),
+        }
+    }
+
     /// A part of the range.
     #[inline]
+    #[track_caller]
     fn part(&self, first: usize, pages: usize) -> LeafTable<'s> {
-        assert!(
-            first
-                .checked_add(pages)
-                .is_some_and(|end| end <= self.ptes.len()),
-            "{pages} pages from {first} of {self:?}"
-        );
+        let end = first.checked_add(pages);
+        if end.is_none_or(|end| end > self.ptes.len()) {
+            outside(self.range(), first, pages);
+        }
         self.table.part(first, pages)
     }
 
@@ -327,8 +343,9 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
     /// # Panics
     /// If `i` is not in the range.
     #[inline]
+    #[track_caller]
     pub fn get_and_clear(&mut self, i: usize) -> Desc {
-        let pte = &self.ptes[i];
+        let pte = self.pte(i);
         self.space
             .writer
             .take_shortly(&self.table, pte, &mut self.short, &mut self.sums)
@@ -373,6 +390,15 @@ impl<K: Kernel> Drop for FastPteRange<'_, '_, K> {
             links::set_population(mmu, self.table.parent, before, change);
         }
     }
+}
+
+#[cold]
+#[track_caller]
+fn outside(range: PageRange, first: usize, pages: usize) -> ! {
+    panic!(
+        "{pages} pages from page {first} on are not in {range}, whose pages are 0 to {}",
+        range.pages() - 1
+    );
 }
 
 impl<K: Kernel> core::fmt::Debug for FastPteRange<'_, '_, K> {

@@ -245,10 +245,14 @@ impl Hints {
         self.suspensions.store(0, RELAXED);
     }
 
-    /// All hints are out of force until [`Hints::resume`].
-    pub(crate) fn suspend(&self) {
-        let deeper = self.suspensions.load(RELAXED).saturating_add(1);
-        self.suspensions.store(deeper, RELAXED);
+    /// All hints are out of force until [`Hints::resume`]. Returns whether there is a resume to come:
+    /// the counter holds 255 suspensions, and one inside of them has nothing to add.
+    pub(crate) fn suspend(&self) -> bool {
+        let deeper = self.suspensions.load(RELAXED).checked_add(1);
+        if let Some(deeper) = deeper {
+            self.suspensions.store(deeper, RELAXED);
+        }
+        deeper.is_some()
     }
 
     /// What was in force before the last [`Hints::suspend`] is in force again. What was announced
