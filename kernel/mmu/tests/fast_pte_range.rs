@@ -463,10 +463,7 @@ fn a_page_outside_of_the_range_is_named_with_its_caller() {
         let message = *thrown.unwrap_err().downcast::<String>().unwrap();
         assert!(message.starts_with(what), "{message}");
         assert!(message.ends_with("whose pages are 0 to 15"), "{message}");
-        assert!(
-            (line..line + 2).contains(&at.0) && at.1,
-            "{at:?}"
-        );
+        assert!((line..line + 2).contains(&at.0) && at.1, "{at:?}");
         drop(fast);
         fake::destroy(space);
     }

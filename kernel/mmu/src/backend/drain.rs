@@ -19,7 +19,7 @@ use core::iter;
 /// strategy since. In an interrupt nothing happens: what waits is the interrupted task's (R12).
 #[inline]
 pub(crate) fn drain<K: Kernel>(mmu: &Mmu<K>) {
-    if mmu.has_waiting() {
+    if mmu.kernel().current_lazy().is_waiting() && !mmu.kernel().in_interrupt() {
         drain_batch(mmu);
     }
 }
@@ -64,6 +64,22 @@ impl<R: Iterator<Item = PageRange> + Clone> Request<R> {
         }
     }
 
+    /// Executes it after what waits, or in interrupt context beside it. There, what waits in slots is not invalidated again
+    /// by a later drain, unless the task is at work on the batch.
+    #[cold]
+    #[inline(never)]
+    fn execute_with_batch<K: Kernel>(self, mmu: &Mmu<K>) {
+        if !mmu.kernel().in_interrupt() {
+            return drain_batch_and(mmu, Some(self));
+        }
+        self.execute(mmu, iter::empty());
+        if !mmu.kernel().current_lazy().is_busy()
+            && let Some(batch) = mmu.kernel().batch()
+        {
+            batch.slots.iter().for_each(|slot| self.covers_in(slot));
+        }
+    }
+
     /// Executes it, and that of the pages `more`, with one set of barriers.
     pub(super) fn execute<K: Kernel>(
         &self,
@@ -85,8 +101,6 @@ fn drain_batch<K: Kernel>(mmu: &Mmu<K>) {
 
 /// Drains, and executes `request` afterwards, with an invalidation that the drain executes anyway
 /// where there is one.
-#[cold]
-#[inline(never)]
 fn drain_batch_and<K: Kernel>(
     mmu: &Mmu<K>,
     request: Option<Request<impl Iterator<Item = PageRange> + Clone>>,
@@ -105,7 +119,7 @@ fn drain_batch_and<K: Kernel>(
 /// If the strategy does, the invalidation waits in the batch, unless it is done already, and a drain executes it. In
 /// interrupt context nothing may be drained (R12): the batch may be the interrupted task's and half changed. (Bottom
 /// halves off counts as such a context, and the batch is then the caller's own.) The entries are empty in memory whatever
-/// waits, so an invalidation beside the batch completes it. The batch executes its own later once more.
+/// waits, so an invalidation beside the batch completes it. A list or a queue executes its own later once more.
 #[inline]
 pub(crate) fn complete_invalidation<K: Kernel>(
     mmu: &Mmu<K>,
@@ -141,12 +155,6 @@ pub(crate) fn drain_own<K: Kernel>(mmu: &Mmu<K>) {
 }
 
 impl<K: Kernel> Mmu<K> {
-    /// Whether something waits that the caller may drain.
-    #[inline(always)]
-    fn has_waiting(&self) -> bool {
-        self.kernel().current_lazy().is_waiting() && !self.kernel().in_interrupt()
-    }
-
     /// Drains what waits on this CPU, invalidates the TLB entries of `range`, and waits until that
     /// is complete on every CPU: `DSB ISHST`, TLBIs, `DSB ISH`, and for kernel mappings `ISB`.
     /// Linux: `flush_tlb_kernel_range()`, `flush_tlb_range()`.
@@ -161,32 +169,30 @@ impl<K: Kernel> Mmu<K> {
         scope: Scope,
         reach: Reach,
     ) {
-        if self.has_waiting() {
-            let ranges = Some(ranges);
-            let request = Request {
-                ranges,
-                scope,
-                reach,
-            };
-            drain_batch_and(self, Some(request));
-        } else {
-            self.invalidate(ranges, scope, reach);
+        if !self.kernel().current_lazy().is_waiting() {
+            return self.invalidate(ranges, scope, reach);
         }
+        let ranges = Some(ranges);
+        let request = Request {
+            ranges,
+            scope,
+            reach,
+        };
+        request.execute_with_batch(self);
     }
 
     /// Drains what waits on this CPU, invalidates every TLB entry of `scope`, those of tables
     /// included, and waits until that is complete on every CPU. Linux: `flush_tlb_all()`,
     /// `flush_tlb_mm()`.
     pub fn invalidate_all(&self, scope: Scope) {
-        if self.has_waiting() {
-            let request = Request {
-                ranges: None::<iter::Empty<PageRange>>,
-                scope,
-                reach: Reach::Walk,
-            };
-            drain_batch_and(self, Some(request));
-        } else {
-            self.invalidate_everything(scope);
+        if !self.kernel().current_lazy().is_waiting() {
+            return self.invalidate_everything(scope);
         }
+        let request = Request {
+            ranges: None::<iter::Empty<PageRange>>,
+            scope,
+            reach: Reach::Walk,
+        };
+        request.execute_with_batch(self);
     }
 }

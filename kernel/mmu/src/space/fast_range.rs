@@ -172,13 +172,15 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
         }
         let found = self.empty_part(first, pages, prot)?;
         let (writer, change) = (&self.space.writer, &mut self.sums.change);
+        let stores_each = writer.stores_each();
         let unfinished = SetEach {
             writer,
             found: &found,
             prot,
+            stores_each,
             change,
         };
-        writer.set_each(&found, prot, |i| frame(first.wrapping_add(i)));
+        writer.set_each(&found, prot, stores_each, |i| frame(first.wrapping_add(i)));
         *unfinished.change += pages as isize;
         mem::forget(unfinished);
         Ok(())
@@ -308,8 +310,15 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
             }
         }
         if used > 0 {
-            let duty = space.writer.write_run(&found, Fill::Zero, Was::Live);
-            space.writer.owe_invalidation(duty, found.piece);
+            let empty = |part: &LeafTable<'_>| {
+                let duty = space.writer.write_run(part, Fill::Zero, Was::Live);
+                space.writer.owe_invalidation(duty, part.piece);
+            };
+            if used == pages {
+                empty(&found);
+            } else {
+                found.each_in_use(space.mmu(), empty);
+            }
             self.sums.change -= counted;
             self.short = self.short.after_take();
         }
@@ -358,6 +367,7 @@ struct SetEach<'a, 's, 'm, K: Kernel> {
     writer: &'a Writer<'m, K>,
     found: &'a LeafTable<'s>,
     prot: Prot,
+    stores_each: bool,
     change: &'a mut isize,
 }
 
@@ -365,7 +375,9 @@ impl<K: Kernel> Drop for SetEach<'_, '_, '_, K> {
     fn drop(&mut self) {
         // All were empty before.
         let set = self.found.count(self.writer.mmu, Desc::is_in_use);
-        self.writer.count_each(set, self.prot);
+        if self.stores_each {
+            self.writer.count_each(set, self.prot);
+        }
         *self.change += set as isize;
     }
 }

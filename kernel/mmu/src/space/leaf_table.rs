@@ -103,6 +103,18 @@ impl<'s> LeafTable<'s> {
         pages.filter(|i| is_it(self.read(mmu, *i))).count()
     }
 
+    /// Shows each stretch of entries of the piece that are in use to `work`, which may empty them.
+    #[cold]
+    pub(super) fn each_in_use<K: Kernel>(&self, mmu: &Mmu<K>, work: impl Fn(&LeafTable<'s>)) {
+        let pages = self.ptes().len();
+        let is_used = |i: &usize| self.read(mmu, *i).is_in_use();
+        let mut at = 0;
+        while let Some(first) = (at..pages).find(is_used) {
+            at = (first..pages).find(|i| !is_used(i)).unwrap_or(pages);
+            work(&self.part(first, at - first));
+        }
+    }
+
     /// The value of entry `i` of the piece, in memory or in the batch (R13, R20).
     #[inline(always)]
     pub(super) fn read<K: Kernel>(&self, mmu: &Mmu<K>, i: usize) -> Desc {

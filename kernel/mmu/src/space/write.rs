@@ -256,16 +256,18 @@ impl<'m, K: Kernel> Writer<'m, K> {
     }
 
     /// Sets the entries of the piece, which are empty, to `frame(0)`, `frame(1)`, ...: in the
-    /// shortest loop there is where stores happen at once.
+    /// shortest loop there is where stores happen at once. `stores_each` is what [`Writer::stores_each`] said before the first
+    /// `frame`, which may pause.
     #[inline(always)]
     pub(super) fn set_each(
         &self,
         found: &LeafTable<'_>,
         prot: Prot,
+        stores_each: bool,
         mut frame: impl FnMut(usize) -> Frame,
     ) {
         let pages = found.ptes().len();
-        if !self.stores_each() {
+        if !stores_each {
             for i in 0..pages {
                 let first = Desc::page(frame(i), prot);
                 self.write_run(&found.nth(i), Fill::Contiguous { first }, Was::Gone);
@@ -294,23 +296,25 @@ impl<'m, K: Kernel> Writer<'m, K> {
         self.count_each(pages, prot);
     }
 
-    /// Counts `pages` entries that [`Writer::set_each`] set with `prot`, and notes what they owe.
+    /// Counts `pages` entries that [`Writer::set_each`] stored itself with `prot`, and notes what they owe.
     #[inline(always)]
     pub(super) fn count_each(&self, pages: usize, prot: Prot) {
-        if !self.stores_each() || pages == 0 {
+        if pages == 0 {
             return;
         }
         let owed = backend::account(self.mmu, pages, Desc::page(Frame::ZERO, prot));
         self.mmu.owe_or_pay(owed);
     }
 
-    /// Whether [`Writer::set_each`] stores each entry itself, and counts them when all are set.
+    /// Whether [`Writer::set_each`] stores each entry itself, and counts them when all are set: where stores do not wait, and
+    /// pay together.
     #[inline(always)]
-    fn stores_each(&self) -> bool {
-        matches!(
-            self.mmu.backend(),
-            Backend::DeferBarriers | Backend::BatchInvalidations
-        )
+    pub(super) fn stores_each(&self) -> bool {
+        match self.mmu.backend() {
+            Backend::DeferBarriers | Backend::BatchInvalidations => true,
+            Backend::DeferStores | Backend::Multicall => !self.mmu.is_active(),
+            Backend::Eager => false,
+        }
     }
 
     /// Drains what waits, invalidates the leaves of `range`, and takes note of it.

@@ -23,6 +23,7 @@ pub use world::*;
 
 use groups::{GROUP, Groups};
 use interrupts::Interrupts;
+use lazymmu::tlbi::MAX_DVM_OPS;
 use lazymmu::{
     Batch, Call, Counters, Counts, Desc, ENTRIES, LazyMmuError, LazyMmuSnapshot, LazyMmuState, Mmu,
     PAGE_SIZE, Pte, Table, TableFrames, TlbiOp, bits,
@@ -84,6 +85,55 @@ struct Tally {
     isb_paid: u64,
 }
 
+/// How much was executed: what an announced range must not make more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Executed {
+    /// Stores to leaf entries, and of links of tables. What a link says of its table's population is no such store.
+    pub stores: u64,
+    /// `DSB`, of either kind.
+    pub dsb: u64,
+    /// `ISB`.
+    pub isb: u64,
+    /// TLBI. One that invalidates everything counts as the least number of others that it stands for.
+    pub tlbi: u64,
+}
+
+impl Executed {
+    /// Whether it is no more than `other` in any respect.
+    pub const fn is_at_most(self, other: Self) -> bool {
+        self.stores <= other.stores
+            && self.dsb <= other.dsb
+            && self.isb <= other.isb
+            && self.tlbi <= other.tlbi
+    }
+}
+
+impl std::ops::Sub for Executed {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            stores: self.stores - other.stores,
+            dsb: self.dsb - other.dsb,
+            isb: self.isb - other.isb,
+            tlbi: self.tlbi - other.tlbi,
+        }
+    }
+}
+
+impl std::ops::Add for Executed {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            stores: self.stores + other.stores,
+            dsb: self.dsb + other.dsb,
+            isb: self.isb + other.isb,
+            tlbi: self.tlbi + other.tlbi,
+        }
+    }
+}
+
 /// Whether an interrupt arrives at the moment at hand (see [`interrupts`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
@@ -113,6 +163,8 @@ pub struct Watched<F: TableFrames> {
     walker: Walker,
     effects: RefCell<Vec<Effect>>,
     tally: Cell<Tally>,
+    /// TLBI that invalidate everything.
+    of_everything: Cell<u64>,
     last: Cell<Effect>,
     /// Whether the last invalidation was one of all ASIDs, which ends with an `ISB`.
     of_all_asids: Cell<bool>,
@@ -174,6 +226,7 @@ impl<F: TableFrames> Watched<F> {
             walker: Walker::default(),
             effects: RefCell::default(),
             tally: Cell::default(),
+            of_everything: Cell::new(0),
             last: Cell::new(Effect::Note(0)),
             of_all_asids: Cell::new(false),
             interrupt: Cell::new(false),
@@ -278,6 +331,17 @@ impl<F: TableFrames> Watched<F> {
         self.counters.read()
     }
 
+    /// What was executed so far.
+    pub fn executed(&self) -> Executed {
+        let tally = self.tally.get();
+        Executed {
+            stores: tally.ptes + tally.links,
+            dsb: tally.dsb_ishst + tally.dsb_ish,
+            isb: tally.isb,
+            tlbi: tally.tlbi + self.of_everything.get() * (MAX_DVM_OPS - 1),
+        }
+    }
+
     /// Both counters of the current task when the last `DSB ISHST` was executed.
     pub fn depth_at_last_dsb(&self) -> (u8, u8) {
         self.depth_at_dsb.get()
@@ -352,6 +416,9 @@ impl<F: TableFrames> Watched<F> {
             }
             Effect::Tlbi(op, _) => {
                 tally.tlbi += 1;
+                let is_everything = matches!(op, TlbiOp::Vmalle1is | TlbiOp::Aside1is);
+                self.of_everything
+                    .set(self.of_everything.get() + u64::from(is_everything));
                 if last == DsbIshst {
                     // It begins the invalidation and pays for no store.
                     tally.dsb_paid -= 1;

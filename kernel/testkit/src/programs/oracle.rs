@@ -16,6 +16,7 @@
 //! Steps of other CPUs and tasks, and preemptions, are the machine model's ([`super::run()`]); the
 //! oracle leaves them out.
 
+mod announced;
 mod callback;
 mod check;
 mod entries;
@@ -23,6 +24,9 @@ mod lazy;
 mod requests;
 mod sharing;
 
+pub use announced::{Compared, compare};
+
+use self::announced::Plain;
 use super::frames::FrameSource;
 use super::{Failure, Fault, Op, Place, Program, Range, Scene, Step, Universe};
 use crate::fake::{self, Choose, Fake, new_mmu, new_space};
@@ -78,6 +82,8 @@ struct Run<'m> {
     is_shared: bool,
     /// The space of the last step that named one.
     actor: usize,
+    /// Set if ranges are not announced.
+    plain: Option<Plain>,
 }
 
 /// Runs a program of `universe` with a strategy, on CPUs with these features: with FEAT_ETS2, under the policy for it.
@@ -91,15 +97,8 @@ pub fn run(
     features: Features,
     program: &Program,
 ) -> Result<(), Failure> {
-    let doing = Cell::new(None);
-    let work = || {
-        let mmu = new_mmu();
-        mmu.choose_features(features);
-        mmu.choose_backend(backend).expect("outside any section");
-        if features.ets2 {
-            mmu.set_policy(BarrierPolicy::Ets2)
-                .expect("the features allow it");
-        }
+    attempt(|doing| {
+        let mmu = new_library(backend, features);
         let mut run = Run::new(universe, &mmu);
         for step in program.0.iter().enumerate() {
             doing.set(Some(step));
@@ -108,10 +107,31 @@ pub fn run(
         }
         doing.set(None);
         run.finish();
-    };
+    })
+}
+
+/// The library on a fake machine with these features: with FEAT_ETS2, under the policy for it.
+fn new_library(backend: Backend, features: Features) -> Mmu<Fake> {
+    let mmu = new_mmu();
+    mmu.choose_features(features);
+    mmu.choose_backend(backend).expect("outside any section");
+    if features.ets2 {
+        mmu.set_policy(BarrierPolicy::Ets2)
+            .expect("the features allow it");
+    }
+    mmu
+}
+
+/// The step at hand, by number.
+type Doing<'p> = Cell<Option<(usize, &'p Step)>>;
+
+/// Does what panics if something is wrong, and says at which step.
+fn attempt<'p, T>(work: impl FnOnce(&Doing<'p>) -> T) -> Result<T, Failure> {
+    let doing = Cell::new(None);
     // Everything that the program has made is dropped by the panic.
-    let Err(panic) = panic::catch_unwind(AssertUnwindSafe(work)) else {
-        return Ok(());
+    let panic = match panic::catch_unwind(AssertUnwindSafe(|| work(&doing))) {
+        Ok(done) => return Ok(done),
+        Err(panic) => panic,
     };
     let what = panic.downcast_ref::<String>().map(String::as_str);
     let what = what.or(panic.downcast_ref::<&str>().copied());
@@ -152,6 +172,7 @@ impl<'m> Run<'m> {
             fault: None,
             is_shared: false,
             actor: 0,
+            plain: None,
         }
     }
 
@@ -350,13 +371,18 @@ impl<'m> Run<'m> {
         }
     }
 
-    /// Everything is closed, flushed and given back.
-    fn finish(mut self) {
+    /// Everything is closed and flushed.
+    fn settle(&mut self) {
         self.close();
         self.check();
         while !self.pending.is_empty() {
             self.flush_pending(Place::Here);
         }
+    }
+
+    /// Everything is closed, flushed and given back.
+    fn finish(mut self) {
+        self.settle();
         self.check();
         let invalidated = self.kernel().all_invalidated();
         assert!(invalidated, "an invalidation is missing at the end");

@@ -19,7 +19,7 @@ const fn moved(va: VirtAddr) -> SpaceError {
 }
 
 /// An entry that can be written, and what the oracle says of it.
-trait Cell {
+pub(super) trait Cell {
     fn get(&self) -> Desc;
     fn set(&mut self, frame: Frame, prot: Prot) -> Result<(), SpaceError>;
     fn get_and_clear(&mut self) -> Desc;
@@ -58,7 +58,7 @@ impl Cell for Nth<'_, '_, '_> {
 
 /// Attributes for what is mapped to `frame`: in one group of 16 frames the same for all, in the next one other ones for each
 /// page.
-const fn prot_for(kind: SpaceKind, frame: Frame) -> Prot {
+pub(super) const fn prot_for(kind: SpaceKind, frame: Frame) -> Prot {
     let (number, group) = (frame.as_u64() / PAGE_SIZE, frame.as_u64() >> 16);
     let index = if group & 1 == 0 { group >> 1 } else { number };
     prot(kind, (index % 4) as u8)
@@ -97,7 +97,7 @@ fn clear(cell: &mut impl Cell, held: Desc) {
 
 /// Does `act` with an entry that holds `known`, and says what it holds then. There are two frames
 /// for it.
-fn write(
+pub(super) fn write(
     cell: &mut impl Cell,
     (va, known): (VirtAddr, Desc),
     act: Act,
@@ -214,6 +214,9 @@ impl Run<'_> {
 
     /// A range in one table: some of it at once, and then one entry after the other, in no order.
     pub(super) fn fast(&mut self, space: usize, range: Range, each: Each, how: Fast) {
+        if self.plain.is_some() {
+            return self.fast_unannounced(space, range, each, how);
+        }
         let (pages, kind) = (self.range(space, range), self.kind(space));
         let frames = self.frames.take(pages, Frames::Consecutive);
         let others = self.frames.take(pages, Frames::Consecutive);

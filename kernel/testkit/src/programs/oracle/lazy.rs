@@ -4,7 +4,7 @@
 use super::{Run, Suspended};
 use crate::fake::Fake;
 use crate::programs::{Op, Range};
-use lazymmu::{LazyMmuError, LazySuspended, Level};
+use lazymmu::{LazyMmuError, LazySuspended, Level, SpaceError};
 
 impl<'m> Run<'m> {
     /// Whether a range is in force, or will be again, so that its table must stay.
@@ -105,8 +105,12 @@ impl<'m> Run<'m> {
         };
         let lazy = self.mmu.lazy();
         let (start, end) = (pages.start(), pages.end());
-        // SAFETY: no table is freed while a range is announced (see `may_free_tables`).
-        let done = unsafe { lazy.enable_fast_pte_range(mm, start, end, table) };
+        let done = if self.plain.is_none() {
+            // SAFETY: no table is freed while a range is announced (see `may_free_tables`).
+            unsafe { lazy.enable_fast_pte_range(mm, start, end, table) }
+        } else {
+            lazy.enable().map_err(SpaceError::from)
+        };
         assert_eq!(done, Ok(()));
         if self.depth.1 == 0 && !self.in_interrupt() {
             self.depth.0 += 1;

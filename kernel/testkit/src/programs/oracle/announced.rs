@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The same program with and without announced ranges: announcing executes no more stores, DSB, ISB and TLBI.
+//!
+//! Two runs go side by side, each on a machine of its own. In the second one a section that announces a range is a plain
+//! section, and a [`lazymmu::FastPteRange`] is a plain section with calls for its pages. What announced ranges have made a
+//! contiguous group is folded there as well, because tables that differ are changed at different costs:
+//!
+//! * After a [`lazymmu::FastPteRange`] the second run folds the same range, and pays for it: one break, one invalidation and
+//!   one make for all groups are what a range may cost beyond a plain section.
+//! * A group that was made as one while its stores waited has cost nothing. The second run is not charged for folding it.
+
+use super::entries::{prot_for, write};
+use super::{Run, Space, attempt, new_library};
+use crate::fake::Executed;
+use crate::programs::{
+    Act, Bulk, Each, Failure, Fast, Frames, Op, Program, Range, Scene, Universe,
+};
+use lazymmu::{
+    Backend, Desc, Features, Level, Mapping, PAGE_SIZE, PageRange, PteRef, SpaceError, SpaceKind,
+    bits,
+};
+
+/// What the two runs of a program have executed.
+#[derive(Clone, Copy, Debug)]
+pub struct Compared {
+    /// With announced ranges.
+    pub announced: Executed,
+    /// With plain sections.
+    pub plain: Executed,
+}
+
+/// What a run without announced ranges keeps.
+#[derive(Default)]
+pub(super) struct Plain {
+    /// What was executed to make the groups that have cost the other run nothing.
+    not_charged: Executed,
+    /// Whether that has changed what is executed later.
+    is_unfair: bool,
+}
+
+/// Runs a program of `universe` with and without announced ranges.
+///
+/// Returns `None` where the costs cannot be compared: the first run made a group in a section whose debts the fold of the
+/// second one would have paid.
+///
+/// # Errors
+/// As [`super::run`].
+pub fn compare(
+    universe: &Universe,
+    backend: Backend,
+    features: Features,
+    program: &Program,
+) -> Result<Option<Compared>, Failure> {
+    attempt(|doing| {
+        let (mmu, other) = (
+            new_library(backend, features),
+            new_library(backend, features),
+        );
+        let (mut announced, mut plain) = (Run::new(universe, &mmu), Run::new(universe, &other));
+        plain.plain = Some(Plain::default());
+        for step in program.0.iter().enumerate() {
+            doing.set(Some(step));
+            let op = step.1.op;
+            let is_interrupt = matches!(op, Op::InterruptMap(_) | Op::InterruptBoth(_));
+            let is_batch_empty = |run: &Run<'_>| run.kernel().is_batch_empty();
+            // An interrupt finds the task where nothing waits.
+            if is_interrupt && !(is_batch_empty(&announced) && is_batch_empty(&plain)) {
+                continue;
+            }
+            let mut step = *step.1;
+            // Both runs make the same calls: a callback goes wrong in neither of them, and bottom halves are off where
+            // both can turn them off.
+            step.fault = None;
+            let are_empty = is_batch_empty(&announced) && is_batch_empty(&plain);
+            if step.scene == Scene::BottomHalvesOff && !are_empty {
+                step.scene = Scene::Plain;
+            }
+            announced.step(&step);
+            plain.step(&step);
+            plain.fold_as(&announced, op);
+            announced.kernel().take_effects();
+            plain.kernel().take_effects();
+        }
+        doing.set(None);
+        announced.settle();
+        plain.settle();
+        let Plain {
+            not_charged,
+            is_unfair,
+        } = plain.plain.take().expect("it was set above");
+        let compared = Compared {
+            announced: announced.kernel().executed(),
+            plain: plain.kernel().executed() - not_charged,
+        };
+        announced.finish();
+        plain.finish();
+        (!is_unfair).then_some(compared)
+    })
+}
+
+impl Run<'_> {
+    /// Nothing waits, and nothing is owed.
+    fn is_quiet(&self) -> bool {
+        self.kernel().is_batch_empty() && self.mmu.lazy().state().owed().is_empty()
+    }
+
+    /// The groups that are folded, as space and pages.
+    fn folded_groups(&self) -> Vec<(usize, PageRange)> {
+        let mut groups = Vec::new();
+        for (number, space) in self.spaces.iter().enumerate() {
+            for page in 0..self.universe.pages() {
+                let va = self.va(number, page);
+                let is_member = |found: Mapping| found.entry.as_u64() & bits::CONT != 0;
+                if va.as_u64().is_multiple_of(16 * PAGE_SIZE)
+                    && space.mm.query(va).is_some_and(is_member)
+                {
+                    let pages = PageRange::new(va.as_u64(), 16).expect("a group");
+                    groups.push((number, pages));
+                }
+            }
+        }
+        groups
+    }
+
+    /// Folds what the step `op` has folded in `other`.
+    fn fold_as(&mut self, other: &Self, op: Op) {
+        let mine = self.folded_groups();
+        let mut missing = other.folded_groups();
+        missing.retain(|group| !mine.contains(group));
+        if let Op::Fast(space, range, ..) = op {
+            let space = usize::from(space);
+            let pages = self.range(space, range);
+            let is_near =
+                |(of, group): &(usize, PageRange)| *of == space && overlaps(*group, pages);
+            if missing.iter().any(is_near) {
+                let folded = self.spaces[space].mm.fold_contiguous(pages);
+                assert!(folded.is_ok(), "{folded:?}");
+                missing.retain(|group| !is_near(group));
+            }
+        }
+        let is_quiet = other.is_quiet();
+        for (space, group) in missing {
+            self.fold_for_free(space, group, is_quiet);
+        }
+    }
+
+    /// Folds the groups of `pages`, and is not charged for it.
+    fn fold_for_free(&mut self, space: usize, pages: PageRange, is_quiet: bool) {
+        let is_quiet = is_quiet && self.is_quiet();
+        let before = self.kernel().executed();
+        if is_quiet {
+            let folded = self.spaces[space].mm.fold_contiguous(pages);
+            assert_eq!(folded, Ok(pages.pages() as usize / 16), "{pages}");
+        }
+        let executed = self.kernel().executed() - before;
+        let plain = self.plain.as_mut().expect("the run without announcements");
+        plain.not_charged = plain.not_charged + executed;
+        plain.is_unfair |= !is_quiet;
+    }
+
+    /// What [`Run::fast`] does, in a plain section.
+    pub(super) fn fast_unannounced(&mut self, space: usize, range: Range, each: Each, how: Fast) {
+        let (pages, kind) = (self.range(space, range), self.kind(space));
+        let frames = self.frames.take(pages, Frames::Consecutive);
+        let others = self.frames.take(pages, Frames::Consecutive);
+        let bulk = self.frames.take(pages, Frames::Aligned);
+        let at = how.part(bulk.len());
+        let numbers = self.universe.pages_of(range);
+        let first_va = pages.start().as_u64();
+        let part = |first: usize, n: usize| {
+            let start = first_va + first as u64 * PAGE_SIZE;
+            PageRange::new(start, n as u64).expect("a part of the range")
+        };
+        if !pages.is_in_one_table(Level::L3) {
+            return;
+        }
+        let section = self.mmu.lazy().section();
+        let Space { mm, entries } = &mut self.spaces[space];
+        // The table is built first, and nothing is changed without memory for it.
+        let built = mm.apply_to_page_range(part(0, 1), |_| Ok::<(), SpaceError>(()));
+        if built.is_err() {
+            return;
+        }
+        let inner = (how.bulk == Bulk::Crossed).then(|| self.mmu.lazy().section());
+        let entries = &mut entries[numbers.clone()];
+        let prot = prot_for(kind, bulk[at.start]);
+        match how.bulk {
+            Bulk::None | Bulk::Crossed => {}
+            Bulk::Run | Bulk::Each | Bulk::Frames => {
+                let backing = &bulk[at.clone()];
+                if mm.map(part(at.start, at.len()), backing, prot).is_ok() {
+                    for i in at.clone() {
+                        entries[i] = Desc::page(bulk[i], prot);
+                    }
+                    // `set_run` makes groups at once.
+                    let head =
+                        (first_va / PAGE_SIZE + at.start as u64).wrapping_neg() as usize % 16;
+                    let groups = at.len().saturating_sub(head) / 16;
+                    if how.bulk == Bulk::Run && kind != SpaceKind::Kernel && groups > 0 {
+                        let groups = part(at.start + head, 16 * groups);
+                        self.fold_for_free(space, groups, true);
+                    }
+                }
+            }
+            Bulk::Clear => {
+                let clear = |entry: &mut PteRef<'_, _>| {
+                    entry.get_and_clear();
+                    Ok::<(), SpaceError>(())
+                };
+                mm.apply_to_page_range(part(at.start, at.len()), clear)
+                    .expect("the table is there");
+                entries[at].fill(Desc::INVALID);
+            }
+        }
+        let Space { mm, entries } = &mut self.spaces[space];
+        let entries = &mut entries[numbers];
+        let n = entries.len();
+        for step in 0..n {
+            let i = step * 521 % n;
+            if each.act(i) == Act::Look {
+                continue;
+            }
+            let known = (part(i, 1).start(), entries[i]);
+            mm.apply_to_page_range(part(i, 1), |entry| {
+                let pair = [frames[i], others[i]];
+                entries[i] = write(entry, known, each.act(i), pair, kind);
+                Ok::<(), SpaceError>(())
+            })
+            .expect("the table is there");
+        }
+        drop(section);
+        drop(inner);
+        self.flush_range(space, range);
+    }
+}
+
+/// Whether two ranges of one half have a page in common.
+fn overlaps(a: PageRange, b: PageRange) -> bool {
+    let (a_start, b_start) = (a.start().as_u64(), b.start().as_u64());
+    a_start.max(b_start) < (a_start + a.pages() * PAGE_SIZE).min(b_start + b.pages() * PAGE_SIZE)
+}
