@@ -12,6 +12,7 @@ use crate::addr::PageRange;
 use crate::batch::Slot;
 use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
+use crate::strategy::Backend;
 use crate::tlbi::{Reach, Scope};
 use core::iter;
 
@@ -134,6 +135,18 @@ pub(crate) fn complete_invalidation<K: Kernel>(
         } else {
             drain_batch(mmu);
         }
+    }
+}
+
+/// Leaves the invalidation of all of `range` to the caller, who has to do it for a part of it: what waits in slots for these
+/// pages is not invalidated by the strategy as well.
+#[inline]
+pub(crate) fn leave_to_caller<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
+    if mmu.backend() == Backend::DeferStores && mmu.is_active() {
+        with_batch(mmu, |batch| {
+            let of_scope = batch.slots.iter().filter(|slot| slot.scope.get() == scope);
+            of_scope.for_each(|slot| slot.invalidated(range));
+        });
     }
 }
 

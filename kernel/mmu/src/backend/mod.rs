@@ -28,7 +28,7 @@ mod run;
 pub(crate) mod store;
 
 pub(crate) use cpu_batch::offer_preemption;
-pub(crate) use drain::{complete_invalidation, drain, drain_own, switch_out};
+pub(crate) use drain::{complete_invalidation, drain, drain_own, leave_to_caller, switch_out};
 pub(crate) use run::{Duty, Fill, Run, Was};
 
 use self::store::swap;

@@ -107,7 +107,7 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
             duty = duty.combined(space.gather_run(&found, found.ptes().len()));
         });
         // Should the gather be forgotten, mapping there invalidates first.
-        space.writer.owe_invalidation(duty, range);
+        space.writer.owe_invalidation_of_all(duty, range);
         self.duty = duty;
         Ok(())
     }

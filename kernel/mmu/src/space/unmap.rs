@@ -125,7 +125,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         let _section = self.mmu().lazy().section_unless_active()?;
         let mut duty = Duty::Backend;
         self.each_leaf_table(range, |found| duty = duty.combined(self.empty_run(&found)));
-        self.writer.owe_invalidation(duty, range);
+        self.writer.owe_invalidation_of_all(duty, range);
         Ok(PendingInvalidation {
             duty,
             mmu: self.mmu(),

@@ -384,6 +384,14 @@ impl<'m, K: Kernel> Writer<'m, K> {
         }
     }
 
+    /// The same for a range of several runs, of which the strategy invalidates some perhaps.
+    pub(super) fn owe_invalidation_of_all(&self, duty: Duty, range: PageRange) {
+        if duty == Duty::Caller {
+            backend::leave_to_caller(self.mmu, self.scope(), range);
+        }
+        self.owe_invalidation(duty, range);
+    }
+
     /// The token for `pages`, part of one table, as things are now.
     #[inline]
     pub(super) fn short_way(&self, pages: PageRange) -> ShortWay {

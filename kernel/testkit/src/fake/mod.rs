@@ -94,7 +94,8 @@ pub struct Executed {
     pub dsb: u64,
     /// `ISB`.
     pub isb: u64,
-    /// TLBI. One that invalidates everything counts as the least number of others that it stands for.
+    /// TLBI without range operations: one of a range counts as its pages, and one that invalidates everything as the least
+    /// number of others that it stands for.
     pub tlbi: u64,
 }
 
@@ -163,8 +164,8 @@ pub struct Watched<F: TableFrames> {
     walker: Walker,
     effects: RefCell<Vec<Effect>>,
     tally: Cell<Tally>,
-    /// TLBI that invalidate everything.
-    of_everything: Cell<u64>,
+    /// The same TLBI as single ones ([`Executed::tlbi`]).
+    single_tlbi: Cell<u64>,
     last: Cell<Effect>,
     /// Whether the last invalidation was one of all ASIDs, which ends with an `ISB`.
     of_all_asids: Cell<bool>,
@@ -226,7 +227,7 @@ impl<F: TableFrames> Watched<F> {
             walker: Walker::default(),
             effects: RefCell::default(),
             tally: Cell::default(),
-            of_everything: Cell::new(0),
+            single_tlbi: Cell::new(0),
             last: Cell::new(Effect::Note(0)),
             of_all_asids: Cell::new(false),
             interrupt: Cell::new(false),
@@ -338,7 +339,7 @@ impl<F: TableFrames> Watched<F> {
             stores: tally.ptes + tally.links,
             dsb: tally.dsb_ishst + tally.dsb_ish,
             isb: tally.isb,
-            tlbi: tally.tlbi + self.of_everything.get() * (MAX_DVM_OPS - 1),
+            tlbi: self.single_tlbi.get(),
         }
     }
 
@@ -414,11 +415,10 @@ impl<F: TableFrames> Watched<F> {
                 let ends_invalidation = last == DsbIsh && self.of_all_asids.replace(false);
                 tally.isb_paid += u64::from(!ends_invalidation);
             }
-            Effect::Tlbi(op, _) => {
+            Effect::Tlbi(op, operand) => {
                 tally.tlbi += 1;
-                let is_everything = matches!(op, TlbiOp::Vmalle1is | TlbiOp::Aside1is);
-                self.of_everything
-                    .set(self.of_everything.get() + u64::from(is_everything));
+                let single = self.single_tlbi.get() + single_tlbi(op, operand);
+                self.single_tlbi.set(single);
                 if last == DsbIshst {
                     // It begins the invalidation and pays for no store.
                     tally.dsb_paid -= 1;
@@ -536,6 +536,18 @@ impl<F: TableFrames> Drop for Watched<F> {
             self.check_counters();
             assert_eq!(self.reports.take(), [], "reports that no test expected");
         }
+    }
+}
+
+/// How many operations on a single page one stands for.
+const fn single_tlbi(op: TlbiOp, operand: u64) -> u64 {
+    match op {
+        TlbiOp::Vmalle1is | TlbiOp::Aside1is => MAX_DVM_OPS,
+        TlbiOp::Rvae1is | TlbiOp::Rvale1is | TlbiOp::Rvaae1is | TlbiOp::Rvaale1is => {
+            let (scale, num) = (operand >> 44 & 3, operand >> 39 & 31);
+            (num + 1) << (5 * scale + 1)
+        }
+        TlbiOp::Vae1is | TlbiOp::Vale1is | TlbiOp::Vaae1is | TlbiOp::Vaale1is => 1,
     }
 }
 
