@@ -254,7 +254,10 @@ fn r32_a_gather_of_any_number_of_ranges_frees_the_tables_that_it_empties() {
                 let tables = mmu.kernel().live_tables();
                 assert_eq!(tables as u64, pieces + 3);
                 let mut given = Vec::new();
-                let mut gather = space.gather(|va, frame| given.push((va, frame)));
+                let mut gather = space.gather(|va, frame| {
+                    mmu.kernel().give_back(asid_of(kind), va.as_u64(), frame);
+                    given.push((va, frame));
+                });
                 // In an order in which no two neighbors follow each other.
                 for i in (0..pieces).step_by(2).chain((1..pieces).step_by(2)) {
                     gather.unmap(at(i)).unwrap();

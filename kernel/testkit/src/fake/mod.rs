@@ -25,8 +25,8 @@ use groups::{GROUP, Groups};
 use interrupts::Interrupts;
 use lazymmu::tlbi::MAX_DVM_OPS;
 use lazymmu::{
-    Batch, Call, Counters, Counts, Desc, ENTRIES, LazyMmuError, LazyMmuSnapshot, LazyMmuState, Mmu,
-    PAGE_SIZE, Pte, Table, TableFrames, TlbiOp, bits,
+    Batch, Call, Counters, Counts, Desc, ENTRIES, Frame, LazyMmuError, LazyMmuSnapshot,
+    LazyMmuState, Mmu, PAGE_SIZE, Pte, Table, TableFrames, TlbiOp, bits,
 };
 use order::{Order, Role};
 use std::cell::{Cell, RefCell};
@@ -262,6 +262,11 @@ impl<F: TableFrames> Watched<F> {
         self.tasks[self.current.get()].read()
     }
 
+    /// The allocator of the tables.
+    pub const fn frames(&self) -> &F {
+        &self.frames
+    }
+
     /// Effects since the last call. If no section is open, nothing may be half done (R29).
     pub fn take_effects(&self) -> Vec<Effect> {
         if self
@@ -372,6 +377,16 @@ impl<F: TableFrames> Watched<F> {
     /// Whether a TLB may still translate `va` by an old leaf.
     pub fn may_be_cached(&self, asid: Option<u16>, va: u64) -> bool {
         self.order.borrow().may_be_cached(asid, va)
+    }
+
+    /// The frame that `va` was mapped to goes back to its owner, who may use it for something else. A test's callbacks
+    /// that take frames call this; so does whoever else gives one back.
+    ///
+    /// # Panics
+    /// If a TLB may still translate `va` to it, in the space of this ASID or in one that shares the table (R25).
+    pub fn give_back(&self, asid: Option<u16>, va: u64, frame: Frame) {
+        let order = self.order.borrow();
+        order.give_back(asid, va, frame.as_u64());
     }
 
     /// Every bit of every table.

@@ -9,7 +9,13 @@
 //! * a table linked before its contents are ordered (R18);
 //! * an entry made valid again before the invalidation is complete (R27, R29);
 //! * a live entry replaced in place by one that needs break-before-make (R29);
-//! * a table given back while an entry links it, or a walker may hold its link (R32).
+//! * a table given back while an entry links it, or a walker may hold its link (R32);
+//! * a frame given back, or a table allocated in one, while a TLB may translate an address to it (R25). Who
+//!   gives frames back says so by [`super::Watched::give_back`].
+//!
+//! A table may be linked by several others: spaces share it. A TLB holds what it translates under the
+//! ASID of each tree that has reached it, and each of them must be invalidated. What a kernel's tree
+//! translates is global: an invalidation of one ASID leaves it alone.
 //!
 //! It shares no code with the library: operands and attributes are decoded here.
 
@@ -29,15 +35,26 @@ pub enum Role {
     Scratch,
 }
 
-/// Where a table hangs in its tree.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+/// The ASID of a tree, `None` for a kernel's.
+type Tree = Option<u16>;
+
+/// Where a table hangs.
+#[derive(Clone, Debug)]
+struct Place {
     /// Level of the table, 0 for a root.
-    pub level: u8,
+    level: u8,
     /// First address it translates.
-    pub base: u64,
-    /// ASID of the tree, `None` for the kernel's.
-    pub asid: Option<u16>,
+    base: u64,
+    /// Each tree that has reached it so far.
+    trees: Vec<Tree>,
+    /// The entries that link it, as table and index.
+    links: BTreeSet<(u64, usize)>,
+}
+
+impl Place {
+    const fn va(&self, index: usize) -> u64 {
+        self.base + ((index as u64) << SHIFT[self.level as usize])
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,10 +67,21 @@ enum Stage {
 #[derive(Clone, Copy, Debug)]
 struct Stale {
     stage: Stage,
-    /// The table that the old value linked.
-    link: Option<u64>,
+    /// What the old value led to: a table, or at level 3 a page.
+    frame: u64,
+    /// Whether it was a table.
+    is_link: bool,
     /// Table and index of the entry; `None` when the table is gone.
     at: Option<(u64, usize)>,
+}
+
+/// An entry in the view of a TLB, in a table of this frame: spaces of one ASID may have an entry each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    tree: Tree,
+    level: u8,
+    va: u64,
+    table: u64,
 }
 
 /// The rules, and how far each entry has come.
@@ -63,7 +91,7 @@ pub(super) struct Order {
     /// Tables whose link is cleared and which are not free yet.
     unlinked: BTreeMap<u64, Place>,
     unordered: BTreeSet<u64>,
-    stale: BTreeMap<(Option<u16>, u8, u64), Stale>,
+    stale: BTreeMap<Key, Stale>,
     /// Whether a table that is written and reached from no known root is a mistake of the test.
     every_root_is_known: bool,
 }
@@ -81,9 +109,14 @@ fn is_live(level: u8, raw: u64) -> bool {
 
 impl Order {
     /// A root comes into being.
-    pub(super) fn add_root(&mut self, frame: u64, base: u64, asid: Option<u16>) {
-        let level = 0;
-        self.places.insert(frame, Place { level, base, asid });
+    pub(super) fn add_root(&mut self, frame: u64, base: u64, tree: Tree) {
+        let root = Place {
+            level: 0,
+            base,
+            trees: vec![tree],
+            links: BTreeSet::new(),
+        };
+        self.places.insert(frame, root);
     }
 
     /// From now on, a valid entry in a table that no known root reaches is a mistake of the test.
@@ -93,7 +126,30 @@ impl Order {
 
     /// A table is allocated: its zeroes are stores like any other.
     pub(super) fn alloc(&mut self, frame: u64) {
+        let translated = self
+            .stale
+            .iter()
+            .find(|(_, s)| !s.is_link && s.frame == frame);
+        if let Some((Key { tree, va, .. }, _)) = translated {
+            panic!(
+                "R25: frame {frame:#x} becomes a table while a TLB may translate {va:#x} of {tree:?} to it"
+            );
+        }
         self.unordered.insert(frame);
+    }
+
+    /// The frame that `va` of this tree was mapped to may be used for something else.
+    pub(super) fn give_back(&self, tree: Tree, va: u64, frame: u64) {
+        for (key, stale) in &self.stale {
+            let is_it = (key.level, key.va, stale.frame) == (3, va, frame);
+            let shares = |place: &Place| place.trees.contains(&tree);
+            let is_here = key.tree == tree || self.places.get(&key.table).is_some_and(shares);
+            assert!(
+                !(is_it && is_here),
+                "R25: frame {frame:#x} is given back while a TLB may translate {va:#x} of {:?} to it",
+                key.tree
+            );
+        }
     }
 
     /// Whether the invalidation of every entry is complete.
@@ -102,14 +158,24 @@ impl Order {
     }
 
     /// The same, but for pages that `may` names.
-    pub(super) fn all_invalidated_but(&self, may: impl Fn(Option<u16>, u64) -> bool) -> bool {
+    pub(super) fn all_invalidated_but(&self, may: impl Fn(Tree, u64) -> bool) -> bool {
         let mut stale = self.stale.keys();
-        stale.all(|&(asid, level, va)| level == 3 && may(asid, va))
+        stale.all(|key| key.level == 3 && may(key.tree, key.va))
     }
 
     /// Whether a TLB may still translate `va` by an old leaf.
-    pub(super) fn may_be_cached(&self, asid: Option<u16>, va: u64) -> bool {
-        self.stale.contains_key(&(asid, 3, va))
+    pub(super) fn may_be_cached(&self, tree: Tree, va: u64) -> bool {
+        self.is_stale(tree, 3, va)
+    }
+
+    fn is_stale(&self, tree: Tree, level: u8, va: u64) -> bool {
+        let [first, last] = [0, u64::MAX].map(|table| Key {
+            tree,
+            level,
+            va,
+            table,
+        });
+        self.stale.range(first..=last).next().is_some()
     }
 
     pub(super) fn store(&mut self, frame: u64, index: usize, old: u64, new: u64) -> Role {
@@ -121,7 +187,7 @@ impl Order {
             );
             return Role::Scratch;
         }
-        let Some(&Place { level, base, asid }) = self.places.get(&frame) else {
+        let Some(place) = self.places.get(&frame) else {
             // The links of chains of spare tables are not valid.
             assert!(
                 !self.every_root_is_known || new & bits::VALID == 0,
@@ -131,12 +197,11 @@ impl Order {
             self.unordered.insert(frame);
             return Role::Scratch;
         };
-        let va = base + ((index as u64) << SHIFT[level as usize]);
+        let (level, va) = (place.level, place.va(index));
         let tables = (is_table(level, old), is_table(level, new));
         if tables == (true, true) && (old ^ new) & !bits::TABLE_SOFTWARE == 0 {
             return Role::Population;
         }
-        let key = (asid, level, va);
         match (is_live(level, old), is_live(level, new)) {
             (true, true) => {
                 let in_place = bits::AP_READ_ONLY
@@ -151,22 +216,33 @@ impl Order {
                 );
             }
             (false, true) => assert!(
-                !self.stale.contains_key(&key),
+                !place
+                    .trees
+                    .iter()
+                    .any(|tree| self.is_stale(*tree, level, va)),
                 "R27: {va:#x} is made valid before its invalidation is complete"
             ),
             _ => {}
         }
         if is_live(level, old) && old != new {
-            let link = tables.0.then_some(old & bits::ADDRESS);
-            let stage = Stage::Written;
-            let at = Some((frame, index));
-            self.stale.insert(key, Stale { stage, link, at });
+            for &tree in &place.trees {
+                let key = Key {
+                    tree,
+                    level,
+                    va,
+                    table: frame,
+                };
+                let stale = Stale {
+                    stage: Stage::Written,
+                    frame: old & bits::ADDRESS,
+                    is_link: tables.0,
+                    at: Some((frame, index)),
+                };
+                self.stale.insert(key, stale);
+            }
         }
         if tables == (true, false) {
-            let child = old & bits::ADDRESS;
-            if let Some(place) = self.places.remove(&child) {
-                self.unlinked.insert(child, place);
-            }
+            self.unlink(old & bits::ADDRESS, (frame, index));
         }
         if tables.1 {
             let child = new & bits::ADDRESS;
@@ -174,9 +250,7 @@ impl Order {
                 !self.unordered.contains(&child),
                 "R18: table {child:#x} is linked before its contents are ordered"
             );
-            let level = level + 1;
-            let base = va;
-            self.places.insert(child, Place { level, base, asid });
+            self.link(child, (frame, index));
         }
         if level == 3 {
             Role::Leaf
@@ -185,10 +259,64 @@ impl Order {
         }
     }
 
+    /// The entry `at`, which is that of a table with a place, links `child`.
+    fn link(&mut self, child: u64, at: (u64, usize)) {
+        let parent = &self.places[&at.0];
+        let (level, base, trees) = (parent.level + 1, parent.va(at.1), parent.trees.clone());
+        let place = self.places.entry(child).or_insert(Place {
+            level,
+            base,
+            trees: Vec::new(),
+            links: BTreeSet::new(),
+        });
+        assert_eq!(
+            (place.level, place.base),
+            (level, base),
+            "table {child:#x} is linked at two places"
+        );
+        place.links.insert(at);
+        self.reach(child, &trees);
+    }
+
+    /// The trees reach a table, and the tables below it.
+    fn reach(&mut self, table: u64, trees: &[Tree]) {
+        let Some(place) = self.places.get_mut(&table) else {
+            return;
+        };
+        let before = place.trees.len();
+        for tree in trees {
+            if !place.trees.contains(tree) {
+                place.trees.push(*tree);
+            }
+        }
+        if before == 0 || before == place.trees.len() {
+            // Nothing is below a table that comes new into a tree.
+            return;
+        }
+        let is_below = |place: &Place| place.links.iter().any(|(from, _)| *from == table);
+        let below = self.places.iter().filter(|(_, place)| is_below(place));
+        let below: Vec<u64> = below.map(|(table, _)| *table).collect();
+        for table in below {
+            self.reach(table, trees);
+        }
+    }
+
+    /// The entry `at` links `child` no more. The trees that have reached it this way may still have cached what is below.
+    fn unlink(&mut self, child: u64, at: (u64, usize)) {
+        if let Some(place) = self.places.get_mut(&child) {
+            place.links.remove(&at);
+            if place.links.is_empty()
+                && let Some(place) = self.places.remove(&child)
+            {
+                self.unlinked.insert(child, place);
+            }
+        }
+    }
+
     /// A table goes back to the allocator, outside the teardown of a whole tree.
     pub(super) fn free(&mut self, frame: u64) {
         assert!(
-            self.stale.values().all(|s| s.link != Some(frame)),
+            !self.stale.values().any(|s| s.is_link && s.frame == frame),
             "R32: table {frame:#x} is freed while a walker may hold its link"
         );
         self.forget(frame);
@@ -199,6 +327,9 @@ impl Order {
         self.places.remove(&frame);
         self.unlinked.remove(&frame);
         self.unordered.remove(&frame);
+        for place in self.places.values_mut() {
+            place.links.retain(|(from, _)| *from != frame);
+        }
         let is_gone = |at: &mut (u64, usize)| at.0 == frame;
         for stale in self.stale.values_mut() {
             stale.at.take_if(is_gone);
@@ -219,9 +350,9 @@ impl Order {
     /// Returns table and index of the leaves whose invalidation this completes.
     pub(super) fn dsb_ish(&mut self) -> Vec<(u64, usize)> {
         let mut done = Vec::new();
-        self.stale.retain(|(_, level, _), stale| {
+        self.stale.retain(|key, stale| {
             let is_done = stale.stage == Stage::Named;
-            if is_done && *level == 3 {
+            if is_done && key.level == 3 {
                 done.extend(stale.at);
             }
             !is_done
@@ -232,8 +363,8 @@ impl Order {
 
     pub(super) fn tlbi(&mut self, op: TlbiOp, operand: u64) {
         let named = Named::decode(op, operand);
-        for (&(asid, level, va), stale) in &mut self.stale {
-            if stale.stage == Stage::Completed && named.covers(asid, level, va, stale.link) {
+        for (key, stale) in &mut self.stale {
+            if stale.stage == Stage::Completed && named.covers(*key, stale.is_link) {
                 stale.stage = Stage::Named;
             }
         }
@@ -301,16 +432,17 @@ impl Named {
         }
     }
 
-    fn covers(&self, asid: Option<u16>, level: u8, va: u64, link: Option<u64>) -> bool {
+    fn covers(&self, key: Key, is_link: bool) -> bool {
+        let Key {
+            tree, level, va, ..
+        } = key;
         let span = 1 << (SHIFT[level as usize] - 12);
         let first = va >> 12 & PAGE_MASK;
         let hit = self
             .pages
             .is_none_or(|(from, n)| from < first + span && first < from + n);
         // An operation of one ASID leaves global entries alone.
-        let whose = self.asid.is_none() || self.asid == asid;
-        hit && whose
-            && !(self.leaf_only && link.is_some())
-            && self.ttl.is_none_or(|ttl| ttl == level)
+        let whose = self.asid.is_none() || self.asid == tree;
+        hit && whose && !(self.leaf_only && is_link) && self.ttl.is_none_or(|ttl| ttl == level)
     }
 }

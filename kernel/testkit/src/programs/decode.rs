@@ -308,7 +308,11 @@ impl Bytes<'_> {
             (1, Bulk::Clear),
             (1, Bulk::Crossed),
         ];
-        let (bulk, _) = choice(&bulks, self.raw[11]);
+        // The one that has a callback, where that goes wrong.
+        let bulk = match self.fault() {
+            Some(_) => Bulk::Each,
+            None => choice(&bulks, self.raw[11]).0,
+        };
         // Most are of the whole range.
         let (skip, within) = choice(&[(3, false), (1, true)], self.raw[12]);
         let (skip, cut) = if skip {
