@@ -63,7 +63,7 @@ pub use self::{
     might_sleep::{CannotSleep, may_sleep, might_sleep},
     mutex::{Mutex, MutexGuard},
     preempt::{in_hard_interrupt, in_interrupt, interrupt_depth},
-    run::{idle, interrupt, preempt_soon, sleep_ticks, switch_now, yield_now},
+    run::{idle, interrupt, preempt_soon, sleep_until, switch_now, yield_now},
     spawn::{Builder, JoinHandle, STACK_PAGES, SpawnError, is_quiet, spawn},
     stack::{Stack, StackError},
     system::{

@@ -226,17 +226,15 @@ pub fn switch_now() {
     schedule(Why::Yields, &Masked::already());
 }
 
-/// Sleeps for `ticks` of the timer at least.
+/// Sleeps until the timer's count is `deadline` at least.
 ///
 /// # Panics
 /// Where the caller must not sleep; see [`might_sleep`].
 #[track_caller]
-pub fn sleep_ticks(ticks: u64) {
+pub fn sleep_until(deadline: u64) {
     might_sleep();
     let masked = Masked::new();
-    current()
-        .entry()
-        .sleep_until(timer::ticks().saturating_add(ticks));
+    current().entry().sleep_until(deadline);
     schedule(Why::Waits, &masked);
 }
 

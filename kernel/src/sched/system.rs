@@ -212,8 +212,9 @@ pub fn migrate(cpu: usize) -> Result<(), NoSuchCpu> {
 /// Where the caller must not sleep; see [`might_sleep`](super::might_sleep()).
 #[track_caller]
 pub fn sleep(time: Duration) {
-    let ticks = time.as_nanos() * u128::from(timer::frequency()) / 1_000_000_000;
-    super::sleep_ticks(u64::try_from(ticks).unwrap_or(u64::MAX));
+    let ticks = (time.as_nanos() * u128::from(timer::frequency())).div_ceil(1_000_000_000);
+    let ticks = u64::try_from(ticks).unwrap_or(u64::MAX);
+    super::sleep_until(timer::ticks().saturating_add(ticks));
 }
 
 /// Where the calling task may run.

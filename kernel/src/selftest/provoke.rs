@@ -94,7 +94,7 @@ fn lock_in_an_interrupt() {
         .and_then(|()| interrupts::enable(id))
         .and_then(|()| interrupts::send_to_self(id));
     println!("sent: {sent:?}");
-    let until = timer::ticks() + timer::frequency();
+    let until = timer::ticks() + 10 * timer::frequency();
     while timer::ticks() < until {
         cpu_relax();
     }
@@ -119,7 +119,7 @@ fn panic_on_the_other_cpus() {
     }
     println!("registered: {registered:?}");
     println!("sent: {:?}", interrupts::send_to_others(id));
-    let until = timer::ticks() + 5 * timer::frequency();
+    let until = timer::ticks() + 10 * timer::frequency();
     while timer::ticks() < until {
         println!("still here");
     }

@@ -183,14 +183,20 @@ mod tests {
     use std::path::PathBuf;
     use std::thread;
 
+    /// For boards that come to an end.
+    const PATIENT: Patience = Patience {
+        first: None,
+        silence: Duration::from_secs(60),
+    };
+    /// For boards that print one text at most, whenever a busy host lets them.
     const QUICK: Patience = Patience {
-        first: Some(Duration::from_millis(300)),
+        first: None,
         silence: Duration::from_millis(300),
     };
     const SUITE: &str = "[    0.1] info: lazymmu 0.1.0: entered at EL2\r\nKTAP version 1\r\n1..2\r\nok 1 a\r\nok 2 b\r\n";
 
     /// The other end of the line: a board that prints these texts, and stays.
-    fn follow(texts: &[&[u8]], stays: bool) -> (End, Session, Vec<String>) {
+    fn follow(texts: &[&[u8]], patience: Patience, stays: bool) -> (End, Session, Vec<String>) {
         let pty = openpty(None, None).expect("the system has pseudo terminals");
         let path: PathBuf = nix::unistd::ttyname(&pty.slave).expect("it has a name");
         let mut port = Port::open(&path).expect("it is a port");
@@ -208,7 +214,7 @@ mod tests {
         let mut session = Session::new(Console::default());
         let mut lines = Vec::new();
         let end = session
-            .follow(&mut port, QUICK, |line| lines.push(line.to_owned()))
+            .follow(&mut port, patience, |line| lines.push(line.to_owned()))
             .expect("the port can be read");
         drop(board.join().expect("it does not panic"));
         (end, session, lines)
@@ -228,7 +234,8 @@ mod tests {
     fn sentinel_ends_the_session_with_its_status() {
         for (line, expected) in [("0", 0), ("1", 1), ("2", 2), ("3", 3)] {
             let last = format!("panic: odd\r\nlazymmu: exit {line}\r\nnothing after it counts");
-            let (end, session, lines) = follow(&[b"[ 0.1] hel", b"lo\r\n", last.as_bytes()], true);
+            let (end, session, lines) =
+                follow(&[b"[ 0.1] hel", b"lo\r\n", last.as_bytes()], PATIENT, true);
             assert_eq!(end, End::Announced(expected));
             assert_eq!(lines[0], "[ 0.1] hello");
             let (status, text, report) = status(&end, session);
@@ -248,7 +255,7 @@ mod tests {
             b"lazymmu: exit 0",
         ];
         for text in like {
-            let (end, ..) = follow(&[text], true);
+            let (end, ..) = follow(&[text], QUICK, true);
             assert!(matches!(end, End::Silent(_)), "{end:?}");
         }
     }
@@ -257,7 +264,7 @@ mod tests {
     fn self_tests_are_read_and_a_reset_board_begins_anew() {
         let half = &SUITE[..SUITE.len() - 8];
         let whole = format!("{half}\r\nfirmware\r\n{SUITE}lazymmu: exit 0\r\n");
-        let (end, session, _) = follow(&[whole.as_bytes()], true);
+        let (end, session, _) = follow(&[whole.as_bytes()], PATIENT, true);
         let (status, _, report) = status(&end, session);
         let report = report.expect("tests ran");
         assert_eq!((status, report.problems.len()), (0, 0), "{report:?}");
@@ -272,13 +279,14 @@ mod tests {
 
     #[test]
     fn silence_is_a_hang_before_and_after_the_first_byte() {
-        let (end, session, _) = follow(&[], true);
+        let first = Some(Duration::from_millis(300));
+        let (end, session, _) = follow(&[], Patience { first, ..PATIENT }, true);
         assert_eq!(end, End::NeverHeard(Duration::from_millis(300)));
         let (number, text, _) = status(&end, session);
         assert_eq!(number, failure::HUNG);
         assert!(text.contains("nothing came from /dev/ttyUSB0"), "{text}");
 
-        let (end, session, _) = follow(&[b"MESS:00:00:04: brfs\r\n"], true);
+        let (end, session, _) = follow(&[b"MESS:00:00:04: brfs\r\n"], QUICK, true);
         assert_eq!(end, End::Silent(Duration::from_millis(300)));
         let (number, text, _) = status(&end, session);
         assert_eq!(number, failure::HUNG);
@@ -291,14 +299,14 @@ mod tests {
 
     #[test]
     fn wrong_speed_is_recognized() {
-        let (end, session, _) = follow(&[b"\xff\x80x\xf0\0\xe0"], true);
+        let (end, session, _) = follow(&[b"\xff\x80x\xf0\0\xe0"], QUICK, true);
         let (_, text, _) = status(&end, session);
         assert!(text.contains("the line's speed is wrong"), "{text}");
     }
 
     #[test]
     fn unplugged_adapter_is_an_error_of_its_own() {
-        let (end, session, _) = follow(&[b"[ 0.1] hello\r\n"], false);
+        let (end, session, _) = follow(&[b"[ 0.1] hello\r\n"], PATIENT, false);
         assert!(matches!(end, End::Gone(_)), "{end:?}");
         let (number, text, _) = status(&end, session);
         assert_eq!(number, 1);

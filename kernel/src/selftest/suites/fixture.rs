@@ -14,6 +14,8 @@ use lazymmu::{Backend, BarrierPolicy, Counts, PageRange, Prot, PteRef, SpaceErro
 
 use crate::arch::Arm64;
 use crate::arch::probe::{self, Fault};
+use crate::arch::relax::cpu_relax;
+use crate::arch::timer;
 use crate::arch::window::{self, WindowId};
 use crate::mm::MMU;
 use crate::mm::frames::{FrameList, OutOfFrames};
@@ -22,6 +24,34 @@ use crate::mm::layout::linear_virt;
 use crate::mm::terms::{Terms, TermsError};
 use crate::mm::vmap::{self, Area, VmapError};
 use crate::sched::{self, JoinHandle};
+
+/// Seconds that a test waits for what must happen: between two instructions a busy host may let some pass.
+const PATIENCE: u64 = 10;
+
+/// The time, in ticks of the timer, up to which to wait for what must happen.
+pub(crate) fn patience() -> u64 {
+    timer::ticks() + PATIENCE * timer::frequency()
+}
+
+/// Spins until `condition` holds; `false` if it does not within [`PATIENCE`].
+pub(crate) fn spin_until(mut condition: impl FnMut() -> bool) -> bool {
+    let until = patience();
+    while !condition() {
+        if timer::ticks() > until {
+            return false;
+        }
+        cpu_relax();
+    }
+    true
+}
+
+/// Spins for so many ticks of the timer.
+pub(crate) fn spin_for(ticks: u64) {
+    let until = timer::ticks() + ticks;
+    while timer::ticks() < until {
+        cpu_relax();
+    }
+}
 
 /// Frames and an area that maps them. Dropping it undoes the mapping first.
 pub(crate) struct Pages {

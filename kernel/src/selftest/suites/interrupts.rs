@@ -9,9 +9,8 @@ use lazymmu::{
     SpaceError, SpaceKind,
 };
 
-use super::fixture::{Pages, counted, dsb_ish_of_a_flush, with};
+use super::fixture::{Pages, counted, dsb_ish_of_a_flush, patience, spin_for, spin_until, with};
 use crate::arch::Arm64;
-use crate::arch::relax::cpu_relax;
 use crate::arch::timer;
 use crate::mm::frames::FrameList;
 use crate::mm::layout::VMAP;
@@ -57,9 +56,8 @@ pub(super) fn in_interrupt(action: fn()) -> Result<(), InterruptError> {
     DONE.store(false, Ordering::Relaxed);
     interrupts::register(id, handler)?;
     let sent = interrupts::enable(id).and_then(|()| interrupts::send_to_self(id));
-    let until = timer::ticks() + timer::frequency();
-    while sent.is_ok() && !DONE.load(Ordering::Relaxed) && timer::ticks() < until {
-        cpu_relax();
+    if sent.is_ok() {
+        spin_until(|| DONE.load(Ordering::Relaxed));
     }
     // Not for another interrupt, if this one did not come.
     ACTION.lock().take();
@@ -317,17 +315,11 @@ impl Drop for Ticking {
 
 fn the_timer_interrupts() -> TestResult {
     let ticking = Ticking::start()?;
-    let until = timer::ticks() + timer::frequency();
-    while TICKS.load(Ordering::Relaxed) < 5 && timer::ticks() < until {
-        cpu_relax();
-    }
+    let came = spin_until(|| TICKS.load(Ordering::Relaxed) >= 5);
     drop(ticking);
-    expect!(TICKS.load(Ordering::Relaxed) >= 5);
+    expect!(came);
     let stopped = TICKS.load(Ordering::Relaxed);
-    let until = timer::ticks() + u64::from(period()) * 4;
-    while timer::ticks() < until {
-        cpu_relax();
-    }
+    spin_for(u64::from(period()) * 4);
     expect_eq!(TICKS.load(Ordering::Relaxed), stopped);
     Ok(())
 }
@@ -337,10 +329,9 @@ fn r12_a_section_survives_many_interrupts() -> TestResult {
     let _with = expect_ok!(with(Backend::DeferBarriers));
     let pages = expect_ok!(Pages::unmapped(COUNT));
     let ticking = Ticking::start()?;
-    let mut rounds = 0;
+    let until = patience();
     // The host decides how many interrupts hit a round; go on until it were plenty.
-    while TICKS.load(Ordering::Relaxed) < 20 && rounds < 1000 {
-        rounds += 1;
+    while TICKS.load(Ordering::Relaxed) < 20 && timer::ticks() < until {
         let (result, spent) = counted(|| -> Result<(), SpaceError> {
             let _section = MMU.lazy().section()?;
             map_each(&pages, COUNT)

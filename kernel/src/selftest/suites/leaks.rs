@@ -10,7 +10,7 @@ use aarch64_cpu::registers::DAIF;
 use lazymmu::{Backend, Backing, BarrierPolicy, Owed, Prot};
 use tock_registers::interfaces::Readable;
 
-use super::fixture::{self, Pages, counts};
+use super::fixture::{self, Pages, counts, patience};
 use crate::arch::relax::cpu_relax;
 use crate::arch::{interrupts, timer};
 use crate::mm::vmap::{self, Area};
@@ -69,7 +69,7 @@ impl KernelState {
 
     /// Waits, within reason, until tasks that have ended are cleared away: on other CPUs that takes a moment.
     fn settle(&self) {
-        let until = timer::ticks() + timer::frequency();
+        let until = patience();
         while (sched::alive() > self.tasks || !sched::is_quiet()) && timer::ticks() < until {
             match sched::may_sleep() {
                 Ok(()) => sched::sleep(Duration::from_micros(50)),

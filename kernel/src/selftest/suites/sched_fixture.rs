@@ -7,7 +7,7 @@ use lazymmu::{
     AddressSpace, Backing, Mapping, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind, VirtAddr,
 };
 
-use crate::arch::relax::cpu_relax;
+use super::fixture::patience;
 use crate::arch::timer;
 use crate::bench;
 use crate::mm::MMU;
@@ -96,7 +96,9 @@ pub(super) struct Slices {
 impl Slices {
     /// Slices so long that no test sees one end, in force on return: for tests that count switches.
     pub(super) fn endless() -> Self {
-        let slices = Self::of(Duration::from_secs(2));
+        let slices = Self {
+            _longer: sched::Slices::longest(),
+        };
         // The next one begins with a switch.
         sched::sleep(Duration::from_micros(50));
         slices
@@ -151,9 +153,9 @@ pub(super) fn switches_of_cpu(cpu: usize) -> u64 {
     sched::stats(cpu).switches
 }
 
-/// Waits, asleep in between, until `condition` holds; `false` if it does not within seconds.
+/// Waits, asleep in between, until `condition` holds; `false` if it does not within [`patience`].
 pub(super) fn settle(mut condition: impl FnMut() -> bool) -> bool {
-    let until = timer::ticks() + 10 * timer::frequency();
+    let until = patience();
     while !condition() {
         if timer::ticks() > until {
             return false;
@@ -161,12 +163,4 @@ pub(super) fn settle(mut condition: impl FnMut() -> bool) -> bool {
         sched::sleep(Duration::from_micros(200));
     }
     true
-}
-
-/// Spins for `time`, or until `condition` holds.
-pub(super) fn spin_until(time: Duration, mut condition: impl FnMut() -> bool) {
-    let until = timer::ticks() + ticks(time);
-    while timer::ticks() < until && !condition() {
-        cpu_relax();
-    }
 }

@@ -11,6 +11,7 @@ use aarch64_cpu::registers::{
 use arrayvec::ArrayVec;
 use tock_registers::interfaces::Readable;
 
+use super::fixture::{spin_for, spin_until};
 use crate::arch::backtrace::Stack;
 use crate::arch::percpu;
 use crate::arch::probe::try_read_u8;
@@ -243,15 +244,8 @@ fn forget_arrivals() {
 
 /// Waits for as many arrivals in all, and then a little for more than that.
 fn wait_for_arrivals(expected: u32) {
-    let millisecond = timer::frequency() / 1000;
-    let until = timer::ticks() + 1000 * millisecond;
-    while arrivals().iter().sum::<u32>() < expected && timer::ticks() < until {
-        cpu_relax();
-    }
-    let until = timer::ticks() + 2 * millisecond;
-    while timer::ticks() < until {
-        cpu_relax();
-    }
+    spin_until(|| arrivals().iter().sum::<u32>() >= expected);
+    spin_for(timer::frequency() / 500);
 }
 
 fn count_here(_: IntId) {
@@ -360,10 +354,7 @@ fn a_series_of_interrupts_arrives_one_by_one() -> TestResult {
     for round in 1..=20 {
         SENT.store(round, Ordering::Relaxed);
         expect_ok!(interrupts::send_to_others(SGI));
-        let until = timer::ticks() + timer::frequency();
-        while arrivals().iter().sum::<u32>() < others * round as u32 && timer::ticks() < until {
-            cpu_relax();
-        }
+        spin_until(|| arrivals().iter().sum::<u32>() >= others * round as u32);
     }
     expect_eq!(arrivals().iter().sum::<u32>(), 20 * others);
     expect_eq!(STALE.load(Ordering::Relaxed), 0);
