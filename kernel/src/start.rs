@@ -344,7 +344,10 @@ pub fn interrupt_controller() -> Result<(), StartError> {
             stride,
         } => Controller::V3 {
             distributor: map(*distributor)?,
-            redistributors: map(redistributors[0])?,
+            redistributors: redistributors
+                .iter()
+                .map(|region| map(*region))
+                .collect::<Result<_, _>>()?,
             stride: *stride,
         },
     };

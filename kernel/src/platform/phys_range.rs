@@ -68,6 +68,16 @@ impl PhysRange {
         self.start <= other.start && other.end <= self.end
     }
 
+    /// Both as one range, or `None` if there is something between them.
+    #[must_use]
+    pub fn joined(self, other: Self) -> Option<Self> {
+        let touches = self.start <= other.end && other.start <= self.end;
+        touches.then(|| Self {
+            start: self.start.min(other.start),
+            end: self.end.max(other.end),
+        })
+    }
+
     /// The smallest range of whole pages that holds this one. The last page
     /// below 2^64 counts as its last byte only: no frame lies there.
     #[must_use]

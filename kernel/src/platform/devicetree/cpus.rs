@@ -12,37 +12,37 @@ use super::tree::Tree;
 /// Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0, as in MPIDR_EL1.
 const AFFINITY: u64 = 0xff_00ff_ffff;
 
-/// CPUs in the order of the tree.
-pub fn cpus(tree: Tree<'_>, notes: &mut Notes) -> Result<ArrayVec<Cpu, MAX_CPUS>, DeviceTreeError> {
+/// CPUs in the order of the tree. One that is not described well enough is left out or stays off, with a
+/// note: the others work without it.
+pub fn cpus(tree: Tree<'_>, notes: &mut Notes) -> ArrayVec<Cpu, MAX_CPUS> {
     let mut list: ArrayVec<Cpu, MAX_CPUS> = ArrayVec::new();
     let mut ignored = 0;
     let nodes = tree.root().child("cpus");
-    for node in nodes.iter().flat_map(Place::children) {
-        if !is_cpu(&node) {
-            continue;
-        }
-        let Some((mpidr, _)) = node.reg(Sizes::None)?.next() else {
-            continue;
+    for node in nodes.iter().flat_map(Place::children).filter(is_cpu) {
+        let mpidr = match affinity(&node) {
+            Ok(mpidr) if list.iter().any(|cpu| cpu.mpidr == mpidr) => {
+                Err(DeviceTreeError::DuplicateCpu {
+                    node: node.path(),
+                    mpidr,
+                })
+            }
+            affinity => affinity,
         };
-        if mpidr & !AFFINITY != 0 {
-            return Err(DeviceTreeError::BadValue {
-                node: node.path(),
-                property: "reg",
-                value: Quoted::from_arguments(format_args!("{mpidr:#x}")),
-                allowed: "the affinity fields of MPIDR_EL1, bits within 0xff00ffffff",
-            });
-        }
-        if list.iter().any(|cpu| cpu.mpidr == mpidr) {
-            return Err(DeviceTreeError::DuplicateCpu {
-                node: node.path(),
+        let mpidr = match mpidr {
+            Ok(mpidr) => mpidr,
+            Err(error) => {
+                notes.add(Note::CpuUnusable { error });
+                continue;
+            }
+        };
+        let enable_method = enable_method(&node, notes);
+        if list
+            .try_push(Cpu {
                 mpidr,
-            });
-        }
-        let cpu = Cpu {
-            mpidr,
-            enable_method: enable_method(&node, notes)?,
-        };
-        if list.try_push(cpu).is_err() {
+                enable_method,
+            })
+            .is_err()
+        {
             ignored += 1;
         }
     }
@@ -52,33 +52,48 @@ pub fn cpus(tree: Tree<'_>, notes: &mut Notes) -> Result<ArrayVec<Cpu, MAX_CPUS>
     if list.is_empty() {
         notes.add(Note::NoCpus);
     }
-    Ok(list)
+    list
+}
+
+/// The affinity fields of a CPU: the first entry of its `reg`.
+fn affinity(node: &Place<'_>) -> Result<u64, DeviceTreeError> {
+    let mut entries = node.reg(Sizes::None)?;
+    match entries.next() {
+        Some((mpidr, _)) if mpidr & !AFFINITY == 0 => Ok(mpidr),
+        other => Err(DeviceTreeError::BadValue {
+            node: node.path(),
+            property: "reg",
+            value: Quoted::from_arguments(format_args!("{:#x}", other.unwrap_or_default().0)),
+            allowed: "the affinity fields of MPIDR_EL1, bits within 0xff00ffffff",
+        }),
+    }
 }
 
 /// For a CPU, `disabled` means "not running yet"; only `fail` means unusable
 /// (Devicetree Specification 3.8.1).
 fn is_cpu(node: &Place<'_>) -> bool {
-    let kind = match node.text("device_type") {
-        Some(kind) => kind == "cpu",
-        None => node.base_name() == "cpu",
-    };
+    let kind = node.base_name() == b"cpu" || node.text("device_type") == Some("cpu");
     let status = node.text("status").unwrap_or_default();
     kind && !status.starts_with("fail")
 }
 
-fn enable_method(node: &Place<'_>, notes: &mut Notes) -> Result<EnableMethod, DeviceTreeError> {
+fn enable_method(node: &Place<'_>, notes: &mut Notes) -> EnableMethod {
     match node.texts("enable-method").next() {
-        None => Ok(EnableMethod::Unknown),
-        Some("psci") => Ok(EnableMethod::Psci),
-        Some("spin-table") => Ok(EnableMethod::SpinTable {
-            release_address: release_address(node)?,
-        }),
+        None => EnableMethod::Unknown,
+        Some("psci") => EnableMethod::Psci,
+        Some("spin-table") => match release_address(node) {
+            Ok(release_address) => EnableMethod::SpinTable { release_address },
+            Err(error) => {
+                notes.add(Note::CpuUnusable { error });
+                EnableMethod::Unknown
+            }
+        },
         Some(other) => {
             notes.add(Note::UnknownEnableMethod {
                 node: node.path(),
                 method: Quoted::from_line(other),
             });
-            Ok(EnableMethod::Unknown)
+            EnableMethod::Unknown
         }
     }
 }
@@ -86,16 +101,11 @@ fn enable_method(node: &Place<'_>, notes: &mut Notes) -> Result<EnableMethod, De
 /// The specification wants 64 bits; there are trees with 32.
 fn release_address(node: &Place<'_>) -> Result<u64, DeviceTreeError> {
     const NAME: &str = "cpu-release-addr";
-    let Some(value) = node.property(NAME) else {
+    let Some(address) = node.u64(NAME)? else {
         return Err(DeviceTreeError::MissingProperty {
             node: node.path(),
             property: NAME,
         });
-    };
-    let address = match (<[u8; 8]>::try_from(value), <[u8; 4]>::try_from(value)) {
-        (Ok(bytes), _) => u64::from_be_bytes(bytes),
-        (_, Ok(bytes)) => u64::from(u32::from_be_bytes(bytes)),
-        _ => return Err(node.bad_length(NAME, value.len(), 4)),
     };
     // The word is written with one 64-bit store, which must be single-copy
     // atomic for the waiting CPU.

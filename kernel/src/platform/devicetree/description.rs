@@ -8,14 +8,14 @@ use core::fmt;
 
 use arrayvec::ArrayVec;
 
-use super::error::{NodePath, Quoted};
+use super::error::{DeviceTreeError, NodePath, Quoted};
 use crate::platform::phys_range::PhysRange;
 use crate::text::Text;
 
 /// Banks of RAM, after merging neighbors.
 pub const MAX_BANKS: usize = 16;
-/// Entries of /reserved-memory and the memory reservation block together.
-pub const MAX_RESERVATIONS: usize = 32;
+/// Entries of /reserved-memory, of the memory reservation block and of /chosen together.
+pub const MAX_RESERVATIONS: usize = 64;
 /// CPUs.
 pub const MAX_CPUS: usize = 16;
 /// Redistributor regions of a GICv3.
@@ -175,10 +175,17 @@ pub enum Note {
         /// Path of the node.
         node: NodePath,
     },
+    /// `linux,initrd-start` and `linux,initrd-end` of `/chosen` state no range.
+    InitrdWithoutRange,
     /// There are more CPUs than the kernel keeps.
     CpusIgnored {
         /// How many are left out.
         count: usize,
+    },
+    /// A CPU node is wrong.
+    CpuUnusable {
+        /// What is wrong.
+        error: DeviceTreeError,
     },
     /// There is no CPU node.
     NoCpus,
@@ -199,12 +206,12 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoStdoutPath => f.write_str(
-                "/chosen has no stdout-path: the first enabled PL011 is the console",
+                "/chosen has no stdout-path: the first enabled PL011, if there is one, is the console",
             ),
             Self::StdoutPathUnusable { path } => write!(
                 f,
-                "/chosen/stdout-path {path} leads to no enabled PL011: the first one in the tree is \
-                 the console"
+                "/chosen/stdout-path {path} leads to no enabled PL011: the first one in the tree, if \
+                 there is one, is the console"
             ),
             Self::NoConsole => f.write_str("the device tree has no enabled PL011: no console"),
             Self::OverlappingMemory { at } => write!(
@@ -216,10 +223,15 @@ impl fmt::Display for Note {
                 "{node} reserves memory without saying where, for a driver this kernel does not \
                  have: ignored"
             ),
+            Self::InitrdWithoutRange => f.write_str(
+                "/chosen: linux,initrd-start and linux,initrd-end are not the start and the end of anything: \
+                 ignored",
+            ),
             Self::CpusIgnored { count } => write!(
                 f,
                 "the kernel keeps {MAX_CPUS} CPUs: {count} more are ignored"
             ),
+            Self::CpuUnusable { error } => write!(f, "{error}; this CPU stays off"),
             Self::NoCpus => f.write_str("the device tree has no CPU node: only this CPU is used"),
             Self::UnknownEnableMethod { node, method } => write!(
                 f,

@@ -8,13 +8,20 @@ use super::description::{
     Console, ConsoleSource, InterruptController, MAX_REDISTRIBUTOR_REGIONS, Note, TimerInterrupts,
 };
 use super::error::{DeviceTreeError, Quoted};
+use super::flat::{CELL, MAX_DEPTH};
 use super::place::Place;
 use super::tree::Tree;
 
 const PL011: &[&str] = &["arm,pl011"];
-const GIC_V2: &[&str] = &["arm,cortex-a15-gic", "arm,gic-400"];
+const GIC_V2: &[&str] = &[
+    "arm,cortex-a15-gic",
+    "arm,gic-400",
+    "arm,cortex-a7-gic",
+    "qcom,msm-qgic2",
+];
 const GIC_V3: &[&str] = &["arm,gic-v3"];
-const TIMER: &[&str] = &["arm,armv8-timer"];
+/// The older name is that of CPUs with AArch32; some that have both were described by it.
+const TIMER: &[&str] = &["arm,armv8-timer", "arm,armv7-timer"];
 
 /// A private peripheral interrupt in the GIC binding's first cell.
 const PPI: u32 = 1;
@@ -22,19 +29,21 @@ const PPI: u32 = 1;
 const FIRST_PPI_INTID: u32 = 16;
 /// Private peripheral interrupts per CPU.
 const PPIS: u32 = 16;
-/// Bytes of a GIC interrupt specifier's three cells.
+/// Cells of a GIC interrupt specifier; a fourth one chooses a set of CPUs.
 const MIN_INTERRUPT_CELLS: u32 = 3;
+/// Linux takes no more cells from any controller.
+const MAX_INTERRUPT_CELLS: u32 = 16;
+
+/// Bytes of one register frame of a redistributor, and of the two that each has at least.
+const FRAME: u64 = 0x1_0000;
+const MIN_STRIDE: u64 = 2 * FRAME;
 
 /// The UART `/chosen/stdout-path` leads to, else the first one.
 ///
 /// The path's options (`:115200n8`) are not used: firmware has set the line up,
 /// and the kernel does not know the UART's clock well enough to do it better.
 pub fn console(tree: Tree<'_>, notes: &mut Notes) -> Result<Option<Console>, DeviceTreeError> {
-    let chosen = tree.root().child("chosen");
-    let path = match chosen {
-        Some(chosen) => chosen.checked_text("stdout-path")?,
-        None => None,
-    };
+    let path = stdout_path(tree)?;
     if let Some(path) = path {
         let place = path.split(':').next().and_then(|path| tree.find(path));
         match place.filter(|place| place.is_enabled() && place.is_compatible(PL011)) {
@@ -61,6 +70,18 @@ pub fn console(tree: Tree<'_>, notes: &mut Notes) -> Result<Option<Console>, Dev
             Ok(None)
         }
     }
+}
+
+/// What `/chosen` names as the console; an empty name is none.
+fn stdout_path(tree: Tree<'_>) -> Result<Option<&str>, DeviceTreeError> {
+    let Some(chosen) = tree.root().child("chosen") else {
+        return Ok(None);
+    };
+    let path = match chosen.checked_text("stdout-path")? {
+        None => chosen.checked_text("linux,stdout-path")?,
+        path => path,
+    };
+    Ok(path.filter(|path| !path.is_empty()))
 }
 
 /// The interrupt controller and its node.
@@ -103,15 +124,20 @@ fn gic_v3(node: &Place<'_>) -> Result<InterruptController, DeviceTreeError> {
     for region in 0..regions {
         redistributors.push(node.registers(1 + region)?);
     }
-    let stride = match node.property("redistributor-stride") {
-        None => None,
-        // The binding leaves the number of cells open.
-        Some(value) => match (<[u8; 8]>::try_from(value), <[u8; 4]>::try_from(value)) {
-            (Ok(bytes), _) => Some(u64::from_be_bytes(bytes)),
-            (_, Ok(bytes)) => Some(u64::from(u32::from_be_bytes(bytes))),
-            _ => return Err(node.bad_length("redistributor-stride", value.len(), 4)),
-        },
-    };
+    // The binding leaves the number of cells open, and 0 says nothing.
+    let stride = node
+        .u64("redistributor-stride")?
+        .filter(|stride| *stride != 0);
+    if let Some(stride) = stride
+        && (stride < MIN_STRIDE || !stride.is_multiple_of(FRAME))
+    {
+        return Err(DeviceTreeError::BadValue {
+            node: node.path(),
+            property: "redistributor-stride",
+            value: Quoted::from_arguments(format_args!("{stride:#x}")),
+            allowed: "0x20000 or more, in steps of 0x10000",
+        });
+    }
     Ok(InterruptController::GicV3 {
         distributor: node.registers(0)?,
         redistributors,
@@ -129,49 +155,17 @@ pub fn timer(
         notes.add(Note::NoTimer);
         return Ok(TimerInterrupts::default());
     };
-    let cells = gic.u32("#interrupt-cells")?.unwrap_or(MIN_INTERRUPT_CELLS);
-    if !(MIN_INTERRUPT_CELLS..=4).contains(&cells) {
-        return Err(DeviceTreeError::BadValue {
-            node: gic.path(),
-            property: "#interrupt-cells",
-            value: Quoted::from_arguments(format_args!("{cells}")),
-            allowed: "3 or 4",
-        });
-    }
-    let unit = cells as usize * 4;
-    let Some(value) = node.property("interrupts") else {
-        return Err(DeviceTreeError::MissingProperty {
-            node: node.path(),
-            property: "interrupts",
-        });
-    };
-    if value.is_empty() || !value.len().is_multiple_of(unit) {
-        return Err(node.bad_length("interrupts", value.len(), unit));
-    }
+    let names = node.property("interrupt-names").is_some();
     let intid = |wanted: &str, default: usize| -> Result<Option<u32>, DeviceTreeError> {
-        let index = match node.property("interrupt-names") {
-            Some(_) => node
+        let index = match names {
+            true => node
                 .texts("interrupt-names")
                 .position(|name| name == wanted),
-            None => Some(default),
+            false => Some(default),
         };
-        let Some(specifier) = index.and_then(|index| value.chunks_exact(unit).nth(index)) else {
-            return Ok(None);
-        };
-        let cell = |index: usize| {
-            let bytes = specifier.get(index * 4..).and_then(<[u8]>::first_chunk);
-            bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))
-        };
-        let (kind, number) = (cell(0), cell(1));
-        if kind == PPI && number < PPIS {
-            Ok(Some(FIRST_PPI_INTID + number))
-        } else {
-            Err(DeviceTreeError::BadValue {
-                node: node.path(),
-                property: "interrupts",
-                value: Quoted::from_arguments(format_args!("<{kind} {number}>")),
-                allowed: "a private interrupt, <1 0> to <1 15>",
-            })
+        match index {
+            Some(index) => private_interrupt(tree, &node, gic, index),
+            None => Ok(None),
         }
     };
     // Order without names: secure physical, non-secure physical, virtual,
@@ -179,5 +173,159 @@ pub fn timer(
     Ok(TimerInterrupts {
         physical_timer: intid("phys", 1)?,
         virtual_timer: intid("virt", 2)?,
+    })
+}
+
+/// INTID of interrupt `index` of `node`, which must be a private one; `None` if there is none.
+fn private_interrupt(
+    tree: Tree<'_>,
+    node: &Place<'_>,
+    gic: &Place<'_>,
+    index: usize,
+) -> Result<Option<u32>, DeviceTreeError> {
+    let Some(interrupt) = interrupt(tree, node, gic, index)? else {
+        return Ok(None);
+    };
+    let cell = |index: usize| {
+        let bytes = interrupt
+            .specifier
+            .get(index * CELL..)
+            .and_then(<[u8]>::first_chunk);
+        bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))
+    };
+    let bad = |value, allowed| {
+        Err(DeviceTreeError::BadValue {
+            node: node.path(),
+            property: interrupt.property,
+            value,
+            allowed,
+        })
+    };
+    if !interrupt.controller.is(gic) {
+        let value = Quoted::from_arguments(format_args!("for {}", interrupt.controller.path()));
+        return bad(value, "an interrupt of the GIC");
+    }
+    match (cell(0), cell(1)) {
+        (PPI, number) if number < PPIS => Ok(Some(FIRST_PPI_INTID + number)),
+        (kind, number) => bad(
+            Quoted::from_arguments(format_args!("<{kind} {number}>")),
+            "a private interrupt, <1 0> to <1 15>",
+        ),
+    }
+}
+
+/// An interrupt of a device.
+struct Interrupt<'a> {
+    controller: Place<'a>,
+    /// What the controller's binding defines.
+    specifier: &'a [u8],
+    /// The property that states it.
+    property: &'static str,
+}
+
+/// Interrupt `index` of `node`, from `interrupts-extended` or else `interrupts` (Devicetree Specification
+/// 2.4). `gic` is the controller where the tree names none.
+fn interrupt<'a>(
+    tree: Tree<'a>,
+    node: &Place<'a>,
+    gic: &Place<'a>,
+    index: usize,
+) -> Result<Option<Interrupt<'a>>, DeviceTreeError> {
+    const EXTENDED: &str = "interrupts-extended";
+    let Some(mut rest) = node.property(EXTENDED) else {
+        let Some(value) = node.property("interrupts") else {
+            return Err(DeviceTreeError::MissingProperty {
+                node: node.path(),
+                property: "interrupts",
+            });
+        };
+        let controller = interrupt_parent(tree, node)?.unwrap_or_else(|| gic.clone());
+        let unit = specifier_size(&controller, gic)?;
+        if value.is_empty() || !value.len().is_multiple_of(unit) {
+            return Err(node.bad_length("interrupts", value.len(), unit));
+        }
+        let specifier = value.chunks_exact(unit).nth(index);
+        return Ok(specifier.map(|specifier| Interrupt {
+            controller,
+            specifier,
+            property: "interrupts",
+        }));
+    };
+    let mut at = 0;
+    while let Some((phandle, after)) = rest.split_first_chunk() {
+        let phandle = u32::from_be_bytes(*phandle);
+        // 0 keeps the place of an interrupt that is not connected.
+        let controller = match phandle {
+            0 => None,
+            _ => Some(
+                tree.find_phandle(phandle)
+                    .ok_or_else(|| DeviceTreeError::BadValue {
+                        node: node.path(),
+                        property: EXTENDED,
+                        value: Quoted::from_arguments(format_args!("<{phandle:#x} ...>")),
+                        allowed: "the phandle of an interrupt controller before each specifier",
+                    })?,
+            ),
+        };
+        let unit = match &controller {
+            Some(controller) => specifier_size(controller, gic)?,
+            None => 0,
+        };
+        let Some((specifier, others)) = after.split_at_checked(unit) else {
+            return Err(node.bad_length(EXTENDED, after.len(), unit));
+        };
+        if at == index {
+            return Ok(controller.map(|controller| Interrupt {
+                controller,
+                specifier,
+                property: EXTENDED,
+            }));
+        }
+        (rest, at) = (others, at + 1);
+    }
+    Ok(None)
+}
+
+/// The controller that the interrupts of `node` go to: the first with `#interrupt-cells` on the way up by
+/// `interrupt-parent`, or by the tree where there is none.
+fn interrupt_parent<'a>(
+    tree: Tree<'a>,
+    node: &Place<'a>,
+) -> Result<Option<Place<'a>>, DeviceTreeError> {
+    let mut place = node.clone();
+    // A tree may send us in a circle.
+    for _ in 0..MAX_DEPTH {
+        let above = place.parent();
+        place = match place.u32("interrupt-parent")? {
+            Some(phandle) => match tree.find_phandle(phandle) {
+                Some(parent) => parent,
+                None => return Ok(None),
+            },
+            None if above.is(&place) => return Ok(None),
+            None => above,
+        };
+        if place.property("#interrupt-cells").is_some() {
+            return Ok(Some(place));
+        }
+    }
+    Ok(None)
+}
+
+/// Bytes of an interrupt specifier for `controller`.
+fn specifier_size(controller: &Place<'_>, gic: &Place<'_>) -> Result<usize, DeviceTreeError> {
+    const NAME: &str = "#interrupt-cells";
+    let cells = controller.u32(NAME)?.unwrap_or(MIN_INTERRUPT_CELLS);
+    let (allowed, rule) = match controller.is(gic) {
+        true => (MIN_INTERRUPT_CELLS..=4, "3 or 4"),
+        false => (1..=MAX_INTERRUPT_CELLS, "1 to 16"),
+    };
+    if allowed.contains(&cells) {
+        return Ok(cells as usize * CELL);
+    }
+    Err(DeviceTreeError::BadValue {
+        node: controller.path(),
+        property: NAME,
+        value: Quoted::from_arguments(format_args!("{cells}")),
+        allowed: rule,
     })
 }

@@ -3,12 +3,10 @@
 
 use core::fmt;
 
-use dtoolkit::error::FdtParseError;
-
 use crate::text::Text;
 
 /// A node as messages name it: its path, cut if it is very long.
-pub type NodePath = Text<72>;
+pub type NodePath = Text<120>;
 
 /// A value quoted in a message.
 pub type Quoted = Text<40>;
@@ -17,7 +15,7 @@ pub type Quoted = Text<40>;
 ///
 /// Each message names the place, the value found there, the rule, and the way
 /// out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DeviceTreeError {
     /// There is no blob at all.
@@ -43,8 +41,20 @@ pub enum DeviceTreeError {
         /// What must hold.
         rule: &'static str,
     },
+    /// The format is one that the kernel does not read.
+    BadVersion {
+        /// The version of the blob.
+        version: u32,
+        /// The oldest version whose readers can read it.
+        last_compatible: u32,
+    },
     /// The structure or strings block is damaged.
-    BadStructure(FdtParseError),
+    BadStructure {
+        /// Offset in the structure block, in bytes.
+        offset: usize,
+        /// What is wrong there.
+        problem: &'static str,
+    },
     /// Nodes are nested deeper than any real tree.
     TooDeep {
         /// Number of levels allowed, the root included.
@@ -88,7 +98,7 @@ pub enum DeviceTreeError {
     },
     /// An address range is empty or reaches beyond 2^64 - 1.
     BadRange {
-        /// Path of the node, or `memory reservation block`.
+        /// Path of the node.
         node: NodePath,
         /// First byte address.
         start: u64,
@@ -157,10 +167,18 @@ impl fmt::Display for DeviceTreeError {
                 "device tree header: {field} is {value:#x}, but {rule}: the blob is damaged; \
                  rebuild it with dtc or fetch it again"
             ),
-            Self::BadStructure(error) => write!(
+            Self::BadVersion {
+                version,
+                last_compatible,
+            } => write!(
                 f,
-                "device tree structure: {error}: the blob is damaged or breaks the naming rules of \
-                 the Devicetree Specification 2.2; check it with `dtc -I dtb -O dts`"
+                "device tree version {version} is not supported (compatible with {last_compatible}): \
+                 the kernel reads 16 and 17; convert it with `dtc -I dtb -O dtb -V 17`"
+            ),
+            Self::BadStructure { offset, problem } => write!(
+                f,
+                "device tree structure: {problem}, at offset {offset:#x} of the structure block: the \
+                 blob is damaged; check it with `dtc -I dtb -O dts`"
             ),
             Self::TooDeep { limit } => write!(
                 f,

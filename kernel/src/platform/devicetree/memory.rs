@@ -1,46 +1,87 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! RAM and what of it is taken: `/memory`, `/reserved-memory` and the memory
-//! reservation block (Devicetree Specification 3.4, 3.5, 5.3).
+//! RAM and what of it is taken: `/memory`, `/reserved-memory`, the memory
+//! reservation block (Devicetree Specification 3.4, 3.5, 5.3), and what `/chosen` says that the loader has put
+//! there.
 
 use arrayvec::ArrayVec;
 
 use super::Notes;
 use super::description::{MAX_BANKS, MAX_RESERVATIONS, Mapping, Note, Reservation};
-use super::error::{DeviceTreeError, NodePath};
+use super::error::DeviceTreeError;
 use super::place::{Place, Sizes};
 use super::tree::Tree;
 use crate::platform::phys_range::PhysRange;
+
+/// In `/chosen`: where a kernel that crashed and started this one has described its memory.
+const CORE_HEADER: &str = "linux,elfcorehdr";
 
 /// RAM, sorted and merged.
 pub fn banks(
     tree: Tree<'_>,
     notes: &mut Notes,
 ) -> Result<ArrayVec<PhysRange, MAX_BANKS>, DeviceTreeError> {
+    /// Instead of `reg`: what the kernel that started this one by kexec leaves to it.
+    const USABLE: &str = "linux,usable-memory";
     let mut banks = ArrayVec::new();
+    let mut without_reg = None;
     for node in tree.root().children() {
         // Disabled memory belongs to somebody else: QEMU marks the secure
         // world's RAM so.
-        if !is_memory(&node) || !node.is_enabled() {
+        if node.text("device_type") != Some("memory") || !node.is_enabled() {
             continue;
         }
-        for (start, size) in node.reg(Sizes::Bytes)? {
+        let name = match (node.property(USABLE), node.property("reg")) {
+            (Some(_), _) => USABLE,
+            (None, Some(_)) => "reg",
+            (None, None) => {
+                without_reg.get_or_insert(node.path());
+                continue;
+            }
+        };
+        for (start, size) in node.pairs(name, Sizes::Bytes)? {
             // Firmware leaves slots it does not fill at size zero.
-            if size > 0 {
-                insert(&mut banks, node.range(start, size)?, notes)?;
+            if let Some(bank) = clipped(start, size) {
+                insert(&mut banks, bank, notes)?;
             }
         }
     }
-    if banks.is_empty() {
-        return Err(DeviceTreeError::NoMemory);
+    limit(tree, &mut banks)?;
+    match without_reg {
+        _ if !banks.is_empty() => Ok(banks),
+        Some(node) => Err(DeviceTreeError::MissingProperty {
+            node,
+            property: "reg",
+        }),
+        None => Err(DeviceTreeError::NoMemory),
     }
-    Ok(banks)
 }
 
-fn is_memory(node: &Place<'_>) -> bool {
-    match node.text("device_type") {
-        Some(kind) => kind == "memory",
-        None => node.base_name() == "memory",
+/// The `size` bytes from `start`, without what would lie above 2^64; `None` if there is no byte.
+fn clipped(start: u64, size: u64) -> Option<PhysRange> {
+    PhysRange::from_bounds(start, start.saturating_add(size))
+}
+
+/// Takes from `banks` what `/chosen/linux,usable-memory-range` leaves out: the memory of the kernel that
+/// crashed and started this one.
+fn limit(
+    tree: Tree<'_>,
+    banks: &mut ArrayVec<PhysRange, MAX_BANKS>,
+) -> Result<(), DeviceTreeError> {
+    const NAME: &str = "linux,usable-memory-range";
+    let chosen = tree.root().child("chosen");
+    let Some(chosen) = chosen.filter(|chosen| chosen.property(NAME).is_some()) else {
+        return Ok(());
+    };
+    let all = core::mem::take(banks);
+    for (start, size) in chosen.pairs(NAME, Sizes::Bytes)? {
+        for bank in &all {
+            let end = start.saturating_add(size).min(bank.end());
+            if let Some(part) = PhysRange::from_bounds(bank.start().max(start), end) {
+                insert(banks, part, &mut Notes::default())?;
+            }
+        }
     }
+    Ok(())
 }
 
 /// Inserts `new` into the sorted, disjoint `banks`, joining it with every bank
@@ -52,18 +93,14 @@ fn insert(
 ) -> Result<(), DeviceTreeError> {
     let mut joined = new;
     banks.retain(|bank| {
-        let touches = bank.start() <= joined.end() && joined.start() <= bank.end();
-        if touches {
-            if bank.overlaps(new) {
-                notes.add(Note::OverlappingMemory {
-                    at: bank.start().max(new.start()),
-                });
-            }
-            let start = bank.start().min(joined.start());
-            let end = bank.end().max(joined.end());
-            joined = PhysRange::from_bounds(start, end).unwrap_or(joined);
+        let both = bank.joined(joined);
+        if both.is_some() && bank.overlaps(new) {
+            notes.add(Note::OverlappingMemory {
+                at: bank.start().max(new.start()),
+            });
         }
-        !touches
+        joined = both.unwrap_or(joined);
+        both.is_none()
     });
     let place = banks
         .iter()
@@ -84,21 +121,21 @@ pub fn reservations(
 ) -> Result<ArrayVec<Reservation, MAX_RESERVATIONS>, DeviceTreeError> {
     let mut list = ArrayVec::new();
     for (start, size) in tree.memory_reservations() {
-        // An entry of size zero reserves nothing.
-        if size == 0 {
+        push(&mut list, clipped(start, size), Mapping::Allowed)?;
+    }
+    if let Some(chosen) = tree.root().child("chosen") {
+        push(&mut list, initrd(&chosen, notes)?, Mapping::Allowed)?;
+        if chosen.property(CORE_HEADER).is_some() {
+            for (start, size) in chosen.pairs(CORE_HEADER, Sizes::Bytes)? {
+                push(&mut list, clipped(start, size), Mapping::Allowed)?;
+            }
+        }
+    }
+    let parent = tree.root().child("reserved-memory");
+    for node in parent.iter().flat_map(Place::children) {
+        if !node.is_enabled() {
             continue;
         }
-        let range = PhysRange::new(start, size).ok_or_else(|| DeviceTreeError::BadRange {
-            node: NodePath::from_text("memory reservation block"),
-            start,
-            size,
-        })?;
-        push(&mut list, range, Mapping::Allowed)?;
-    }
-    let Some(parent) = tree.root().child("reserved-memory") else {
-        return finish(list);
-    };
-    for node in parent.children().filter(Place::is_enabled) {
         if node.property("reg").is_none() {
             notes.add(Note::ReservationWithoutAddress { node: node.path() });
             continue;
@@ -108,29 +145,47 @@ pub fn reservations(
             None => Mapping::Allowed,
         };
         for (start, size) in node.reg(Sizes::Bytes)? {
-            if size > 0 {
-                push(&mut list, node.range(start, size)?, mapping)?;
-            }
+            push(&mut list, clipped(start, size), mapping)?;
         }
     }
-    finish(list)
-}
-
-fn push(
-    list: &mut ArrayVec<Reservation, MAX_RESERVATIONS>,
-    range: PhysRange,
-    mapping: Mapping,
-) -> Result<(), DeviceTreeError> {
-    list.try_push(Reservation { range, mapping })
-        .map_err(|_| DeviceTreeError::TooMany {
-            what: "memory reservations",
-            limit: MAX_RESERVATIONS,
-        })
-}
-
-fn finish(
-    mut list: ArrayVec<Reservation, MAX_RESERVATIONS>,
-) -> Result<ArrayVec<Reservation, MAX_RESERVATIONS>, DeviceTreeError> {
     list.sort_unstable_by_key(|entry| entry.range);
     Ok(list)
+}
+
+/// The initial RAM disk. The kernel has no use for it and leaves it alone.
+fn initrd(chosen: &Place<'_>, notes: &mut Notes) -> Result<Option<PhysRange>, DeviceTreeError> {
+    let start = chosen.u64("linux,initrd-start")?;
+    let end = chosen.u64("linux,initrd-end")?;
+    match (start, end) {
+        (None, None) => Ok(None),
+        // Firmware without one states the same address twice.
+        (Some(start), Some(end)) if start <= end => Ok(PhysRange::from_bounds(start, end)),
+        _ => {
+            notes.add(Note::InitrdWithoutRange);
+            Ok(None)
+        }
+    }
+}
+
+/// Adds `range`, if it has a byte, joined with those of the same mapping that it touches.
+fn push(
+    list: &mut ArrayVec<Reservation, MAX_RESERVATIONS>,
+    range: Option<PhysRange>,
+    mapping: Mapping,
+) -> Result<(), DeviceTreeError> {
+    let Some(mut range) = range else {
+        return Ok(());
+    };
+    list.retain(|entry| {
+        let joined = (entry.mapping == mapping)
+            .then(|| entry.range.joined(range))
+            .flatten();
+        range = joined.unwrap_or(range);
+        joined.is_none()
+    });
+    list.try_push(Reservation { range, mapping })
+        .map_err(|_| DeviceTreeError::TooMany {
+            what: "separate memory reservations",
+            limit: MAX_RESERVATIONS,
+        })
 }

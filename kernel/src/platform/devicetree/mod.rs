@@ -13,15 +13,19 @@
 //! What it does not do: it changes no device, and it does not decide what
 //! memory is usable; that is [`memory_map`](super::memory_map)'s.
 //!
-//! Rules that differ from a strict reading of the Devicetree Specification
-//! (v0.4):
+//! What Linux accepts is read as Linux reads it: names of any length, properties without a value, a
+//! node without `#address-cells` (it has its parent's), memory beyond the end of all addresses (clipped), CPUs that
+//! cannot be told apart or started (left out, or they stay off). Where Linux guesses or goes on without, a
+//! machine that needs it would fail later and elsewhere; so these rules differ:
 //!
 //! * the root must have `#address-cells` and `#size-cells`; the defaults (2, 1)
 //!   are not assumed, because a wrong guess moves RAM;
+//! * a list whose length is no multiple of its entries is refused, not read in part;
 //! * overlapping banks are joined, unfilled ones (size 0) skipped;
 //! * a tree without `stdout-path`, or where it leads to no PL011 (Linux's tree of a Raspberry Pi 4 names
 //!   the mini UART), gets the first enabled one;
-//! * reservations of the driver-allocated kind (`size`, no `reg`) are ignored.
+//! * reservations of the driver-allocated kind (`size`, no `reg`) are ignored: Linux finds a
+//!   place for them, for drivers that this kernel does not have.
 //!
 //! What is odd but harmless is kept in [`MachineDescription::notes`].
 
@@ -29,6 +33,7 @@ mod cpus;
 mod description;
 mod devices;
 mod error;
+mod flat;
 mod memory;
 mod place;
 #[cfg(test)]
@@ -86,7 +91,7 @@ impl<'a> DeviceTree<'a> {
             console: devices::console(tree, &mut notes)?,
             interrupt_controller,
             timer: devices::timer(tree, &gic, &mut notes)?,
-            cpus: cpus::cpus(tree, &mut notes)?,
+            cpus: cpus::cpus(tree, &mut notes),
             psci: cpus::psci(tree, &mut notes)?,
             boot_arguments: boot_arguments(tree)?,
             notes: notes.0,
@@ -94,11 +99,19 @@ impl<'a> DeviceTree<'a> {
     }
 }
 
+/// `bootargs` up to its first NUL, or the whole of it where there is none, as in Linux.
 fn boot_arguments(tree: Tree<'_>) -> Result<Text<MAX_BOOT_ARGUMENTS>, DeviceTreeError> {
-    let Some(chosen) = tree.root().child("chosen") else {
+    const NAME: &str = "bootargs";
+    let chosen = tree.root().child("chosen");
+    let Some((chosen, value)) =
+        chosen.and_then(|node| node.property(NAME).map(|value| (node, value)))
+    else {
         return Ok(Text::new());
     };
-    let text = chosen.checked_text("bootargs")?.unwrap_or_default();
+    let value = flat::text_at(value).unwrap_or(value);
+    let Ok(text) = core::str::from_utf8(value) else {
+        return Err(chosen.bad_string(NAME));
+    };
     if text.len() > MAX_BOOT_ARGUMENTS {
         return Err(DeviceTreeError::BootArgumentsTooLong {
             length: text.len(),

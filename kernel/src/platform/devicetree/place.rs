@@ -6,38 +6,72 @@
 //! address the CPU uses. A [`Place`] therefore carries the chain of nodes that
 //! leads to it; that also gives messages a path.
 
+use core::iter;
+
 use arrayvec::ArrayVec;
-use dtoolkit::fdt::FdtNode;
-use dtoolkit::{Node, Property};
 
 use super::error::{DeviceTreeError, NodePath, Quoted};
-use super::tree::{CELL, MAX_DEPTH};
+use super::flat::{CELL, Cursor, Flat, MAX_DEPTH, Token, number, text_at};
 use crate::platform::phys_range::PhysRange;
+
+/// Offsets of nodes in the structure block, the root first.
+pub type Chain = ArrayVec<u32, MAX_DEPTH>;
 
 /// A node together with the nodes above it.
 #[derive(Clone, Debug)]
 pub struct Place<'a> {
-    /// Root first, the node itself last; never empty.
-    chain: ArrayVec<FdtNode<'a>, MAX_DEPTH>,
+    flat: Flat<'a>,
+    /// The node itself is the last; never empty.
+    chain: Chain,
 }
 
 impl<'a> Place<'a> {
     /// The last node of `chain`, which holds at least the root.
-    pub fn new(chain: ArrayVec<FdtNode<'a>, MAX_DEPTH>) -> Self {
-        Self { chain }
+    pub fn new(flat: Flat<'a>, chain: Chain) -> Self {
+        Self { flat, chain }
     }
 
-    /// The node itself.
-    pub fn node(&self) -> FdtNode<'a> {
-        self.chain[self.chain.len() - 1]
+    /// The name of the node at `offset`, and the tokens after it.
+    fn node_at(&self, offset: u32) -> (&'a [u8], Cursor<'a>) {
+        let mut tokens = self.flat.tokens(offset);
+        match tokens.advance() {
+            Token::Begin { name } => (name, tokens),
+            _ => (&[], tokens),
+        }
     }
 
-    /// Path for messages.
+    fn node(&self) -> (&'a [u8], Cursor<'a>) {
+        self.node_at(self.chain[self.chain.len() - 1])
+    }
+
+    /// Whether both are the same node of one tree.
+    pub fn is(&self, other: &Self) -> bool {
+        self.chain == other.chain
+    }
+
+    /// The node's name with its unit address.
+    pub fn name(&self) -> &'a [u8] {
+        self.node().0
+    }
+
+    /// Path for messages, without what could begin another line of the log.
     pub fn path(&self) -> NodePath {
         let mut path = NodePath::new();
-        for node in self.chain.iter().skip(1) {
+        for offset in self.chain.iter().skip(1) {
             path.append("/");
-            path.append(node.name());
+            for piece in self.node_at(*offset).0.utf8_chunks() {
+                for character in piece.valid().chars() {
+                    let shown = if character.is_control() {
+                        '?'
+                    } else {
+                        character
+                    };
+                    path.append(shown.encode_utf8(&mut [0; 4]));
+                }
+                if !piece.invalid().is_empty() {
+                    path.append("?");
+                }
+            }
         }
         if self.chain.len() == 1 {
             path.append("/");
@@ -46,49 +80,86 @@ impl<'a> Place<'a> {
     }
 
     /// The node's name without unit address.
-    pub fn base_name(&self) -> &'a str {
-        self.node().name_without_address()
+    pub fn base_name(&self) -> &'a [u8] {
+        let name = self.name();
+        name.split(|byte| *byte == b'@').next().unwrap_or(name)
     }
 
     /// The enclosing node, or the root itself.
     pub fn parent(&self) -> Self {
-        let mut chain = self.chain.clone();
-        if chain.len() > 1 {
-            chain.pop();
+        let mut above = self.clone();
+        if above.chain.len() > 1 {
+            above.chain.pop();
         }
-        Self { chain }
+        above
+    }
+
+    /// The node itself and those above it, up to the root.
+    pub fn ancestors(&self) -> impl Iterator<Item = Place<'a>> + use<'a> {
+        iter::successors(Some(self.clone()), |place| {
+            (place.chain.len() > 1).then(|| place.parent())
+        })
     }
 
     /// Direct children.
     pub fn children(&self) -> impl Iterator<Item = Place<'a>> + use<'a> {
-        let above = self.chain.clone();
-        self.node().children().fuse().map(move |child| {
-            let mut chain = above.clone();
-            // Cannot fail: `Tree::new` refused deeper trees.
-            let _ = chain.try_push(child);
-            Place { chain }
+        let parent = self.clone();
+        let mut tokens = self.node().1;
+        let mut depth = 0_usize;
+        iter::from_fn(move || {
+            loop {
+                let at = tokens.offset();
+                match tokens.advance() {
+                    Token::Begin { .. } => {
+                        depth += 1;
+                        if depth == 1 {
+                            let mut child = parent.clone();
+                            // Not deeper than the chain: `Flat::new` has looked.
+                            let _ = child.chain.try_push(at);
+                            return Some(child);
+                        }
+                    }
+                    Token::End if depth > 0 => depth -= 1,
+                    Token::Property { .. } => {}
+                    Token::End | Token::Last => return None,
+                }
+            }
         })
+        .fuse()
     }
 
     /// The child called `name`, or `name@...` if `name` has no unit address.
     pub fn child(&self, name: &str) -> Option<Place<'a>> {
+        let name = name.as_bytes();
         self.children().find(|child| {
-            let full = child.node().name();
-            full == name || (!name.contains('@') && child.base_name() == name)
+            child.name() == name || (!name.contains(&b'@') && child.base_name() == name)
         })
     }
 
     /// The bytes of a property.
     pub fn property(&self, name: &str) -> Option<&'a [u8]> {
-        let property = self.node().property(name)?;
-        property.value_as::<&'a [u8]>().ok()
+        let mut tokens = self.node().1;
+        loop {
+            match tokens.advance() {
+                Token::Property { name: found, value } if found == name.as_bytes() => {
+                    return Some(value);
+                }
+                Token::Property { .. } => {}
+                Token::Begin { .. } | Token::End | Token::Last => return None,
+            }
+        }
     }
 
-    /// The text of a property, `None` if it is missing or no string.
+    /// The text of a property: its first string, empty if there is no byte; `None` if it is missing or no
+    /// string.
     pub fn text(&self, name: &str) -> Option<&'a str> {
-        let (last, text) = self.property(name)?.split_last()?;
-        let text = core::str::from_utf8(text).ok()?;
-        (*last == 0 && !text.contains('\0')).then_some(text)
+        let value = self.property(name)?;
+        let text = if value.is_empty() {
+            value
+        } else {
+            text_at(value)?
+        };
+        core::str::from_utf8(text).ok()
     }
 
     /// The text of a property that must be a string where it is present.
@@ -99,10 +170,7 @@ impl<'a> Place<'a> {
         match (self.property(name), self.text(name)) {
             (None, _) => Ok(None),
             (Some(_), Some(text)) => Ok(Some(text)),
-            (Some(_), None) => Err(DeviceTreeError::BadString {
-                node: self.path(),
-                property: name,
-            }),
+            (Some(_), None) => Err(self.bad_string(name)),
         }
     }
 
@@ -131,6 +199,18 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// A number of one or two cells.
+    ///
+    /// # Errors
+    /// [`DeviceTreeError::BadLength`].
+    pub fn u64(&self, name: &'static str) -> Result<Option<u64>, DeviceTreeError> {
+        match self.property(name) {
+            None => Ok(None),
+            Some(value) if [CELL, 2 * CELL].contains(&value.len()) => Ok(Some(number(value))),
+            Some(value) => Err(self.bad_length(name, value.len(), CELL)),
+        }
+    }
+
     /// Whether `compatible` lists one of `names`.
     pub fn is_compatible(&self, names: &[&str]) -> bool {
         self.texts("compatible").any(|entry| names.contains(&entry))
@@ -141,28 +221,31 @@ impl<'a> Place<'a> {
         self.property("status").is_none() || matches!(self.text("status"), Some("okay" | "ok"))
     }
 
-    /// `#address-cells` or `#size-cells`, for this node's children.
+    /// `#address-cells` or `#size-cells`, for this node's children. A node without one has that of the
+    /// node above it, as in Linux.
     fn cells(&self, name: &'static str, allowed: Cells) -> Result<usize, DeviceTreeError> {
-        let Some(value) = self.u32(name)? else {
-            return Err(DeviceTreeError::MissingProperty {
-                node: self.path(),
-                property: name,
-            });
-        };
         let (least, rule) = match allowed {
             Cells::OneOrTwo => (1, "1 or 2"),
             Cells::UpToTwo => (0, "0, 1 or 2"),
         };
-        if (least..=2).contains(&value) {
-            Ok(value as usize)
-        } else {
-            Err(DeviceTreeError::BadValue {
-                node: self.path(),
-                property: name,
-                value: Quoted::from_arguments(format_args!("{value}")),
-                allowed: rule,
-            })
+        for place in self.ancestors() {
+            match place.u32(name)? {
+                None => {}
+                Some(value) if (least..=2).contains(&value) => return Ok(value as usize),
+                Some(value) => {
+                    return Err(DeviceTreeError::BadValue {
+                        node: place.path(),
+                        property: name,
+                        value: Quoted::from_arguments(format_args!("{value}")),
+                        allowed: rule,
+                    });
+                }
+            }
         }
+        Err(DeviceTreeError::MissingProperty {
+            node: NodePath::from_text("/"),
+            property: name,
+        })
     }
 
     /// `reg` as pairs of address and size in the address space of the parent.
@@ -173,21 +256,33 @@ impl<'a> Place<'a> {
         &self,
         sizes: Sizes,
     ) -> Result<impl Iterator<Item = (u64, u64)> + use<'a>, DeviceTreeError> {
+        self.pairs("reg", sizes)
+    }
+
+    /// A property that is laid out like `reg`.
+    ///
+    /// # Errors
+    /// As [`reg`](Self::reg).
+    pub fn pairs(
+        &self,
+        name: &'static str,
+        sizes: Sizes,
+    ) -> Result<impl Iterator<Item = (u64, u64)> + use<'a>, DeviceTreeError> {
         let bus = self.parent();
         let address = bus.cells("#address-cells", Cells::OneOrTwo)?;
         let size = match sizes {
             Sizes::None => bus.cells("#size-cells", Cells::UpToTwo)?,
             Sizes::Bytes => bus.cells("#size-cells", Cells::OneOrTwo)?,
         };
-        let Some(value) = self.property("reg") else {
+        let Some(value) = self.property(name) else {
             return Err(DeviceTreeError::MissingProperty {
                 node: self.path(),
-                property: "reg",
+                property: name,
             });
         };
         let unit = (address + size) * CELL;
         if value.is_empty() || !value.len().is_multiple_of(unit) {
-            return Err(self.bad_length("reg", value.len(), unit));
+            return Err(self.bad_length(name, value.len(), unit));
         }
         Ok(value.chunks_exact(unit).map(move |entry| {
             let (first, second) = entry.split_at(address * CELL);
@@ -264,6 +359,14 @@ impl<'a> Place<'a> {
         })
     }
 
+    /// The error for a property that is no string.
+    pub fn bad_string(&self, property: &'static str) -> DeviceTreeError {
+        DeviceTreeError::BadString {
+            node: self.path(),
+            property,
+        }
+    }
+
     /// The error for a property of a length its type does not allow.
     pub fn bad_length(
         &self,
@@ -294,11 +397,4 @@ pub enum Sizes {
     Bytes,
     /// Identifiers, for example of CPUs.
     None,
-}
-
-/// The big-endian number in up to eight bytes.
-fn number(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0, |value, byte| (value << 8) | u64::from(*byte))
 }

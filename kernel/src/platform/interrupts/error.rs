@@ -22,13 +22,6 @@ pub enum InterruptError {
         /// Affinity fields of MPIDR_EL1.
         affinity: u64,
     },
-    /// The redistributors are not as far apart as the architecture puts them.
-    Stride {
-        /// Bytes from one to the next in the device tree.
-        stride: u64,
-        /// Bytes of a redistributor of this version.
-        size: u64,
-    },
     /// EL3 did not move the interrupts to Group 1.
     Group1Refused,
     /// The interrupt has a handler already.
@@ -65,13 +58,8 @@ impl fmt::Display for InterruptError {
             ),
             Self::NoRedistributor { affinity } => write!(
                 f,
-                "no GICv3 redistributor for the CPU with affinity {affinity:#x}: is its region \
-                 first in the device tree's reg?"
-            ),
-            Self::Stride { stride, size } => write!(
-                f,
-                "redistributor-stride {stride:#x} is not supported: the redistributors must follow \
-                 each other, {size:#x} bytes each"
+                "no GICv3 redistributor for the CPU with affinity {affinity:#x}: compare the GIC's reg, \
+                 #redistributor-regions and redistributor-stride in the device tree with the machine"
             ),
             Self::Group1Refused => {
                 f.write_str("the EL3 stub did not move the interrupts to Group 1")

@@ -3,23 +3,24 @@
 //! GICv3 and 4 (IHI 0069), through crate `arm-gic`: the distributor for shared interrupts, a
 //! redistributor per CPU for its private ones, and system registers for the rest.
 //!
-//! A redistributor is accessed by its CPU alone, with interrupts masked; of the others each CPU reads
-//! GICR_TYPER only, to find its own. System registers are the CPU's anyway. So only the distributor
+//! The redistributors lie in one or more regions. One is accessed by its CPU alone, with interrupts masked; of
+//! the others each CPU reads GICR_TYPER only, to find its own. System registers are the CPU's anyway. So only the distributor
 //! has a lock.
 
 use super::{IntId, InterruptError, Registers};
 use crate::{
     arch::{barrier, interrupts, percpu, sysreg},
-    platform::devicetree::MAX_CPUS,
+    platform::devicetree::{MAX_CPUS, MAX_REDISTRIBUTOR_REGIONS},
     sync::IrqLock,
 };
 use arm_gic::{
     InterruptGroup, UniqueMmioPointer,
     gicv3::{
-        GicCpuInterface, GicDistributor, GicRedistributor, GicRedistributorIterator, SgiTarget,
-        SgiTargetGroup, registers::GicrSgi,
+        GicCpuInterface, GicDistributor, GicRedistributor, SgiTarget, SgiTargetGroup,
+        registers::GicrSgi,
     },
 };
+use arrayvec::ArrayVec;
 use core::{
     ptr::{self, NonNull},
     sync::atomic::{AtomicPtr, Ordering},
@@ -31,72 +32,55 @@ const SIZE: u64 = 0x2_0000;
 /// two more with virtual LPIs.
 const SIZE_VIRTUAL: u64 = 0x4_0000;
 
+/// GICR_TYPER: it has virtual LPIs.
+const TYPER_VLPIS: u32 = 1 << 1;
+/// GICR_TYPER: it is the last of its region.
+const TYPER_LAST: u32 = 1 << 4;
+
 /// The controller.
 pub(super) struct GicV3 {
     distributor: IrqLock<GicDistributor<'static>>,
     distributor_phys: u64,
-    /// The region of redistributors, bytes of each, and how many there are.
-    redistributors: Registers,
-    size: u64,
-    count: usize,
+    /// The regions of redistributors.
+    regions: ArrayVec<Registers, MAX_REDISTRIBUTOR_REGIONS>,
+    /// Bytes from one to the next in a region, if the device tree says so.
+    stride: Option<u64>,
     /// The redistributor of each CPU, by the kernel's number; null before [`Self::init_cpu`].
     own: [AtomicPtr<GicrSgi>; MAX_CPUS],
 }
 
-// SAFETY: the pointer in `redistributors` leads to device memory that is mapped for ever and on all
+// SAFETY: the pointers in `regions` lead to device memory that is mapped for ever and on all
 // CPUs; the module's head says who accesses what.
 unsafe impl Send for GicV3 {}
 // SAFETY: as above.
 unsafe impl Sync for GicV3 {}
 
 impl GicV3 {
-    /// Looks how many redistributors there are, and how large they are.
+    /// The GIC with these registers.
     ///
     /// # Safety
     /// As [`super::init`].
     pub(super) unsafe fn new(
         distributor: Registers,
-        redistributors: Registers,
+        regions: ArrayVec<Registers, MAX_REDISTRIBUTOR_REGIONS>,
         stride: Option<u64>,
-    ) -> Result<Self, InterruptError> {
-        let none = InterruptError::NoRedistributor {
-            affinity: percpu::this_cpu_affinity(),
-        };
-        if redistributors.size < SIZE {
-            return Err(none);
-        }
-        let base: NonNull<GicrSgi> = redistributors.virt.cast();
-        // SAFETY: the caller vouches for the region, which has room for one, and no other
-        // reference to it exists yet.
-        let first = GicRedistributor::new(unsafe { UniqueMmioPointer::new(base) });
-        let size = if first.typer().virtual_lpis_supported() {
-            SIZE_VIRTUAL
-        } else {
-            SIZE
-        };
-        if let Some(stride) = stride.filter(|stride| *stride != size) {
-            return Err(InterruptError::Stride { stride, size });
-        }
-        // SAFETY: as above, `first` is not used any more; no more are asked for than fit.
-        let all = unsafe { GicRedistributorIterator::new(base) }?;
-        let count = all.take((redistributors.size / size) as usize).count();
+    ) -> Self {
         // SAFETY: the caller vouches for the block, which nobody else uses.
         let registers = unsafe { UniqueMmioPointer::new(distributor.virt.cast()) };
-        Ok(Self {
+        Self {
             distributor: IrqLock::new(GicDistributor::new(registers)),
             distributor_phys: distributor.phys,
-            redistributors,
-            size,
-            count,
+            regions,
+            stride,
             own: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS],
-        })
+        }
     }
 
-    /// Physical addresses of distributor and first redistributor, and how many of these there are,
-    /// for EL3.
-    pub(super) fn physical(&self) -> [u64; 3] {
-        let first = self.redistributors.phys;
-        [self.distributor_phys, first, self.count as u64]
+    /// Physical addresses of the distributor and of the calling CPU's redistributor, and how many of these
+    /// there are, for EL3.
+    pub(super) fn physical(&self) -> Result<[u64; 3], InterruptError> {
+        let own = self.find(percpu::current().affinity())?;
+        Ok([self.distributor_phys, own.phys, 1])
     }
 
     /// Disables all shared interrupts, and enables the distributor. By the boot CPU.
@@ -111,14 +95,13 @@ impl GicV3 {
     pub(super) fn init_cpu(&self) -> Result<(), InterruptError> {
         let cpu = percpu::current();
         let affinity = cpu.affinity();
-        let own = self
-            .find(affinity)
-            .ok_or(InterruptError::NoRedistributor { affinity })?;
+        let own = self.find(affinity)?;
         // SGIs are sent to the 16 CPUs whose Aff0 is below 16 (ICC_SGI1R_EL1.RS stays 0).
         if affinity & 0xff >= 16 {
             return Err(InterruptError::Unreachable { affinity });
         }
-        self.own[cpu.index() as usize].store(own.as_ptr(), Ordering::Relaxed);
+        let registers = own.virt.cast::<GicrSgi>();
+        self.own[cpu.index() as usize].store(registers.as_ptr(), Ordering::Relaxed);
         // The registers behind ICC_SRE_EL1.SRE are UNDEFINED until it has taken effect.
         GicCpuInterface::enable_system_register_el1();
         barrier::isb();
@@ -137,25 +120,34 @@ impl GicV3 {
     }
 
     /// The redistributor of the CPU with these affinity fields.
-    fn find(&self, affinity: u64) -> Option<NonNull<GicrSgi>> {
-        /// GICR_TYPER[63:32], by a word: not all buses split 64 bits.
-        const TYPER_AFFINITY: usize = 0xc;
-        // Aff3 stands right above the others there.
+    fn find(&self, affinity: u64) -> Result<Registers, InterruptError> {
+        // Aff3 stands right above the others in GICR_TYPER[63:32].
         let wanted = (affinity >> 8 & 0xff00_0000 | affinity & 0xff_ffff) as u32;
-        for index in 0..self.count {
-            let offset = index * self.size as usize;
-            // SAFETY: `new` found `count` redistributors of this size.
-            let frame = unsafe { self.redistributors.virt.add(offset) };
-            // SAFETY: as above; the register is within the first frame.
-            let typer = unsafe { frame.add(TYPER_AFFINITY) }.cast::<ReadPure<u32>>();
-            // SAFETY: mapped as Device memory for ever; the pointer lives for one read of a register
-            // that nobody writes.
-            let typer = unsafe { UniqueMmioPointer::new(typer) };
-            if typer.read() == wanted {
-                return Some(frame.cast());
+        for region in &self.regions {
+            let mut offset = 0;
+            while offset + SIZE <= region.size {
+                // SAFETY: the loop's condition: the two frames from there are in the region.
+                let frame = unsafe { region.virt.add(offset as usize) };
+                // SAFETY: as above.
+                let [low, high] = unsafe { typer(frame) };
+                if high == wanted {
+                    return Ok(Registers {
+                        phys: region.phys + offset,
+                        virt: frame,
+                        size: SIZE,
+                    });
+                }
+                if low & TYPER_LAST != 0 {
+                    break;
+                }
+                offset += match self.stride {
+                    Some(stride) => stride,
+                    None if low & TYPER_VLPIS != 0 => SIZE_VIRTUAL,
+                    None => SIZE,
+                };
             }
         }
-        None
+        Err(InterruptError::NoRedistributor { affinity })
     }
 
     /// Runs `action` on the calling CPU's redistributor.
@@ -237,4 +229,19 @@ impl GicV3 {
         // preemption switches to a task that unmasks by itself. No witness here, as above.
         barrier::isb();
     }
+}
+
+/// Both words of GICR_TYPER of the redistributor at `frame`: not all buses split 64 bits.
+///
+/// # Safety
+/// The frame is mapped as Device memory for ever.
+unsafe fn typer(frame: NonNull<u8>) -> [u32; 2] {
+    [0x8, 0xc].map(|offset| {
+        // SAFETY: within the frame of 64 KiB.
+        let word = unsafe { frame.add(offset) }.cast::<ReadPure<u32>>();
+        // SAFETY: mapped by the contract; the pointer lives for one read of a register that nobody
+        // writes.
+        let word = unsafe { UniqueMmioPointer::new(word) };
+        word.read()
+    })
 }

@@ -31,11 +31,15 @@ mod gicv3;
 mod handlers;
 
 use self::{gicv2::GicV2, gicv3::GicV3};
-use crate::arch::{
-    barrier, interrupts,
-    percpu::{self, PerCpu},
-    relax::CpuRelax,
+use crate::{
+    arch::{
+        barrier, interrupts,
+        percpu::{self, PerCpu},
+        relax::CpuRelax,
+    },
+    platform::devicetree::MAX_REDISTRIBUTOR_REGIONS,
 };
+use arrayvec::ArrayVec;
 use core::{
     fmt,
     ptr::NonNull,
@@ -61,7 +65,7 @@ pub struct Registers {
 }
 
 /// A controller's registers, mapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Controller {
     /// GICv2.
     V2 {
@@ -74,10 +78,9 @@ pub enum Controller {
     V3 {
         /// GICD, 64 KiB.
         distributor: Registers,
-        /// The region of redistributors that has the boot CPU's, up to the one marked as last or
-        /// the end of the region.
-        redistributors: Registers,
-        /// Bytes from one to the next, if the device tree says so.
+        /// The regions of redistributors, each up to the one marked as last or the end of the region.
+        redistributors: ArrayVec<Registers, MAX_REDISTRIBUTOR_REGIONS>,
+        /// Bytes from one to the next in a region, if the device tree says so.
         stride: Option<u64>,
     },
 }
@@ -134,7 +137,7 @@ pub unsafe fn init(controller: Controller, entry_el: u64) -> Result<(), Interrup
             stride,
         } => {
             // SAFETY: this function's contract.
-            Gic::V3(unsafe { GicV3::new(distributor, redistributors, stride)? })
+            Gic::V3(unsafe { GicV3::new(distributor, redistributors, stride) })
         }
     };
     ENTRY_EL.store(entry_el, Ordering::Relaxed);
@@ -188,7 +191,7 @@ fn move_to_group_1(gic: &Gic) -> Result<(), InterruptError> {
         }
         Gic::V3(gic) => {
             registers[0] = 3;
-            registers[1..4].copy_from_slice(&gic.physical());
+            registers[1..4].copy_from_slice(&gic.physical()?);
         }
     }
     match smccc::smc64(boot::el3::GROUP1_CALL as u32, registers)[0] {

@@ -152,7 +152,6 @@ fn the_console_follows_aliases_and_paths() {
         "serial7",
         "/nowhere",
         "/timer",
-        "",
         ":115200",
         "serial0/uart",
         "/cpus/cpu",

@@ -3,6 +3,8 @@
 
 mod broken;
 mod good;
+mod linux;
+mod packages;
 mod random;
 mod raspberry_pi;
 mod source;

@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Device trees as values that a test can change before they become a blob.
 
-use vm_fdt::{FdtReserveEntry, FdtWriter};
+use std::iter;
+
+const BEGIN: u32 = 1;
+const END: u32 = 2;
+const PROPERTY: u32 = 3;
+const NOP: u32 = 4;
+const LAST: u32 = 9;
 
 /// A node with its properties and children.
 #[derive(Clone, Debug, Default)]
@@ -83,34 +89,95 @@ impl Source {
     }
 
     pub fn blob_with_reservations(&self, reservations: &[(u64, u64)]) -> Vec<u8> {
-        let entries: Vec<_> = reservations
-            .iter()
-            .map(|(start, size)| FdtReserveEntry::new(*start, *size).unwrap())
-            .collect();
-        let mut writer = FdtWriter::new_with_mem_reserv(&entries).unwrap();
-        self.write(&mut writer);
-        writer.finish().unwrap()
+        Layout::default().blob(self, reservations)
     }
 
-    fn write(&self, writer: &mut FdtWriter) {
-        let node = writer.begin_node(&self.name).unwrap();
+    fn write(&self, structure: &mut Vec<u8>, strings: &mut Vec<u8>) {
+        let cell = |structure: &mut Vec<u8>, value: u32| structure.extend(value.to_be_bytes());
+        let pad = |bytes: &mut Vec<u8>| bytes.resize(bytes.len().next_multiple_of(4), 0);
+        cell(structure, BEGIN);
+        structure.extend(self.name.as_bytes());
+        structure.push(0);
+        pad(structure);
         for (name, value) in &self.properties {
-            writer.property(name, value).unwrap();
+            for word in [PROPERTY, value.len() as u32, strings.len() as u32] {
+                cell(structure, word);
+            }
+            strings.extend(texts(&[name]));
+            structure.extend(value);
+            pad(structure);
         }
         for child in &self.children {
-            child.write(writer);
+            child.write(structure, strings);
         }
-        writer.end_node(node).unwrap();
+        cell(structure, END);
+    }
+}
+
+/// How a blob is laid out: by default as dtc does it.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    pub version: u32,
+    /// Whether the strings come before the structure.
+    pub strings_first: bool,
+    /// No-operations before the root and behind it.
+    pub nops: usize,
+    /// Bytes between header and blocks, and between the blocks.
+    pub gap: usize,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self {
+            version: 17,
+            strings_first: false,
+            nops: 0,
+            gap: 0,
+        }
+    }
+}
+
+impl Layout {
+    pub fn blob(self, root: &Source, reservations: &[(u64, u64)]) -> Vec<u8> {
+        let nops: Vec<u8> = cells(&[NOP]).repeat(self.nops);
+        let (mut structure, mut strings) = (nops.clone(), Vec::new());
+        root.write(&mut structure, &mut strings);
+        structure.extend([nops, cells(&[LAST])].concat());
+
+        let mut blob = vec![0; if self.version < 17 { 36 } else { 40 } + self.gap];
+        blob.resize(blob.len().next_multiple_of(8), 0);
+        let reserved = blob.len();
+        for (start, size) in reservations.iter().chain(iter::once(&(0, 0))) {
+            blob.extend([start.to_be_bytes(), size.to_be_bytes()].concat());
+        }
+        let mut offsets = [0; 2];
+        let order = if self.strings_first { [1, 0] } else { [0, 1] };
+        for index in order {
+            blob.resize(blob.len() + self.gap, 0);
+            offsets[index] = blob.len() as u32;
+            blob.extend([&structure, &strings][index]);
+        }
+        let header = [
+            0xd00d_feed,
+            blob.len() as u32,
+            offsets[0],
+            offsets[1],
+            reserved as u32,
+            self.version,
+            16,
+            0,
+            strings.len() as u32,
+            structure.len() as u32,
+        ];
+        let header = cells(&header[..if self.version < 17 { 9 } else { 10 }]);
+        blob[..header.len()].copy_from_slice(&header);
+        blob
     }
 }
 
 /// Overwrites the node called `name`, with all that is in it, by no-operations, as libfdt's
 /// `fdt_nop_node` does.
 pub fn nop_node(blob: &mut [u8], name: &str) {
-    const BEGIN: u32 = 1;
-    const END: u32 = 2;
-    const PROPERTY: u32 = 3;
-    const NOP: u32 = 4;
     let word = |blob: &[u8], at: usize| u32::from_be_bytes(blob[at..at + 4].try_into().unwrap());
     let text_end = |blob: &[u8], at: usize| {
         let length = blob[at..].iter().position(|byte| *byte == 0).unwrap();
