@@ -233,6 +233,12 @@ impl Desc {
         }
     }
 
+    /// What the entry is at `level`, for reports: `table at 0x41000`, `PA 0x80000000 normal rw`,
+    /// `invalid (0x0)`, or `undefined (0x701)` for one that the architecture does not define there.
+    pub fn at(self, level: Level) -> impl fmt::Display {
+        At(self, level)
+    }
+
     /// The output frame, or the frame of the next table.
     pub const fn frame(self) -> Frame {
         Frame::from_output_address(self.0)
@@ -330,9 +336,48 @@ impl fmt::Display for Desc {
     }
 }
 
+/// A descriptor at a level.
+struct At(Desc, Level);
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(desc, level) = *self;
+        if desc.is_table(level) {
+            write!(f, "table at {:#x}", desc.frame().as_u64())
+        } else if desc.is_leaf(level) || !desc.is_valid() {
+            fmt::Display::fmt(&desc, f)
+        } else {
+            write!(f, "undefined ({:#x})", desc.0)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_architecture_does_not_define_is_no_mapping() {
+        let page = Desc::page(Frame::from_u64(0x8000_0000).unwrap(), Prot::KERNEL);
+        let other = Desc::from_u64(page.0 & !bits::TABLE_OR_PAGE);
+        let shown = |desc: Desc, level| {
+            let text = std::format!("{}", desc.at(level));
+            text.split(' ').next().unwrap().to_owned()
+        };
+        for (level, with_bit_1, without) in [
+            (Level::L0, "table", "undefined"),
+            (Level::L1, "table", "PA"),
+            (Level::L2, "table", "PA"),
+            (Level::L3, "PA", "undefined"),
+        ] {
+            for (desc, expected) in [(page, with_bit_1), (other, without)] {
+                assert_eq!(shown(desc, level), expected);
+                assert_eq!(desc.is_leaf(level), expected == "PA");
+                assert_eq!(desc.is_table(level), expected == "table");
+            }
+            assert_eq!(shown(Desc::INVALID, level), "invalid");
+        }
+    }
 
     #[test]
     fn no_prot_is_writable_and_executable() {

@@ -143,8 +143,9 @@ impl fmt::Display for SpaceError {
             ),
             Self::AlreadyMapped { va, entry, level } => write!(
                 f,
-                "{va} is in use at level {} ({entry}): unmap it first",
-                level as u8
+                "{va} is in use at level {} ({}): unmap it first",
+                level as u8,
+                entry.at(level)
             ),
             Self::NotMapped { va } => write!(f, "{va} is not mapped: ask for mapped pages only"),
             Self::Block { va, level } => write!(
@@ -199,6 +200,8 @@ pub enum LazyMmuError {
     EndedInside,
     /// [`crate::Lazy::exit`] was called in an interrupt, which cannot end the task (R3).
     InInterrupt,
+    /// An address space whose tables a CPU may walk was dropped; they stay allocated.
+    TablesLeaked,
 }
 
 impl fmt::Display for LazyMmuError {
@@ -233,6 +236,9 @@ impl fmt::Display for LazyMmuError {
             }
             Self::InInterrupt => {
                 "Lazy::exit was called in an interrupt and did nothing (R3): call it as the task that ends"
+            }
+            Self::TablesLeaked => {
+                "an AddressSpace was dropped after its root had been asked for, and its tables stay allocated: end it by destroy() when no CPU uses the root any more, or keep the tables by into_root()"
             }
         })
     }

@@ -91,6 +91,7 @@ enum Request {
         prot: Prot,
     },
     Unmap(PageRange),
+    UnmapExisting(PageRange),
     Protect(PageRange, Prot),
     Remap(PageRange, Prot),
     FreeEmptyTables,
@@ -157,7 +158,7 @@ impl Generator {
 
     fn request(&mut self) -> Request {
         let prot = self.rng.pick(prots(self.kind));
-        match self.rng.below(10) {
+        match self.rng.below(11) {
             0..=3 => {
                 let range = self.anywhere();
                 self.mapped.push(range);
@@ -173,6 +174,7 @@ impl Generator {
             4 => Request::Unmap(self.where_something_is()),
             5..=7 => Request::Protect(self.where_something_is(), prot),
             8 => Request::Remap(self.where_something_is(), prot),
+            9 => Request::UnmapExisting(self.anywhere()),
             _ => Request::FreeEmptyTables,
         }
     }
@@ -358,6 +360,13 @@ impl<'m> Pair<'m> {
                     self.peer.unmap(range);
                 }
                 done
+            }
+            Request::UnmapExisting(range) => {
+                let mapped = |page: &PageRange| self.space.query(page.start()).is_some();
+                let pages: Vec<PageRange> = range.by_page().filter(mapped).collect();
+                pages.iter().for_each(|page| self.peer.unmap(*page));
+                assert_eq!(self.space.unmap_existing(range), Ok(pages.len() as u64));
+                !pages.is_empty()
             }
             Request::Protect(range, prot) => {
                 let verdict = self.space.protect(range, prot);

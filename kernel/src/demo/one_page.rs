@@ -64,7 +64,12 @@ fn walk(out: &mut dyn fmt::Write, virt: u64) -> fmt::Result {
                 entry.frame().as_u64()
             )
         } else {
-            writeln!(out, "  level {}: {entry:?}  {entry}", level as u8)
+            writeln!(
+                out,
+                "  level {}: {entry:?}  {}",
+                level as u8,
+                entry.at(level)
+            )
         };
     });
     result

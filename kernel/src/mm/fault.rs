@@ -35,13 +35,7 @@ pub fn explain(virt: u64, out: &mut dyn fmt::Write) -> fmt::Result {
     let mut result = Ok(());
     space.walk(va, |level, entry| {
         if result.is_ok() {
-            let level_number = level as u8;
-            result = if entry.is_table(level) {
-                let next = entry.frame().as_u64();
-                write!(out, "; level {level_number}: table at {next:#x}")
-            } else {
-                write!(out, "; level {level_number}: {entry}")
-            };
+            result = write!(out, "; level {}: {}", level as u8, entry.at(level));
         }
     });
     result

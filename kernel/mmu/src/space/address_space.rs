@@ -7,22 +7,35 @@ use super::write::Writer;
 use crate::addr::{Asid, ENTRIES, Frame, Level, PageRange, RangeError, VirtAddr};
 use crate::backend;
 use crate::desc::{Desc, Prot};
-use crate::error::SpaceError;
+use crate::error::{LazyMmuError, SpaceError};
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;
 use crate::table::{Pte, Table};
-use core::fmt;
+use core::cell::Cell;
 use core::marker::PhantomData;
+use core::{fmt, mem};
 
 /// A tree of translation tables.
 ///
 /// It stays with the task that made it, because what a section defers waits on that task's CPU.
 /// Tasks share a space through a [`LockedSpace`](crate::LockedSpace).
 ///
-/// Dropping it frees nothing. [`AddressSpace::destroy`] gives its tables back.
+/// # Dropping one
+///
+/// As long as nobody has asked for the root, no CPU can have walked the tables, so dropping the space
+/// frees them. Their frames' owners are not concerned: leaves are dropped. Like every operation this
+/// is one of the space's only holder (R43): what waits for the space is in no other task's batch.
+///
+/// After [`AddressSpace::root`], [`AddressSpace::from_root`] or [`AddressSpace::share_tables`] a CPU may
+/// walk the tables, and only the caller knows when no CPU does any more. Such a space ends by
+/// [`AddressSpace::destroy`], which is `unsafe`, or by [`AddressSpace::into_root`]. If it is dropped
+/// instead, its tables stay allocated, and [`LazyMmuError::TablesLeaked`] is reported
+/// ([`Context::report`](crate::Context::report)).
 pub struct AddressSpace<'m, K: Kernel> {
     pub(super) writer: Writer<'m, K>,
     pub(super) root: Frame,
+    /// Whether all tables are the space's own, and no CPU can have walked them.
+    pub(super) is_private: Cell<bool>,
     /// What may be changed; `None` for the whole half.
     window: Option<PageRange>,
     /// What waits for the space waits in the batch of its task's CPU.
@@ -48,8 +61,10 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             needed: 1,
             available: 0,
         })?;
-        // SAFETY: the table is new and zeroed, so its population is right: it leads nowhere.
-        Ok(unsafe { Self::from_root(mmu, kind, root) })
+        // SAFETY: the table is new and zeroed: it leads nowhere.
+        let space = unsafe { Self::from_counted_root(mmu, kind, root) };
+        space.is_private.set(true);
+        Ok(space)
     }
 
     /// An empty address space of the kernel: the half of TTBR1.
@@ -68,20 +83,48 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         Self::new(mmu, SpaceKind::User(asid))
     }
 
-    /// Takes over a tree of tables that exists.
+    /// Takes over a tree of tables that exists, made by other code or given up by
+    /// [`AddressSpace::into_root`].
+    ///
+    /// Reads every entry of every table once, to count how many are in use: the library keeps that
+    /// number in bits of each link that hardware ignores. An entry that translates nothing and is not
+    /// empty, invalid or not defined by the architecture, is emptied. Blocks stay, and are refused by
+    /// operations on pages.
     ///
     /// # Safety
     /// `root` is a table that [`crate::TableFrames::table_ptr`] finds, and so are all tables
-    /// it leads to. No other code writes them from now on. Either each link holds the right
-    /// population, or no page under these tables is mapped, changed or unmapped through this space.
-    /// Tables written by other code hold population 0, so the library would take them for empty.
-    pub const unsafe fn from_root(mmu: &'m Mmu<K>, kind: SpaceKind, root: Frame) -> Self {
+    /// it leads to, each of them by one link. No other code writes them from now on, and nothing that
+    /// was written to them waits in a batch.
+    pub unsafe fn from_root(mmu: &'m Mmu<K>, kind: SpaceKind, root: Frame) -> Self {
+        // SAFETY: this function's contract, and the populations are counted before anything else.
+        let space = unsafe { Self::from_counted_root(mmu, kind, root) };
+        space.count_entries(Level::L0, root);
+        space
+    }
+
+    /// The same for a tree that this library has built, whose links hold the numbers already. Nothing
+    /// is read.
+    ///
+    /// # Safety
+    /// As [`AddressSpace::from_root`], but that something may wait in a batch. All tables are as
+    /// another `AddressSpace` has left them, which nobody uses while this one lives.
+    pub const unsafe fn from_counted_root(mmu: &'m Mmu<K>, kind: SpaceKind, root: Frame) -> Self {
         Self {
             writer: Writer::new(mmu, kind),
             root,
+            is_private: Cell::new(false),
             window: None,
             _task: PhantomData,
         }
+    }
+
+    /// Gives the tables up, and returns the root for [`AddressSpace::from_root`]. What was emptied and
+    /// not invalidated yet is invalidated.
+    pub fn into_root(self) -> Frame {
+        self.writer.invalidate_stale();
+        let root = self.root;
+        mem::forget(self);
+        root
     }
 
     /// From now on, refuses each change and invalidation of a range that is not inside of `window`,
@@ -99,8 +142,10 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         self.writer.forget_last();
     }
 
-    /// The root table's frame, the address for TTBR0_EL1 or TTBR1_EL1.
-    pub const fn root(&self) -> Frame {
+    /// The root table's frame, the address for TTBR0_EL1 or TTBR1_EL1. From now on a CPU may walk the
+    /// tables, and dropping the space does not free them any more.
+    pub fn root(&self) -> Frame {
+        self.is_private.set(false);
         self.root
     }
 
@@ -265,6 +310,16 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     pub(super) fn check_request(&self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {
         self.check_range(range)?;
         self.kind().check_prot(prot)
+    }
+}
+
+impl<K: Kernel> Drop for AddressSpace<'_, K> {
+    fn drop(&mut self) {
+        if self.is_private.get() && !self.has_open_range(Level::L0, self.root) {
+            self.free_private();
+        } else {
+            self.mmu().kernel().report(LazyMmuError::TablesLeaked);
+        }
     }
 }
 

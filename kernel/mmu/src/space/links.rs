@@ -53,6 +53,13 @@ pub(super) fn forget_population<K: Kernel>(mmu: &Mmu<K>, parent: &Pte, link: Des
     link
 }
 
+/// Sets the population in `parent`, which holds `link`, to `entries`, of whose memory types nothing is
+/// known.
+pub(super) fn set_counted<K: Kernel>(mmu: &Mmu<K>, parent: &Pte, link: Desc, entries: usize) {
+    let link = link.with_mixed_leaves().with_population(entries);
+    mmu.kernel().store(parent, link);
+}
+
 /// Adds one to the population in `parent`, which holds `link` with a known population below 512.
 #[inline(always)]
 pub(super) fn add_one<K: Kernel>(mmu: &Mmu<K>, parent: &Pte, link: Desc) {

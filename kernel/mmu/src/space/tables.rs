@@ -13,6 +13,7 @@ use crate::error::SpaceError;
 use crate::hardware::Kernel;
 use crate::table::{Pte, Table};
 use crate::tlbi::Reach;
+use core::mem;
 
 /// How many tables are missing below `hole` to translate all of its piece.
 fn tables_below(hole: Hole) -> usize {
@@ -34,7 +35,9 @@ impl<K: Kernel> AddressSpace<'_, K> {
     pub(super) fn missing_tables_for_entries(&self, range: PageRange) -> Result<usize, SpaceError> {
         self.missing_tables(range, |_| Ok(()))
             .map_err(|error| match error {
-                SpaceError::AlreadyMapped { va, level, .. } => SpaceError::Block { va, level },
+                SpaceError::AlreadyMapped { va, level, entry } if entry.is_leaf(level) => {
+                    SpaceError::Block { va, level }
+                }
                 other => other,
             })
     }
@@ -131,6 +134,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
             }
         }
         let _section = self.mmu().lazy().section_unless_active()?;
+        self.is_private.set(false);
+        other.is_private.set(false);
         let mut copied = 0;
         for i in first..=last {
             let link = self.load(&there.entries()[i]);
@@ -153,10 +158,17 @@ impl<K: Kernel> AddressSpace<'_, K> {
         // Tables are about to be given back, so a batch does not wait for more.
         backend::drain(self.mmu());
         self.writer.forget_last();
+        Ok(self.free_tables(range, &|link| link.population() == Some(0)))
+    }
+
+    /// Frees every table below the root that translates an address of `range` and whose link says
+    /// that it goes, once the tables below it are gone. Returns how many those were.
+    fn free_tables(&self, range: PageRange, goes: &impl Fn(Desc) -> bool) -> usize {
         let mut unlinked = Unlinked::default();
-        self.unlink_empty(Level::L0, self.table(self.root), range, &mut unlinked);
+        let root = self.table(self.root);
+        self.unlink(Level::L0, root, range, goes, &mut unlinked);
         let Some(hull) = unlinked.hull else {
-            return Ok(0);
+            return 0;
         };
         if !self.mmu().kernel().in_interrupt() {
             self.mmu().lazy().current().hints().forget_space(self.root);
@@ -173,20 +185,21 @@ impl<K: Kernel> AddressSpace<'_, K> {
         let mut freed = 0;
         while let Some(frame) = spare.take() {
             // SAFETY: the table came from `alloc_table`, its only link was cleared by
-            // `unlink_empty`, and the invalidation of all levels is complete.
+            // `unlink`, and the invalidation of all levels is complete.
             unsafe { self.mmu().kernel().free_table(frame) };
             freed += 1;
         }
-        Ok(freed)
+        freed
     }
 
-    /// Unlinks the empty tables below `table`, which is of `level`, for `range`. Returns
-    /// how many entries of `table` were emptied.
-    fn unlink_empty(
+    /// Unlinks the tables below `table`, which is of `level`, for `range`, if their link says that
+    /// they go. Returns how many entries of `table` were emptied.
+    fn unlink(
         &self,
         level: Level,
         table: &Table,
         range: PageRange,
+        goes: &impl Fn(Desc) -> bool,
         unlinked: &mut Unlinked,
     ) -> isize {
         let Some(next) = level.next() else {
@@ -199,15 +212,15 @@ impl<K: Kernel> AddressSpace<'_, K> {
             let entry = &table.entries()[level.index(piece.start())];
             let link = self.load(entry);
             if link.is_table(level) {
-                let below = self.unlink_empty(next, self.table(link.frame()), piece, unlinked);
+                let table = self.table(link.frame());
+                let below = self.unlink(next, table, piece, goes, unlinked);
                 if below != 0 {
                     links::add_population(self.mmu(), entry, -below);
                 }
-                if self.load(entry).population() == Some(0) {
+                if goes(self.load(entry)) {
                     links::write(self.mmu(), level, entry, Desc::INVALID);
                     emptied += 1;
-                    let dead = self.table(link.frame());
-                    unlinked.add(self.mmu(), dead, link.frame(), piece);
+                    unlinked.add(self.mmu(), table, link.frame(), piece);
                 }
             }
             rest = range.behind(piece);
@@ -228,6 +241,59 @@ impl<K: Kernel> AddressSpace<'_, K> {
         self.mmu().invalidate_all(self.kind().scope());
         self.mmu().lazy().current().hints().forget_space(self.root);
         self.free_tree(Level::L0, self.root);
+        mem::forget(self);
+    }
+
+    /// Frees the whole tree, root included, of which no CPU was told.
+    pub(super) fn free_private(&self) {
+        backend::drain_own(self.mmu());
+        let half = self.kind().half();
+        let Ok(all) = PageRange::from_bounds(half.start(), half.end()) else {
+            unreachable!("a half is a range");
+        };
+        self.free_tables(all, &|_| true);
+        // SAFETY: the root came from `alloc_table`, and only this space knows it.
+        unsafe { self.mmu().kernel().free_table(self.root) };
+    }
+
+    /// Whether a [`FastPteRange`](super::FastPteRange) of a table in or below `frame`, a table of
+    /// `level`, was forgotten. Some task may still have it announced.
+    pub(super) fn has_open_range(&self, level: Level, frame: Frame) -> bool {
+        let Some(next) = level.next() else {
+            return false;
+        };
+        self.table(frame).entries().iter().any(|entry| {
+            let link = self.load(entry);
+            link.is_table(level)
+                && (link.population().is_none() || self.has_open_range(next, link.frame()))
+        })
+    }
+
+    /// Counts the entries in use of `frame`, a table of `level`, and sets the populations of all tables
+    /// below. Entries that translate nothing are emptied.
+    pub(super) fn count_entries(&self, level: Level, frame: Frame) -> usize {
+        let mut used = 0;
+        for entry in self.table(frame).entries() {
+            let held = self.load(entry);
+            match level.next() {
+                Some(next) if held.is_table(level) => {
+                    let below = self.count_entries(next, held.frame());
+                    links::set_counted(self.mmu(), entry, held, below);
+                }
+                _ if held.is_leaf(level) => {}
+                _ if !held.is_in_use() => continue,
+                Some(_) => {
+                    links::write(self.mmu(), level, entry, Desc::INVALID);
+                    continue;
+                }
+                None => {
+                    self.writer.discard(entry);
+                    continue;
+                }
+            }
+            used += 1;
+        }
+        used
     }
 
     fn free_tree(&self, level: Level, frame: Frame) {

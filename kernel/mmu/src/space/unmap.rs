@@ -40,7 +40,7 @@ impl<K: Kernel> PendingInvalidation<'_, K> {
     /// spaces.
     pub fn merge(&mut self, other: Self) -> Result<(), Self> {
         match self.range.joined(other.range) {
-            Some(range) if self.is_of(other.mmu, other.root) => {
+            Some(range) if self.is_of(other.mmu, other.root, other.scope) => {
                 self.range = range;
                 self.duty = self.duty.combined(other.duty);
                 core::mem::forget(other);
@@ -51,9 +51,9 @@ impl<K: Kernel> PendingInvalidation<'_, K> {
     }
 
     /// Whether the entries were those of the space with this root. A root frame names a space among those of one
-    /// [`Mmu`] only.
-    fn is_of(&self, mmu: &Mmu<K>, root: Frame) -> bool {
-        core::ptr::eq(self.mmu, mmu) && self.root == root
+    /// [`Mmu`] only, and once that space is gone, another one, to whose ASID the invalidation must extend.
+    fn is_of(&self, mmu: &Mmu<K>, root: Frame, scope: Scope) -> bool {
+        core::ptr::eq(self.mmu, mmu) && self.root == root && self.scope == scope
     }
 }
 
@@ -103,7 +103,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// learn of it.
     #[inline]
     pub fn invalidate(&mut self, pending: PendingInvalidation<'m, K>) {
-        let is_ours = pending.is_of(self.mmu(), self.root);
+        let is_ours = pending.is_of(self.mmu(), self.root, self.kind().scope());
         let range = pending.range;
         drop(pending);
         if is_ours {

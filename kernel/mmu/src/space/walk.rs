@@ -332,8 +332,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             return Ok(());
         }
         let absent = match found.piece.pages() {
-            1 => (!found.read(self.mmu(), 0).is_valid()).then_some(0),
-            _ => found.position(self.mmu(), |entry| !entry.is_valid()),
+            1 => (!found.read(self.mmu(), 0).is_leaf(Level::L3)).then_some(0),
+            _ => found.position(self.mmu(), |entry| !entry.is_leaf(Level::L3)),
         };
         match absent {
             None => Ok(()),

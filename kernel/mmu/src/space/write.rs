@@ -334,9 +334,13 @@ impl<'m, K: Kernel> Writer<'m, K> {
                 .drain_and_invalidate(emptied.iter(), scope, Reach::Page);
             emptied.iter().for_each(|range| self.invalidated(range));
         }
-        if self.stale.meets(range) {
-            self.invalidate_stale();
-        }
+        self.invalidate_stale_in(range);
+    }
+
+    /// Empties an entry that translates nothing, so that no TLB holds it.
+    pub(super) fn discard(&self, pte: &Pte) {
+        store::store(self.mmu.kernel(), pte, Desc::INVALID);
+        self.mmu.kernel().current_counters().ptes(1);
     }
 
     /// Empties entries that were gathered: they are invalid, and invalidated.
@@ -357,14 +361,21 @@ impl<'m, K: Kernel> Writer<'m, K> {
     /// R27, R29: before an address is mapped again, invalidates what a TLB may still hold for it.
     #[inline]
     pub(super) fn invalidate_before_reuse(&self, range: PageRange) {
-        if self.stale.meets(range) {
-            self.invalidate_stale();
-        }
+        self.invalidate_stale_in(range);
         backend::before_make(self.mmu, self.scope(), range);
     }
 
+    /// Invalidates what was emptied and not invalidated yet, if it meets `range`.
+    #[inline(always)]
+    fn invalidate_stale_in(&self, range: PageRange) {
+        if self.stale.meets(range) {
+            self.invalidate_stale();
+        }
+    }
+
+    /// Invalidates all that was emptied and not invalidated yet.
     #[cold]
-    fn invalidate_stale(&self) {
+    pub(super) fn invalidate_stale(&self) {
         if let Some(hull) = self.stale.hull() {
             self.invalidate(hull);
         }

@@ -167,13 +167,14 @@ fn use_a_page() {
     let Some((root, page, frame)) = GIVEN.lock().take() else {
         return;
     };
-    // SAFETY: the root of the kernel's space, whose populations are right. The code that this
-    // interrupts holds its lock and only waits meanwhile, so nobody else writes its tables.
-    let mut space = unsafe { AddressSpace::from_root(&MMU, SpaceKind::Kernel, root) };
+    // SAFETY: the root of the kernel's space. The code that this interrupts holds its lock and only
+    // waits meanwhile, so nobody else writes its tables.
+    let mut space = unsafe { AddressSpace::from_counted_root(&MMU, SpaceKind::Kernel, root) };
     let virt = page.start().as_u64();
     let (mapped, _) = counted(|| space.map(page, Backing::Contiguous(frame), Prot::KERNEL));
     let value = try_read_u64(virt);
     let (unmapped, _) = counted(|| space.unmap(page));
+    space.into_root();
     if let (Ok(()), Ok(value), Ok(()), Err(_)) = (mapped, value, unmapped, try_read_u64(virt)) {
         SEEN.store(value, Ordering::Relaxed);
     }
@@ -232,19 +233,6 @@ fn r43_nothing_waits_when_the_lock_is_free() -> TestResult {
     ])
 }
 
-/// An address space of a user that no CPU is given: tables and nothing else, so that any frame
-/// may stand in them.
-struct User(Option<Space>);
-
-impl Drop for User {
-    fn drop(&mut self) {
-        if let Some(space) = self.0.take() {
-            // SAFETY: its root was never in a TTBR, and it shares no table.
-            unsafe { space.destroy() };
-        }
-    }
-}
-
 fn r29_contiguous_groups_are_folded_and_split() -> TestResult {
     for backend in Backend::ALL {
         folded_and_split(backend)?;
@@ -257,9 +245,10 @@ fn folded_and_split(backend: Backend) -> TestResult {
     const START: u64 = 0x4000_0000;
     const PAGES: usize = 40;
     let _terms = expect_ok!(with(backend));
-    let mut user = User(AddressSpace::new(&MMU, SpaceKind::User(Asid(9))).ok());
-    let (Some(space), Some(first)) = (user.0.as_mut(), Frame::from_u64(0x5000_0000)) else {
-        fail!("no frame for the root of an address space");
+    // Tables that no CPU is given, so that any frame may be mapped in them.
+    let mut space = expect_ok!(AddressSpace::new_user(&MMU, Asid(9)));
+    let Some(first) = Frame::from_u64(0x5000_0000) else {
+        fail!("a multiple of 4 KiB is a frame");
     };
     let range = expect_ok!(PageRange::new(START, PAGES as u64));
     {
@@ -271,11 +260,11 @@ fn folded_and_split(backend: Backend) -> TestResult {
         }
     }
     // Two groups of 16 pages, and 8 pages that are none.
-    expect_eq!(wrong_page(space, first, 0..32), None);
+    expect_eq!(wrong_page(&space, first, 0..32), None);
     // A part of the first changes: it is split, and the other one stays.
     let third = expect_ok!(PageRange::new(START + 3 * PAGE_SIZE, 1));
     expect_ok!(space.protect(third, Prot::USER_RO));
-    expect_eq!(wrong_page(space, first, 16..32), None);
+    expect_eq!(wrong_page(&space, first, 16..32), None);
     Ok(())
 }
 

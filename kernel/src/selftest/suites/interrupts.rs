@@ -169,11 +169,9 @@ impl OwnSpace {
 
 impl Drop for OwnSpace {
     fn drop(&mut self) {
+        // Its tables are freed when the lock is free again.
         let own = OWN.lock().take();
-        if let Some((space, _)) = own {
-            // SAFETY: its root was never in a TTBR, and it shares no table.
-            unsafe { space.into_inner().destroy() };
-        }
+        drop(own);
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) fn join_and_settle(task: JoinHandle<()>) {
 /// A space of one task's own, which no CPU translates with: what is done to it may be interrupted anywhere, because
 /// no lock is held.
 pub(super) struct Private {
-    space: Option<Space>,
+    space: Space,
     pub(super) frames: FrameList,
 }
 
@@ -46,13 +46,12 @@ impl Private {
         };
         let frames = FrameList::alloc(pages).map_err(out)?;
         let mut own = Self {
-            space: Some(AddressSpace::new(&MMU, SpaceKind::Kernel)?),
+            space: AddressSpace::new(&MMU, SpaceKind::Kernel)?,
             frames,
         };
         let (range, frames) = (Self::pages(0, pages as u64)?, &own.frames);
-        if let Some(space) = &mut own.space {
-            space.map(range, Backing::Scattered(frames), Prot::KERNEL)?;
-        }
+        own.space
+            .map(range, Backing::Scattered(frames), Prot::KERNEL)?;
         Ok(own)
     }
 
@@ -65,26 +64,13 @@ impl Private {
     }
 
     /// The space.
-    pub(super) fn space(&mut self) -> &mut Space {
-        match &mut self.space {
-            Some(space) => space,
-            None => unreachable!("taken by `drop` only"),
-        }
+    pub(super) const fn space(&mut self) -> &mut Space {
+        &mut self.space
     }
 
     /// What page `i` is mapped to, and how.
     pub(super) fn query(&self, i: u64) -> Option<Mapping> {
-        let space = self.space.as_ref()?;
-        space.query(VirtAddr::new(VMAP + i * PAGE_SIZE)?)
-    }
-}
-
-impl Drop for Private {
-    fn drop(&mut self) {
-        if let Some(space) = self.space.take() {
-            // SAFETY: its root was never in a TTBR, and it shares no table.
-            unsafe { space.destroy() };
-        }
+        self.space.query(VirtAddr::new(VMAP + i * PAGE_SIZE)?)
     }
 }
 

@@ -549,7 +549,10 @@ impl<F: TableFrames> Drop for Watched<F> {
         if !std::thread::panicking() {
             self.check_groups();
             self.check_counters();
-            assert_eq!(self.reports.take(), [], "reports that no test expected");
+            // A test may end with spaces whose roots it knows: their tables go with the fake.
+            let mut reports = self.reports.take();
+            reports.retain(|report| *report != LazyMmuError::TablesLeaked);
+            assert_eq!(reports, [], "reports that no test expected");
         }
     }
 }

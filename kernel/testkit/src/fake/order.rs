@@ -96,7 +96,7 @@ pub(super) struct Order {
     every_root_is_known: bool,
 }
 
-const SHIFT: [u32; 4] = [39, 30, 21, 12];
+pub(super) const SHIFT: [u32; 4] = [39, 30, 21, 12];
 
 fn is_table(level: u8, raw: u64) -> bool {
     level < 3 && raw & 0b11 == 0b11
@@ -104,19 +104,29 @@ fn is_table(level: u8, raw: u64) -> bool {
 
 /// Whether a TLB may hold the entry: a table, or a leaf with the access flag.
 fn is_live(level: u8, raw: u64) -> bool {
-    is_table(level, raw) || raw & (bits::VALID | bits::AF) == bits::VALID | bits::AF
+    let is_leaf = match level {
+        0 => false,
+        3 => raw & 0b11 == 0b11,
+        _ => raw & 0b11 == 0b01,
+    };
+    is_table(level, raw) || is_leaf && raw & bits::AF != 0
 }
 
 impl Order {
     /// A root comes into being.
     pub(super) fn add_root(&mut self, frame: u64, base: u64, tree: Tree) {
-        let root = Place {
-            level: 0,
+        self.add_table(frame, 0, base, tree);
+    }
+
+    /// A table is linked in a tree of other code, which was not watched when it was.
+    pub(super) fn add_table(&mut self, frame: u64, level: u8, base: u64, tree: Tree) {
+        let table = Place {
+            level,
             base,
             trees: vec![tree],
             links: BTreeSet::new(),
         };
-        self.places.insert(frame, root);
+        self.places.insert(frame, table);
     }
 
     /// From now on, a valid entry in a table that no known root reaches is a mistake of the test.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What tests build from a [`Fake`]: spaces, ranges, and the checks that most of them end with.
 
-use super::order::Role;
+use super::order::{Role, SHIFT};
 use super::{Effect, Fake, Watched};
 use lazymmu::{
     AddressSpace, Asid, Backend, Backing, Features, Frame, Kernel, LazyMmuError, Mmu, PAGE_SIZE,
@@ -87,6 +87,45 @@ pub fn new_space<F: TableFrames>(
         asid_of(kind),
     );
     space
+}
+
+/// The same for a space whose root nobody has asked for, so that it is freed when it is dropped.
+pub fn new_private_space<F: TableFrames>(
+    mmu: &Mmu<Watched<F>>,
+    kind: SpaceKind,
+) -> AddressSpace<'_, Watched<F>> {
+    let kernel = mmu.kernel();
+    let before: Vec<u64> = kernel.tables.borrow().keys().copied().collect();
+    let space = AddressSpace::new(mmu, kind).expect("the budget allows a root");
+    let after: Vec<u64> = kernel.tables.borrow().keys().copied().collect();
+    let root = after.into_iter().find(|frame| !before.contains(frame));
+    let root = root.expect("a space has a root");
+    let (base, asid) = (kind.half().start(), asid_of(kind));
+    kernel.order.borrow_mut().add_root(root, base, asid);
+    space
+}
+
+/// Makes a tree known to the checker that other code has built, by stores that were not watched.
+pub fn know_tree<F: TableFrames>(kernel: &Watched<F>, root: u64, kind: SpaceKind) {
+    know_table(kernel, root, (0, kind.half().start()), asid_of(kind));
+}
+
+fn know_table<F: TableFrames>(
+    kernel: &Watched<F>,
+    frame: u64,
+    (level, base): (u8, u64),
+    asid: Option<u16>,
+) {
+    kernel
+        .order
+        .borrow_mut()
+        .add_table(frame, level, base, asid);
+    for (i, entry) in kernel.raw(frame).into_iter().enumerate() {
+        if level < 3 && entry & 0b11 == 0b11 {
+            let base = base + ((i as u64) << SHIFT[level as usize]);
+            know_table(kernel, entry & bits::ADDRESS, (level + 1, base), asid);
+        }
+    }
 }
 
 /// A space of `lazymmu` in which the tables for `range` exist and nothing is mapped.

@@ -170,7 +170,7 @@ impl<K: Modelled> Intruder<K> {
         let (mmu, sim) = (&*self.mmu, self.mmu.kernel().sim());
         let lazy = mmu.lazy();
         // SAFETY: the tree is the one that `new` made, and a handle of it lives in this call only.
-        let mut space = unsafe { AddressSpace::from_root(mmu, KIND, self.tree) };
+        let mut space = unsafe { AddressSpace::from_counted_root(mmu, KIND, self.tree) };
         if lazy.state().enable_count() == 0 {
             lazy.enable().map_err(|error| error.to_string())?;
         }
@@ -208,6 +208,7 @@ impl<K: Modelled> Intruder<K> {
                 self.access(va, expected)?;
             }
         }
+        space.into_root();
         Ok(())
     }
 
@@ -245,7 +246,7 @@ impl<K: Modelled> Intruder<K> {
         }
         sim.retire_root(self.root);
         // SAFETY: as in `work`.
-        let space = unsafe { AddressSpace::from_root(&self.mmu, KIND, self.tree) };
+        let space = unsafe { AddressSpace::from_counted_root(&self.mmu, KIND, self.tree) };
         // SAFETY: the root was taken out of use, no table is shared, and no section is open.
         unsafe { space.destroy() };
     }
