@@ -23,9 +23,9 @@
 //!
 //! The code runs with EL3's MMU and caches off, uses no memory besides the GIC, and trusts its
 //! caller: both sides are one program, there is no secret to keep at EL3. Any other exception to
-//! EL3 waits in WFE.
+//! EL3 is reported and waits in WFE.
 
-use crate::park;
+use crate::fail::exception;
 use core::arch::{global_asm, naked_asm};
 
 /// SMCCC function identifier: fast call, SMC64, OEM service range (DEN 0028, 6.1), number 1.
@@ -40,10 +40,8 @@ global_asm!(
     ".pushsection .text.boot, \"ax\"",
     ".macro el3_park_entry number",
     ".balign 0x80",
-    "mrs x1, elr_el3",
-    "mov w0, #(({EXCEPTION} + \\number) & 0xffff)",
-    "movk w0, #({EXCEPTION} >> 16), lsl #16",
-    "b {park}",
+    "mov x0, #\\number",
+    "b {exception}",
     ".endm",
     ".balign 0x800", // VBAR_EL3[10:0] are RES0
     ".globl boot_el3_vectors",
@@ -64,10 +62,8 @@ global_asm!(
     "lsr x5, x5, #26", // ESR_EL3.EC
     "cmp x5, #0x17",   // SMC from AArch64
     "b.eq {service}",
-    "mrs x1, elr_el3",
-    "mov w0, #(({EXCEPTION} + 8) & 0xffff)",
-    "movk w0, #({EXCEPTION} >> 16), lsl #16",
-    "b {park}",
+    "mov x0, #8",
+    "b {exception}",
     "el3_park_entry 9",
     "el3_park_entry 10",
     "el3_park_entry 11",
@@ -78,8 +74,7 @@ global_asm!(
     ".balign 0x80",
     ".size boot_el3_vectors, . - boot_el3_vectors",
     ".popsection",
-    EXCEPTION = const park::EXCEPTION,
-    park = sym park::park,
+    exception = sym exception,
     service = sym service,
 );
 

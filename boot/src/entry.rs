@@ -19,7 +19,9 @@
 //! | x30 | return address; no routine nests deeper than one call |
 
 use crate::{
-    IMAGE_OFFSET, IMAGE_VIRT, el, handoff,
+    IMAGE_OFFSET, IMAGE_VIRT, el,
+    fail::fail,
+    handoff,
     mmu_on::{enable_mmu, init_el1},
     park::{self, park},
     tables,
@@ -45,8 +47,8 @@ global_asm!(
     IMAGE_OFFSET = const IMAGE_OFFSET,
 );
 
-/// First instructions after the header: refuses what cannot work, then walks through the steps of
-/// the crate's head.
+/// First instructions after the header: installs vectors and refuses what cannot work, then walks through
+/// the steps of the crate's head.
 ///
 /// Runs at any of EL1, EL2, EL3 with the MMU off, at whatever address the image was loaded; every
 /// reference is PC-relative.
@@ -61,30 +63,78 @@ pub(crate) extern "C" fn entry() -> ! {
         "hint #0x60",
         "mov x0, #{TO_THE_END_OF_BOOT}",
         "hint #0x60",
-        // Only the CPU with affinity 0.0.0.0 boots; it is the boot CPU on both boards. QEMU's
-        // raspi4b lets all four CPUs enter an ELF file at once. Electing one would take exclusives,
-        // which Device memory does not support (B2.12.2, H4), so the affinity decides.
+        "mrs x20, CurrentEL",
+        "lsr x20, x20, #2",           // CurrentEL[3:2]
+        // 2 MiB blocks map the image at its link address only if both have the same offset in a
+        // block. ADR is exact for any load address, ADRP only for one that is page aligned.
+        "adr x21, _image_start",
+        "adr x0, boot_park_vectors",
+        "and x2, x21, #0x1fffff",
+        "cmp x2, #{IMAGE_OFFSET}",
+        "b.eq 1f",
+        // The vectors may not be aligned as VBAR_ELx wants it, so there is a table for the faults of this
+        // level in the text behind the boot, which is not going to run: B to the vector that reports.
+        "adr x3, _text_boot_end",
+        "add x3, x3, #1, lsl #12",
+        "and x3, x3, #~0x7ff",
+        "add x0, x0, #0x200",
+        "sub x2, x0, x3",
+        "lsr x2, x2, #2",
+        "mov w4, #0x14000000",
+        "bfxil w4, w2, #0, #26",
+        "str w4, [x3]",               // on SP_EL0
+        "sub x2, x2, #(0x200 / 4)",
+        "bfxil w4, w2, #0, #26",
+        "str w4, [x3, #0x200]",       // on SP_ELx
+        "dsb sy",
+        "ic iallu",
+        "dsb sy",
+        "isb",
+        "mov x0, x3",
+        "1:",
+        // From here on a fault is told.
+        "cmp x20, #2",
+        "b.hi 3f",
+        "b.eq 2f",
+        "msr vbar_el1, x0",
+        "b 4f",
+        "2:",
+        "msr vbar_el2, x0",
+        "b 4f",
+        "3:",
+        "msr vbar_el3, x0",
+        "4:",
+        "isb",
+        "and x2, x21, #0x1fffff",
+        "cmp x2, #{IMAGE_OFFSET}",
+        "b.eq 5f",
+        "adr x22, boot_text_misaligned",
+        "mov x9, x21",
+        "mov x1, x21",
+        "ldr w0, ={MISALIGNED}",
+        "b {fail}",
+        "5:",
+        // Below EL3 the one CPU that enters is the boot CPU, whatever its affinity: that is the boot
+        // protocol. At EL3 there is none, and QEMU lets all CPUs enter an ELF file at once. Electing one
+        // would take exclusives, which Device memory does not support (B2.12.2, H4), so there it is the
+        // CPU with affinity 0.0.0.0.
+        "cmp x20, #3",
+        "b.ne 6f",
         "mrs x1, mpidr_el1",
         "and x2, x1, #0xffffff",      // Aff2, Aff1, Aff0
         "ubfx x3, x1, #32, #8",       // Aff3
         "orr x2, x2, x3",
-        "cbz x2, 1f",
+        "cbz x2, 6f",
         "ldr w0, ={SECONDARY}",
         "b {park}",
-        "1:",
-        // 2 MiB blocks map the image at its link address only if both have the same offset in a
-        // block.
-        "adrp x21, _image_start",
-        "add x21, x21, :lo12:_image_start",
-        "and x2, x21, #0x1fffff",
-        "cmp x2, #{IMAGE_OFFSET}",
-        "b.eq 2f",
-        "mov x1, x21",
-        "ldr w0, ={MISALIGNED}",
-        "b {park}",
-        "2:",
-        "mrs x20, CurrentEL",
-        "lsr x20, x20, #2",           // CurrentEL[3:2]
+        "6:",
+        "mrs x1, id_aa64mmfr0_el1",
+        "tbz x1, #31, 7f",            // TGran4: negative means no 4 KiB granule
+        "adr x22, boot_text_no_4k_granule",
+        "mov x9, x1",
+        "ldr w0, ={NO_4K_GRANULE}",
+        "b {fail}",
+        "7:",
         "bl {drop_to_el1}",
         "bl {init_el1}",
         "bl {build}",                 // x0, x1 := TTBR0, TTBR1
@@ -100,6 +150,8 @@ pub(crate) extern "C" fn entry() -> ! {
         enable_mmu = sym enable_mmu,
         upper_half = sym upper_half,
         park = sym park,
+        fail = sym fail,
+        NO_4K_GRANULE = const park::NO_4K_GRANULE,
         SECONDARY = const park::SECONDARY,
         MISALIGNED = const park::MISALIGNED,
         IMAGE_OFFSET = const IMAGE_OFFSET,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The first Rust code: looks for the device tree and hands over.
+//! The first Rust code: hands over, and looks for the device tree when the kernel can take a fault.
 
 use crate::{BLOCK_SIZE, IMAGE_OFFSET, window};
-use core::{cell::UnsafeCell, fmt, ptr};
+use core::{cell::UnsafeCell, fmt};
 
 /// What the kernel learns from its start. Plain numbers; addresses and sizes in bytes.
 #[repr(C)]
@@ -11,9 +11,9 @@ use core::{cell::UnsafeCell, fmt, ptr};
 pub struct Handoff {
     /// Physical address of `_image_start`.
     pub image_phys: u64,
-    /// Physical address of the device tree blob: x0, or else the start of the image's 2 MiB block,
-    /// or else (entered at EL3 only) the start of the block below; 0 if none of them holds one.
-    /// QEMU puts it at the start of RAM, and nothing into x0, when it loads an ELF file.
+    /// Physical address of the device tree blob ([`Handoff::with_device_tree`]): x0, or else the start of the
+    /// image's 2 MiB block, or else (entered at EL3 only) the start of the block below; 0 if none of
+    /// them holds one. QEMU puts it at the start of RAM, and nothing into x0, when it loads an ELF file.
     pub dtb_phys: u64,
     /// Its address in the boot window, 0 if there is none.
     pub dtb_virt: u64,
@@ -51,7 +51,7 @@ impl fmt::Display for Handoff {
 pub const DTB_MAX: u64 = BLOCK_SIZE;
 
 /// First word of a device tree blob, big-endian (Devicetree Specification 5.2).
-const FDT_MAGIC: u32 = 0xd00d_feed;
+const FDT_MAGIC: u64 = 0xd00d_feed;
 
 /// The one [`Handoff`]: written once, before `kernel_main` runs.
 struct Cell(UnsafeCell<Handoff>);
@@ -83,38 +83,53 @@ pub(crate) fn image_phys() -> u64 {
 
 /// Called by the assembly with the stack and `.bss` ready.
 pub(crate) extern "C" fn first_rust(x0: u64, image_phys: u64, entry_el: u64) -> ! {
-    let mut handoff = Handoff {
+    let handoff = Handoff {
         image_phys,
         x0,
         entry_el,
         ..Handoff::default()
     };
-    // x0 first. It may be anything: QEMU's raspi4b passes 0x100, an ELF file gets 0. The block of
-    // the image is memory for certain. The block below it is looked at only after an entry at EL3,
-    // where there is no boot protocol and the loader is QEMU's: elsewhere it may be no memory at
-    // all.
-    let block = image_phys - IMAGE_OFFSET;
-    let below = if entry_el == 3 {
-        block.saturating_sub(BLOCK_SIZE)
-    } else {
-        0
-    };
-    for candidate in [x0, block, below] {
-        if let Some(blob) = find_blob(candidate) {
-            handoff.dtb_phys = candidate;
-            (handoff.dtb_virt, handoff.dtb_size) = blob;
-            break;
-        }
-    }
     // SAFETY: single CPU, and no reference to the contents exists yet (see `Cell`).
     unsafe { *HANDOFF.0.get() = handoff };
     // SAFETY: initialized above, never written again.
     kernel_main(unsafe { &*HANDOFF.0.get() })
 }
 
+impl Handoff {
+    /// This, and where the device tree is, if it is anywhere. `read` reads eight bytes of memory at an aligned
+    /// virtual address; `None` if that faults, as it may where firmware has passed anything but a tree.
+    ///
+    /// # Safety
+    ///
+    /// The early tables are live (before [`replace_ttbr1`](crate::replace_ttbr1)).
+    #[must_use]
+    pub unsafe fn with_device_tree(&self, read: fn(u64) -> Option<u64>) -> Self {
+        let mut found = *self;
+        // x0 first. It may be anything: QEMU's raspi4b passes 0x100, an ELF file gets 0. The block of
+        // the image is memory for certain. The block below it is looked at only after an entry at EL3,
+        // where there is no boot protocol and the loader is QEMU's: elsewhere it may be no memory at
+        // all.
+        let block = self.image_phys - IMAGE_OFFSET;
+        let below = if self.entry_el == 3 {
+            block.saturating_sub(BLOCK_SIZE)
+        } else {
+            0
+        };
+        for candidate in [self.x0, block, below] {
+            if let Some(blob) = find_blob(candidate, read) {
+                found.dtb_phys = candidate;
+                (found.dtb_virt, found.dtb_size) = blob;
+                break;
+            }
+        }
+        found
+    }
+}
+
 /// Looks for a blob at `phys`; returns its address in the boot window and its size, (0, 0) if it is
 /// over [`DTB_MAX`].
-fn find_blob(phys: u64) -> Option<(u64, u64)> {
+#[inline(never)] // Called for three places; the image has little room.
+fn find_blob(phys: u64, read: fn(u64) -> Option<u64>) -> Option<(u64, u64)> {
     /// Magic and total size, the only part of the header that is needed to map the rest.
     const HEADER: u64 = 8;
     // The boot protocol wants 8-byte alignment, so the two words are in one block. 0 is no address
@@ -123,20 +138,13 @@ fn find_blob(phys: u64) -> Option<(u64, u64)> {
         return None;
     }
     let virt = window::map_read_only(phys, HEADER)?;
-    if read_be32(virt) != FDT_MAGIC {
+    let header = u64::from_be(read(virt)?);
+    if header >> 32 != FDT_MAGIC {
         return None;
     }
-    let size = u64::from(read_be32(virt + 4));
+    let size = header & u64::from(u32::MAX);
     if size > DTB_MAX {
         return Some((0, 0));
     }
     Some((window::map_read_only(phys, size)?, size))
-}
-
-/// Reads a big-endian word of firmware's memory.
-fn read_be32(virt: u64) -> u32 {
-    let word = ptr::with_exposed_provenance::<u32>(virt as usize);
-    // SAFETY: `virt` is 4-byte aligned and inside a block that `find_blob` has just mapped as
-    // readable memory; volatile, because the compiler knows of no object there.
-    u32::from_be(unsafe { word.read_volatile() })
 }

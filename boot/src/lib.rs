@@ -15,13 +15,14 @@
 //!
 //! # The order, and why
 //!
-//! 1. [`entry`]: is this the boot CPU, is the image where its tables can map it? If not, [`park`].
+//! 1. [`entry`]: is the image where its tables can map it, is this the boot CPU? Vectors. What is wrong is
+//!    told by [`fail`], from here to the kernel's own vectors.
 //! 2. [`el`]: EL3 or EL2 configure themselves so that EL1 is trapped nowhere, and drop. [`el3`]
 //!    stays behind, and only when the entry was at EL3.
 //! 3. [`tables`]: early tables with the data cache off, invalidated before and after.
 //! 4. [`mmu_on`]: translation, caches and the upper half.
-//! 5. [`handoff`]: the first Rust code: finds the device tree, fills [`Handoff`], calls
-//!    `kernel_main`.
+//! 5. [`handoff`]: the first Rust code: fills [`Handoff`], calls `kernel_main`, and finds the device tree
+//!    when the kernel has its own vectors.
 //!
 //! Everything before step 5 is assembly: the compiler promises neither to avoid unaligned accesses
 //! and `dc zva` nor to stay position independent, and both are needed while memory is Device-nGnRnE
@@ -29,8 +30,8 @@
 //!
 //! # What it does not do
 //!
-//! It starts no other CPU (it is only where they enter, see [`secondary`]), parses no device tree (it only looks for the magic) and knows no
-//! console: before `kernel_main` the only way to speak is a code in x0, see [`park`].
+//! It starts no other CPU (it is only where they enter, see [`secondary`]), parses no device tree (it only
+//! looks for the magic) and has no console: [`fail`] guesses one.
 
 #![no_std]
 
@@ -40,6 +41,8 @@ pub mod el;
 pub mod el3;
 #[cfg(target_os = "none")]
 pub mod entry;
+#[cfg(target_os = "none")]
+pub mod fail;
 #[cfg(target_os = "none")]
 pub mod handoff;
 #[cfg(target_os = "none")]

@@ -5,10 +5,7 @@
 //! Both routines run at a physical address through the identity map, need no stack and write no
 //! memory, so that a secondary CPU can use them as they are.
 
-use crate::{
-    park::{NO_4K_GRANULE, park},
-    registers::{IPS_MAX, MAIR, SCTLR_MMU_OFF, SCTLR_MMU_ON, TCR, TCR_AS, TCR_IPS_SHIFT},
-};
+use crate::registers::{IPS_MAX, MAIR, SCTLR_MMU_OFF, SCTLR_MMU_ON, TCR, TCR_AS, TCR_IPS_SHIFT};
 use core::arch::naked_asm;
 
 /// Puts EL1's controls, UNKNOWN at reset, into a known state with the MMU off, selects SP_EL1 and
@@ -22,8 +19,8 @@ pub(crate) extern "C" fn init_el1() {
         "msr spsel, #1",
         "ldr x0, ={SCTLR_MMU_OFF}",
         "msr sctlr_el1, x0",
-        // Until the kernel installs its vectors an exception parks. The physical address is right
-        // before and after the MMU is on, as long as the identity map exists.
+        // Until the kernel installs its vectors an exception is reported here. The physical address is
+        // right before and after the MMU is on, as long as the identity map exists.
         "adrp x0, boot_park_vectors",
         "add x0, x0, :lo12:boot_park_vectors",
         "msr vbar_el1, x0",
@@ -40,25 +37,20 @@ pub(crate) extern "C" fn init_el1() {
 
 /// Turns on the MMU and the caches; returns to the same (physical) address, now through TTBR0.
 ///
-/// In: x0 = TTBR0, x1 = TTBR1; tables complete and clean to the point of coherency. Clobbers x1-x4.
+/// In: x0 = TTBR0, x1 = TTBR1; tables complete and clean to the point of coherency. The CPU has the 4 KiB
+/// granule. Clobbers x1-x4.
 ///
 /// H10, and H11 for the last step.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 pub(crate) extern "C" fn enable_mmu() {
     naked_asm!(
-        "mrs x2, id_aa64mmfr0_el1",
-        "sbfx x3, x2, #28, #4",          // TGran4: negative means no 4 KiB granule
-        "tbz x3, #63, 1f",
-        "mov x1, x2",
-        "ldr w0, ={NO_4K_GRANULE}",
-        "b {park}",
-        "1:",
         "ldr x3, ={MAIR}",
         "msr mair_el1, x3",
         // TCR: IPS = the CPU's physical address size, at most 48 bits; a larger IPS than PARange is
         // UNPREDICTABLE.
         "ldr x3, ={TCR}",
+        "mrs x2, id_aa64mmfr0_el1",
         "and x4, x2, #0xf",              // PARange
         "cmp x4, #{IPS_MAX}",
         "b.ls 2f",
@@ -84,8 +76,6 @@ pub(crate) extern "C" fn enable_mmu() {
         "msr sctlr_el1, x3",
         "isb",                           // the next instruction is fetched through the tables
         "ret",
-        park = sym park,
-        NO_4K_GRANULE = const NO_4K_GRANULE,
         MAIR = const MAIR,
         TCR = const TCR,
         IPS_MAX = const IPS_MAX,

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The end of the road before a console exists: a CPU that cannot go on waits in WFE with a code in
-//! x0.
+//! The end of the road: a CPU that cannot go on waits in WFE with a code in x0.
 //!
-//! A debugger (or QEMU's `info registers`) shows which:
+//! What is an error has been told by [`fail`](crate::fail) before. A debugger (or QEMU's `info registers`) shows which:
 //!
 //! | x0 | meaning | x1 |
 //! |---|---|---|
-//! | [`SECONDARY`] | not the boot CPU (its affinity is not 0.0.0.0) | MPIDR_EL1 |
+//! | [`SECONDARY`] | not the boot CPU: entered at EL3, where all may enter, and its affinity is not 0.0.0.0 | MPIDR_EL1 |
 //! | [`MISALIGNED`] | the image is not 0x80000 above a 2 MiB boundary | its address |
 //! | [`NO_4K_GRANULE`] | the CPU has no 4 KiB translation granule | ID_AA64MMFR0_EL1 |
 //! | [`NO_SLOT`] | a secondary CPU that the kernel has not prepared | MPIDR_EL1, affinity only |
@@ -16,6 +15,7 @@
 //! n is the vector's offset divided by 0x80. "Nothing handles it": at EL1 before the kernel has its
 //! vectors, at EL2 and EL3 always.
 
+use crate::fail::exception;
 use core::arch::{global_asm, naked_asm};
 
 /// x0 of a CPU that is not the boot CPU.
@@ -43,7 +43,7 @@ pub(crate) extern "C" fn park(code: u64, detail: u64) -> ! {
     )
 }
 
-// A vector table for EL1 until the kernel has its own, and for EL2 for good: every entry parks, so
+// A vector table for EL1 until the kernel has its own, and for EL2 for good: every entry reports, so
 // that a stray exception stands still instead of running wild. VBAR_ELx wants 2 KiB alignment
 // (D24.2), each entry has 0x80 bytes.
 //
@@ -54,17 +54,8 @@ global_asm!(
     ".pushsection .text.boot, \"ax\"",
     ".macro park_entry number",
     ".balign 0x80",
-    // x1 := where it happened. The table serves two levels, so ask which one.
-    "mrs x0, CurrentEL",
-    "tbnz x0, #3, 1f", // bits [3:2] = 2: EL2
-    "mrs x1, elr_el1",
-    "b 2f",
-    "1:",
-    "mrs x1, elr_el2",
-    "2:",
-    "mov w0, #(({EXCEPTION} + \\number) & 0xffff)",
-    "movk w0, #({EXCEPTION} >> 16), lsl #16",
-    "b {park}",
+    "mov x0, #\\number",
+    "b {exception}",
     ".endm",
     ".balign 0x800",
     ".globl boot_park_vectors",
@@ -87,10 +78,8 @@ global_asm!(
     "mov x0, #-1",
     "eret",
     "9:",
-    "mrs x1, elr_el2",
-    "mov w0, #(({EXCEPTION} + 8) & 0xffff)",
-    "movk w0, #({EXCEPTION} >> 16), lsl #16",
-    "b {park}",
+    "mov x0, #8",
+    "b {exception}",
     "park_entry 9",
     "park_entry 10",
     "park_entry 11",
@@ -101,6 +90,5 @@ global_asm!(
     ".balign 0x80",
     ".size boot_park_vectors, . - boot_park_vectors",
     ".popsection",
-    EXCEPTION = const EXCEPTION,
-    park = sym park,
+    exception = sym exception,
 );

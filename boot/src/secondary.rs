@@ -91,7 +91,7 @@ impl Default for Slot {
 
 /// What a secondary reads before it has a stack.
 #[repr(C)]
-struct Shared {
+pub(crate) struct Shared {
     /// Physical address of the upper half's root: read with the caches off.
     root: AtomicU64,
     /// The slots: read with the caches on.
@@ -99,7 +99,10 @@ struct Shared {
     count: AtomicU64,
 }
 
-static SHARED: Shared = Shared {
+/// Offset of the root.
+pub(crate) const ROOT: usize = offset_of!(Shared, root);
+
+pub(crate) static SHARED: Shared = Shared {
     root: AtomicU64::new(0),
     slots: AtomicU64::new(0),
     count: AtomicU64::new(0),
@@ -159,6 +162,11 @@ pub fn entry_phys() -> u64 {
 #[unsafe(link_section = ".text.boot")]
 extern "C" fn entry() -> ! {
     naked_asm!(
+        "mrs x1, id_aa64mmfr0_el1",
+        "tbz x1, #31, 1f",             // TGran4: negative means no 4 KiB granule
+        "ldr w0, ={NO_4K_GRANULE}",
+        "b {park}",
+        "1:",
         "mrs x20, CurrentEL",
         "lsr x20, x20, #2",            // CurrentEL[3:2]
         "bl {drop_to_el1}",
@@ -175,8 +183,10 @@ extern "C" fn entry() -> ! {
         init_el1 = sym init_el1,
         enable_mmu = sym enable_mmu,
         upper_half = sym upper_half,
+        park = sym park,
+        NO_4K_GRANULE = const park::NO_4K_GRANULE,
         SHARED = sym SHARED,
-        ROOT = const offset_of!(Shared, root),
+        ROOT = const ROOT,
         IDENTITY_L0 = const offset::IDENTITY_L0,
     )
 }

@@ -9,24 +9,29 @@ fn main() {}
 
 #[cfg(target_os = "none")]
 mod kernel_main {
+    use core::fmt::Write;
+
     use boot::Handoff;
     use kernel::arch::window::{self, WindowId};
     use kernel::bench::{self, Counter};
     use kernel::platform::bootargs::Mode;
+    use kernel::platform::console::{self, Emergency};
     use kernel::platform::exit::{Status, exit};
-    use kernel::println;
     use kernel::start::{self, StartError};
+    use kernel::text::Line;
     use modes::{demo, litmus, selftest, soak};
 
     /// Where `boot` hands over: EL1, MMU on, upper half.
     #[unsafe(no_mangle)]
     extern "C" fn kernel_main(handoff: &'static Handoff) -> ! {
-        start::cpu();
+        start::cpu(handoff);
         window::end(WindowId::new(boot::TO_KERNEL_MAIN, 0));
         match run(handoff) {
             Ok(status) => exit(status),
             Err(error) => {
-                println!("error: {error}");
+                console::tell_everybody();
+                // This writer never fails.
+                let _ = writeln!(Emergency::new(), "error: {}", Line(error));
                 exit(Status::Failure)
             }
         }
@@ -38,11 +43,11 @@ mod kernel_main {
         start::secondary_cpu(slot as usize)
     }
 
-    fn run(handoff: &'static Handoff) -> Result<Status, StartError> {
-        let tree = start::device_tree(handoff)?;
+    fn run(handoff: &Handoff) -> Result<Status, StartError> {
+        let (handoff, tree) = start::device_tree(handoff)?;
         let description = start::describe(&tree)?;
         start::power(&description);
-        let arguments = start::memory(handoff, description)?;
+        let arguments = start::memory(&handoff, description)?;
         start::interrupt_controller()?;
         start::scheduler()?;
         start::other_cpus(&arguments)?;

@@ -17,13 +17,13 @@ use spin::once::Once;
 use crate::arch::features::{Ets, Features};
 use crate::arch::relax::CpuRelax;
 use crate::arch::timer::{self, CycleCounter};
-use crate::arch::{exceptions, interrupts as irq_mask, percpu, semihosting};
+use crate::arch::{exceptions, interrupts as irq_mask, percpu, probe, semihosting};
 use crate::mm::device::DeviceError;
 use crate::mm::image::Image;
 use crate::mm::layout::LINEAR_SIZE;
 use crate::mm::{self, MMU, Settings};
 use crate::platform::bootargs::{BootArgumentError, BootArguments, PassedOver, PolicyChoice};
-use crate::platform::console;
+use crate::platform::console::{self, Found};
 use crate::platform::devicetree::{
     DeviceTree, DeviceTreeError, InterruptController, MachineDescription,
 };
@@ -93,6 +93,10 @@ pub fn machine() -> &'static Machine {
 pub enum StartError {
     /// No device tree was found, or it is too large.
     NoDeviceTree(Handoff),
+    /// The device tree ends behind the end of memory.
+    TreeBeyondMemory(Handoff),
+    /// There is nothing where the device tree has the console.
+    NoConsole(PhysRange),
     /// The device tree is broken or lacks something.
     DeviceTree(DeviceTreeError),
     /// A boot argument is unknown or malformed.
@@ -141,6 +145,16 @@ impl fmt::Display for StartError {
                  -dtb",
                 handoff.x0
             ),
+            Self::TreeBeyondMemory(handoff) => write!(
+                f,
+                "the device tree at {:#x} says that it has {} bytes, and the last of them cannot be read: it is \
+                 damaged, or memory ends before",
+                handoff.dtb_phys, handoff.dtb_size
+            ),
+            Self::NoConsole(registers) => write!(
+                f,
+                "nothing answers at {registers}, where the device tree has the console: correct its `reg`"
+            ),
             Self::DeviceTree(error) => error.fmt(f),
             Self::BootArgument(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),
@@ -159,28 +173,38 @@ impl fmt::Display for StartError {
 
 impl core::error::Error for StartError {}
 
-/// The CPU's own block, vectors, and the log: from here on a fault is reported.
-pub fn cpu() {
+/// The CPU's own block, vectors, and the log: from here on a fault is reported by the kernel, to whoever hears it.
+pub fn cpu(handoff: &Handoff) {
     sched::init_boot_cpu();
     percpu::init_boot_cpu();
     exceptions::init();
     exceptions::report::set_walk_reporter(mm::fault::explain);
+    if let Some(uart) = boot::fail::implied_uart(handoff.image_phys) {
+        // SAFETY: the boot tables are live, until `mm::init` suspends the console; the load address says that there
+        // is a PL011.
+        unsafe { console::imply(uart) };
+    }
     console::init_log();
 }
 
-/// Finds the device tree's blob in the boot window.
+/// Finds the device tree's blob in the boot window. Returns what `handoff` says with it.
 ///
 /// # Errors
-/// [`StartError::NoDeviceTree`]; [`StartError::DeviceTree`] if it is no tree at all.
-pub fn device_tree(handoff: &'static Handoff) -> Result<DeviceTree<'static>, StartError> {
+/// [`StartError::NoDeviceTree`], [`StartError::TreeBeyondMemory`]; [`StartError::DeviceTree`] if it is no tree at all.
+pub fn device_tree(handoff: &Handoff) -> Result<(Handoff, DeviceTree<'static>), StartError> {
+    // SAFETY: the boot tables are live.
+    let handoff = unsafe { handoff.with_device_tree(|virt| probe::try_read_u64(virt).ok()) };
     if handoff.dtb_size == 0 {
-        return Err(StartError::NoDeviceTree(*handoff));
+        return Err(StartError::NoDeviceTree(handoff));
+    }
+    if probe::try_read_u8(handoff.dtb_virt + handoff.dtb_size - 1).is_err() {
+        return Err(StartError::TreeBeyondMemory(handoff));
     }
     let start = ptr::with_exposed_provenance::<u8>(handoff.dtb_virt as usize);
     // SAFETY: boot mapped `dtb_size` bytes there, read-only; the blob is not used after
     // `memory`, which ends the boot window.
     let blob = unsafe { slice::from_raw_parts(start, handoff.dtb_size as usize) };
-    Ok(DeviceTree::new(blob)?)
+    Ok((handoff, DeviceTree::new(blob)?))
 }
 
 /// Reads the whole tree, and takes its console into use through the boot window, so that
@@ -197,16 +221,38 @@ pub fn describe(tree: &DeviceTree<'_>) -> Result<MachineDescription, StartError>
             .filter(|found| !machine.memory.iter().any(|b| b.overlaps(found.registers))),
         Err(_) => tree.console().ok().flatten(),
     };
-    if let Some(found) = console {
-        early_console(found.registers.start());
-    }
-    Ok(described?)
+    let is_there = match console {
+        // Of a tree that is wrong somewhere its console is believed if that does not deny to be one.
+        Some(found) => early_console(found.registers, described.is_ok()),
+        None => Ok(()),
+    };
+    let described = described?;
+    is_there?;
+    Ok(described)
 }
 
-fn early_console(registers: u64) {
+/// Takes the console at `registers` into use, if there is one, or if it is `believed`.
+///
+/// # Errors
+/// There is nothing.
+#[inline(never)]
+fn early_console(registers: PhysRange, believed: bool) -> Result<(), StartError> {
+    let start = registers.start();
     // SAFETY: the boot tables are live, and the tree says that this is a device.
-    let virt = unsafe { boot::map_early_device(registers) };
-    use_console(virt);
+    let Some(virt) = (unsafe { boot::map_early_device(start) }) else {
+        return Ok(());
+    };
+    // SAFETY: mapped by a block, as Device memory. In a PL011 no register that is read changes thereby, and for
+    // anything else the tree is to blame.
+    match unsafe { console::identify(virt, registers.size()) } {
+        Found::Nothing => return Err(StartError::NoConsole(registers)),
+        Found::SomethingElse if !believed => return Ok(()),
+        Found::Pl011 => console::trust(),
+        _ if console::is_implied(start) => console::trust(),
+        _ => {}
+    }
+    use_console(Some(virt));
+    Ok(())
 }
 
 fn use_console(virt: Option<u64>) {
@@ -221,7 +267,7 @@ fn use_console(virt: Option<u64>) {
 /// # Errors
 /// What is wrong with the boot arguments, the RAM or the CPU for what they ask.
 pub fn memory(
-    handoff: &'static Handoff,
+    handoff: &Handoff,
     description: MachineDescription,
 ) -> Result<BootArguments<'static>, StartError> {
     let features = Features::of_this_cpu();

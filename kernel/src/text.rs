@@ -120,11 +120,99 @@ impl<const N: usize> fmt::Debug for Text<N> {
     }
 }
 
+/// What becomes of a newline in a text that is escaped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Newline {
+    /// It stays.
+    Stays,
+    /// It is escaped as all control characters are.
+    Escaped,
+}
+
+/// Hands `text` on in pieces: printable ASCII as it is, all else as `\u{1b}`. What others wrote may hold control
+/// characters, which a terminal would obey.
+#[inline(never)] // The image has little room.
+pub fn escape(mut text: &str, newline: Newline, put: &mut dyn FnMut(&str)) {
+    let is_plain = |byte: &u8| match byte {
+        b'\n' => newline == Newline::Stays,
+        _ => matches!(byte, b' '..=b'~'),
+    };
+    loop {
+        let plain = text.bytes().take_while(is_plain).count();
+        // Only ASCII was passed over, so this is between characters.
+        let (before, rest) = text.split_at(plain);
+        put(before);
+        let mut rest = rest.chars();
+        let Some(odd) = rest.next() else { return };
+        text = rest.as_str();
+        // As large as others are: the image has room for few sizes.
+        let escaped = Text::<64>::from_arguments(format_args!("\\u{{{:x}}}", u32::from(odd)));
+        put(escaped.as_str());
+    }
+}
+
+/// A value that is shown on one line: everything in it that is not printable ASCII is [escaped](escape).
+#[derive(Clone, Copy, Debug)]
+pub struct Line<T>(pub T);
+
+/// Where a [`Line`] goes.
+struct OneLine<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl fmt::Write for OneLine<'_, '_> {
+    #[inline(never)]
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut result = Ok(());
+        escape(text, Newline::Escaped, &mut |piece| {
+            result = result.and_then(|()| self.0.write_str(piece));
+        });
+        result
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Line<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::write(&mut OneLine(formatter), format_args!("{}", self.0))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use core::fmt::Write as _;
 
-    use super::Text;
+    use super::{Line, Newline, Text, escape};
+
+    fn escaped(text: &str) -> String {
+        let mut result = String::new();
+        escape(text, Newline::Stays, &mut |piece| result.push_str(piece));
+        result
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        assert_eq!(escaped(""), "");
+        assert_eq!(escaped("a ~\n\nb"), "a ~\n\nb");
+        assert_eq!(escaped("\u{1b}[31mred\u{1b}"), "\\u{1b}[31mred\\u{1b}");
+        assert_eq!(escaped("\r\t\0\u{7f}"), "\\u{d}\\u{9}\\u{0}\\u{7f}");
+        // A control sequence in one character, one that turns the direction of writing, and a letter.
+        assert_eq!(
+            escaped("\u{9b}2J\u{202e}x\u{e9}"),
+            "\\u{9b}2J\\u{202e}x\\u{e9}"
+        );
+    }
+
+    #[test]
+    fn every_character_that_is_not_printable_ascii_is_escaped() {
+        for odd in ('\0'..=char::MAX).filter(|c| !(' '..='~').contains(c) && *c != '\n') {
+            let shown = escaped(&format!("a{odd}b"));
+            assert_eq!(shown, format!("a\\u{{{:x}}}b", u32::from(odd)));
+        }
+    }
+
+    #[test]
+    fn a_value_on_one_line_begins_no_other() {
+        let value = format_args!("a\nlazymmu: exit {}\n", 0);
+        assert_eq!(Line(value).to_string(), "a\\u{a}lazymmu: exit 0\\u{a}");
+    }
 
     #[test]
     fn keeps_what_fits_exactly() {

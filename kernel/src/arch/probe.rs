@@ -8,11 +8,12 @@
 //!
 //! | probe | instruction that may fault | recognized by |
 //! |---|---|---|
-//! | [`try_read_u8`], [`try_read_u64`], [`try_write_u64`] | load, store | ELR |
+//! | [`try_read_u8`], [`try_read_u64`], [`try_read_register`], [`try_write_u64`] | load, store | ELR |
 //! | [`registers_changed_by_fault`] | load | ELR |
 //! | [`litmus`] | load | ELR |
 //! | [`try_exec`] | the fetch at the target | instruction abort, ELR = FAR, x30 = call + 4 |
 //! | [`semihosting`](super::semihosting) | `hlt` | ELR |
+//! | [`try_smc`], [`try_hvc`] | `smc`, `hvc` | ELR |
 //!
 //! Not caught: an SError that a store provokes later (it has no address), and the breakpoint,
 //! watchpoint and SP alignment exceptions.
@@ -99,6 +100,14 @@ global_asm!(
     "ret",
     ".size probe_read_u64, . - probe_read_u64",
     //
+    "probe_function probe_read_u32",
+    ".globl probe_read_u32_at",
+    "probe_read_u32_at:",
+    "ldr w1, [x0]",
+    "mov x0, xzr",
+    "ret",
+    ".size probe_read_u32, . - probe_read_u32",
+    //
     "probe_function probe_write_u64",
     ".globl probe_write_u64_at",
     "probe_write_u64_at:",
@@ -168,19 +177,43 @@ global_asm!(
     "probe_return:",
     "ret",
     ".size probe_semihosting, . - probe_semihosting",
+    //
+    // SMC Calling Convention (DEN 0028): function and arguments in x0 to x4, result in x0. What the callee
+    // may change, x1 to x17, a function of the C calling convention may change, too.
+    "probe_function probe_smc",
+    ".globl probe_smc_at",
+    "probe_smc_at:",
+    "smc #0",
+    "mov x1, x0",
+    "mov x0, xzr",
+    "ret",
+    ".size probe_smc, . - probe_smc",
+    //
+    "probe_function probe_hvc",
+    ".globl probe_hvc_at",
+    "probe_hvc_at:",
+    "hvc #0",
+    "mov x1, x0",
+    "mov x0, xzr",
+    "ret",
+    ".size probe_hvc, . - probe_hvc",
     ".popsection",
 );
 
 unsafe extern "C" {
     fn probe_read_u8(address: u64) -> Outcome;
+    fn probe_read_u32(address: u64) -> Outcome;
     fn probe_read_u64(address: u64) -> Outcome;
     fn probe_write_u64(address: u64, value: u64) -> Outcome;
     fn probe_exec(address: u64) -> Outcome;
     fn probe_registers(address: u64) -> u64;
     pub(crate) fn probe_semihosting(operation: u64, parameter: u64) -> Outcome;
+    fn probe_smc(function: u64, a1: u64, a2: u64, a3: u64, a4: u64) -> Outcome;
+    fn probe_hvc(function: u64, a1: u64, a2: u64, a3: u64, a4: u64) -> Outcome;
 
     // Addresses, not functions.
     static probe_read_u8_at: [u8; 0];
+    static probe_read_u32_at: [u8; 0];
     static probe_read_u64_at: [u8; 0];
     static probe_write_u64_at: [u8; 0];
     static probe_exec_called: [u8; 0];
@@ -188,6 +221,8 @@ unsafe extern "C" {
     static probe_registers_at: [u8; 0];
     static probe_registers_return: [u8; 0];
     static probe_semihosting_at: [u8; 0];
+    static probe_smc_at: [u8; 0];
+    static probe_hvc_at: [u8; 0];
     static probe_return: [u8; 0];
 }
 
@@ -261,6 +296,22 @@ pub unsafe fn try_read_unasked(va: u64) -> Result<u64, Fault> {
     unsafe { probe_read_u64(va) }.into_result()
 }
 
+/// Reads a register of 32 bits of a device that may not be there.
+///
+/// # Errors
+///
+/// The fault that the load took.
+///
+/// # Safety
+///
+/// If there is a device at `va`, it does not change by the register being read.
+pub unsafe fn try_read_register(va: u64) -> Result<u32, Fault> {
+    // SAFETY: a fault is caught; the caller vouches for the device.
+    unsafe { probe_read_u32(va) }
+        .into_result()
+        .map(|value| value as u32)
+}
+
 /// Writes eight bytes; an unaligned `va` is allowed on Normal memory.
 ///
 /// # Errors
@@ -291,6 +342,34 @@ pub unsafe fn try_exec(va: u64) -> Result<u64, Fault> {
     unsafe { probe_exec(va) }.into_result()
 }
 
+/// Asks the firmware at EL3 (DEN 0028): `function` with up to four arguments. Returns what it answers.
+///
+/// # Errors
+///
+/// Nobody serves the instruction: it is undefined here.
+///
+/// # Safety
+///
+/// What firmware does for it breaks nothing that the kernel relies on.
+pub unsafe fn try_smc(function: u32, [a1, a2, a3, a4]: [u64; 4]) -> Result<u64, Fault> {
+    // SAFETY: an undefined instruction is caught; the caller vouches for what a defined one does.
+    unsafe { probe_smc(function.into(), a1, a2, a3, a4) }.into_result()
+}
+
+/// Asks the hypervisor at EL2; otherwise as [`try_smc`].
+///
+/// # Errors
+///
+/// Nobody serves the instruction: it is undefined here.
+///
+/// # Safety
+///
+/// As for [`try_smc`].
+pub unsafe fn try_hvc(function: u32, [a1, a2, a3, a4]: [u64; 4]) -> Result<u64, Fault> {
+    // SAFETY: as in `try_smc`.
+    unsafe { probe_hvc(function.into(), a1, a2, a3, a4) }.into_result()
+}
+
 /// Which registers a fault does not bring back: reads `va`, which must fault, with known
 /// values in x2 to x28 and the flags. Bit n stands for xn, bit 0 for the flags.
 ///
@@ -314,6 +393,7 @@ pub(crate) fn fix_up(frame: &mut TrapFrame) -> bool {
     let landing = match esr.class() {
         Class::DataAbortSame
             if at(&raw const probe_read_u8_at)
+                || at(&raw const probe_read_u32_at)
                 || at(&raw const probe_read_u64_at)
                 || at(&raw const probe_write_u64_at)
                 || litmus::is_load(frame.elr) =>
@@ -328,7 +408,13 @@ pub(crate) fn fix_up(frame: &mut TrapFrame) -> bool {
         {
             &raw const probe_exec_return
         }
-        Class::Unknown if at(&raw const probe_semihosting_at) => &raw const probe_return,
+        Class::Unknown
+            if at(&raw const probe_semihosting_at)
+                || at(&raw const probe_smc_at)
+                || at(&raw const probe_hvc_at) =>
+        {
+            &raw const probe_return
+        }
         _ => return false,
     };
     frame.x[0] = frame.esr;

@@ -16,10 +16,10 @@ use crate::text::Text;
 pub enum BenchError {
     /// The timer does not tick once per instruction.
     Clock {
-        /// Instructions executed.
+        /// Instructions of the shorter of two loops; the other one has twice as many.
         executed: u64,
-        /// Ticks meanwhile.
-        ticks: u64,
+        /// Ticks during each of them. The host's clock may make the longer loop the faster one.
+        ticks: [u64; 2],
     },
     /// Physical memory is exhausted.
     Frames(OutOfFrames),
@@ -54,8 +54,10 @@ impl fmt::Display for BenchError {
         match self {
             Self::Clock { executed, ticks } => write!(
                 f,
-                "{executed} instructions took {ticks} ticks of the timer, which counts instructions \
-                 only under QEMU with -cpu max -icount shift=0,sleep=off: use cargo xtask counts"
+                "a loop of {executed} instructions took {} ticks of the timer, and one of twice as many \
+                 took {}. The timer counts instructions only under QEMU with -cpu max -icount \
+                 shift=0,sleep=off: use cargo xtask counts",
+                ticks[0], ticks[1]
             ),
             Self::Frames(error) => error.fmt(f),
             Self::Vmap(error) => error.fmt(f),
@@ -120,7 +122,7 @@ impl Best {
             Counter::Timer => Text::from_arguments(format_args!(
                 " instructions={} spread={}",
                 self.ticks.saturating_sub(empty),
-                self.dearest - self.ticks
+                self.dearest.saturating_sub(self.ticks)
             )),
             Counter::Outside => Text::new(),
         }

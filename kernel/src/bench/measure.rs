@@ -93,8 +93,8 @@ pub fn check_clock() -> Result<(), BenchError> {
         window::spend(black_box(rounds));
         timer::ticks().wrapping_sub(start)
     });
-    let (executed, ticks) = (ROUNDS * ROUND, ticks[1].wrapping_sub(ticks[0]));
-    if executed == ticks {
+    let executed = ROUNDS * ROUND;
+    if ticks[1].checked_sub(ticks[0]) == Some(executed) {
         Ok(())
     } else {
         Err(BenchError::Clock { executed, ticks })

@@ -162,7 +162,8 @@ pub(super) fn measure(counter: Counter) -> Result<(), BenchError> {
 }
 
 fn print(counter: Counter, Event { name, op }: Event, best: Best, without: u64) {
-    let counts = best.counts.unwrap_or_default();
+    // Nothing was measured.
+    let Some(counts) = best.counts else { return };
     println!(
         "event name={name} op={op}{} dsb={} isb={}",
         best.taken(counter, without),

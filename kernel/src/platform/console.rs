@@ -12,6 +12,8 @@
 //!   the time since the counter started;
 //! - [`Emergency`], for panics and exception reports: no lock, no allocation, no interrupt.
 //!
+//! What is printed is ASCII: all else, most of it from texts that others wrote, is [escaped](text::escape).
+//!
 //! # Where it goes
 //!
 //! | state | since | output |
@@ -21,26 +23,32 @@
 //! | open, without | [`init`] without a UART, or a UART that does not work | goes to the host |
 //!
 //! Where the UART is stands in the device tree, and the kernel's text is reached through its final
-//! mapping only, hence the first state. No address is ever guessed: the host is asked by
-//! [`semihosting`], which needs none and is harmless where nobody listens. If the kernel ends
+//! mapping only, hence the first state. The host is asked by
+//! [`semihosting`], which needs no address and is harmless where nobody listens. If the kernel ends
 //! while the console is closed, [`Emergency`] hands over what was kept.
+//!
+//! An error of the boot is for [everybody](tell_everybody): it goes to the host in any case and, as long as no UART
+//! has [proved](trust) to be one, to the UART that the load address [implies](imply).
 //!
 //! A UART is not waited for without end: one whose flags never change is [given up](give_up_uart).
 //!
 //! The UART's line settings are left as firmware made them: it has printed with them already, and
 //! the clock that a divisor would need is not known in general. (QEMU ignores them.)
 
-use crate::arch::{
-    interrupts,
-    relax::{CpuRelax, cpu_relax},
-    semihosting, timer,
+use crate::{
+    arch::{
+        interrupts, probe,
+        relax::{CpuRelax, cpu_relax},
+        semihosting, timer,
+    },
+    text::{self, Line, Newline},
 };
 use arm_pl011_uart::{PL011Registers, Uart, UniqueMmioPointer};
 use arrayvec::ArrayVec;
 use core::{
     fmt::{self, Write},
     ptr::{self, NonNull},
-    sync::atomic::{AtomicBool, AtomicPtr, Ordering},
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering},
 };
 use log::{LevelFilter, Log, Metadata, Record};
 use spin::mutex::SpinMutex;
@@ -66,6 +74,16 @@ static SINK: SpinMutex<Sink, CpuRelax> = SpinMutex::new(Sink {
 
 /// The UART's registers; null without one.
 static UART: AtomicPtr<PL011Registers> = AtomicPtr::new(ptr::null_mut());
+
+/// Physical address and bytes of the UART that errors of the boot go to in addition, as long as it can be mapped; 0 for
+/// none.
+static IMPLIED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// Its registers when it is used; otherwise null.
+static SECOND: AtomicPtr<PL011Registers> = AtomicPtr::new(ptr::null_mut());
+
+/// Whether the host gets everything.
+static TO_HOST: AtomicBool = AtomicBool::new(false);
 
 /// Whether the last byte delivered did not end a line.
 static LINE_IS_OPEN: AtomicBool = AtomicBool::new(false);
@@ -97,21 +115,34 @@ impl Sink {
     }
 }
 
-/// Sends `text` to the UART or, without one, to the semihosting host.
+/// Sends `text` to the UART or, without one, to the semihosting host; or to all that there are.
 fn deliver(text: &[u8]) {
     let Some(last) = text.last() else {
         return;
     };
-    let mut rest = text;
-    while let (Some(mut uart), Some((byte, after))) = (uart(), rest.split_first()) {
+    let to_host = TO_HOST.load(Ordering::Relaxed);
+    if to_host {
+        // First, since it cannot fault.
+        let _ = semihosting::print(text);
+    }
+    let rest = send_all(&UART, text);
+    send_all(&SECOND, text);
+    if !to_host {
+        // Without a host there is nobody left to tell.
+        let _ = semihosting::print(rest);
+    }
+    LINE_IS_OPEN.store(*last != b'\n', Ordering::Relaxed);
+}
+
+/// Sends `text` to the UART at `place`; returns what is left when there is none, or when it is given up.
+fn send_all<'a>(place: &AtomicPtr<PL011Registers>, mut text: &'a [u8]) -> &'a [u8] {
+    while let (Some(mut uart), Some((byte, after))) = (uart(place), text.split_first()) {
         match send(&mut uart, *byte) {
-            Ok(()) => rest = after,
-            Err(Stuck) => give_up_uart(),
+            Ok(()) => text = after,
+            Err(Stuck) => give_up(place),
         }
     }
-    // Without a host there is nobody left to tell.
-    let _ = semihosting::print(rest);
-    LINE_IS_OPEN.store(*last != b'\n', Ordering::Relaxed);
+    text
 }
 
 /// Starts a new line if the last one has not ended.
@@ -121,9 +152,9 @@ fn end_line() {
     }
 }
 
-fn uart() -> Option<Uart<'static>> {
-    let registers = NonNull::new(UART.load(Ordering::Relaxed))?;
-    // SAFETY: `init`'s caller vouches for the registers. They have one user at a time: the holder
+fn uart(place: &AtomicPtr<PL011Registers>) -> Option<Uart<'static>> {
+    let registers = NonNull::new(place.load(Ordering::Relaxed))?;
+    // SAFETY: `init`'s and `imply`'s caller vouches for the registers. They have one user at a time: the holder
     // of `SINK`, or `Emergency`, when the kernel is about to end and nobody else goes on.
     Some(Uart::new(unsafe { UniqueMmioPointer::new(registers) }))
 }
@@ -178,15 +209,96 @@ pub unsafe fn init(uart: Option<NonNull<PL011Registers>>) {
 pub fn suspend() {
     interrupts::without(|| {
         let mut sink = SINK.lock();
+        trust();
         UART.store(ptr::null_mut(), Ordering::Relaxed);
         sink.open = false;
     });
 }
 
-/// Uses the UART no more: it does not work. The rest goes to the host.
-fn give_up_uart() {
-    UART.store(ptr::null_mut(), Ordering::Relaxed);
+/// Uses the UART at `place` no more: it does not work. The rest goes to the host.
+fn give_up(place: &AtomicPtr<PL011Registers>) {
+    place.store(ptr::null_mut(), Ordering::Relaxed);
     LINE_IS_OPEN.store(false, Ordering::Relaxed);
+}
+
+/// What is found where a UART should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing: an access faults.
+    Nothing,
+    /// Something else than a PL011, or one that does not say what it is.
+    SomethingElse,
+    /// Something whose registers of identification, in the last bytes of a page, are not its own.
+    Unknown,
+    /// A PL011.
+    Pl011,
+}
+
+/// Looks what is at `uart`, a range of `size` bytes.
+///
+/// # Safety
+///
+/// The range is mapped as Device memory, to the end of its page, and nothing there changes by being read.
+pub unsafe fn identify(uart: u64, size: u64) -> Found {
+    /// UARTFR, and UARTPCellID0 to 3 with the values that they have in a PrimeCell.
+    const FLAGS: u64 = 0x18;
+    const IDENTIFICATION: [(u64, u32); 4] =
+        [(0xff0, 0x0d), (0xff4, 0xf0), (0xff8, 0x05), (0xffc, 0xb1)];
+    // SAFETY: the caller's contract.
+    let read = |offset| unsafe { probe::try_read_register(uart + offset) };
+    if read(FLAGS).is_err() {
+        return Found::Nothing;
+    }
+    if size < 0x1000 {
+        return Found::Unknown;
+    }
+    let is_pl011 = IDENTIFICATION
+        .iter()
+        .all(|(offset, value)| read(*offset).is_ok_and(|found| found & 0xff == *value));
+    match is_pl011 {
+        true => Found::Pl011,
+        false => Found::SomethingElse,
+    }
+}
+
+/// Lets errors go to the PL011 at physical address `uart` as well, of `size` bytes, until [`trust`].
+///
+/// # Safety
+///
+/// The boot tables are live until `trust` or [`suspend`]. If there is a device at `uart`, it is one whose registers of
+/// identification tell whether it is a PL011, or a PL011; nobody else uses it.
+pub unsafe fn imply((uart, size): (u64, u64)) {
+    IMPLIED[0].store(uart, Ordering::Relaxed);
+    IMPLIED[1].store(size, Ordering::Relaxed);
+}
+
+/// Whether the UART at physical address `uart` is the implied one.
+pub fn is_implied(uart: u64) -> bool {
+    IMPLIED[0].load(Ordering::Relaxed) == uart
+}
+
+/// The UART in use is one: no other need be tried.
+pub fn trust() {
+    IMPLIED[0].store(0, Ordering::Relaxed);
+    SECOND.store(ptr::null_mut(), Ordering::Relaxed);
+}
+
+/// From here on, what is printed by [`Emergency`] goes to all who may hear it: the kernel ends with an error.
+pub fn tell_everybody() {
+    TO_HOST.store(true, Ordering::Relaxed);
+    let implied = IMPLIED[0].swap(0, Ordering::Relaxed);
+    if implied == 0 {
+        return;
+    }
+    // SAFETY: `imply`'s contract.
+    let virt = unsafe { boot::map_early_device(implied) };
+    let Some(virt) = virt else { return };
+    // SAFETY: mapped above, by a block. By the same contract no register changes by being read.
+    let found = unsafe { identify(virt, IMPLIED[1].load(Ordering::Relaxed)) };
+    if matches!(found, Found::Unknown | Found::Pl011) {
+        let registers = ptr::with_exposed_provenance_mut(virt as usize);
+        SECOND.store(registers, Ordering::Relaxed);
+    }
 }
 
 /// Prints; see [`println!`](crate::println).
@@ -203,8 +315,14 @@ pub fn print(arguments: fmt::Arguments<'_>) {
 pub struct Console;
 
 impl Write for Console {
+    #[inline(never)]
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        interrupts::without(|| SINK.lock().write(text.as_bytes()));
+        interrupts::without(|| {
+            let mut sink = SINK.lock();
+            text::escape(text, Newline::Stays, &mut |piece| {
+                sink.write(piece.as_bytes())
+            });
+        });
         Ok(())
     }
 }
@@ -243,7 +361,7 @@ impl Log for Logger {
                 time.as_secs(),
                 time.subsec_micros(),
                 LevelName(record.level()),
-                record.args()
+                Line(record.args())
             );
         }
     }
@@ -289,6 +407,9 @@ impl Emergency {
     /// Ready at once.
     #[must_use]
     pub fn new() -> Self {
+        if !is_implied(0) {
+            tell_everybody();
+        }
         if let Some(mut sink) = SINK.try_lock() {
             sink.release();
         }
@@ -301,14 +422,15 @@ impl Emergency {
     #[must_use]
     pub fn after(failed: u32) -> Self {
         if failed >= 2 {
-            give_up_uart();
+            give_up(&UART);
+            give_up(&SECOND);
         }
         Self::new()
     }
 
     /// Waits until everything has left the UART, within reason.
     pub fn drain(&mut self) {
-        if let Some(uart) = uart() {
+        for uart in [&UART, &SECOND].into_iter().filter_map(uart) {
             // The kernel ends either way.
             let _ = wait_until(|| !uart.is_busy());
         }
@@ -322,8 +444,9 @@ impl Default for Emergency {
 }
 
 impl Write for Emergency {
+    #[inline(never)]
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        deliver(text.as_bytes());
+        text::escape(text, Newline::Stays, &mut |piece| deliver(piece.as_bytes()));
         Ok(())
     }
 }

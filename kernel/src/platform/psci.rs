@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Power control by firmware (PSCI, DEN 0022), through crate `smccc`.
+//! Power control by firmware (PSCI, DEN 0022).
 //!
 //! Whether there is any, and by which instruction it is called, stands in the device tree. Without
-//! it every function here does nothing: an `smc` or `hvc` that nobody serves is undefined, or
-//! lands in somebody else's handler. The two functions that call it are known by their names to the check of
-//! the machine code (H21).
+//! it every function here does nothing. A tree may be wrong: an `smc` or `hvc` that nobody serves is
+//! undefined, and then an error like any other ([`probe`]). Function numbers and error codes are
+//! those of crate `smccc`.
 
 use super::devicetree::Conduit;
-use crate::arch::relax::CpuRelax;
+use crate::arch::{
+    probe::{self, Fault},
+    relax::CpuRelax,
+};
 use core::fmt;
-use smccc::{Hvc, Smc, psci};
+use smccc::psci;
 use spin::once::Once;
 
 static CONDUIT: Once<Conduit, CpuRelax> = Once::new();
@@ -25,17 +28,33 @@ pub fn init(conduit: Conduit) {
 pub enum CpuOnError {
     /// The device tree has no PSCI node.
     NoPsci,
+    /// Nobody serves the instruction that the device tree names.
+    NotServed(Conduit),
     /// Firmware refused.
     Refused(psci::Error),
 }
 
 impl fmt::Display for CpuOnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Refused(error) = self else {
-            return f.write_str(
-                "its enable-method is psci, and the device tree has no PSCI 0.2 node: add one, or \
-                 firmware that does",
-            );
+        let error = match self {
+            Self::NoPsci => {
+                return f.write_str(
+                    "its enable-method is psci, and the device tree has no PSCI 0.2 node: add one, or \
+                     firmware that does",
+                );
+            }
+            Self::NotServed(conduit) => {
+                let (named, needs, other) = match conduit {
+                    Conduit::Smc => ("smc", "firmware at EL3", "hvc"),
+                    Conduit::Hvc => ("hvc", "a hypervisor at EL2", "smc"),
+                };
+                return write!(
+                    f,
+                    "the device tree says that PSCI is called by {named}, and here that is an undefined \
+                     instruction: it needs {needs}. Correct method in the PSCI node: is it {other}?"
+                );
+            }
+            Self::Refused(error) => error,
         };
         let words = match error {
             psci::Error::NotSupported => "NOT_SUPPORTED: nobody serves the call",
@@ -70,28 +89,38 @@ impl core::error::Error for CpuOnError {}
 /// # Safety
 ///
 /// The code at `entry` can run there on such a CPU, and does nothing that the kernel forbids.
-#[inline(never)]
 pub unsafe fn cpu_on(affinity: u64, entry: u64) -> Result<(), CpuOnError> {
     /// Passed on in x0, which the entry does not look at.
     const CONTEXT: u64 = 0;
-    match CONDUIT.get() {
-        None => Err(CpuOnError::NoPsci),
-        Some(Conduit::Hvc) => {
-            psci::cpu_on::<Hvc>(affinity, entry, CONTEXT).map_err(CpuOnError::Refused)
-        }
-        Some(Conduit::Smc) => {
-            psci::cpu_on::<Smc>(affinity, entry, CONTEXT).map_err(CpuOnError::Refused)
-        }
+    let conduit = *CONDUIT.get().ok_or(CpuOnError::NoPsci)?;
+    // SAFETY: the caller vouches for what the CPU does there.
+    let answer = unsafe { call(conduit, psci::PSCI_CPU_ON_64, [affinity, entry, CONTEXT, 0]) };
+    // An error is a 32-bit number, whatever the register's upper half holds.
+    match answer.map_err(|_| CpuOnError::NotServed(conduit))? as i32 {
+        0 => Ok(()),
+        error => Err(CpuOnError::Refused(error.into())),
     }
 }
 
 /// Turns the machine off. Returns if there is no PSCI, or if it refuses.
-#[inline(never)]
 pub fn system_off() {
-    // The result could only be an error, and the caller has its next method for that.
-    let _ = match CONDUIT.get() {
-        None => Ok(()),
-        Some(Conduit::Hvc) => psci::system_off::<Hvc>(),
-        Some(Conduit::Smc) => psci::system_off::<Smc>(),
-    };
+    if let Some(conduit) = CONDUIT.get() {
+        // The result could only be an error, and the caller has its next method for that.
+        // SAFETY: the kernel has ended.
+        let _ = unsafe { call(*conduit, psci::PSCI_SYSTEM_OFF, [0; 4]) };
+    }
+}
+
+/// Calls firmware.
+///
+/// # Safety
+///
+/// As for [`probe::try_smc`].
+unsafe fn call(conduit: Conduit, function: u32, arguments: [u64; 4]) -> Result<u64, Fault> {
+    match conduit {
+        // SAFETY: this function's contract.
+        Conduit::Smc => unsafe { probe::try_smc(function, arguments) },
+        // SAFETY: this function's contract.
+        Conduit::Hvc => unsafe { probe::try_hvc(function, arguments) },
+    }
 }

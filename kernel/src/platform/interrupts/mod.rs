@@ -35,6 +35,7 @@ use crate::{
     arch::{
         barrier, interrupts,
         percpu::{self, PerCpu},
+        probe,
         relax::CpuRelax,
     },
     platform::devicetree::MAX_REDISTRIBUTOR_REGIONS,
@@ -177,25 +178,24 @@ fn gic() -> Result<&'static Gic, InterruptError> {
 
 /// Has EL3, if that is the image's own, put the shared and the calling CPU's private interrupts into
 /// Group 1; [`boot::el3`] says what the arguments are.
-// Known by its name to the check of the machine code (H21).
-#[inline(never)]
 fn move_to_group_1(gic: &Gic) -> Result<(), InterruptError> {
     if ENTRY_EL.load(Ordering::Relaxed) != 3 {
         return Ok(());
     }
-    let mut registers = [0; 17];
+    let mut arguments = [0; 4];
     match gic {
         Gic::V2(gic) => {
-            registers[0] = 2;
-            registers[1..3].copy_from_slice(&gic.physical());
+            arguments[0] = 2;
+            arguments[1..3].copy_from_slice(&gic.physical());
         }
         Gic::V3(gic) => {
-            registers[0] = 3;
-            registers[1..4].copy_from_slice(&gic.physical()?);
+            arguments[0] = 3;
+            arguments[1..4].copy_from_slice(&gic.physical()?);
         }
     }
-    match smccc::smc64(boot::el3::GROUP1_CALL as u32, registers)[0] {
-        0 => Ok(()),
+    // SAFETY: the image's own stub does what its table says.
+    match unsafe { probe::try_smc(boot::el3::GROUP1_CALL as u32, arguments) } {
+        Ok(0) => Ok(()),
         _ => Err(InterruptError::Group1Refused),
     }
 }

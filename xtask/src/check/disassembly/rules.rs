@@ -45,12 +45,8 @@ const STARTS: [(&str, u64); 4] = [
 /// Where `BR` may lead with the MMU just turned on: first instructions at the link address.
 const UPPER_HALF: [&str; 2] = ["boot::entry::upper_half", "boot::secondary::upper_half"];
 
-/// Who may execute SMC, and asks before whether there is somebody who serves it.
-const SMC_CALLERS: [&str; 3] = [
-    "kernel::platform::psci::cpu_on",
-    "kernel::platform::psci::system_off",
-    "kernel::platform::interrupts::move_to_group_1",
-];
+/// What may execute SMC: an undefined instruction is an error there and no exception.
+const SMC_CALLER: &str = "probe_smc";
 
 /// CNTFRQ_EL0.
 const CNTFRQ_EL0: u16 = register(3, 3, 14, 0, 0);
@@ -212,10 +208,10 @@ pub fn everywhere(code: &Code, before_mmu: &BTreeSet<u64>) -> Vec<Finding> {
             }
             Op::Smc => {
                 let function = code.function_at(address).map_or("", |found| found.1);
-                if !SMC_CALLERS.contains(&function) {
+                if function != SMC_CALLER {
                     find(
                         "H21",
-                        "an SMC outside of the functions that know whether it is served",
+                        "an SMC outside of the probe that finds out whether it is served",
                     );
                 }
             }
@@ -406,8 +402,8 @@ mod tests {
     }
 
     #[test]
-    fn smc_is_for_those_who_know_that_it_is_served() {
-        assert_eq!(on(SMC_CALLERS[0], &[SMC, RET]), []);
+    fn smc_is_for_the_probe_that_finds_out_whether_it_is_served() {
+        assert_eq!(on(SMC_CALLER, &[SMC, RET]), []);
         assert_eq!(
             on("kernel::platform::exit::exit", &[SMC, RET]),
             at("H21", 0x0)
