@@ -13,6 +13,7 @@ pub mod interrupts;
 pub mod memory_map;
 #[cfg(target_os = "none")]
 mod panic;
+pub mod patience;
 pub mod phys_range;
 #[cfg(target_os = "none")]
 pub mod psci;

@@ -149,7 +149,7 @@ fn typed(command: &Command) -> String {
 }
 
 /// Completes boot arguments by those that every boot gets unless it names others.
-fn with_defaults(bootargs: &str) -> String {
+pub fn with_defaults(bootargs: &str) -> String {
     if bootargs
         .split_whitespace()
         .any(|argument| argument.starts_with("exit="))

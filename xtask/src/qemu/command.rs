@@ -29,7 +29,7 @@ use super::machine::{Board, Clock, ExceptionLevel, Gic, Machine};
 use crate::build::Artifacts;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where the guest's UART ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +63,11 @@ pub enum Input<'a> {
     NoTree,
     /// This device tree. QEMU adds memory and boot arguments to it.
     Tree(&'a Path),
+    /// This flat image in place of the kernel's.
+    Image(&'a Path),
+    /// These files at these addresses, and no kernel that QEMU knows of, hence no boot arguments. The first CPU
+    /// starts at the first one.
+    Raw(&'a [(PathBuf, u64)]),
 }
 
 /// The command line of a boot, without the program.
@@ -90,11 +95,23 @@ pub fn boot(
         (ExceptionLevel::El3, _) | (_, Input::Elf) => &artifacts.elf,
         (ExceptionLevel::El1 | ExceptionLevel::El2, _) => &artifacts.image,
     };
-    add("-kernel", kernel.into());
+    match input {
+        Input::Raw(files) => {
+            for (i, (path, address)) in files.iter().enumerate() {
+                let cpu = if i == 0 { ",cpu-num=0" } else { "" };
+                let before = format!("loader,addr={address:#x},force-raw=on{cpu},file=");
+                add("-device", option_of(&before, path));
+            }
+        }
+        Input::Image(image) => add("-kernel", image.into()),
+        _ => add("-kernel", kernel.into()),
+    }
     if let Input::Tree(path) = input {
         add("-dtb", path.into());
     }
-    add("-append", bootargs.into());
+    if !matches!(input, Input::Raw(_)) {
+        add("-append", bootargs.into());
+    }
     if let Some(path) = sockets.debugger {
         let socket = option_of("socket,id=gdb,server=on,wait=off,path=", path);
         add("-chardev", socket);

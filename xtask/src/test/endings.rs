@@ -7,12 +7,13 @@
 //! demonstration must also print what README.md shows.
 
 use super::boots::Bench;
+use super::odd::{Files, Loaded, Odd};
 use super::summary::{Failed, Row};
 use crate::failure;
 use crate::glob;
 use crate::guest;
 use crate::qemu::Input;
-use crate::qemu::boot::Watch;
+use crate::qemu::boot::{Watch, with_defaults};
 use crate::qemu::machine::Board::{self, Raspi4b, Virt};
 use crate::qemu::machine::{ExceptionLevel, Memory};
 use crate::qemu::{Boot, Machine, Verdict};
@@ -41,6 +42,8 @@ enum Tree {
     MissingAtEl3,
     /// One that says nothing but how addresses are written.
     Bare,
+    /// Something odd: an image at a wrong place, a tree that lies.
+    Odd(Odd),
 }
 
 /// A boot and how it must end.
@@ -60,7 +63,7 @@ struct Ending {
 const GIB: u32 = 1024;
 
 #[rustfmt::skip]
-const ENDINGS: [Ending; 24] = [
+const ENDINGS: [Ending; 38] = [
     Ending { name: "demo", board: Virt, smp: 2, mebibytes: GIB, tree: Tree::Usual, bootargs: "", status: 0,
         says: &["== 1.", "== 2.", "65536  lazy, range known", "== 3.", "== 4.", "== 5.", "moves to CPU 1 and back", "lazymmu: exit 0"] },
     Ending { name: "demo_in_little_memory", board: Virt, smp: 1, mebibytes: 128, tree: Tree::Usual, bootargs: "", status: 0,
@@ -114,9 +117,44 @@ const ENDINGS: [Ending; 24] = [
     Ending { name: "too_little_memory", board: Virt, smp: 1, mebibytes: 32, tree: Tree::Usual, bootargs: "", status: 1,
         says: &["KiB of memory are usable, the kernel needs", "--memory 128M"] },
     Ending { name: "no_device_tree", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Missing, bootargs: "", status: 1,
-        says: &["error: no device tree: x0 was 0x0"] },
+        says: &["error: no device tree: x0 was 0x0", "the kernel ended with status 1"] },
     Ending { name: "bare_device_tree", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Bare, bootargs: "", status: 1,
         says: &["error: device tree has no interrupt controller the kernel knows"] },
+    // On the console, and not only to the host: then the status comes from what the kernel has announced there.
+    Ending { name: "control_characters", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=\u{1b}[31mred\u{7}\u{9b}x", status: 1,
+        says: &[r"error: boot argument mode='\u{1b}[31mred\u{7}\u{9b}x' is not allowed", "the kernel ended with status 1"] },
+    Ending { name: "control_characters_in_the_log", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "\u{1b}]0;title\u{7} lazymmu mode=selftest filter=boot-arguments.*", status: 0,
+        says: &[r"passed over: \u{1b}]0;title\u{7}", "lazymmu: exit 0"] },
+    Ending { name: "image_at_a_wrong_offset", board: Virt, smp: 2, mebibytes: GIB, tree: Tree::Odd(Odd::Offset(0)), bootargs: "", status: 1,
+        says: &["error: the image lies at 0x40200000, and runs only 0x80000 bytes above", "lazymmu: exit 1", "the kernel ended with status 1"] },
+    Ending { name: "image_without_alignment", board: Virt, smp: 2, mebibytes: GIB, tree: Tree::Odd(Odd::Offset(0x8_0004)), bootargs: "", status: 1,
+        says: &["error: the image lies at 0x40080004,", "lazymmu: exit 1", "the kernel ended with status 1"] },
+    Ending { name: "image_larger_than_memory", board: Virt, smp: 1, mebibytes: 3, tree: Tree::Odd(Odd::Loaded(Loaded::USUAL)), bootargs: "", status: 3,
+        says: &["exception: vector 0x4 of EL1, where nothing handles it: elr 0x402*, esr 0x96000*, far 0x403", "lazymmu: exit 3", "the kernel met an unexpected exception"] },
+    Ending { name: "another_cpu_boots", board: Virt, smp: 2, mebibytes: GIB, tree: Tree::Odd(Odd::Loaded(Loaded { boot_cpu: 1, ..Loaded::USUAL })),
+        bootargs: "mode=selftest filter=smp.each*", status: 0, says: &["2 of 2 CPUs are online", "fail:0", "lazymmu: exit 0"] },
+    Ending { name: "x0_where_nothing_is", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Odd(Odd::Loaded(Loaded { x0: 0x70_0000_0000, tree_at: 0x4100_0000, ..Loaded::USUAL })),
+        bootargs: "", status: 1, says: &["error: no device tree: x0 was 0x7000000000", "lazymmu: exit 1", "the kernel ended with status 1"] },
+    Ending { name: "tree_beyond_memory", board: Virt, smp: 1, mebibytes: GIB,
+        tree: Tree::Odd(Odd::Loaded(Loaded { x0: 0x7fff_f000, tree_at: 0x7fff_f000, tree_size: Some(0x10_0000), ..Loaded::USUAL })),
+        bootargs: "", status: 1, says: &["error: the device tree at 0x7ffff000 says that it has 1048576 bytes, and the last of them cannot be read", "the kernel ended with status 1"] },
+    Ending { name: "console_in_memory", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Odd(Odd::Loaded(Loaded { uart: 0x5000_0000, ..Loaded::USUAL })),
+        bootargs: "", status: 1, says: &["error: the device tree puts the registers of the console, *, into memory", "the kernel ended with status 1"] },
+    Ending { name: "console_in_memory_and_another_fault", board: Virt, smp: 1, mebibytes: GIB,
+        tree: Tree::Odd(Odd::Loaded(Loaded { uart: 0x5000_0000, has_gic: false, ..Loaded::USUAL })),
+        bootargs: "", status: 1, says: &["error: device tree has no interrupt controller the kernel knows", "the kernel ended with status 1"] },
+    Ending { name: "console_where_nothing_is", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Odd(Odd::Loaded(Loaded { uart: 0x70_0000_0000, ..Loaded::USUAL })),
+        bootargs: "", status: 1, says: &["error: nothing answers at 0x7000000000..0x7000001000, where the device tree has the console", "the kernel ended with status 1"] },
+    Ending { name: "psci_by_smc_that_nobody_serves", board: Virt, smp: 2, mebibytes: GIB, tree: Tree::Odd(Odd::Loaded(Loaded { psci: "smc", ..Loaded::USUAL })),
+        bootargs: "mode=selftest filter=boot-arguments.*", status: 0,
+        says: &["CPU with affinity 0x1 stays off: the device tree says that PSCI is called by smc, and here that is an undefined instruction", "1 of 2 CPUs are online", "lazymmu: exit 0"] },
+    Ending { name: "cpus_that_never_come", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Odd(Odd::Loaded(Loaded { cpus: 4, spin_table: true, ..Loaded::USUAL })),
+        bootargs: "mode=selftest filter=boot-arguments.*", status: 0,
+        says: &["CPU with affinity 0x1 stays off: it was started and did not come", "CPU with affinity 0x2 stays off: it was started and did not come",
+            "CPU with affinity 0x3 stays off: it was started and did not come", "1 of 4 CPUs are online", "lazymmu: exit 0"] },
+    // Nothing implies a UART there, so the host alone hears of it.
+    Ending { name: "raspi4b_image_at_a_wrong_offset", board: Raspi4b, smp: 4, mebibytes: 2 * GIB, tree: Tree::Odd(Odd::Offset(0)), bootargs: "", status: 1,
+        says: &["error: the image lies at 0x200000, and runs only 0x80000 bytes above", "lazymmu: exit 1"] },
     // With the boot arguments of a board's firmware, and those of its usual cmdline.txt.
     Ending { name: "raspi4b_demo", board: Raspi4b, smp: 4, mebibytes: 2 * GIB, tree: Tree::Usual, status: 0,
         bootargs: "coherent_pool=1M 8250.nr_uarts=1 snd_bcm2835.enable_headphones=0 cgroup_disable=memory numa_policy=interleave iommu_dma_numa_policy=interleave \
@@ -125,7 +163,7 @@ const ENDINGS: [Ending; 24] = [
         says: &["entered at EL2, image at 0x80000,", "meant for others and passed over: coherent_pool=1M 8250.nr_uarts=1 *fsck.repair=yes rootwait",
             "info: Raspberry Pi 4 Model B", "4 of 4 CPUs are online", "== 5.", "lazymmu: exit 0"] },
     Ending { name: "raspi4b_with_atags", board: Raspi4b, smp: 4, mebibytes: 2 * GIB, tree: Tree::Missing, bootargs: "", status: 1,
-        says: &["error: no device tree: x0 was 0x100", "lazymmu: exit 1"] },
+        says: &["error: no device tree: x0 was 0x100", "lazymmu: exit 1", "the kernel ended with status 1"] },
     Ending { name: "raspi4b_entered_at_el3", board: Raspi4b, smp: 4, mebibytes: 2 * GIB, tree: Tree::MissingAtEl3, bootargs: "", status: 1,
         says: &["error: no device tree: x0 was 0x0 *start the flat image kernel8.img, not the ELF file", "lazymmu: exit 1"] },
 ];
@@ -199,11 +237,19 @@ impl Ending {
             memory: Memory::mebibytes(self.mebibytes),
             el: match self.tree {
                 Tree::MissingAtEl3 => ExceptionLevel::El3,
-                Tree::Usual | Tree::Missing | Tree::Bare => usual.el,
+                Tree::Usual | Tree::Missing | Tree::Bare | Tree::Odd(_) => usual.el,
             },
             ..usual
         };
         let repeat = again(&machine.options(), self.bootargs);
+        let odd = match self.tree {
+            Tree::Odd(odd) => {
+                let bootargs = with_defaults(self.bootargs);
+                let target = bench.workspace.target();
+                Some(odd.write(target, &bench.artifacts.image, &bootargs)?)
+            }
+            _ => None,
+        };
         let boot = Boot {
             machine: &machine,
             bootargs: self.bootargs,
@@ -213,6 +259,7 @@ impl Ending {
                 Tree::Missing if self.board == Raspi4b => Input::NoTree,
                 Tree::Missing => Input::Elf,
                 Tree::Bare => Input::Tree(bare),
+                Tree::Odd(_) => odd.as_ref().map_or(Input::Usual, Files::input),
             },
             watch: Watch::Timeout(Duration::from_secs(seconds)),
             again: repeat.clone(),

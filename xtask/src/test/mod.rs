@@ -10,6 +10,7 @@ mod counts;
 mod endings;
 pub mod host;
 mod matrix;
+mod odd;
 mod outside;
 pub mod parallel;
 mod plugin;

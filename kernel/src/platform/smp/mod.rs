@@ -2,19 +2,19 @@
 
 //! The other CPUs: how they are started, and how they stop when the kernel ends.
 //!
-//! [`start_all`] goes through the device tree's CPUs, one after the other:
+//! [`start_all`] starts all of them at once and takes them in one after the other, in the device tree's order:
 //!
-//! 1. a block ([`percpu`]), a stack and an emergency stack are made for it, and a slot of
-//!    [`boot::secondary`] is given to it;
-//! 2. it is started in the way that the tree says ([`wake`]), and comes through `boot` to [`enter`];
-//! 3. there it takes its block, checks whether it offers what the boot CPU does
-//!    ([`compatibility`]), and *claims* its number; then it initializes its part of the interrupt
-//!    controller and is online.
+//! 1. a stack is made for each, and a slot of [`boot::secondary`] is given to it;
+//! 2. they are started in the way that the tree says ([`wake`]), come through `boot` to [`enter`], say that
+//!    they have *arrived*, and wait;
+//! 3. the boot CPU gives each the next free number, with a block ([`percpu`]), an idle task and an emergency stack.
+//!    The CPU takes its block, checks whether it offers what the boot CPU does ([`compatibility`]), initializes
+//!    its part of the interrupt controller and is online.
 //!
-//! The boot CPU waits meanwhile, for [`PATIENCE`] at most. Whatever goes wrong with a CPU costs that
-//! CPU, with a warning that says why; the machine runs with the others. A CPU that comes after it was
-//! given up finds that it cannot claim its number any more, and halts: so numbers have no gaps,
-//! except for a CPU that got stuck between claim and online. What was allocated for a CPU that did
+//! The boot CPU waits for arrivals until there has been none for [`PATIENCE`]: once, however many are missing. Whatever
+//! goes wrong with a CPU costs that CPU, with a warning that says why; the machine runs with the others. A CPU that
+//! comes after it was given up finds that it cannot arrive any more, and halts. Numbers have no gaps,
+//! except for a CPU that got stuck in step 3. What was allocated for a CPU that did
 //! not come stays allocated, since it may come at any time.
 //!
 //! [`call`] has one of them do something, and [`stop`] is the other end.
@@ -39,6 +39,7 @@ use crate::{
     platform::{
         devicetree::{Cpu, MAX_CPUS},
         interrupts::{self, InterruptError},
+        patience::Patience,
         psci::CpuOnError,
     },
     sched::{self, Stack, StackError, Task},
@@ -46,16 +47,17 @@ use crate::{
     wrap_errors,
 };
 use alloc::vec::Vec;
+use arrayvec::ArrayVec;
 use boot::secondary::{self, Slot};
 use core::{
     fmt, mem, ptr,
-    sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering},
+    sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 use log::{info, warn};
 
-/// How long a CPU may take from its start until it is online: long enough for an emulated one on a
-/// busy host.
+/// How long no CPU may arrive, and how long one may take from there until it is online: long enough for an emulated
+/// one on a busy host.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Pages of a secondary CPU's stack.
 const STACK_PAGES: usize = 8;
@@ -112,8 +114,8 @@ impl fmt::Display for CpuError {
             ),
             Self::Silent => write!(
                 f,
-                "it was started and did not come within {} s: a debugger finds the reason in x0 if \
-                 it waits in boot/src/park.rs",
+                "it was started and did not come, and no other has come for {} s: a debugger finds the reason \
+                 in x0 if it waits in boot/src/park.rs",
                 PATIENCE.as_secs()
             ),
             Self::Stuck => write!(
@@ -132,8 +134,8 @@ impl core::error::Error for CpuError {}
 enum State {
     /// Not started, or not there yet.
     Starting,
-    /// It has its number; nobody else gets it.
-    Claimed,
+    /// It waits for its block, or has it and is on its way.
+    Arrived,
     /// Done.
     Online,
     /// It has told why it is not going to be online.
@@ -147,6 +149,7 @@ struct Candidate {
     state: AtomicU8,
     /// What it is, to the scheduler.
     idle: AtomicPtr<Task>,
+    /// Null until it may go on.
     block: AtomicPtr<PerCpu>,
 }
 
@@ -157,19 +160,6 @@ impl Candidate {
             idle: AtomicPtr::new(ptr::null_mut()),
             block: AtomicPtr::new(ptr::null_mut()),
         }
-    }
-
-    /// Waits until the state is not `state` any more; `false` if [`PATIENCE`] ended first.
-    fn left(&self, state: State) -> bool {
-        let patience = timer::frequency().saturating_mul(PATIENCE.as_secs());
-        let until = timer::ticks().saturating_add(patience);
-        while self.is(state) {
-            if timer::ticks() > until {
-                return false;
-            }
-            cpu_relax();
-        }
-        true
     }
 
     fn is(&self, state: State) -> bool {
@@ -188,6 +178,30 @@ impl Candidate {
             .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
         decided.is_ok()
     }
+}
+
+/// How many CPUs have arrived so far.
+static ARRIVED: AtomicUsize = AtomicUsize::new(0);
+
+fn arrived() -> usize {
+    ARRIVED.load(Ordering::Relaxed)
+}
+
+/// [`PATIENCE`] from now on.
+fn patience() -> Patience {
+    let ticks = timer::frequency().saturating_mul(PATIENCE.as_secs());
+    Patience::new(ticks, timer::ticks(), arrived())
+}
+
+/// Waits as long as `candidate` is in `state`; `false` if `patience` ends first.
+fn left(candidate: &Candidate, state: State, patience: &mut Patience) -> bool {
+    while candidate.is(state) {
+        if patience.is_over(timer::ticks(), arrived()) {
+            return false;
+        }
+        cpu_relax();
+    }
+    true
 }
 
 static CANDIDATES: [Candidate; MAX_CPUS] = [const { Candidate::new() }; MAX_CPUS];
@@ -221,15 +235,33 @@ pub fn start_all(machine: &Machine, limit: usize) -> Result<(), InterruptError> 
         // SAFETY: the kernel's root is live and stays; nobody writes the early tables.
         unsafe { secondary::prepare(root, &SLOTS) };
     }
-    // The next free number; a CPU keeps it if it gets as far as claiming it.
-    let mut index = 1;
+    let mut started = ArrayVec::<_, MAX_CPUS>::new();
+    let failed = |cpu: &Cpu, error| {
+        warn!("CPU with affinity {:#x} stays off: {error}", cpu.mpidr);
+    };
     for ((candidate, slot), cpu) in CANDIDATES.iter().zip(&SLOTS).zip(others().take(wanted)) {
-        match start(candidate, slot, cpu, index, machine) {
-            Ok(()) => {}
-            Err(error) => warn!("CPU with affinity {:#x} stays off: {error}", cpu.mpidr),
+        match prepare(slot, cpu, machine) {
+            Ok((method, stack)) => started.push((candidate, cpu, method, stack)),
+            Err(error) => failed(cpu, error),
         }
-        if candidate.is(State::Online) || candidate.is(State::Claimed) {
+    }
+    // All of this is in place before the first of them starts (H18).
+    barrier::dsb_sy();
+    started.retain(|(_, cpu, method, _)| {
+        // SAFETY: everything that `boot::secondary` reads is prepared.
+        let woken = unsafe { wake::wake(cpu, *method, machine) };
+        woken.map_err(|error| failed(cpu, error)).is_ok()
+    });
+    // The next free number.
+    let mut index = 1;
+    let mut patience = patience();
+    for (candidate, cpu, _, stack) in started {
+        let taken = take_in(candidate, cpu, index, stack, &mut patience);
+        if candidate.is(State::Online) || candidate.is(State::Arrived) {
             index += 1;
+        }
+        if let Err(error) = taken {
+            failed(cpu, error);
         }
     }
     let all = others().count() + 1;
@@ -239,42 +271,58 @@ pub fn start_all(machine: &Machine, limit: usize) -> Result<(), InterruptError> 
     Ok(())
 }
 
-/// Starts `cpu` and waits for it. It may have refused on its own when this returns `Ok`.
-fn start(
-    candidate: &'static Candidate,
+/// Makes what `cpu` needs to come as far as [`enter`]: a stack, which its slot knows.
+fn prepare(
     slot: &'static Slot,
     cpu: &Cpu,
-    index: u32,
     machine: &Machine,
+) -> Result<(wake::Method, Bounds), CpuError> {
+    let method = wake::method(cpu, machine.entry_el)?;
+    let stack = make_stack(STACK_PAGES)?;
+    // SAFETY: the stack was just made, for this CPU, and so far this slot was nobody's.
+    unsafe { slot.give(cpu.mpidr, stack.top) };
+    Ok((method, stack))
+}
+
+/// Waits for `cpu`, gives it `index`, and waits until it is online. It may have refused on its own when this returns `Ok`.
+fn take_in(
+    candidate: &'static Candidate,
+    cpu: &Cpu,
+    index: u32,
+    stack: Bounds,
+    arrivals: &mut Patience,
 ) -> Result<(), CpuError> {
+    if !left(candidate, State::Starting, arrivals) && candidate.decide(State::GivenUp) {
+        return Err(CpuError::Silent);
+    }
+    let block =
+        make_block(candidate, cpu, index, stack).inspect_err(|_| candidate.set(State::GivenUp))?;
+    candidate.block.store(block, Ordering::Release);
+    // It has only its own registers to see to.
+    match left(candidate, State::Arrived, &mut patience()) {
+        true => Ok(()),
+        false => Err(CpuError::Stuck),
+    }
+}
+
+/// A block for a CPU that has arrived, with an idle task and an emergency stack.
+fn make_block(
+    candidate: &'static Candidate,
+    cpu: &Cpu,
+    index: u32,
+    stack: Bounds,
+) -> Result<*mut PerCpu, CpuError> {
     if index as usize >= MAX_CPUS {
         return Err(CpuError::TooMany);
     }
-    let method = wake::method(cpu, machine.entry_el)?;
-    let (stack, emergency) = (make_stack(STACK_PAGES)?, make_stack(EMERGENCY_PAGES)?);
+    let emergency = make_stack(EMERGENCY_PAGES)?;
     let idle = sched::prepare_cpu(index as usize, stack).map_err(|_| CpuError::Heap)?;
     let idle = ptr::from_ref(idle).cast_mut();
-    candidate.idle.store(idle, Ordering::Release);
+    candidate.idle.store(idle, Ordering::Relaxed);
     let mut place = Vec::new();
     place.try_reserve_exact(1).map_err(|_| CpuError::Heap)?;
     place.push(PerCpu::new(index, cpu.mpidr, stack, emergency));
-    candidate
-        .block
-        .store(place.leak().as_mut_ptr(), Ordering::Release);
-    // SAFETY: the stack was just made, for this CPU, and so far this slot was nobody's.
-    unsafe { slot.give(cpu.mpidr, stack.top) };
-    // All of this is in place before the CPU starts (H18).
-    barrier::dsb_sy();
-    // SAFETY: everything that `boot::secondary` reads is prepared.
-    unsafe { wake::wake(cpu, method, machine)? };
-    if candidate.left(State::Starting) || !candidate.decide(State::GivenUp) {
-        // It is there, and has only its own registers to see to.
-        return match candidate.left(State::Claimed) {
-            true => Ok(()),
-            false => Err(CpuError::Stuck),
-        };
-    }
-    Err(CpuError::Silent)
+    Ok(place.leak().as_mut_ptr())
 }
 
 /// A stack with an unmapped page below it, for ever.
@@ -289,13 +337,22 @@ fn make_stack(pages: usize) -> Result<Bounds, CpuError> {
 /// Returns when it is online; does not return if it is not going to be.
 pub fn enter(slot: usize) {
     let candidate = &CANDIDATES[slot];
-    let block = candidate.block.load(Ordering::Acquire);
-    // SAFETY: `start` put a leaked block there before it gave the slot away.
-    let Some(block) = (unsafe { block.as_ref() }) else {
-        irq_mask::halt()
+    if !candidate.decide(State::Arrived) {
+        irq_mask::halt();
+    }
+    ARRIVED.fetch_add(1, Ordering::Relaxed);
+    // Nothing else yet: without a block there are no vectors and no log.
+    let block = loop {
+        // SAFETY: null, or a leaked block.
+        let block = unsafe { candidate.block.load(Ordering::Acquire).as_ref() };
+        match block {
+            Some(block) => break block,
+            None if candidate.is(State::GivenUp) => irq_mask::halt(),
+            None => cpu_relax(),
+        }
     };
     let idle = candidate.idle.load(Ordering::Acquire);
-    // SAFETY: `start` put a leaked task there, before the block.
+    // SAFETY: `make_block` put a leaked task there, before the block.
     let Some(idle) = (unsafe { idle.as_ref() }) else {
         irq_mask::halt()
     };
@@ -305,9 +362,6 @@ pub fn enter(slot: usize) {
     exceptions::init();
     if let Err(error) = check() {
         refuse(candidate, &error);
-    }
-    if !candidate.decide(State::Claimed) {
-        irq_mask::halt();
     }
     // Whether the counter moves was found out on the boot CPU; here it has to be started as well.
     // Not for nothing: in QEMU a counter that runs makes each exception of its CPU dearer.
