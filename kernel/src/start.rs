@@ -5,11 +5,10 @@
 //! Each step needs the ones before it; `kernel_main` calls them in order. Whatever is wrong
 //! with the machine or its description ends here with an error that says what to do.
 
-use core::fmt;
 use core::ptr::{self, NonNull};
-use core::slice;
+use core::{fmt, iter, slice};
 
-use boot::Handoff;
+use boot::{BLOCK_SIZE, Handoff};
 use lazymmu::{BarrierPolicy, PA_BITS, TlbFeatures};
 use log::{info, warn};
 use spin::once::Once;
@@ -268,7 +267,7 @@ fn use_console(virt: Option<u64>) {
 /// What is wrong with the boot arguments, the RAM or the CPU for what they ask.
 pub fn memory(
     handoff: &Handoff,
-    description: MachineDescription,
+    mut description: MachineDescription,
 ) -> Result<BootArguments<'static>, StartError> {
     let features = Features::of_this_cpu();
     let image = Image::new(handoff);
@@ -280,7 +279,7 @@ pub fn memory(
         physical_bits: u32::from(features.pa_bits).min(PA_BITS),
         linear_map: LINEAR_SIZE,
     };
-    let memory = MemoryMap::new(&description, &boot, limits)?;
+    let memory = memory_map(&mut description, &boot, limits)?;
     // What the tree and the timer do not tell is told by answering semihosting, which cargo xtask
     // always asks for and a board without a debugger never does.
     let kind = match runner::Machine::of(description.compatible.as_str(), timer::frequency()) {
@@ -335,6 +334,53 @@ pub fn memory(
         MMU.policy()
     );
     Ok(arguments)
+}
+
+/// Sorts out the memory that is there. What is stated and does not answer is reserved, with a warning, and CPUs that
+/// would be started through such memory, or through memory in use, are left out.
+fn memory_map(
+    description: &mut MachineDescription,
+    boot: &BootMemory,
+    limits: AddressLimits,
+) -> Result<MemoryMap, StartError> {
+    let in_use = || iter::once(boot.image).chain(boot.device_tree);
+    let answers = |address: u64, how: unsafe fn(u64) -> bool| {
+        let block = PhysRange::new(address / BLOCK_SIZE * BLOCK_SIZE, BLOCK_SIZE);
+        // Memory for certain, and mapped as such.
+        if block.is_none_or(|block| in_use().any(|used| used.overlaps(block))) {
+            return true;
+        }
+        // SAFETY: the boot tables are live. Nothing in this block is used yet, as Normal memory or otherwise, and
+        // accesses to Device memory are none but those that the program has.
+        let virt = unsafe { boot::map_early_device(address) };
+        // SAFETY: nobody uses what the tree calls usable memory, and the word of a spin table is only read.
+        virt.is_none_or(|virt| unsafe { how(virt) })
+    };
+    let memory = loop {
+        let memory = MemoryMap::new(description, boot, limits)?;
+        let Some(range) = memory.silent(|page| answers(page, probe::is_memory)) else {
+            break memory;
+        };
+        warn!(
+            "RAM at {range} is stated by the device tree and is no memory: not used; correct the \
+             reg of its memory node"
+        );
+        description.forbid(range)?;
+    };
+    description.leave_out_cpus(|word| {
+        if boot.image.overlaps(word) {
+            Some("the kernel's image lies")
+        } else if boot.device_tree.is_some_and(|blob| blob.overlaps(word)) {
+            Some("the device tree itself lies")
+        } else if memory.linear().iter().any(|ram| ram.bytes().contains(word))
+            || answers(word.start(), probe::is_readable)
+        {
+            None
+        } else {
+            Some("no memory is")
+        }
+    });
+    Ok(memory)
 }
 
 fn settings(features: &Features, arguments: &BootArguments<'_>) -> Result<Settings, StartError> {

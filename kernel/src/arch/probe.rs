@@ -290,9 +290,9 @@ pub fn try_read_u64(va: u64) -> Result<u64, Fault> {
 ///
 /// # Safety
 ///
-/// `va` is not mapped as Device memory.
+/// What is at `va` does not change by being read.
 pub unsafe fn try_read_unasked(va: u64) -> Result<u64, Fault> {
-    // SAFETY: as in `try_read_u8`, but the caller vouches for the memory type.
+    // SAFETY: a fault is caught; the caller vouches for what is there.
     unsafe { probe_read_u64(va) }.into_result()
 }
 
@@ -310,6 +310,35 @@ pub unsafe fn try_read_register(va: u64) -> Result<u32, Fault> {
     unsafe { probe_read_u32(va) }
         .into_result()
         .map(|value| value as u32)
+}
+
+/// Whether there are eight bytes at `va` to be read.
+///
+/// # Safety
+///
+/// As [`try_read_unasked`].
+pub unsafe fn is_readable(va: u64) -> bool {
+    // SAFETY: this function's contract.
+    unsafe { try_read_unasked(va) }.is_ok()
+}
+
+/// Whether the eight bytes at `va` keep what is written; they have their value again afterwards.
+///
+/// # Safety
+///
+/// `va` is a multiple of 8, and nobody else looks there.
+pub unsafe fn is_memory(va: u64) -> bool {
+    // SAFETY: if it is memory, nothing happens by the read.
+    let Ok(value) = (unsafe { try_read_unasked(va) }) else {
+        return false;
+    };
+    let keeps = |value| {
+        // SAFETY: the caller vouches that nobody sees it.
+        let written = unsafe { try_write_u64(va, value) };
+        // SAFETY: as above.
+        written.is_ok() && unsafe { try_read_unasked(va) } == Ok(value)
+    };
+    keeps(!value) && keeps(value)
 }
 
 /// Writes eight bytes; an unaligned `va` is allowed on Normal memory.

@@ -211,6 +211,31 @@ impl MemoryMap {
     }
 }
 
+impl MemoryMap {
+    /// The end of the first usable range whose end is not there: from the first page that does not answer.
+    ///
+    /// A tree may state more memory than there is. `answers` reads a page, by physical address, where that may fault.
+    /// Memory is assumed to end once in a range.
+    pub fn silent(&self, mut answers: impl FnMut(u64) -> bool) -> Option<PhysRange> {
+        self.usable.iter().find_map(|range| {
+            let page = |number: u64| range.bytes.start() + number * PAGE_SIZE;
+            let (mut there, mut silent) = (0, range.frames());
+            if answers(page(silent - 1)) {
+                return None;
+            }
+            // Before `there` all pages answer, from `silent` on none does.
+            while there < silent {
+                let middle = there + (silent - there) / 2;
+                match answers(page(middle)) {
+                    true => there = middle + 1,
+                    false => silent = middle,
+                }
+            }
+            PhysRange::from_bounds(page(there), range.bytes.end())
+        })
+    }
+}
+
 /// Refuses registers that would be mapped as Device memory over RAM that is mapped as
 /// Normal: two memory types for one address (Arm ARM B2.8).
 fn refuse_devices_in_memory(machine: &MachineDescription) -> Result<(), MemoryMapError> {

@@ -12,38 +12,16 @@ use super::tree::Tree;
 /// Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0, as in MPIDR_EL1.
 const AFFINITY: u64 = 0xff_00ff_ffff;
 
-/// CPUs in the order of the tree. One that is not described well enough is left out or stays off, with a
-/// note: the others work without it.
+/// CPUs in the order of the tree. One that is not described well enough is left out, with a note: the others
+/// work without it.
 pub fn cpus(tree: Tree<'_>, notes: &mut Notes) -> ArrayVec<Cpu, MAX_CPUS> {
-    let mut list: ArrayVec<Cpu, MAX_CPUS> = ArrayVec::new();
+    let mut list = ArrayVec::new();
     let mut ignored = 0;
     let nodes = tree.root().child("cpus");
     for node in nodes.iter().flat_map(Place::children).filter(is_cpu) {
-        let mpidr = match affinity(&node) {
-            Ok(mpidr) if list.iter().any(|cpu| cpu.mpidr == mpidr) => {
-                Err(DeviceTreeError::DuplicateCpu {
-                    node: node.path(),
-                    mpidr,
-                })
-            }
-            affinity => affinity,
-        };
-        let mpidr = match mpidr {
-            Ok(mpidr) => mpidr,
-            Err(error) => {
-                notes.add(Note::CpuUnusable { error });
-                continue;
-            }
-        };
-        let enable_method = enable_method(&node, notes);
-        if list
-            .try_push(Cpu {
-                mpidr,
-                enable_method,
-            })
-            .is_err()
-        {
-            ignored += 1;
+        match cpu(&node, &list, notes) {
+            Ok(cpu) => ignored += usize::from(list.try_push(cpu).is_err()),
+            Err(error) => notes.add(Note::CpuUnusable { error }),
         }
     }
     if ignored > 0 {
@@ -53,6 +31,21 @@ pub fn cpus(tree: Tree<'_>, notes: &mut Notes) -> ArrayVec<Cpu, MAX_CPUS> {
         notes.add(Note::NoCpus);
     }
     list
+}
+
+/// The CPU at `node`, which is none of `others`.
+fn cpu(node: &Place<'_>, others: &[Cpu], notes: &mut Notes) -> Result<Cpu, DeviceTreeError> {
+    let mpidr = affinity(node)?;
+    if others.iter().any(|cpu| cpu.mpidr == mpidr) {
+        return Err(DeviceTreeError::DuplicateCpu {
+            node: node.path(),
+            mpidr,
+        });
+    }
+    Ok(Cpu {
+        mpidr,
+        enable_method: enable_method(node, notes)?,
+    })
 }
 
 /// The affinity fields of a CPU: the first entry of its `reg`.
@@ -77,23 +70,19 @@ fn is_cpu(node: &Place<'_>) -> bool {
     kind && !status.starts_with("fail")
 }
 
-fn enable_method(node: &Place<'_>, notes: &mut Notes) -> EnableMethod {
+fn enable_method(node: &Place<'_>, notes: &mut Notes) -> Result<EnableMethod, DeviceTreeError> {
     match node.texts("enable-method").next() {
-        None => EnableMethod::Unknown,
-        Some("psci") => EnableMethod::Psci,
-        Some("spin-table") => match release_address(node) {
-            Ok(release_address) => EnableMethod::SpinTable { release_address },
-            Err(error) => {
-                notes.add(Note::CpuUnusable { error });
-                EnableMethod::Unknown
-            }
-        },
+        None => Ok(EnableMethod::Unknown),
+        Some("psci") => Ok(EnableMethod::Psci),
+        Some("spin-table") => Ok(EnableMethod::SpinTable {
+            release_address: release_address(node)?,
+        }),
         Some(other) => {
             notes.add(Note::UnknownEnableMethod {
                 node: node.path(),
                 method: Quoted::from_line(other),
             });
-            EnableMethod::Unknown
+            Ok(EnableMethod::Unknown)
         }
     }
 }

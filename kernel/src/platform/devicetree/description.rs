@@ -9,6 +9,7 @@ use core::fmt;
 use arrayvec::ArrayVec;
 
 use super::error::{DeviceTreeError, NodePath, Quoted};
+use super::memory;
 use crate::platform::phys_range::PhysRange;
 use crate::text::Text;
 
@@ -52,6 +53,37 @@ pub struct MachineDescription {
     pub boot_arguments: Text<MAX_BOOT_ARGUMENTS>,
     /// What is odd, but not wrong enough to refuse the tree.
     pub notes: ArrayVec<Note, MAX_NOTES>,
+}
+
+impl MachineDescription {
+    /// Leaves out CPUs that wait for a word where `obstacle` finds one; what it returns ends a sentence.
+    pub fn leave_out_cpus(&mut self, obstacle: impl Fn(PhysRange) -> Option<&'static str>) {
+        let notes = &mut self.notes;
+        self.cpus.retain(|cpu| {
+            let EnableMethod::SpinTable { release_address } = cpu.enable_method else {
+                return true;
+            };
+            let word = PhysRange::new(release_address, 8);
+            let Some(what) = word.map_or(Some("no memory is"), &obstacle) else {
+                return true;
+            };
+            let error = DeviceTreeError::BadReleaseAddress {
+                mpidr: cpu.mpidr,
+                release_address,
+                what,
+            };
+            let _ = notes.try_push(Note::CpuUnusable { error });
+            false
+        });
+    }
+
+    /// Reserves memory that must not be touched.
+    ///
+    /// # Errors
+    /// [`DeviceTreeError::TooMany`].
+    pub fn forbid(&mut self, range: PhysRange) -> Result<(), DeviceTreeError> {
+        memory::reserve(&mut self.reservations, range, Mapping::Forbidden)
+    }
 }
 
 /// Memory that is not for the frame allocator.
@@ -231,7 +263,7 @@ impl fmt::Display for Note {
                 f,
                 "the kernel keeps {MAX_CPUS} CPUs: {count} more are ignored"
             ),
-            Self::CpuUnusable { error } => write!(f, "{error}; this CPU stays off"),
+            Self::CpuUnusable { error } => write!(f, "a CPU is not started: {error}"),
             Self::NoCpus => f.write_str("the device tree has no CPU node: only this CPU is used"),
             Self::UnknownEnableMethod { node, method } => write!(
                 f,

@@ -5,8 +5,11 @@ use core::fmt;
 
 use crate::text::Text;
 
-/// A node as messages name it: its path, cut if it is very long.
-pub type NodePath = Text<120>;
+/// Bytes of a node's path in a message.
+pub const MAX_PATH: usize = 80;
+
+/// A node as messages name it: its path, of which the beginning is left out if it is very long.
+pub type NodePath = Text<MAX_PATH>;
 
 /// A value quoted in a message.
 pub type Quoted = Text<40>;
@@ -136,6 +139,15 @@ pub enum DeviceTreeError {
         /// The affinity fields, as in `reg`.
         mpidr: u64,
     },
+    /// A CPU waits for a word in memory that is in use or not there.
+    BadReleaseAddress {
+        /// The affinity fields of the CPU, as in `reg`.
+        mpidr: u64,
+        /// The word's physical address.
+        release_address: u64,
+        /// What is there, with its verb.
+        what: &'static str,
+    },
     /// `/chosen/bootargs` is longer than the kernel keeps.
     BootArgumentsTooLong {
         /// Its length in bytes.
@@ -249,6 +261,15 @@ impl fmt::Display for DeviceTreeError {
                 f,
                 "device tree node {node}: CPU {mpidr:#x} is there twice: each cpu node needs its own \
                  reg, the affinity fields of its MPIDR_EL1"
+            ),
+            Self::BadReleaseAddress {
+                mpidr,
+                release_address,
+                what,
+            } => write!(
+                f,
+                "device tree node /cpus, CPU {mpidr:#x}: cpu-release-addr is {release_address:#x}, where \
+                 {what}: correct it"
             ),
             Self::BootArgumentsTooLong { length, limit } => write!(
                 f,

@@ -148,7 +148,6 @@ pub fn reservations(
             push(&mut list, clipped(start, size), mapping)?;
         }
     }
-    list.sort_unstable_by_key(|entry| entry.range);
     Ok(list)
 }
 
@@ -167,23 +166,29 @@ fn initrd(chosen: &Place<'_>, notes: &mut Notes) -> Result<Option<PhysRange>, De
     }
 }
 
-/// Adds `range`, if it has a byte, joined with those of the same mapping that it touches.
+/// Adds `range`, if it has a byte.
 fn push(
     list: &mut ArrayVec<Reservation, MAX_RESERVATIONS>,
     range: Option<PhysRange>,
     mapping: Mapping,
 ) -> Result<(), DeviceTreeError> {
-    let Some(mut range) = range else {
-        return Ok(());
-    };
+    range.map_or(Ok(()), |range| reserve(list, range, mapping))
+}
+
+/// Adds `range`, joined with those of the same mapping that it touches, and keeps the list sorted by start.
+pub fn reserve(
+    list: &mut ArrayVec<Reservation, MAX_RESERVATIONS>,
+    mut range: PhysRange,
+    mapping: Mapping,
+) -> Result<(), DeviceTreeError> {
     list.retain(|entry| {
-        let joined = (entry.mapping == mapping)
-            .then(|| entry.range.joined(range))
-            .flatten();
+        let same = entry.mapping == mapping;
+        let joined = entry.range.joined(range).filter(|_| same);
         range = joined.unwrap_or(range);
         joined.is_none()
     });
-    list.try_push(Reservation { range, mapping })
+    let place = list.partition_point(|entry| entry.range < range);
+    list.try_insert(place, Reservation { range, mapping })
         .map_err(|_| DeviceTreeError::TooMany {
             what: "separate memory reservations",
             limit: MAX_RESERVATIONS,

@@ -10,12 +10,15 @@ use core::iter;
 
 use arrayvec::ArrayVec;
 
-use super::error::{DeviceTreeError, NodePath, Quoted};
+use super::error::{DeviceTreeError, MAX_PATH, NodePath, Quoted};
 use super::flat::{CELL, Cursor, Flat, MAX_DEPTH, Token, number, text_at};
 use crate::platform::phys_range::PhysRange;
 
 /// Offsets of nodes in the structure block, the root first.
 pub type Chain = ArrayVec<u32, MAX_DEPTH>;
+
+/// What stands for the beginning of a long path.
+const MARK: &str = "...";
 
 /// A node together with the nodes above it.
 #[derive(Clone, Debug)]
@@ -54,12 +57,22 @@ impl<'a> Place<'a> {
         self.node().0
     }
 
-    /// Path for messages, without what could begin another line of the log.
+    /// Path for messages, without what could begin another line of the log. Of a long one the end is kept.
     pub fn path(&self) -> NodePath {
         let mut path = NodePath::new();
-        for offset in self.chain.iter().skip(1) {
+        let names = || self.chain.iter().skip(1).map(|at| self.node_at(*at).0);
+        let mut left: usize = names().map(|name| name.len() + 1).sum();
+        for name in names() {
+            // As long as the rest is too long, with a mark for what is left out.
+            if left > MAX_PATH - MARK.len() && left > name.len() + 1 {
+                left -= name.len() + 1;
+                if path.as_str().is_empty() {
+                    path.append(MARK);
+                }
+                continue;
+            }
             path.append("/");
-            for piece in self.node_at(*offset).0.utf8_chunks() {
+            for piece in name.utf8_chunks() {
                 for character in piece.valid().chars() {
                     let shown = if character.is_control() {
                         '?'

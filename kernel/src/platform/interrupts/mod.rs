@@ -87,6 +87,7 @@ pub enum Controller {
 }
 
 /// The controller in use.
+#[expect(clippy::large_enum_variant, reason = "there is one, in a static")]
 enum Gic {
     V2(GicV2),
     V3(GicV3),

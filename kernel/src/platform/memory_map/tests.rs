@@ -60,6 +60,112 @@ fn bounds(ranges: &[FrameRange]) -> Vec<(u64, u64)> {
     bytes.map(|range| (range.start(), range.end())).collect()
 }
 
+/// The first usable range whose end is silent if memory is what `there` says, and how often it was asked.
+fn silent(map: &MemoryMap, there: &[PhysRange]) -> (Option<PhysRange>, usize) {
+    let mut asked = 0;
+    let found = map.silent(|page| {
+        asked += 1;
+        assert!(
+            map.usable()
+                .iter()
+                .any(|range| range.bytes().contains(page_at(page)))
+        );
+        there.iter().any(|range| range.contains(page_at(page)))
+    });
+    (found, asked)
+}
+
+fn page_at(address: u64) -> PhysRange {
+    range(address, address + PAGE_SIZE)
+}
+
+#[test]
+fn memory_that_is_not_there_is_found_by_its_end() {
+    let high = range(8 << 32, 9 << 32);
+    let map = MemoryMap::new(&machine(&[range(RAM, RAM_END), high], &[]), &boot(), LIMITS).unwrap();
+    let all = [range(0, 1 << 40)];
+    // One question for each usable range.
+    assert_eq!(silent(&map, &all), (None, 4));
+    for end in [RAM_END - PAGE_SIZE, RAM + 0x500_3000, RAM + 0x400_3000] {
+        let there = [range(RAM, end), high];
+        assert_eq!(silent(&map, &there).0, Some(range(end, RAM_END)));
+    }
+    // All of a range, and whole ranges before it, one at a time.
+    let (found, asked) = silent(&map, &[range(RAM, RAM_END)]);
+    assert_eq!(found, Some(high));
+    assert!(asked < 4 + 22, "{asked}");
+    let (found, _) = silent(&map, &[range(RAM, RAM + 0x8_1000)]);
+    assert_eq!(found, Some(range(RAM + 0x12_3000, RAM + 0x400_0000)));
+}
+
+#[test]
+fn memory_that_is_not_there_is_reserved_until_none_is_left() {
+    let high = range(8 << 32, 9 << 32);
+    let mut machine = machine(&[range(RAM, RAM_END), high], &[]);
+    let there = [range(RAM, RAM_END - (16 << 20))];
+    let mut rounds = 0;
+    let map = loop {
+        let map = MemoryMap::new(&machine, &boot(), LIMITS).unwrap();
+        match silent(&map, &there).0 {
+            None => break map,
+            Some(found) => machine.forbid(found).unwrap(),
+        }
+        rounds += 1;
+    };
+    assert_eq!(rounds, 2);
+    assert_eq!(bounds(map.linear()), [(RAM, RAM_END - (16 << 20))]);
+}
+
+#[test]
+fn what_the_loader_put_there_is_not_given_out() {
+    let disk = [reserved(
+        RAM + 0x500_0800,
+        RAM + 0x600_0001,
+        Mapping::Allowed,
+    )];
+    let map = MemoryMap::new(&machine(&[range(RAM, RAM_END)], &disk), &boot(), LIMITS).unwrap();
+    let hole = range(RAM + 0x500_0000, RAM + 0x600_1000);
+    assert!(
+        map.usable()
+            .iter()
+            .all(|usable| !usable.bytes().overlaps(hole))
+    );
+    // It stays readable.
+    assert_eq!(bounds(map.linear()), [(RAM, RAM_END)]);
+}
+
+#[test]
+fn cpus_that_wait_where_they_cannot_be_told_are_left_out() {
+    let mut machine = machine(&[range(RAM, RAM_END)], &[]);
+    let waiting = |mpidr, release_address| Cpu {
+        mpidr,
+        enable_method: EnableMethod::SpinTable { release_address },
+    };
+    let psci = Cpu {
+        mpidr: 0,
+        enable_method: EnableMethod::Psci,
+    };
+    let cpus = [
+        psci,
+        waiting(1, RAM + 0x10_0000),
+        waiting(2, 0xd8),
+        waiting(3, RAM + 0x8_0000 - 8),
+        waiting(4, u64::MAX - 7),
+    ];
+    machine.cpus.extend(cpus);
+    machine.leave_out_cpus(|word| boot().image.overlaps(word).then_some("the image lies"));
+    assert_eq!(machine.cpus[..], [cpus[0], cpus[2], cpus[3]]);
+    let notes: Vec<_> = machine.notes.iter().map(ToString::to_string).collect();
+    assert!(
+        notes[0].contains("CPU 0x1: cpu-release-addr is 0x40100000, where the image lies:"),
+        "{notes:?}"
+    );
+    assert!(
+        notes[1].contains("CPU 0x4") && notes[1].contains("where no memory is"),
+        "{notes:?}"
+    );
+}
+
 #[test]
 fn takes_out_image_and_blob() {
     let map = MemoryMap::new(&machine(&[range(RAM, RAM_END)], &[]), &boot(), LIMITS).unwrap();

@@ -495,7 +495,10 @@ fn noted_after(change: impl FnOnce(&mut Source), parts: &[&str]) -> Vec<(u64, En
         panic!("{:?}", machine.notes);
     };
     let note = note.to_string();
-    for part in parts.iter().chain(&["; this CPU stays off"]) {
+    for part in parts
+        .iter()
+        .chain(&["a CPU is not started: device tree node"])
+    {
         assert!(note.contains(part), "{part:?} is not in {note:?}");
     }
     let cpus = machine.cpus.iter();
@@ -520,7 +523,6 @@ fn cpus_that_cannot_be_told_apart_or_started() {
         &["/cpus/cpu@1 has no reg"],
     );
     assert_eq!(cpus, first);
-    let both = vec![(0, EnableMethod::Psci), (1, EnableMethod::Unknown)];
     let spin = |root: &mut Source, address: Option<Vec<u8>>| {
         let cpu = root.at("cpus/cpu@1");
         cpu.set("enable-method", texts(&["spin-table"]));
@@ -532,17 +534,60 @@ fn cpus_that_cannot_be_told_apart_or_started() {
         |root| spin(root, None),
         &["/cpus/cpu@1 has no cpu-release-addr"],
     );
-    assert_eq!(cpus, both);
+    assert_eq!(cpus, first);
     let cpus = noted_after(
         |root| spin(root, Some(vec![0; 6])),
         &["cpu-release-addr is 6 bytes"],
     );
-    assert_eq!(cpus, both);
+    assert_eq!(cpus, first);
     let cpus = noted_after(
         |root| spin(root, Some(cells(&[0xdc]))),
         &["cpu-release-addr is 0xdc", "a multiple of 8"],
     );
-    assert_eq!(cpus, both);
+    assert_eq!(cpus, first);
+}
+
+#[test]
+fn the_end_of_a_long_path_is_what_a_message_names() {
+    let named = |levels: usize, last: &str| {
+        let uart = virt().at("pl011@9040000").clone().bytes("reg", vec![1]);
+        let renamed = Source {
+            name: last.into(),
+            ..uart
+        };
+        let bus = |inner, _| Source::new("a-bus@1").bytes("ranges", vec![]).child(inner);
+        let mut root = virt().child((0..levels).fold(renamed, bus));
+        let path = "/a-bus@1".repeat(levels) + "/" + last;
+        root.at("chosen").set("stdout-path", texts(&[&path]));
+        (refused(&root.blob()).to_string(), path)
+    };
+    // 77 bytes with a mark before them fit.
+    let (message, path) = named(9, "uart");
+    assert_eq!(path.len(), 77);
+    assert!(
+        message.starts_with(&format!("device tree node {path}: reg")),
+        "{message}"
+    );
+    let (message, path) = named(9, "uart1");
+    assert!(
+        message.starts_with(&format!("device tree node ...{}: reg", &path[8..])),
+        "{message}"
+    );
+    let (message, _) = named(40, "uart1");
+    assert!(
+        message.starts_with("device tree node .../a-bus@1"),
+        "{message}"
+    );
+    assert!(
+        message.contains("/a-bus@1/uart1: reg is 1 bytes"),
+        "{message}"
+    );
+    let long = "u".repeat(100);
+    let (message, _) = named(2, &long);
+    assert!(
+        message.contains(&format!(".../{}...: reg is 1 bytes", &long[..76])),
+        "{message}"
+    );
 }
 
 #[test]
