@@ -19,6 +19,7 @@ use super::address_space::AddressSpace;
 use super::leaf_table::LeafTable;
 use super::links;
 use super::ranges::Ranges;
+use super::stale::Stale;
 use crate::addr::{Frame, PageRange, VirtAddr};
 use crate::backend::{self, Duty, Fill, Was};
 use crate::desc::{Desc, bits};
@@ -39,6 +40,8 @@ pub struct MmuGather<'s, 'm, K: Kernel, F: FnMut(VirtAddr, Frame)> {
     finished: Option<PageRange>,
     /// Who invalidates; see [`crate::Backend::invalidates`].
     duty: Duty,
+    /// What had to be invalidated before anything was gathered.
+    stale: Stale,
     /// Not `Send`: the task that emptied the entries must invalidate them, and what waits is in its CPU's batch (R25).
     _task: PhantomData<*mut ()>,
 }
@@ -47,12 +50,14 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// Begins to gather. Each frame goes to `give_back` with the address that it was mapped at,
     /// after the invalidation of that address is complete on every CPU (R25).
     pub fn gather<F: FnMut(VirtAddr, Frame)>(&mut self, give_back: F) -> MmuGather<'_, 'm, K, F> {
+        let stale = self.writer.stale();
         MmuGather {
             space: self,
             give_back,
             ranges: Ranges::NONE,
             finished: None,
             duty: Duty::Backend,
+            stale,
             _task: PhantomData,
         }
     }
@@ -176,6 +181,8 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         backend::complete_invalidation(space.mmu(), duty, |mmu| {
             mmu.drain_and_invalidate(ranges.iter(), space.kind().scope(), Reach::Page);
         });
+        // The space is borrowed, so nothing else was emptied meanwhile.
+        space.writer.restore_stale(&self.stale);
         let emptied = Emptied { space, ranges };
         for range in ranges.iter() {
             space.writer.invalidated(range);
@@ -204,7 +211,6 @@ struct Emptied<'s, 'm, K: Kernel> {
 impl<K: Kernel> Drop for Emptied<'_, '_, K> {
     fn drop(&mut self) {
         for range in self.ranges.iter() {
-            self.space.writer.invalidated(range);
             self.space
                 .each_leaf_table(range, |found| self.space.writer.empty_gathered(&found));
         }

@@ -21,6 +21,16 @@ impl Stale {
         Self(Cell::new(Self::NOTHING))
     }
 
+    /// The same hull, for [`Stale::restore`].
+    pub(super) fn now(&self) -> Self {
+        Self(self.0.clone())
+    }
+
+    /// Takes note that everything is invalidated that was emptied since `before`.
+    pub(super) fn restore(&self, before: &Self) {
+        self.0.set(before.0.get());
+    }
+
     /// Takes note that entries of `range` were emptied.
     #[inline]
     pub(super) fn widen(&self, range: PageRange) {

@@ -381,6 +381,16 @@ impl<'m, K: Kernel> Writer<'m, K> {
         }
     }
 
+    /// What has to be invalidated, as it is now.
+    pub(super) fn stale(&self) -> Stale {
+        self.stale.now()
+    }
+
+    /// Takes note that what was emptied since `before` is invalidated.
+    pub(super) fn restore_stale(&self, before: &Stale) {
+        self.stale.restore(before);
+    }
+
     /// Takes note that an invalidation reached all of `range`.
     pub(super) fn invalidated(&self, range: PageRange) {
         self.stale.invalidated(range);

@@ -7,7 +7,8 @@
 //! in nothing else (R22): a range changes where a store waits, never what a caller may rely on.
 //!
 //! A task has room for [`Hints::ROOM`] ranges. A further one is not kept, and its entries are
-//! written as in a plain section, which is always allowed.
+//! written as in a plain section, which is always allowed. A range that the library announces for
+//! one of its own values takes the place of one that was announced by the raw call.
 //!
 //! A range that ends is forgotten, and nothing else happens: the end of a section does not touch
 //! entries, because its caller need not hold the address space any more (`space/fold.rs`).
@@ -184,8 +185,14 @@ impl Hints {
         self.push(hint, Until::Depth(depth));
     }
 
-    /// Keeps a hint, if there is room, until it is withdrawn under the number returned.
+    /// Keeps a hint until it is withdrawn under the number returned. If there is no room, the outermost of those that end with
+    /// a section makes room, so that announcing these costs nothing that announces by itself.
     pub(crate) fn announce_numbered(&self, hint: Hint) -> u8 {
+        if self.len() == Self::ROOM {
+            let ends_with_section = |hint: &Stored| matches!(hint.until(), Until::Depth(_));
+            let outermost = self.stored().iter().position(ends_with_section);
+            self.retain(|hint| outermost.is_none_or(|i| !core::ptr::eq(hint, &self.stored[i])));
+        }
         let number = self.number.load(RELAXED).wrapping_add(1);
         self.number.store(number, RELAXED);
         self.push(hint, Until::Withdrawn(number));
@@ -341,6 +348,28 @@ mod tests {
         };
         assert!(inside(0x40_1000, 4) && inside(0x40_4000, 1));
         assert!(!inside(0x40_0000, 2) && !inside(0x40_4000, 2) && !inside(0x40_5000, 1));
+    }
+
+    #[test]
+    fn r22_a_numbered_range_takes_the_place_of_the_outermost_raw_one() {
+        let hints = Hints::new();
+        let given = [1, 2, 3, 4, 5, 6].map(|n| hint(n * 0x10_0000, 0x40_0000, 1));
+        let first = hints.announce_numbered(given[0]);
+        (1..4).for_each(|i| hints.announce(given[i], i as u8));
+        let second = hints.announce_numbered(given[4]);
+        assert_eq!(kept(&hints), [given[0], given[2], given[3], given[4]]);
+        hints.announce(given[5], 4);
+        hints.withdraw(first);
+        hints.withdraw(second);
+        assert_eq!(kept(&hints), [given[2], given[3]]);
+        let numbers = [0; Hints::ROOM].map(|_| hints.announce_numbered(given[1]));
+        assert_eq!(kept(&hints), [given[1]; Hints::ROOM]);
+        hints.announce_numbered(given[5]);
+        assert_eq!(kept(&hints), [given[1]; Hints::ROOM], "no raw one is left");
+        for number in numbers {
+            hints.withdraw(number);
+        }
+        assert_eq!(hints.len(), 0);
     }
 
     #[test]

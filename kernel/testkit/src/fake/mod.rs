@@ -94,18 +94,20 @@ pub struct Executed {
     pub dsb: u64,
     /// `ISB`.
     pub isb: u64,
-    /// TLBI without range operations: one of a range counts as its pages, and one that invalidates everything as the least
-    /// number of others that it stands for.
+    /// TLBI, of whatever kind.
     pub tlbi: u64,
+    /// The pages that they name. One that invalidates everything counts as the least number of pages for which it is used.
+    pub pages: u64,
 }
 
 impl Executed {
-    /// Whether it is no more than `other` in any respect.
+    /// Whether it is no more than `other` in any respect. Fewer pages may take more TLBI (63 take two ranged ones and 64 one),
+    /// and fewer TLBI may invalidate everything: one of the two numbers must not be larger.
     pub const fn is_at_most(self, other: Self) -> bool {
         self.stores <= other.stores
             && self.dsb <= other.dsb
             && self.isb <= other.isb
-            && self.tlbi <= other.tlbi
+            && (self.tlbi <= other.tlbi || self.pages <= other.pages)
     }
 }
 
@@ -118,6 +120,7 @@ impl std::ops::Sub for Executed {
             dsb: self.dsb - other.dsb,
             isb: self.isb - other.isb,
             tlbi: self.tlbi - other.tlbi,
+            pages: self.pages - other.pages,
         }
     }
 }
@@ -131,6 +134,7 @@ impl std::ops::Add for Executed {
             dsb: self.dsb + other.dsb,
             isb: self.isb + other.isb,
             tlbi: self.tlbi + other.tlbi,
+            pages: self.pages + other.pages,
         }
     }
 }
@@ -164,8 +168,8 @@ pub struct Watched<F: TableFrames> {
     walker: Walker,
     effects: RefCell<Vec<Effect>>,
     tally: Cell<Tally>,
-    /// The same TLBI as single ones ([`Executed::tlbi`]).
-    single_tlbi: Cell<u64>,
+    /// The pages that TLBI have named ([`Executed::pages`]).
+    invalidated: Cell<u64>,
     last: Cell<Effect>,
     /// Whether the last invalidation was one of all ASIDs, which ends with an `ISB`.
     of_all_asids: Cell<bool>,
@@ -227,7 +231,7 @@ impl<F: TableFrames> Watched<F> {
             walker: Walker::default(),
             effects: RefCell::default(),
             tally: Cell::default(),
-            single_tlbi: Cell::new(0),
+            invalidated: Cell::default(),
             last: Cell::new(Effect::Note(0)),
             of_all_asids: Cell::new(false),
             interrupt: Cell::new(false),
@@ -344,7 +348,8 @@ impl<F: TableFrames> Watched<F> {
             stores: tally.ptes + tally.links,
             dsb: tally.dsb_ishst + tally.dsb_ish,
             isb: tally.isb,
-            tlbi: self.single_tlbi.get(),
+            tlbi: tally.tlbi,
+            pages: self.invalidated.get(),
         }
     }
 
@@ -432,8 +437,8 @@ impl<F: TableFrames> Watched<F> {
             }
             Effect::Tlbi(op, operand) => {
                 tally.tlbi += 1;
-                let single = self.single_tlbi.get() + single_tlbi(op, operand);
-                self.single_tlbi.set(single);
+                self.invalidated
+                    .set(self.invalidated.get() + pages_of(op, operand));
                 if last == DsbIshst {
                     // It begins the invalidation and pays for no store.
                     tally.dsb_paid -= 1;
@@ -557,8 +562,8 @@ impl<F: TableFrames> Drop for Watched<F> {
     }
 }
 
-/// How many operations on a single page one stands for.
-const fn single_tlbi(op: TlbiOp, operand: u64) -> u64 {
+/// How many pages an operation names.
+const fn pages_of(op: TlbiOp, operand: u64) -> u64 {
     match op {
         TlbiOp::Vmalle1is | TlbiOp::Aside1is => MAX_DVM_OPS,
         TlbiOp::Rvae1is | TlbiOp::Rvale1is | TlbiOp::Rvaae1is | TlbiOp::Rvaale1is => {

@@ -82,6 +82,9 @@ struct Run<'m> {
     is_shared: bool,
     /// The space of the last step that named one.
     actor: usize,
+    /// Set if no invalidation is asked for that the strategy executes: ranges whose entries were written one by one, and which
+    /// may have to be invalidated, and whether live ones were set.
+    frugal: Option<Vec<(usize, Range, bool)>>,
     /// Set if ranges are not announced.
     plain: Option<Plain>,
 }
@@ -172,6 +175,7 @@ impl<'m> Run<'m> {
             fault: None,
             is_shared: false,
             actor: 0,
+            frugal: None,
             plain: None,
         }
     }

@@ -2,18 +2,21 @@
 //! The same program with and without announced ranges: announcing executes no more stores, DSB, ISB and TLBI.
 //!
 //! Two runs go side by side, each on a machine of its own. In the second one a section that announces a range is a plain
-//! section, and a [`lazymmu::FastPteRange`] is a plain section with calls for its pages. What announced ranges have made a
+//! section, and a [`lazymmu::FastPteRange`] is a plain section with calls for its pages. Where stores wait,
+//! [`lazymmu::AddressSpace::apply_to_page_range`] announces by itself; what [`Backend::DeferStores`] does outside of announced
+//! ranges is what [`Backend::DeferBarriers`] does, which is therefore the strategy of the second run. Neither run asks for an
+//! invalidation of entries that it changed one by one, unless nothing waits and a TLB may hold what they were. What announced ranges have made a
 //! contiguous group is folded there as well, because tables that differ are changed at different costs:
 //!
 //! * After a [`lazymmu::FastPteRange`] the second run folds the same range, and pays for it: one break, one invalidation and
 //!   one make for all groups are what a range may cost beyond a plain section.
 //! * A group that was made as one while its stores waited has cost nothing. The second run is not charged for folding it.
 
-use super::entries::{prot_for, write};
+use super::entries::{prot_for, sets_live, write};
 use super::{Run, Space, attempt, new_library};
 use crate::fake::Executed;
 use crate::programs::{
-    Act, Bulk, Each, Failure, Fast, Frames, Op, Program, Range, Scene, Universe,
+    Act, Bulk, Each, Failure, Fast, Frames, Op, Place, Program, Range, Scene, Universe,
 };
 use lazymmu::{
     Backend, Desc, Features, Level, Mapping, PAGE_SIZE, PageRange, PteRef, SpaceError, SpaceKind,
@@ -52,18 +55,39 @@ pub fn compare(
     program: &Program,
 ) -> Result<Option<Compared>, Failure> {
     attempt(|doing| {
-        let (mmu, other) = (
-            new_library(backend, features),
-            new_library(backend, features),
-        );
+        let unannounced = match backend {
+            Backend::DeferStores => Backend::DeferBarriers,
+            other => other,
+        };
+        let mmu = new_library(backend, features);
+        let other = new_library(unannounced, features);
         let (mut announced, mut plain) = (Run::new(universe, &mmu), Run::new(universe, &other));
         plain.plain = Some(Plain::default());
+        for run in [&mut announced, &mut plain] {
+            run.frugal = Some(Vec::new());
+        }
         for step in program.0.iter().enumerate() {
             doing.set(Some(step));
+            let empties_nothing = matches!(
+                step.1.op,
+                Op::Map(..)
+                    | Op::MapEach(..)
+                    | Op::Enable
+                    | Op::EnableFast(..)
+                    | Op::Disable
+                    | Op::Flush
+                    | Op::FlushPending(_)
+            );
+            if !empties_nothing {
+                announced.leave_nothing_to_invalidate();
+                plain.leave_nothing_to_invalidate();
+            }
             let op = match step.1.op {
                 // Tokens that are merged may be of pages inside and outside of an announced range. The end of its section
                 // invalidates some of them then (R23), and the token all of them.
                 Op::UnmapMerged(space, range) => Op::UnmapNoFlush(space, range),
+                // A space that does not learn of the invalidation executes it again.
+                Op::FlushPending(Place::OtherSpace) => Op::FlushPending(Place::Here),
                 op => op,
             };
             let is_interrupt = matches!(op, Op::InterruptMap(_) | Op::InterruptBoth(_));
@@ -73,6 +97,7 @@ pub fn compare(
                 continue;
             }
             let mut step = *step.1;
+            step.op = op;
             // Both runs make the same calls: a callback goes wrong in neither of them, and bottom halves are off where
             // both can turn them off.
             step.fault = None;
@@ -81,14 +106,19 @@ pub fn compare(
                 step.scene = Scene::Plain;
             }
             announced.step(&step);
+            announced.invalidate_rest();
             plain.step(&step);
+            plain.invalidate_rest();
             plain.fold_as(&announced, op);
             announced.kernel().take_effects();
             plain.kernel().take_effects();
         }
         doing.set(None);
-        announced.settle();
-        plain.settle();
+        for run in [&mut announced, &mut plain] {
+            run.close();
+            run.invalidate_rest();
+            run.settle();
+        }
         let Plain {
             not_charged,
             is_unfair,
@@ -104,6 +134,37 @@ pub fn compare(
 }
 
 impl Run<'_> {
+    /// Invalidates what the program has put off. A space remembers only the hull of such pages, and invalidates all of it when
+    /// one of them is mapped again, so that what happens elsewhere would decide what is executed later.
+    fn leave_nothing_to_invalidate(&mut self) {
+        for space in self
+            .pending
+            .iter()
+            .map(|pending| pending.space)
+            .collect::<Vec<_>>()
+        {
+            self.flush_pending(Place::Here);
+            let half = self.kind(space).half();
+            let all = PageRange::from_bounds(half.start(), half.end()).expect("whole pages");
+            assert_eq!(self.spaces[space].mm.invalidate_range(all), Ok(()));
+        }
+    }
+
+    /// Once nothing waits, invalidates what was written one by one and may still be cached. Where stores waited, live
+    /// entries that were set are invalidated.
+    fn invalidate_rest(&mut self) {
+        if !self.kernel().is_batch_empty() {
+            return;
+        }
+        let put_off = self.frugal.replace(Vec::new()).unwrap_or_default();
+        for (space, range, set_live) in put_off {
+            let is_owed = set_live && self.mmu.backend() != Backend::DeferStores;
+            if is_owed || self.may_be_cached(space, self.range(space, range)) {
+                self.flush_range(space, range);
+            }
+        }
+    }
+
     /// Nothing waits, and nothing is owed.
     fn is_quiet(&self) -> bool {
         self.kernel().is_batch_empty() && self.mmu.lazy().state().owed().is_empty()
@@ -220,12 +281,14 @@ impl Run<'_> {
         let Space { mm, entries } = &mut self.spaces[space];
         let entries = &mut entries[numbers];
         let n = entries.len();
+        let mut set_live = false;
         for step in 0..n {
             let i = step * 521 % n;
             if each.act(i) == Act::Look {
                 continue;
             }
             let known = (part(i, 1).start(), entries[i]);
+            set_live |= sets_live(known.1, each.act(i));
             mm.apply_to_page_range(part(i, 1), |entry| {
                 let pair = [frames[i], others[i]];
                 entries[i] = write(entry, known, each.act(i), pair, kind);
@@ -235,7 +298,7 @@ impl Run<'_> {
         }
         drop(section);
         drop(inner);
-        self.flush_range(space, range);
+        self.invalidate_entries(space, range, set_live);
     }
 }
 

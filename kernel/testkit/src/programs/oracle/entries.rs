@@ -95,6 +95,11 @@ fn clear(cell: &mut impl Cell, held: Desc) {
     assert_eq!(cell.get(), Desc::INVALID);
 }
 
+/// Whether `act` sets an entry that is live, to the same value perhaps.
+pub(super) fn sets_live(known: Desc, act: Act) -> bool {
+    act == Act::Set && known != Desc::INVALID
+}
+
 /// Does `act` with an entry that holds `known`, and says what it holds then. There are two frames
 /// for it.
 pub(super) fn write(
@@ -144,6 +149,15 @@ pub(super) fn write(
 }
 
 impl Run<'_> {
+    /// The caller's invalidation of entries that were written one by one (R25), of which live ones were set perhaps (R30).
+    pub(super) fn invalidate_entries(&mut self, space: usize, range: Range, set_live: bool) {
+        if let Some(put_off) = &mut self.frugal {
+            put_off.push((space, range, set_live));
+        } else {
+            self.flush_range(space, range);
+        }
+    }
+
     /// A callback that does something else with each entry.
     pub(super) fn apply(&mut self, space: usize, range: Range, each: Each) {
         let (pages, kind) = (self.range(space, range), self.kind(space));
@@ -152,11 +166,13 @@ impl Run<'_> {
         let callback = Callback::new(self.fault);
         let mut entries = self.entries(space, range);
         let mut seen = Vec::new();
+        let mut set_live = false;
         let mm = &mut self.spaces[space].mm;
         let result = caught(|| {
             mm.apply_to_page_range(pages, |entry| {
                 let (i, va) = (seen.len(), entry.va());
                 let known = (va, entries[i]);
+                set_live |= sets_live(known.1, each.act(i));
                 entries[i] = write(entry, known, each.act(i), [frames[i], others[i]], kind);
                 seen.push(va.as_u64());
                 callback.worked()
@@ -181,7 +197,7 @@ impl Run<'_> {
             "each page once, ascending"
         );
         self.set(space, range, entries);
-        self.flush_range(space, range);
+        self.invalidate_entries(space, range, set_live);
     }
 
     /// A callback for the entries that are in use.
@@ -194,12 +210,14 @@ impl Run<'_> {
         let used = |(i, entry): (usize, &Desc)| (*entry != Desc::INVALID).then_some(i);
         let used: Vec<usize> = entries.iter().enumerate().filter_map(used).collect();
         let mut seen = Vec::new();
+        let mut set_live = false;
         let mm = &mut self.spaces[space].mm;
         let result = caught(|| {
             mm.apply_to_existing_page_range(pages, |entry| {
                 let va = entry.va();
                 let i = ((va.as_u64() - pages.start().as_u64()) / PAGE_SIZE) as usize;
                 let known = (va, entries[i]);
+                set_live |= sets_live(known.1, each.act(i));
                 entries[i] = write(entry, known, each.act(i), [frames[i], others[i]], kind);
                 seen.push(i);
                 callback.worked()
@@ -209,7 +227,7 @@ impl Run<'_> {
         assert_eq!(result, expected);
         assert_eq!(seen, used[..reached], "each page in use once, ascending");
         self.set(space, range, entries);
-        self.flush_range(space, range);
+        self.invalidate_entries(space, range, set_live);
     }
 
     /// A range in one table: some of it at once, and then one entry after the other, in no order.
@@ -284,17 +302,19 @@ impl Run<'_> {
                 }
             }
         }
+        let mut set_live = false;
         for step in 0..n {
             // The prime is no divisor of a length, so every entry has its turn.
             let i = step * 521 % n;
             let va = fake::va(pages.start().as_u64() + i as u64 * PAGE_SIZE);
             let known = (va, entries[i]);
+            set_live |= sets_live(known.1, each.act(i));
             let mut cell = Nth(&mut fast, i);
             entries[i] = write(&mut cell, known, each.act(i), [frames[i], others[i]], kind);
         }
         drop(fast);
         drop(inner);
         self.set(space, range, entries);
-        self.flush_range(space, range);
+        self.invalidate_entries(space, range, set_live);
     }
 }
