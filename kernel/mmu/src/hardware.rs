@@ -229,7 +229,8 @@ pub unsafe trait Context {
     /// Whether the caller runs in an interrupt, or in a section that counts as
     /// one (Linux's `in_interrupt()`: hard or soft interrupt, NMI, or bottom
     /// halves disabled). The answer does not change during a call of the library, nor
-    /// during its callbacks.
+    /// during its callbacks. Where bottom halves are off in a section, what the task has let wait for
+    /// the very entries of a call is drained first.
     fn in_interrupt(&self) -> bool;
 
     /// Where the caller's events are counted. One instance has one writer at a time: a task, or the

@@ -17,6 +17,7 @@
 
 use super::cpu_batch::{wait_in_batch, with_batch};
 use super::defer_barriers;
+use super::own;
 use super::run::{Duty, Fill, Run, Was};
 use crate::addr::PageRange;
 use crate::batch::Invalidations;
@@ -64,6 +65,8 @@ pub(super) fn before_make<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRang
                 drain(mmu, &batch.invalidations);
             }
         });
+    } else {
+        own::drain_of_pages(mmu, scope, range);
     }
 }
 

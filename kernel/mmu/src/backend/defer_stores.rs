@@ -42,6 +42,7 @@
 use super::cpu_batch::with_batch;
 use super::defer_barriers;
 use super::drain::{NOTHING_ELSE, Request};
+use super::own;
 use super::preserve::News;
 use super::run::{Duty, Fill, Run, Was};
 use super::store::{replace, store, swap};
@@ -137,6 +138,7 @@ fn in_slot<K: Kernel, T>(
     work: impl FnOnce(&Slot) -> T,
 ) -> Option<T> {
     if !mmu.is_active() {
+        own::drain_of_run(mmu, run);
         return None;
     }
     with_batch(mmu, |batch| {

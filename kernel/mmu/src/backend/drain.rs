@@ -6,6 +6,7 @@
 //! invalidations drain first.
 
 use super::cpu_batch::{AtWork, with_batch};
+use super::own;
 use super::run::Duty;
 use super::{batch_invalidations, defer_stores, multicall};
 use crate::addr::PageRange;
@@ -65,18 +66,25 @@ impl<R: Iterator<Item = PageRange> + Clone> Request<R> {
         }
     }
 
-    /// Executes it after what waits, or in interrupt context beside it. There, what waits in slots is not invalidated again
-    /// by a later drain, unless the task is at work on the batch.
+    /// Executes it after what waits. In interrupt context that is drained only if it is the caller's
+    /// own (`own.rs`); otherwise the request is executed beside it, and a later drain does not
+    /// invalidate again what it has covered in slots.
     #[cold]
     #[inline(never)]
     fn execute_with_batch<K: Kernel>(self, mmu: &Mmu<K>) {
         if !mmu.kernel().in_interrupt() {
             return drain_batch_and(mmu, Some(self));
         }
-        self.execute(mmu, iter::empty());
-        if !mmu.kernel().current_lazy().is_busy()
-            && let Some(batch) = mmu.kernel().batch()
-        {
+        let Some(batch) = own::batch(mmu) else {
+            return self.execute(mmu, iter::empty());
+        };
+        let concerns = |mut ranges: R| ranges.any(|range| batch.concerns(None, self.scope, range));
+        if self.ranges.clone().is_some_and(concerns) {
+            let busy = AtWork::begin(mmu.kernel().current_lazy());
+            drain_batch_and(mmu, Some(self));
+            busy.end();
+        } else {
+            self.execute(mmu, iter::empty());
             batch.slots.iter().for_each(|slot| self.covers_in(slot));
         }
     }
@@ -118,9 +126,8 @@ fn drain_batch_and<K: Kernel>(
 /// invalidates them, and `invalidate` does it beside the batch.
 ///
 /// If the strategy does, the invalidation waits in the batch, unless it is done already, and a drain executes it. In
-/// interrupt context nothing may be drained (R12): the batch may be the interrupted task's and half changed. (Bottom
-/// halves off counts as such a context, and the batch is then the caller's own.) The entries are empty in memory whatever
-/// waits, so an invalidation beside the batch completes it. A list or a queue executes its own later once more.
+/// interrupt context nothing of an interrupted task may be drained (R12), so `invalidate` is called: it drains if the
+/// invalidation waits in the batch, which is then the caller's own (`own.rs`), and executes it in any case.
 #[inline]
 pub(crate) fn complete_invalidation<K: Kernel>(
     mmu: &Mmu<K>,

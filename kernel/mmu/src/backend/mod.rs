@@ -23,16 +23,19 @@ mod defer_stores;
 mod drain;
 mod eager;
 mod multicall;
+mod own;
 mod preserve;
 mod run;
 pub(crate) mod store;
 
 pub(crate) use cpu_batch::offer_preemption;
 pub(crate) use drain::{complete_invalidation, drain, drain_own, leave_to_caller, switch_out};
+pub(crate) use own::drain_of_run;
 pub(crate) use run::{Duty, Fill, Run, Was};
 
 use self::store::swap;
 use crate::addr::{Frame, Level, PageRange};
+use crate::batch::Batch;
 use crate::desc::Desc;
 use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
@@ -108,8 +111,12 @@ fn take_by<K: Kernel>(backend: Backend, mmu: &Mmu<K>, run: Run<'_>) -> (Desc, Du
             None => (empty(), Duty::Caller),
         };
     }
-    if backend == Backend::Multicall && mmu.is_active() {
-        multicall::before_emptying(mmu);
+    if backend == Backend::Multicall {
+        if mmu.is_active() {
+            multicall::before_emptying(mmu);
+        } else {
+            drain_of_run(mmu, &run);
+        }
     }
     let old = empty();
     if old.is_valid() {
@@ -132,20 +139,24 @@ pub(crate) fn read<K: Kernel>(mmu: &Mmu<K>, table: Frame, index: usize, pte: &Pt
     }
 }
 
-/// Whether memory holds every value, as far as the caller is concerned. R12: an interrupt leaves
-/// the batch alone, and reads memory.
+/// Whether memory holds every value.
 #[inline(always)]
 pub(crate) fn is_memory_current<K: Kernel>(mmu: &Mmu<K>) -> bool {
-    !mmu.kernel().current_lazy().is_waiting() || mmu.kernel().in_interrupt()
+    !mmu.kernel().current_lazy().is_waiting()
 }
 
 #[cold]
 #[inline(never)]
 fn read_behind<K: Kernel>(mmu: &Mmu<K>, table: Frame, index: usize, pte: &Pte) -> Desc {
-    let waiting = cpu_batch::with_batch(mmu, |batch| {
+    let look = |batch: &Batch| {
         let in_slot = batch.slots.waiting(table, index);
         in_slot.or_else(|| batch.calls.waiting(table, index))
-    });
+    };
+    let waiting = if mmu.kernel().in_interrupt() {
+        own::batch(mmu).and_then(look)
+    } else {
+        cpu_batch::with_batch(mmu, look)
+    };
     waiting.unwrap_or_else(|| mmu.kernel().load(pte))
 }
 

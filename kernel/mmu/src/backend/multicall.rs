@@ -17,6 +17,7 @@
 
 use super::cpu_batch::{wait_in_batch, with_batch};
 use super::defer_barriers;
+use super::own;
 use super::run::{Duty, Fill, Run, Was};
 use super::store::{replace, store};
 use crate::addr::{Level, PageRange, PhysAddr};
@@ -56,6 +57,8 @@ pub(super) fn write_run<K: Kernel>(
     } else {
         if is_active {
             before_emptying(mmu);
+        } else {
+            own::drain_of_run(mmu, &run);
         }
         defer_barriers::write_run(mmu, run, fill, owed);
     }

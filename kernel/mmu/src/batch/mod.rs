@@ -24,6 +24,8 @@ pub(crate) use invalidations::Invalidations;
 pub use slots::DEFERRED_TABLES;
 pub(crate) use slots::{Slot, Slots};
 
+use crate::addr::{Frame, Level, PageRange};
+use crate::tlbi::Scope;
 use core::fmt;
 
 /// Room for what one CPU defers. Its size is about 21 KiB. An empty one is all zeroes, so that a `static` takes
@@ -40,13 +42,30 @@ impl Batch {
     /// # Safety
     /// It is handed out by [`crate::Context::batch`] of one kernel only, and there to one CPU
     /// only: two flows of control never use it at the same time. (Interrupt handlers may run in
-    /// between; the library leaves the batch alone while [`crate::Context::in_interrupt`].)
+    /// between; while [`crate::Context::in_interrupt`] the library touches only what waits for the
+    /// very entries of a call, which is the caller's own.)
     pub const unsafe fn new() -> Self {
         Self {
             slots: Slots::new(),
             invalidations: Invalidations::new(),
             calls: Calls::new(),
         }
+    }
+
+    /// Whether something waits for `pages` of `scope`: an invalidation, or a store to their entries. A queued call
+    /// to store names its entry by the table, so it is found only where `table`, which translates the pages, is known.
+    pub(crate) fn concerns(&self, table: Option<Frame>, scope: Scope, pages: PageRange) -> bool {
+        let of_table = |frame| table == Some(frame);
+        self.slots.concern(table, scope, pages)
+            || self.invalidations.meets(scope, pages)
+            || self.calls.iter().any(|call| match call {
+                Call::Store { entry, .. } => {
+                    let first = Level::L3.index(pages.start());
+                    let index = entry.index_in_table().checked_sub(first);
+                    of_table(entry.frame()) && index.is_some_and(|i| (i as u64) < pages.pages())
+                }
+                Call::Invalidate { range, scope: of } => of == scope && range.meets(pages),
+            })
     }
 
     /// Whether nothing waits.

@@ -130,6 +130,20 @@ impl Slots {
         Some(&self.slots[i])
     }
 
+    /// Whether a store or an invalidation waits for `pages` of `scope`, in `table` if that is known.
+    pub(crate) fn concern(&self, table: Option<Frame>, scope: Scope, pages: PageRange) -> bool {
+        self.iter().any(|slot| {
+            let is_it = slot
+                .table
+                .get()
+                .is_some_and(|of| table.is_none_or(|t| t == of));
+            let mut runs = slot.waiting.runs().chain(slot.stale.runs());
+            is_it
+                && slot.scope.get() == scope
+                && runs.any(|(first, n)| slot.pages(first, n).meets(pages))
+        })
+    }
+
     /// The value that waits for entry `index` of `table`.
     pub(crate) fn waiting(&self, table: Frame, index: usize) -> Option<Desc> {
         self.iter()

@@ -172,7 +172,7 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
         }
         let found = self.empty_part(first, pages, prot)?;
         let (writer, change) = (&self.space.writer, &mut self.sums.change);
-        let stores_each = writer.stores_each();
+        let stores_each = writer.stores_each(&found);
         let unfinished = SetEach {
             writer,
             found: &found,

@@ -306,13 +306,17 @@ impl<'m, K: Kernel> Writer<'m, K> {
         self.mmu.owe_or_pay(owed);
     }
 
-    /// Whether [`Writer::set_each`] stores each entry itself, and counts them when all are set: where stores do not wait, and
-    /// pay together.
+    /// Whether [`Writer::set_each`] stores each entry of `found` itself, and counts them when all are set: where stores do not
+    /// wait, and pay together. What waits for these entries is drained then.
     #[inline(always)]
-    pub(super) fn stores_each(&self) -> bool {
+    pub(super) fn stores_each(&self, found: &LeafTable<'_>) -> bool {
         match self.mmu.backend() {
             Backend::DeferBarriers | Backend::BatchInvalidations => true,
-            Backend::DeferStores | Backend::Multicall => !self.mmu.is_active(),
+            Backend::DeferStores | Backend::Multicall if self.mmu.is_active() => false,
+            Backend::DeferStores | Backend::Multicall => {
+                backend::drain_of_run(self.mmu, &found.run(self.scope()));
+                true
+            }
             Backend::Eager => false,
         }
     }

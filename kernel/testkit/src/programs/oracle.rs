@@ -269,11 +269,7 @@ impl<'m> Run<'m> {
         let leaves_levels = matches!(step.op, Op::Suspend | Op::SuspendBegin | Op::SuspendEnd);
         match step.scene {
             Scene::Plain => self.call(step.op),
-            Scene::BottomHalvesOff
-                if is_made_by_interrupt || leaves_levels || !self.kernel().is_batch_empty() =>
-            {
-                self.call(step.op);
-            }
+            Scene::BottomHalvesOff if is_made_by_interrupt || leaves_levels => self.call(step.op),
             Scene::BottomHalvesOff => {
                 self.kernel().set_interrupt(true);
                 self.call(step.op);

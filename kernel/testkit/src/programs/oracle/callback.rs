@@ -2,7 +2,7 @@
 //! The callbacks of the caller, which may panic or fail at any of their calls.
 
 use super::Fault;
-use lazymmu::SpaceError;
+use lazymmu::{Frame, SpaceError, VirtAddr};
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 
@@ -54,6 +54,17 @@ impl Callback {
             Some((Fault::Panics, at)) if at < n => (at + 1, None),
             Some((Fault::Fails, at)) if at < n => (at + 1, Some(Err(Stop::Fault))),
             _ => (n, Some(Ok(()))),
+        }
+    }
+
+    /// The callback that takes frames by `take`. It cannot fail, but it can panic.
+    pub(super) fn taking(
+        &self,
+        mut take: impl FnMut(VirtAddr, Frame),
+    ) -> impl FnMut(VirtAddr, Frame) {
+        move |va, frame| {
+            take(va, frame);
+            let _ = self.worked();
         }
     }
 

@@ -107,7 +107,7 @@ impl<'m> Run<'m> {
         let mut given = Vec::new();
         let callback = Callback::new(self.fault);
         let (kernel, asid) = (self.mmu.kernel(), fake::asid_of(self.kind(space)));
-        let take = taker(kernel, asid, (&callback, &mut given));
+        let take = callback.taking(taker(kernel, asid, &mut given));
         let mm = &mut self.spaces[space].mm;
         let result = caught(|| mm.unmap_frames(pages, take));
         if expected.is_err() {
@@ -325,7 +325,7 @@ impl<'m> Run<'m> {
         let mut given = Vec::new();
         let callback = Callback::new(self.fault);
         let (reached, panics) = callback.reaches(expected.len());
-        let take = taker(kernel, asid, (&callback, &mut given));
+        let take = callback.taking(taker(kernel, asid, &mut given));
         let mm = &mut self.spaces[space].mm;
         let finished = caught(|| {
             let mut gather = mm.gather(take);
@@ -398,7 +398,7 @@ impl<'m> Run<'m> {
         let (mut given, mut results) = (Vec::new(), Vec::new());
         let before = kernel.live_tables();
         let was_off = self.in_interrupt();
-        let take = taker(kernel, asid, (&callback, &mut given));
+        let take = callback.taking(taker(kernel, asid, &mut given));
         let mm = &mut self.spaces[space].mm;
         // What it returns is looked at when the gather is gone: its end may panic.
         let freed = caught(|| {
@@ -520,12 +520,11 @@ pub(super) fn without_hint(error: SpaceError) -> SpaceError {
 fn taker(
     kernel: &Fake,
     asid: Option<u16>,
-    (callback, given): (&Callback, &mut Vec<(u64, Frame)>),
+    given: &mut Vec<(u64, Frame)>,
 ) -> impl FnMut(VirtAddr, Frame) {
     move |va, frame| {
-        kernel.give_back(asid, va.as_u64(), frame);
-        given.push((va.as_u64(), frame));
-        // What it fails with has no way out but a panic.
-        let _ = callback.worked();
+        let va = va.as_u64();
+        kernel.give_back(asid, va, frame);
+        given.push((va, frame));
     }
 }
