@@ -10,6 +10,10 @@
 //! | empty, any level | all 64 bits (zero) | nothing |
 //! | table (levels 0-2) | all bits but [`FREE_IN_TABLES`] | `[47:12]`: each side allocates its own tables, and the walk follows both addresses; `[11:2]`: ignored by hardware (D8.3.1.1), the population is kept there, `aarch64-paging` leaves them 0 |
 //!
+//! Requests come in a section, with bottom halves off, and both, and callbacks panic or fail. A gather takes more separate pages than any list holds, and
+//! a user space gets tokens of another one, whose tables it may not share. The tree must then be what theirs is after the
+//! same changes without any of that.
+//!
 //! Attributes are translated by name ([`theirs`]), never by their numbers, so that a bit
 //! in the wrong place on either side shows. Theirs maps pages only: with its
 //! constraints, neither blocks nor contiguous hints appear. Its tree is marked active, so
@@ -21,8 +25,8 @@ use aarch64_paging::descriptor::{El1Attributes, PhysicalAddress};
 use aarch64_paging::paging::{Constraints, El1And0, MemoryRegion, Translation, VaRange};
 use aarch64_paging::target::TargetAllocator;
 use lazymmu::{
-    AddressSpace, Backend, Backing, ENTRIES, Frame, Half, Level, MemoryType, Mmu, PAGE_SIZE,
-    PageRange, Prot, SpaceError, SpaceKind, TableFrames, bits,
+    AddressSpace, Asid, Backend, Backing, Context, ENTRIES, Frame, Half, Level, MemoryType, Mmu,
+    PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind, TableFrames, bits,
 };
 use lazymmu_testkit::fake::{
     self, Choose, Fake, KINDS, asid_of, frame, new_mmu, new_space, pages, reduced,
@@ -92,13 +96,100 @@ enum Request {
     },
     Unmap(PageRange),
     UnmapExisting(PageRange),
+    /// Each page of its own.
+    UnmapFrames(PageRange, Ends),
+    /// Entry by entry: what is mapped goes, and what is not is mapped, from frame `first` on.
+    Toggle {
+        range: PageRange,
+        first: u64,
+        prot: Prot,
+        ends: Ends,
+    },
+    /// As `Map`, by a source of frames that is asked for each page of the first table.
+    MapFrom {
+        range: PageRange,
+        first: u64,
+        prot: Prot,
+        ends: Ends,
+    },
+    /// Every second page of the range, one by one, and the tables that become empty. Before, those that are not mapped are, from
+    /// frame `first` on, and the others are unmapped.
+    Gather {
+        range: PageRange,
+        first: u64,
+        prot: Prot,
+        ends: Ends,
+    },
+    /// Unmapped without an invalidation and mapped again from frame `first` on, in this order and page by page: the
+    /// token comes from a space with the same pages, if it is another space's.
+    Token {
+        range: PageRange,
+        first: u64,
+        prot: Prot,
+        is_foreign: bool,
+    },
+    /// Another space asks for the tables.
+    Share(PageRange),
     Protect(PageRange, Prot),
     Remap(PageRange, Prot),
     FreeEmptyTables,
 }
 
-/// Stretches where a table of some level ends, the ends of the half, one whole table.
-fn windows(half: Half) -> [PageRange; 6] {
+/// What is around a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Around {
+    Nothing,
+    Section,
+    BottomHalvesOff,
+    /// A section, in which bottom halves go off before a token is used or a gather is finished.
+    SectionAndBottomHalvesOff,
+}
+
+/// How a request ends that calls back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    /// When everything is done.
+    Well,
+    /// By a panic in the call of this number, from 0, which is caught.
+    ByPanic(u64),
+    /// By an error of that call, if it can return one.
+    ByError(u64),
+}
+
+/// What a callback throws or returns.
+#[derive(Debug)]
+struct Stopped;
+
+impl From<SpaceError> for Stopped {
+    fn from(error: SpaceError) -> Self {
+        panic!("{error}")
+    }
+}
+
+impl Ends {
+    /// The callback is called for the time of this number.
+    fn call(self, number: u64) -> Result<(), Stopped> {
+        match self {
+            // Not by `panic!`, which would tell the world.
+            Self::ByPanic(at) if at == number => std::panic::resume_unwind(Box::new(Stopped)),
+            Self::ByError(at) if at == number => Err(Stopped),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs `work`, in which callbacks may panic or fail. What they did before is done.
+    fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+            Ok(result) => Some(result),
+            Err(thrown) if thrown.is::<Stopped>() => None,
+            Err(thrown) => std::panic::resume_unwind(thrown),
+        }
+    }
+}
+
+/// Stretches where a table of some level ends, the ends of the half, one whole table, and room for more separate pages than
+/// any list holds.
+fn windows(half: Half) -> [PageRange; 7] {
     let start = half.start();
     [
         pages(start + (5 << 39) - 6 * PAGE_SIZE, 12),
@@ -107,6 +198,7 @@ fn windows(half: Half) -> [PageRange; 6] {
         pages(start, 6),
         pages(half.end() - 6 * PAGE_SIZE, 6),
         pages(start + (9 << 39) - 4 * PAGE_SIZE, 520),
+        pages(start + (6 << 39) + (7 << 21) - 40 * PAGE_SIZE, 80),
     ]
 }
 
@@ -139,7 +231,13 @@ impl Generator {
     }
 
     fn anywhere(&mut self) -> PageRange {
-        let window = self.rng.pick(&windows(self.kind.half()));
+        let windows = windows(self.kind.half());
+        // The ends of the half more often than the rest.
+        let ends = [windows[3], windows[4]];
+        let window = match self.rng.below(4) {
+            0 => self.rng.pick(&ends),
+            _ => self.rng.pick(&windows),
+        };
         self.part(window)
     }
 
@@ -179,8 +277,75 @@ impl Generator {
         }
     }
 
-    fn list(&mut self, requests: usize) -> Vec<Request> {
-        (0..requests).map(|_| self.request()).collect()
+    /// One of those in which something can go wrong.
+    fn corner(&mut self) -> Request {
+        let prot = self.rng.pick(prots(self.kind));
+        let first = self.rng.below(1_000_003);
+        let call = self.rng.below(5);
+        let ends = self
+            .rng
+            .pick(&[Ends::Well, Ends::ByPanic(call), Ends::ByError(call)]);
+        match self.rng.below(8) {
+            0 => Request::UnmapFrames(self.where_something_is(), ends),
+            1 => {
+                let range = self.anywhere();
+                self.mapped.push(range);
+                Request::Toggle {
+                    range,
+                    first,
+                    prot,
+                    ends,
+                }
+            }
+            2 => {
+                let range = self.anywhere();
+                self.mapped.push(range);
+                Request::MapFrom {
+                    range,
+                    first,
+                    prot,
+                    ends,
+                }
+            }
+            3 | 4 => Request::Gather {
+                range: match self.rng.below(2) {
+                    0 => self.where_something_is(),
+                    _ => windows(self.kind.half())[6],
+                },
+                first,
+                prot,
+                ends,
+            },
+            5 => Request::Share(self.where_something_is()),
+            _ => Request::Token {
+                range: self.where_something_is(),
+                first,
+                prot,
+                is_foreign: self.rng.below(2) == 0,
+            },
+        }
+    }
+
+    /// Requests, and what is around them.
+    fn list(&mut self, requests: usize) -> Vec<(Request, Around)> {
+        let mut request = |_| {
+            let request = if self.rng.below(3) == 0 {
+                self.corner()
+            } else {
+                self.request()
+            };
+            use Around::{BottomHalvesOff, Nothing, Section, SectionAndBottomHalvesOff};
+            let scenes = [
+                Nothing,
+                Nothing,
+                Nothing,
+                Section,
+                BottomHalvesOff,
+                SectionAndBottomHalvesOff,
+            ];
+            (request, self.rng.pick(&scenes))
+        };
+        (0..requests).map(&mut request).collect()
     }
 }
 
@@ -189,6 +354,18 @@ fn frames(range: PageRange, first: u64, scatter: u64) -> Vec<Frame> {
     (0..range.pages())
         .map(|i| frame((first + i * scatter) % 1_000_003))
         .collect()
+}
+
+/// Page `i` of a range.
+fn nth(range: PageRange, i: u64) -> PageRange {
+    pages(range.start().as_u64() + i * PAGE_SIZE, 1)
+}
+
+/// The pages of `range` in the table of its first one.
+fn first_table_of(range: PageRange) -> PageRange {
+    let start = range.start();
+    let rest = (ENTRIES - Level::L3.index(start)) as u64;
+    pages(start.as_u64(), range.pages().min(rest))
 }
 
 type Their = Mapping<TargetAllocator<El1Attributes>, El1And0>;
@@ -312,13 +489,22 @@ struct Pair<'m> {
     /// Flipped in every attribute that `aarch64-paging` gets: how the tests show that
     /// they can fail.
     spoiled: El1Attributes,
+    /// Whether bottom halves go off before a token is used.
+    goes_off: bool,
+    /// A user space beside a user's.
+    other: Option<AddressSpace<'m, Fake>>,
 }
+
+/// The ASID of the other space.
+const OTHER: SpaceKind = SpaceKind::User(Asid(0x77));
 
 impl<'m> Pair<'m> {
     fn new(mmu: &'m Mmu<Fake>, kind: SpaceKind) -> Self {
         Self {
             space: new_space(mmu, kind),
             peer: Peer::new(kind),
+            goes_off: false,
+            other: (kind != SpaceKind::Kernel).then(|| new_space(mmu, OTHER)),
             spoiled: El1Attributes::empty(),
         }
     }
@@ -368,6 +554,189 @@ impl<'m> Pair<'m> {
                 assert_eq!(self.space.unmap_existing(range), Ok(pages.len() as u64));
                 !pages.is_empty()
             }
+            Request::UnmapFrames(range, ends) => {
+                let mut given = Vec::new();
+                let kernel = self.space.mmu().kernel();
+                let space = &mut self.space;
+                let asid = asid_of(space.kind());
+                let result = Ends::caught(|| {
+                    space.unmap_frames(range, |va, frame| {
+                        kernel.give_back(asid, va.as_u64(), frame);
+                        given.push(va);
+                        let _ = ends.call(given.len() as u64 - 1);
+                    })
+                });
+                let done = result.is_none_or(|result| result.is_ok());
+                if done {
+                    self.peer.unmap(range);
+                }
+                done
+            }
+            Request::Toggle {
+                range,
+                first,
+                prot,
+                ends,
+            } => {
+                let (flags, space) = (self.flags(prot), &mut self.space);
+                let mut changed = Vec::new();
+                let _ = Ends::caught(|| {
+                    space.apply_to_page_range(range, |entry| {
+                        let number = changed.len() as u64;
+                        let is_used = entry.get().is_in_use();
+                        if is_used {
+                            entry.get_and_clear();
+                        } else {
+                            entry.set(frame(first + number), prot)?;
+                        }
+                        changed.push((entry.va().as_u64(), is_used));
+                        ends.call(number)
+                    })
+                });
+                self.space.invalidate_range(range).unwrap();
+                for (number, (va, was_used)) in changed.into_iter().enumerate() {
+                    if was_used {
+                        self.peer.unmap(pages(va, 1));
+                    } else {
+                        self.peer
+                            .map(pages(va, 1), &[frame(first + number as u64)], flags);
+                    }
+                }
+                // The table is there in any case, and theirs perhaps not.
+                self.free_empty_tables();
+                true
+            }
+            Request::MapFrom {
+                range,
+                first,
+                prot,
+                ends,
+            } => {
+                let flags = self.flags(prot);
+                let range = first_table_of(range);
+                let mut asked = 0;
+                let result = Ends::caught(|| {
+                    let mut fast = self.space.fast_pte_range(range).unwrap();
+                    fast.set_each(0, range.pages() as usize, prot, |i| {
+                        let _ = ends.call(asked);
+                        asked += 1;
+                        frame(first + i as u64)
+                    })
+                });
+                let set = match result {
+                    Some(Err(_)) => 0,
+                    Some(Ok(())) | None => asked,
+                };
+                for number in 0..set {
+                    self.peer
+                        .map(nth(range, number), &[frame(first + number)], flags);
+                }
+                self.free_empty_tables();
+                set > 0
+            }
+            Request::Gather {
+                range,
+                first,
+                prot,
+                ends,
+            } => {
+                let flags = self.flags(prot);
+                let mut gathered = Vec::new();
+                for i in 0..range.pages() {
+                    let (page, at) = (nth(range, i), frame(first + i));
+                    let is_mapped = self.space.query(page.start()).is_some();
+                    if i % 2 == 1 && is_mapped {
+                        self.space.unmap(page).unwrap();
+                        self.peer.unmap(page);
+                    }
+                    if i % 2 == 0 && !is_mapped {
+                        self.space.map(page, at, prot).unwrap();
+                        self.peer.map(page, &[at], flags);
+                    }
+                    gathered.extend((i % 2 == 0).then_some(page));
+                }
+                // From here on, the tables that are empty are the gather's.
+                self.free_empty_tables();
+                let kernel = self.space.mmu().kernel();
+                let space = &mut self.space;
+                let asid = asid_of(space.kind());
+                let (mut calls, mut emptied) = (0, 0);
+                let goes_off = self.goes_off;
+                let finished = Ends::caught(|| {
+                    let mut gather = space.gather(|va, frame| {
+                        kernel.give_back(asid, va.as_u64(), frame);
+                        calls += 1;
+                        let _ = ends.call(calls - 1);
+                    });
+                    for page in &gathered {
+                        gather.unmap(*page).unwrap();
+                        emptied += 1;
+                    }
+                    kernel.set_interrupt(goes_off || kernel.in_interrupt());
+                    gather.finish_and_free_tables();
+                });
+                for page in &gathered[..emptied] {
+                    self.peer.unmap(*page);
+                }
+                if finished.is_some() {
+                    self.peer.0.compact_subtables();
+                } else {
+                    self.free_empty_tables();
+                }
+                true
+            }
+            Request::Token {
+                range,
+                first,
+                prot,
+                is_foreign,
+            } => {
+                let flags = self.flags(prot);
+                let list: Vec<_> = (0..range.pages()).map(|i| frame(first + i)).collect();
+                let Ok(token) = self.space.unmap_no_invalidate(range) else {
+                    return false;
+                };
+                match &mut self.other {
+                    Some(other) if is_foreign => {
+                        let backing = Backing::Scattered(&list);
+                        other.map(range, backing, Prot::USER).unwrap();
+                        let theirs = other.unmap_no_invalidate(range).unwrap();
+                        self.space.invalidate(theirs);
+                        // Ours is left for later.
+                        other.free_empty_tables(range).unwrap();
+                    }
+                    _ => {}
+                }
+                self.peer.unmap(range);
+                // A neighbor first, which the library takes for the beginning of a loop.
+                let before = range.start().as_u64().checked_sub(PAGE_SIZE);
+                let neighbor = before.and_then(|start| PageRange::new(start, 1).ok());
+                if let Some(neighbor) = neighbor
+                    && self.space.map(neighbor, frame(first), prot).is_ok()
+                {
+                    self.peer.map(neighbor, &[frame(first)], flags);
+                }
+                for (i, at) in list.iter().enumerate() {
+                    let page = nth(range, i as u64);
+                    self.space.map(page, *at, prot).unwrap();
+                    self.peer.map(page, &[*at], flags);
+                }
+                let kernel = self.space.mmu().kernel();
+                let was_off = kernel.in_interrupt();
+                kernel.set_interrupt(self.goes_off || was_off);
+                self.space.invalidate(token);
+                kernel.set_interrupt(was_off);
+                true
+            }
+            Request::Share(range) => {
+                let Some(other) = &mut self.other else {
+                    return false;
+                };
+                // SAFETY: it is refused; otherwise the test fails before anything is walked.
+                let shared = unsafe { other.share_tables(&self.space, range) };
+                assert_eq!(shared, Err(SpaceError::SharedByUsers));
+                true
+            }
             Request::Protect(range, prot) => {
                 let verdict = self.space.protect(range, prot);
                 if matches!(verdict, Err(SpaceError::NotMapped { .. })) {
@@ -388,13 +757,16 @@ impl<'m> Pair<'m> {
                 }
                 done
             }
-            Request::FreeEmptyTables => {
-                let half = self.space.kind().half();
-                let all = PageRange::from_bounds(half.start(), half.end());
-                self.peer.0.compact_subtables();
-                self.space.free_empty_tables(all.unwrap()).unwrap() > 0
-            }
+            Request::FreeEmptyTables => self.free_empty_tables() > 0,
         }
+    }
+
+    /// Of both sides. Returns how many of ours there were.
+    fn free_empty_tables(&mut self) -> usize {
+        let half = self.space.kind().half();
+        let all = PageRange::from_bounds(half.start(), half.end());
+        self.peer.0.compact_subtables();
+        self.space.free_empty_tables(all.unwrap()).unwrap()
     }
 
     /// Compares the trees and counts their tables.
@@ -440,6 +812,7 @@ impl<'m> Pair<'m> {
 
     fn end(self) {
         fake::destroy(self.space);
+        self.other.map(fake::destroy);
     }
 }
 
@@ -449,15 +822,21 @@ fn run(
     kind: SpaceKind,
     backend: Backend,
     spoiled: El1Attributes,
-    list: &[Request],
+    list: &[(Request, Around)],
 ) -> Result<(usize, usize), Difference> {
     let mmu = new_mmu();
     mmu.choose_backend(backend).expect("outside any section");
     let mut pair = Pair::new(&mmu, kind);
     pair.spoiled = spoiled;
     let (mut accepted, mut most) = (0, 0);
-    for &request in list {
+    for &(request, around) in list {
+        pair.goes_off = around == Around::SectionAndBottomHalvesOff;
+        let section = (pair.goes_off || around == Around::Section).then(|| mmu.lazy().section());
+        mmu.kernel()
+            .set_interrupt(around == Around::BottomHalvesOff);
         accepted += usize::from(pair.serve(request));
+        mmu.kernel().set_interrupt(false);
+        drop(section);
         most = most.max(pair.compare()?);
         mmu.kernel().take_effects();
     }
@@ -467,7 +846,10 @@ fn run(
 }
 
 /// Leaves out requests for as long as what is left fails.
-fn shrink(fails: impl Fn(&[Request]) -> bool, list: &[Request]) -> Vec<Request> {
+fn shrink(
+    fails: impl Fn(&[(Request, Around)]) -> bool,
+    list: &[(Request, Around)],
+) -> Vec<(Request, Around)> {
     let mut list = list.to_vec();
     let mut at = list.len();
     while at > 0 {
@@ -485,7 +867,7 @@ fn the_same_requests_make_the_same_descriptors() {
     const REQUESTS: usize = if cfg!(miri) { 3 } else { 40 };
     let sound = El1Attributes::empty();
     let (mut lists, mut accepted, mut most) = (0, 0, 0);
-    for seed in 1..=reduced(60) as u64 {
+    for seed in 1..=reduced(50) as u64 {
         for kind in KINDS {
             for backend in fake::backends() {
                 let list = Generator::new(seed, kind).list(REQUESTS);
@@ -496,7 +878,8 @@ fn the_same_requests_make_the_same_descriptors() {
                         most = most.max(tables);
                     }
                     Err(first) => {
-                        let fails = |list: &[Request]| run(kind, backend, sound, list).is_err();
+                        let fails =
+                            |list: &[(Request, Around)]| run(kind, backend, sound, list).is_err();
                         let few = shrink(fails, &list);
                         panic!("seed {seed}, {kind:?}, {backend}: {first:?}; enough is {few:#x?}");
                     }
@@ -526,7 +909,13 @@ fn a_wrong_attribute_bit_is_found() {
             };
             for bit in (0..64).filter(|bit| known >> bit & 1 != 0) {
                 let spoiled = El1Attributes::from_bits_retain(1 << bit);
-                let found = run(kind, Backend::DeferBarriers, spoiled, &[map]).unwrap_err();
+                let found = run(
+                    kind,
+                    Backend::DeferBarriers,
+                    spoiled,
+                    &[(map, Around::Nothing)],
+                )
+                .unwrap_err();
                 assert_eq!((found.level, found.va), (3, range.start().as_u64()));
                 let differing = found.ours ^ found.theirs;
                 // Without VALID, theirs stores no address and no page bit either.
@@ -544,7 +933,13 @@ fn a_wrong_attribute_bit_is_found() {
 #[cfg_attr(miri, ignore = "tests the comparison, not the library")]
 fn a_difference_shrinks_to_the_requests_that_make_it() {
     let mut list = Generator::new(7, SpaceKind::Kernel).list(20);
-    list.retain(|request| !matches!(request, Request::Map { .. }));
+    let makes = |request| {
+        matches!(
+            request,
+            Request::Map { .. } | Request::MapFrom { .. } | Request::Toggle { .. }
+        )
+    };
+    list.retain(|(request, _)| !makes(*request));
     let range = windows(Half::Upper)[5];
     let map = Request::Map {
         range,
@@ -552,8 +947,9 @@ fn a_difference_shrinks_to_the_requests_that_make_it() {
         scatter: 3,
         prot: Prot::DEVICE,
     };
+    let map = (map, Around::Nothing);
     list.insert(list.len() / 2, map);
-    let fails = |list: &[Request]| {
+    let fails = |list: &[(Request, Around)]| {
         run(SpaceKind::Kernel, Backend::Eager, El1Attributes::UXN, list).is_err()
     };
     assert_eq!(shrink(fails, &list), [map]);
