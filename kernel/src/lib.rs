@@ -18,6 +18,11 @@ pub mod bench;
 pub mod errors;
 #[cfg(target_os = "none")]
 pub mod mm;
+/// Memory management: what of it needs no hardware.
+#[cfg(not(target_os = "none"))]
+pub mod mm {
+    pub mod area;
+}
 pub mod platform;
 pub mod sched;
 pub mod selftest;

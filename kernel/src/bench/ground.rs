@@ -3,22 +3,21 @@
 
 use core::ops::{Deref, DerefMut};
 
-use lazymmu::{ENTRIES, Frame, SpaceError};
+use lazymmu::{ENTRIES, SpaceError};
 
 use super::best::BenchError;
 use super::windows::Ground;
 use crate::arch::Arm64;
 use crate::mm::MMU;
-use crate::mm::frames;
+use crate::mm::frames::Block;
 use crate::mm::kernel_space::{self, SpaceGuard};
-use crate::mm::vmap::Area;
+use crate::mm::vmap::{self, Area};
 
 /// The ground with what it is made of. The fields are dropped in their order, which matters: what is still mapped is
-/// unmapped when the lock of the address space is free again, and before its frames are (R25).
+/// unmapped when the lock of the address space is free again.
 pub(super) struct Site {
     ground: Ground<SpaceGuard, Arm64>,
-    area: Area,
-    _block: Block,
+    area: Area<Block>,
 }
 
 impl Deref for Site {
@@ -35,19 +34,6 @@ impl DerefMut for Site {
     }
 }
 
-/// Consecutive frames.
-struct Block {
-    first: Frame,
-    frames: usize,
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this number in `Site::new`; the area that mapped them is gone.
-        unsafe { frames::free_contiguous(self.first, self.frames) };
-    }
-}
-
 impl Site {
     /// Addresses and frames for up to `pages` pages, a power of two.
     pub(super) fn new(pages: usize) -> Result<Self, BenchError> {
@@ -55,13 +41,11 @@ impl Site {
         const STRIDE: usize = 97;
         // A slot loop takes a whole table of frames.
         let frames = pages.next_multiple_of(ENTRIES);
-        let block = Block {
-            first: frames::alloc_contiguous(frames)?,
-            frames,
-        };
+        let block = Block::alloc(frames)?;
+        let first = block.first();
         // Nothing else is in the vmap area yet, so this begins at a table's start.
-        let area = Area::reserve(pages as u64)?;
-        let nth = |i: usize| block.first.offset((i * STRIDE % frames) as u64);
+        let area = Area::with(&vmap::GENERAL, pages as u64, block)?;
+        let nth = |i: usize| first.offset((i * STRIDE % frames) as u64);
         let ground = Ground {
             mmu: &MMU,
             owed: None,
@@ -69,13 +53,9 @@ impl Site {
             range: area.pages(),
             pages,
             scattered: (0..frames).filter_map(nth).collect(),
-            first: block.first,
+            first,
         };
-        Ok(Self {
-            ground,
-            area,
-            _block: block,
-        })
+        Ok(Self { ground, area })
     }
 
     /// Restricts the windows to the first `pages` pages.

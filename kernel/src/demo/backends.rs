@@ -9,7 +9,7 @@ use super::workload::Workload;
 use super::{DemoError, terms, title};
 use crate::mm::MMU;
 use crate::mm::kernel_space::{self, Space};
-use crate::mm::vmap::Area;
+use crate::mm::vmap::{self, Area};
 
 /// Pages of the scenario.
 const PAGES: usize = 256;
@@ -76,7 +76,7 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
 }
 
 fn measure(backend: Backend, work: &Workload) -> Result<[Counts; 3], DemoError> {
-    let area = Area::reserve(work.frames().len() as u64)?;
+    let area = Area::for_frames(&vmap::GENERAL, work)?;
     let _terms = terms(backend, BarrierPolicy::Classic)?;
     let mut space = kernel_space::lock();
     let mut map = |space: &mut Space, i: usize| {

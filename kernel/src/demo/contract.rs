@@ -7,7 +7,7 @@ use lazymmu::{Backend, Backing, BarrierPolicy, Prot, SpaceError};
 
 use super::workload::Workload;
 use super::{DemoError, owed_text, terms, title};
-use crate::mm::vmap::Area;
+use crate::mm::vmap::{self, Area};
 use crate::mm::{MMU, kernel_space};
 
 /// Pages mapped in the chapter.
@@ -25,14 +25,18 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
         "  step                      (enable, pause)  owed          DSB   ISB"
     )?;
     let work = Workload::new(PAGES)?;
-    let area = Area::reserve(PAGES as u64)?;
+    let area = Area::for_frames(&vmap::GENERAL, &work)?;
     let terms = terms(Backend::DeferBarriers, BarrierPolicy::Classic)?;
     steps(out, &area, &work)?;
     drop(terms);
     work.read_back(&area)
 }
 
-fn steps(out: &mut dyn fmt::Write, area: &Area, work: &Workload) -> Result<(), DemoError> {
+fn steps(
+    out: &mut dyn fmt::Write,
+    area: &Area<&Workload>,
+    work: &Workload,
+) -> Result<(), DemoError> {
     let lazy = MMU.lazy();
     let map = |i: usize| -> Result<(), SpaceError> {
         let page = area.part(i as u64, 1)?;

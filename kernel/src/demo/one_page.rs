@@ -3,13 +3,13 @@
 
 use core::fmt;
 
-use lazymmu::{Backend, Backing, BarrierPolicy, Prot, VirtAddr};
+use lazymmu::{Backend, BarrierPolicy, Prot, VirtAddr};
 
 use super::workload::Workload;
 use super::{DemoError, terms, title};
 
 use crate::mm::kernel_space::{self, MMU};
-use crate::mm::vmap::Area;
+use crate::mm::vmap::{self, Area};
 
 pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
     title(out, 1, "What one page-table entry owes")?;
@@ -21,10 +21,10 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
          entry was followed by both.\n"
     )?;
     let work = Workload::new(1)?;
-    let area = Area::reserve(1)?;
+    let area = Area::for_frames(&vmap::GENERAL, &work)?;
     let terms = terms(Backend::Eager, BarrierPolicy::Classic)?;
     let before = MMU.counts();
-    let mapped = area.map(Backing::Scattered(work.frames()), Prot::KERNEL);
+    let mapped = area.map(Prot::KERNEL);
     let counts = MMU.counts() - before;
     drop(terms);
     mapped?;

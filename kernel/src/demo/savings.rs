@@ -10,7 +10,7 @@ use super::{DemoError, terms, title};
 use crate::arch::Arm64;
 use crate::arch::{interrupts, timer};
 use crate::mm::terms::{Terms, TermsError};
-use crate::mm::vmap::Area;
+use crate::mm::vmap::{self, Area};
 use crate::mm::{MMU, kernel_space};
 use crate::start;
 
@@ -143,7 +143,7 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
 }
 
 fn measure(way: Way, work: &Workload) -> Result<Row, DemoError> {
-    let area = Area::reserve(work.frames().len() as u64)?;
+    let area = Area::for_frames(&vmap::GENERAL, work)?;
     let terms = way.terms()?;
     // Without a PMU the register must not be read at all.
     let cycles = || start::machine().counts_cycles().is_ok().then(timer::cycles);
@@ -172,7 +172,7 @@ fn measure(way: Way, work: &Workload) -> Result<Row, DemoError> {
     })
 }
 
-fn map(way: Way, area: &Area, work: &Workload) -> Result<(), SpaceError> {
+fn map(way: Way, area: &Area<&Workload>, work: &Workload) -> Result<(), SpaceError> {
     let mut space = kernel_space::lock();
     let _section = match way {
         Way::Section => Some(MMU.lazy().section()?),
@@ -192,7 +192,7 @@ fn map(way: Way, area: &Area, work: &Workload) -> Result<(), SpaceError> {
     Ok(())
 }
 
-fn unmap(way: Way, area: &Area) -> Result<(), SpaceError> {
+fn unmap(way: Way, area: &Area<&Workload>) -> Result<(), SpaceError> {
     let mut space = kernel_space::lock();
     if matches!(way, Way::Range | Way::Ets2) {
         return space.unmap(area.pages());

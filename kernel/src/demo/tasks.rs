@@ -9,7 +9,7 @@ use lazymmu::{Backend, Backing, BarrierPolicy, Counts, LazyMmuError, Owed, Prot,
 
 use super::workload::Workload;
 use super::{DemoError, terms, title};
-use crate::mm::vmap::Area;
+use crate::mm::vmap::{self, Area};
 use crate::mm::{MMU, kernel_space};
 use crate::sched::{self, Builder, Slices};
 use crate::sync::IrqLock;
@@ -32,8 +32,7 @@ struct Event {
 
 /// What the tasks of the chapter share.
 struct Stage {
-    area: Area,
-    work: Workload,
+    area: Area<Workload>,
     events: IrqLock<Vec<Event>>,
 }
 
@@ -48,7 +47,7 @@ impl Stage {
 
     fn map(&self, i: usize) -> Result<(), SpaceError> {
         let page = self.area.part(i as u64, 1)?;
-        let backing = Backing::Contiguous(self.work.frames()[i]);
+        let backing = Backing::Contiguous(self.area.frames().frames()[i]);
         kernel_space::lock().map(page, backing, Prot::KERNEL)
     }
 }
@@ -99,8 +98,7 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
          executes it, on whatever CPU that is.\n"
     )?;
     let stage = Arc::new(Stage {
-        area: Area::reserve(PAGES as u64)?,
-        work: Workload::new(PAGES)?,
+        area: Area::for_frames(&vmap::GENERAL, Workload::new(PAGES)?)?,
         events: IrqLock::new(Vec::with_capacity(32)),
     });
     let terms = terms(Backend::DeferBarriers, BarrierPolicy::Classic)?;
@@ -129,7 +127,7 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
     }
     drop(unhurried);
     drop(terms);
-    (0..MOVED).try_for_each(|i| stage.work.read_one(&stage.area, i))
+    (0..MOVED).try_for_each(|i| stage.area.frames().read_one(&stage.area, i))
 }
 
 /// Starts `part` on CPU 0.
@@ -177,9 +175,13 @@ fn mover(stage: &Stage, other: usize) -> Result<(), DemoError> {
     actor.step("maps a page", || stage.map(MOVED))?;
     actor.step("moves", || sched::migrate(other))?;
     actor.step("leaves the section", || lazy.disable())?;
-    actor.step("uses the page", || stage.work.read_one(&stage.area, MOVED))?;
+    actor.step("uses the page", || {
+        stage.area.frames().read_one(&stage.area, MOVED)
+    })?;
     actor.step("moves back", || sched::migrate(0))?;
-    actor.step("uses the page", || stage.work.read_one(&stage.area, MOVED))
+    actor.step("uses the page", || {
+        stage.area.frames().read_one(&stage.area, MOVED)
+    })
 }
 
 /// Writes what has happened, and forgets it.

@@ -4,9 +4,10 @@
 use alloc::vec::Vec;
 use core::ptr;
 
-use lazymmu::{Frame, PAGE_SIZE};
+use lazymmu::{Backing, Frame, PAGE_SIZE};
 
 use super::DemoError;
+use crate::mm::area::Frames;
 use crate::mm::frames::{self, FrameList, OutOfFrames};
 use crate::mm::layout::linear_virt;
 use crate::mm::vmap::Area;
@@ -54,12 +55,12 @@ impl Workload {
     }
 
     /// Reads every page of `area` through its new address.
-    pub(super) fn read_back(&self, area: &Area) -> Result<(), DemoError> {
+    pub(super) fn read_back<F: Frames>(&self, area: &Area<F>) -> Result<(), DemoError> {
         (0..self.order.len()).try_for_each(|i| self.read_one(area, i))
     }
 
     /// Reads page `i` of `area` through its new address.
-    pub(super) fn read_one(&self, area: &Area, i: usize) -> Result<(), DemoError> {
+    pub(super) fn read_one<F: Frames>(&self, area: &Area<F>, i: usize) -> Result<(), DemoError> {
         let virt = area.start() + i as u64 * PAGE_SIZE;
         let expected = read_mark(linear_virt(self.order[i].as_u64()));
         let found = read_mark(virt);
@@ -72,6 +73,17 @@ impl Workload {
                 found,
             })
         }
+    }
+}
+
+// SAFETY: the frames are those of the list, which does not change before it is dropped.
+unsafe impl Frames for Workload {
+    fn backing(&self) -> Backing<'_> {
+        Backing::Scattered(&self.order)
+    }
+
+    fn count(&self) -> u64 {
+        self.order.len() as u64
     }
 }
 

@@ -93,7 +93,7 @@ impl Ground {
 
     /// The first frame, where the linear map shows it; its first word is not to be changed.
     pub(crate) fn page(&self) -> &[AtomicU64; ENTRIES] {
-        let place = linear_virt(self.pages.frames[0].as_u64()) as usize;
+        let place = linear_virt(self.pages.frames()[0].as_u64()) as usize;
         // SAFETY: a page of RAM that is ours as long as `self`, and accessed as such atomics and by loads only.
         unsafe { &*ptr::with_exposed_provenance(place) }
     }
@@ -114,7 +114,7 @@ impl Ground {
         for _ in 0..iterations {
             let read = match way.how {
                 How::Store(between) => {
-                    let desc = Desc::page(self.pages.frames[0], Prot::KERNEL);
+                    let desc = Desc::page(self.pages.frames()[0], Prot::KERNEL);
                     self.store_and_read(between, desc, page)
                 }
                 how => self.map_and_read(how, page)?,
@@ -157,7 +157,7 @@ impl Ground {
         };
         kernel_space::lock().map(
             page,
-            Backing::Contiguous(self.pages.frames[0]),
+            Backing::Contiguous(self.pages.frames()[0]),
             Prot::KERNEL,
         )?;
         if how == How::Section {

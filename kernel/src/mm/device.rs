@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use lazymmu::{AddressSpace, Backing, Frame, Kernel, PAGE_SIZE, PageRange, Prot, SpaceError};
 
 use super::kernel_space::{self, MMU};
-use super::layout::{DEVICE, DEVICE_SIZE};
+use super::layout::{DEVICE, DEVICE_SIZE, LINEAR_SIZE, linear_virt};
 use crate::platform::phys_range::PhysRange;
 
 /// Next free address of the device area. Device mappings are never undone.
@@ -18,6 +18,8 @@ static NEXT: AtomicU64 = AtomicU64::new(DEVICE);
 pub enum DeviceError {
     /// The device area is used up, or the registers lie beyond 2^48.
     NoRoom(PhysRange),
+    /// It is RAM, which has owners, and is mapped Normal.
+    Memory(PhysRange),
     /// The mapping was refused.
     Space(SpaceError),
 }
@@ -28,6 +30,10 @@ impl fmt::Display for DeviceError {
             Self::NoRoom(range) => write!(
                 f,
                 "device registers at {range} do not fit: correct their `reg` in the device tree"
+            ),
+            Self::Memory(range) => write!(
+                f,
+                "device registers at {range} lie in RAM: correct their `reg`, or `/memory`, in the device tree"
             ),
             Self::Space(error) => error.fmt(f),
         }
@@ -57,6 +63,15 @@ pub(super) fn map_in<K: Kernel>(
     let first = Frame::from_u64(pages.start()).ok_or(DeviceError::NoRoom(range))?;
     let count = pages.size() / PAGE_SIZE;
     let span = pages.size() + PAGE_SIZE;
+    // The linear map shows all of RAM: frames that somebody owns, and gives back one day.
+    let linear = PageRange::new(linear_virt(pages.start()), count);
+    let mut is_memory = false;
+    if let (Ok(linear), 0..LINEAR_SIZE) = (linear, pages.start()) {
+        space.for_each_leaf_in(linear, |_, _, _| is_memory = true);
+    }
+    if is_memory {
+        return Err(DeviceError::Memory(range));
+    }
     // There is one such space, and it is borrowed for writing: nobody else gets here.
     let start = NEXT.load(Ordering::Relaxed);
     let next = start

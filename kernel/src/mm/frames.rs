@@ -18,8 +18,9 @@ use core::ops::Deref;
 use core::ptr::{self, NonNull};
 
 use buddy_system_allocator::Heap;
-use lazymmu::{Frame, PAGE_SIZE};
+use lazymmu::{Backing, Frame, PAGE_SIZE};
 
+use super::area::Frames;
 use super::layout::{linear_frame, linear_virt};
 use crate::arch::page;
 use crate::platform::memory_map::FrameRange;
@@ -61,7 +62,7 @@ pub struct Usage {
     pub used: usize,
 }
 
-struct Frames {
+struct Allocator {
     buddy: Heap<ORDER>,
     singles: Option<NonNull<FreeFrame>>,
     usage: Usage,
@@ -76,9 +77,9 @@ struct FreeFrame {
 
 // SAFETY: the pointers lead to free memory that only this structure knows, and it
 // is only reached through the lock below.
-unsafe impl Send for Frames {}
+unsafe impl Send for Allocator {}
 
-static FRAMES: IrqLock<Frames> = IrqLock::new(Frames {
+static FRAMES: IrqLock<Allocator> = IrqLock::new(Allocator {
     buddy: Heap::new(),
     singles: None,
     usage: Usage { total: 0, used: 0 },
@@ -183,8 +184,10 @@ pub fn budget() -> Option<usize> {
     FRAMES.lock().budget
 }
 
-/// Single frames, given back on drop. Whoever maps them unmaps and invalidates
-/// them before that (R25).
+/// Single frames, given back on drop. What maps them owns the list or borrows it ([`Area`]), so nothing
+/// maps them then (R25).
+///
+/// [`Area`]: super::area::Area
 #[derive(Debug)]
 pub struct FrameList(Vec<Frame>);
 
@@ -217,13 +220,68 @@ impl Deref for FrameList {
 impl Drop for FrameList {
     fn drop(&mut self) {
         for frame in &self.0 {
-            // SAFETY: taken in `alloc`; unmapped and invalidated by whoever mapped it.
+            // SAFETY: taken in `alloc`, and the list's own: an area that shows it is gone by now.
             unsafe { free(*frame) };
         }
     }
 }
 
-impl Frames {
+// SAFETY: the list does not change before it is dropped.
+unsafe impl Frames for FrameList {
+    fn backing(&self) -> Backing<'_> {
+        Backing::Scattered(&self.0)
+    }
+
+    fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
+/// Physically consecutive frames, given back on drop. The same is true of them as of a
+/// [`FrameList`]'s.
+#[derive(Debug)]
+pub struct Block {
+    first: Frame,
+    count: usize,
+}
+
+impl Block {
+    /// Takes `count` frames as [`alloc_contiguous`] does.
+    ///
+    /// # Errors
+    /// [`OutOfFrames`] when no such block can be had.
+    pub fn alloc(count: usize) -> Result<Self, OutOfFrames> {
+        let first = alloc_contiguous(count)?;
+        Ok(Self { first, count })
+    }
+
+    /// The first frame.
+    #[must_use]
+    pub const fn first(&self) -> Frame {
+        self.first
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: taken in `alloc` by this count, and the block's own: an area that shows it is gone by
+        // now.
+        unsafe { free_contiguous(self.first, self.count) };
+    }
+}
+
+// SAFETY: the block does not change before it is dropped.
+unsafe impl Frames for Block {
+    fn backing(&self) -> Backing<'_> {
+        Backing::Contiguous(self.first)
+    }
+
+    fn count(&self) -> u64 {
+        self.count as u64
+    }
+}
+
+impl Allocator {
     fn exhausted(&self, wanted: usize) -> OutOfFrames {
         OutOfFrames {
             wanted,

@@ -13,6 +13,7 @@
 //!
 //! From then on [`vmap`] and [`device`] map on top of [`kernel_space`].
 
+pub mod area;
 pub mod device;
 mod early;
 pub mod fault;

@@ -2,15 +2,16 @@
 //! The vmap area: virtually contiguous mappings made and undone at run time.
 //! Linux: `vmap()`, `get_vm_area()`.
 //!
-//! An [`Area`] is a range of addresses with an unmapped guard page behind it. Addresses
-//! are given out first-fit from a sorted list; the pages below an area are always
+//! An [`Area`] is a range of addresses with an unmapped guard page behind it, and the frames that it
+//! shows. Addresses are given out first-fit from a sorted list; the pages below an area are always
 //! the guard of the one before. Stacks are in a [region](STACK_REGION) of their own ([`sched::Stack`](crate::sched::Stack)).
 
 use alloc::vec::Vec;
 use core::fmt;
 
-use lazymmu::{Backing, Frame, PAGE_SIZE, PageRange, Prot, SpaceError, VirtAddr};
+use lazymmu::{PAGE_SIZE, PageRange, Prot, SpaceError};
 
+use super::area::{Addresses, Frames, NoFrames};
 use super::kernel_space::{self, MMU};
 use super::layout::{STACKS, STACKS_SIZE, VMAP, VMAP_SIZE};
 use crate::sync::IrqLock;
@@ -32,6 +33,30 @@ impl Region {
             size,
             areas: IrqLock::new(Vec::new()),
         }
+    }
+
+    /// Takes `pages` pages of addresses and a guard page.
+    fn take(&self, pages: u64) -> Result<PageRange, VmapError> {
+        let span = pages
+            .checked_add(1)
+            .filter(|span| *span <= self.size / PAGE_SIZE)
+            .ok_or(VmapError::NoRoom { pages })?;
+        let mut areas = self.areas.lock();
+        areas.try_reserve(1).map_err(|_| VmapError::OutOfMemory)?;
+        let (mut start, mut place) = (self.start, areas.len());
+        for (i, &(used, used_span)) in areas.iter().enumerate() {
+            if used - start >= span * PAGE_SIZE {
+                place = i;
+                break;
+            }
+            start = used + used_span * PAGE_SIZE;
+        }
+        if self.start + self.size - start < span * PAGE_SIZE {
+            return Err(VmapError::NoRoom { pages });
+        }
+        let range = PageRange::new(start, pages).map_err(SpaceError::from)?;
+        areas.insert(place, (start, span));
+        Ok(range)
     }
 }
 
@@ -102,84 +127,62 @@ impl fmt::Display for VmapError {
 
 impl core::error::Error for VmapError {}
 
-/// A range of the vmap area. Its addresses are free again after drop, which unmaps
-/// what is still mapped; frames stay with whoever owns them.
-#[derive(Debug)]
-#[must_use = "the area is given back on drop"]
-pub struct Area {
-    pages: PageRange,
-    region: &'static Region,
+// SAFETY: `unmap_existing` has completed the invalidation of the whole range when it returns.
+unsafe impl Addresses for &'static Region {
+    fn release(&self, pages: PageRange) -> Result<(), SpaceError> {
+        let mut space = kernel_space::lock();
+        space.unmap_existing(pages)?;
+        space.free_empty_tables(pages)?;
+        drop(space);
+        let start = pages.start().as_u64();
+        self.areas.lock().retain(|&(used, _)| used != start);
+        Ok(())
+    }
 }
 
+/// A part of a [`Region`], with the frames that it shows: see [`area`](super::area). The page behind it
+/// is never mapped.
+pub type Area<F = NoFrames> = super::area::Area<F, &'static Region>;
+
 impl Area {
-    /// Takes `pages` pages of addresses and a guard page. Nothing is mapped.
+    /// Takes `pages` pages of addresses of the vmap area, and a guard page. Nothing is mapped.
     ///
     /// # Errors
     /// [`VmapError::NoRoom`]; [`VmapError::Space`] for zero pages.
     pub fn reserve(pages: u64) -> Result<Self, VmapError> {
-        Self::reserve_in(&GENERAL, pages)
+        Ok(Self::new(GENERAL.take(pages)?, &GENERAL, NoFrames))
     }
+}
 
-    /// The same, in `region`.
+impl<F: Frames> Area<F> {
+    /// Takes addresses of `region` for `frames`, and a guard page. Nothing is mapped.
     ///
     /// # Errors
-    /// As [`Area::reserve`].
-    pub fn reserve_in(region: &'static Region, pages: u64) -> Result<Self, VmapError> {
-        let span = pages
-            .checked_add(1)
-            .filter(|span| *span <= region.size / PAGE_SIZE)
-            .ok_or(VmapError::NoRoom { pages })?;
-        let mut areas = region.areas.lock();
-        areas.try_reserve(1).map_err(|_| VmapError::OutOfMemory)?;
-        let (mut start, mut place) = (region.start, areas.len());
-        for (i, &(used, used_span)) in areas.iter().enumerate() {
-            if used - start >= span * PAGE_SIZE {
-                place = i;
-                break;
-            }
-            start = used + used_span * PAGE_SIZE;
-        }
-        if region.start + region.size - start < span * PAGE_SIZE {
-            return Err(VmapError::NoRoom { pages });
-        }
-        let range = PageRange::new(start, pages).map_err(SpaceError::from)?;
-        areas.insert(place, (start, span));
-        Ok(Self {
-            pages: range,
-            region,
-        })
+    /// As [`Area::reserve`]. The frames are dropped.
+    pub fn for_frames(region: &'static Region, frames: F) -> Result<Self, VmapError> {
+        Self::with(region, frames.count(), frames)
     }
 
-    /// The pages of the area, without the guard.
-    #[must_use]
-    pub const fn pages(&self) -> PageRange {
-        self.pages
-    }
-
-    /// The first byte address.
-    #[must_use]
-    pub const fn start(&self) -> u64 {
-        self.pages.start().as_u64()
-    }
-
-    /// The `count` pages from page `first` on, counted from the area's start.
+    /// The same with `pages` pages of addresses, to some of which the caller maps `frames` by hand.
     ///
     /// # Errors
-    /// [`SpaceError::Range`] if they are none; [`SpaceError::NotMapped`] beyond the area.
-    pub fn part(&self, first: u64, count: u64) -> Result<PageRange, SpaceError> {
-        let range = PageRange::new(self.start() + first * PAGE_SIZE, count)?;
-        if range.end() > self.pages.end() {
-            return Err(SpaceError::NotMapped { va: range.start() });
-        }
-        Ok(range)
+    /// As [`Area::reserve`]. The frames are dropped.
+    pub fn with(region: &'static Region, pages: u64, frames: F) -> Result<Self, VmapError> {
+        Ok(Self::new(region.take(pages)?, region, frames))
     }
 
-    /// Maps the whole area; in a section of the caller's it takes effect with that section.
+    /// Maps the whole area to its frames; in a section of the caller's it takes effect with that
+    /// section.
     ///
     /// # Errors
-    /// Those of [`lazymmu::AddressSpace::map`].
-    pub fn map(&self, backing: Backing<'_>, prot: Prot) -> Result<(), SpaceError> {
-        kernel_space::lock().map(self.pages, backing, prot)
+    /// [`SpaceError::BackingLength`] if there is not one frame per page, and those of
+    /// [`lazymmu::AddressSpace::map`].
+    pub fn map(&self, prot: Prot) -> Result<(), SpaceError> {
+        let (pages, frames) = (self.pages().pages(), self.frames().count());
+        if pages != frames {
+            return Err(SpaceError::BackingLength { pages, frames });
+        }
+        kernel_space::lock().map(self.pages(), self.frames().backing(), prot)
     }
 
     /// Unmaps the whole area and invalidates it.
@@ -187,52 +190,30 @@ impl Area {
     /// # Errors
     /// Those of [`lazymmu::AddressSpace::unmap`].
     pub fn unmap(&self) -> Result<(), SpaceError> {
-        kernel_space::lock().unmap(self.pages)
+        kernel_space::lock().unmap(self.pages())
     }
 }
 
-impl Drop for Area {
-    fn drop(&mut self) {
-        // Addresses that could not be unmapped are not given out again.
-        match unmap_what_is_mapped(self.pages) {
-            Ok(()) => self
-                .region
-                .areas
-                .lock()
-                .retain(|&(start, _)| start != self.start()),
-            Err(error) => log::error!("vmap area {} stays in use: {error}", self.pages),
-        }
-    }
-}
-
-/// Unmaps the mapped stretches of `range`, each at once, and frees the tables that
-/// this leaves empty.
-fn unmap_what_is_mapped(range: PageRange) -> Result<(), SpaceError> {
-    let mut space = kernel_space::lock();
-    let mut at = range.start().as_u64();
-    while at < range.end() {
-        let mapped = |va: u64| VirtAddr::new(va).is_some_and(|va| space.query(va).is_some());
-        let start = at;
-        while at < range.end() && mapped(at) {
-            at += PAGE_SIZE;
-        }
-        if at > start {
-            space.unmap(PageRange::from_bounds(start, at)?)?;
-        } else {
-            at += PAGE_SIZE;
-        }
-    }
-    space.free_empty_tables(range)?;
-    Ok(())
-}
-
-/// Maps `frames` at consecutive addresses, usable on return. Linux: `vmap()`.
+/// Maps `frames` at consecutive addresses, usable on return. The area keeps them: as its own, or
+/// borrowed for as long as it lives. Linux: `vmap()`.
 ///
 /// # Errors
-/// [`VmapError`]; nothing is mapped and no address is taken.
-pub fn vmap(frames: &[Frame], prot: Prot) -> Result<Area, VmapError> {
-    let area = Area::reserve(frames.len() as u64)?;
-    area.map(Backing::Scattered(frames), prot)?;
+/// [`VmapError`]; nothing is mapped, no address is taken, and the frames are dropped.
+pub fn vmap<F: Frames>(frames: F, prot: Prot) -> Result<Area<F>, VmapError> {
+    vmap_in(&GENERAL, frames, prot)
+}
+
+/// The same in `region`.
+///
+/// # Errors
+/// As [`vmap()`].
+pub fn vmap_in<F: Frames>(
+    region: &'static Region,
+    frames: F,
+    prot: Prot,
+) -> Result<Area<F>, VmapError> {
+    let area = Area::for_frames(region, frames)?;
+    area.map(prot)?;
     // R41: whoever gets the area may use it at once, in a section as well.
     MMU.lazy().flush();
     Ok(area)

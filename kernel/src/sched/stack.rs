@@ -4,18 +4,15 @@
 
 use core::fmt;
 
-use lazymmu::{Backing, Frame, PAGE_SIZE, Prot};
+use lazymmu::Prot;
 
 use crate::arch::backtrace;
+use crate::mm::frames::{self, Block};
 use crate::mm::vmap::{self, Area, VmapError};
-use crate::mm::{MMU, frames};
 
-/// A stack. The page below it is the guard page of the area before it, or the first page of the vmap area.
+/// A stack. The page below it is the guard page of the area before it, or the first page of the region.
 #[derive(Debug)]
-pub struct Stack {
-    area: Area,
-    first: Frame,
-}
+pub struct Stack(Area<Block>);
 
 /// Why a stack could not be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,47 +40,17 @@ impl Stack {
     /// # Errors
     /// [`StackError`]; nothing is kept.
     pub fn new(pages: usize) -> Result<Self, StackError> {
-        let first = frames::alloc_contiguous(pages).map_err(StackError::Frames)?;
-        let map = || -> Result<Area, VmapError> {
-            let area = Area::reserve_in(&vmap::STACK_REGION, pages as u64)?;
-            area.map(Backing::Contiguous(first), Prot::KERNEL)?;
-            Ok(area)
-        };
-        match map() {
-            Ok(area) => {
-                MMU.lazy().flush();
-                Ok(Self { area, first })
-            }
-            Err(error) => {
-                // SAFETY: allocated above, by this count, and mapped nowhere.
-                unsafe { frames::free_contiguous(first, pages) };
-                Err(StackError::Vmap(error))
-            }
-        }
+        let block = Block::alloc(pages).map_err(StackError::Frames)?;
+        let area = vmap::vmap_in(&vmap::STACK_REGION, block, Prot::KERNEL);
+        area.map(Self).map_err(StackError::Vmap)
     }
 
     /// Its bounds.
     #[must_use]
     pub const fn bounds(&self) -> backtrace::Stack {
         backtrace::Stack {
-            bottom: self.area.start(),
-            top: self.area.pages().end(),
-        }
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        let pages = self.area.pages().pages();
-        match self.area.unmap() {
-            // SAFETY: this stack's own frames, by their count; the unmap has completed the invalidation, so
-            // no CPU reaches them any more (R25).
-            Ok(()) => unsafe { frames::free_contiguous(self.first, pages as usize) },
-            Err(error) => log::error!(
-                "the stack at {:#x} ({} KiB) stays mapped: {error}",
-                self.area.start(),
-                pages * PAGE_SIZE / 1024
-            ),
+            bottom: self.0.start(),
+            top: self.0.pages().end(),
         }
     }
 }

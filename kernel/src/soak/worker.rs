@@ -12,7 +12,7 @@ use super::SoakError;
 use crate::arch::probe;
 use crate::mm::frames::FrameList;
 use crate::mm::layout::linear_virt;
-use crate::mm::vmap::Area;
+use crate::mm::vmap::{self, Area};
 use crate::mm::{MMU, kernel_space};
 use crate::sched::{self, CpuMask, Mutex, preempt};
 use crate::text::Text;
@@ -94,8 +94,7 @@ pub(super) struct Worker {
     seed: u64,
     number: u64,
     random: Random,
-    area: Area,
-    frames: FrameList,
+    area: Area<FrameList>,
     pages: [Page; PAGES],
     enable: u8,
     pause: u8,
@@ -130,8 +129,7 @@ impl Worker {
             seed,
             number,
             random: Random((seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1),
-            area: Area::reserve(PAGES as u64)?,
-            frames,
+            area: Area::for_frames(&vmap::GENERAL, frames)?,
             pages: [Page::Unmapped; PAGES],
             enable: 0,
             pause: 0,
@@ -270,7 +268,7 @@ impl Worker {
             .area
             .part(first as u64, count as u64)
             .and_then(|range| {
-                let backing = Backing::Scattered(&self.frames[first..first + count]);
+                let backing = Backing::Scattered(&self.area.frames()[first..first + count]);
                 kernel_space::lock().map(range, backing, page.prot())
             });
         if self.settled("map", result, allowed)? {
@@ -330,12 +328,12 @@ impl Worker {
             for i in 0..count {
                 let place = &mut self.pages[first + i];
                 if *place == Page::Unmapped {
-                    if let Err(error) = fast.set(i, self.frames[first + i], page.prot()) {
+                    if let Err(error) = fast.set(i, self.area.frames()[first + i], page.prot()) {
                         wrong!("fast set: {error}");
                     }
                     *place = page;
                 } else {
-                    if fast.get_and_clear(i).frame() != self.frames[first + i] {
+                    if fast.get_and_clear(i).frame() != self.area.frames()[first + i] {
                         wrong!("page {} led to another frame", first + i);
                     }
                     *place = Page::Unmapped;

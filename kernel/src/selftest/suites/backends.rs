@@ -183,7 +183,7 @@ fn use_a_page() {
 fn interrupt(scene: &mut Scene) -> TestResult {
     // In the same table as what waits.
     let page = expect_ok!(scene.part(&(11..12)));
-    *GIVEN.lock() = Some((scene.space().root(), page, scene.pages.frames[11]));
+    *GIVEN.lock() = Some((scene.space().root(), page, scene.pages.frames()[11]));
     SEEN.store(0, Ordering::Relaxed);
     let before = (counts(), sched::interrupt_counts());
     expect_ok!(in_interrupt(use_a_page));

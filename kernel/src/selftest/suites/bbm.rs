@@ -33,7 +33,7 @@ fn r29_another_frame_is_refused_in_place() -> TestResult {
     pages.fill(0, 10);
     let first = expect_ok!(pages.area.part(0, 1));
     let result = apply(&mut kernel_space::lock(), first, &mut |pte| {
-        pte.set(pages.frames[1], Prot::KERNEL)
+        pte.set(pages.frames()[1], Prot::KERNEL)
     });
     expect_matches!(
         result,
@@ -77,7 +77,7 @@ fn remap_changes_the_memory_type() -> TestResult {
     let pages = expect_ok!(Pages::mapped(3));
     let uncached = Prot::KERNEL.with_memory_type(MemoryType::NormalNonCacheable);
     // Before memory is read past the caches, what they hold of it goes back.
-    for frame in pages.frames.iter() {
+    for frame in pages.frames().iter() {
         let start = linear_virt(frame.as_u64());
         cache::clean_and_invalidate_to_poc(start..start + PAGE_SIZE);
     }

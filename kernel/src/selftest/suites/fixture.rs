@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use log::debug;
 
-use lazymmu::{Backend, BarrierPolicy, Counts, PageRange, Prot, PteRef, SpaceError};
+use lazymmu::{Backend, BarrierPolicy, Counts, Frame, PageRange, Prot, PteRef, SpaceError};
 
 use crate::arch::Arm64;
 use crate::arch::probe::{self, Fault};
@@ -53,10 +53,9 @@ pub(crate) fn spin_for(ticks: u64) {
     }
 }
 
-/// Frames and an area that maps them. Dropping it undoes the mapping first.
+/// An area with frames of its own.
 pub(crate) struct Pages {
-    pub(crate) area: Area,
-    pub(crate) frames: FrameList,
+    pub(crate) area: Area<FrameList>,
 }
 
 /// Why pages could not be had.
@@ -79,17 +78,28 @@ impl Pages {
     /// `count` addresses and as many frames, not mapped.
     #[inline(never)]
     pub(crate) fn unmapped(count: usize) -> Result<Self, PagesError> {
+        Self::reserved(count as u64, count)
+    }
+
+    /// `pages` addresses and `count` frames, not mapped.
+    #[inline(never)]
+    pub(crate) fn reserved(pages: u64, count: usize) -> Result<Self, PagesError> {
         let frames = FrameList::alloc(count).map_err(PagesError::Frames)?;
-        let area = Area::reserve(count as u64).map_err(PagesError::Vmap)?;
-        Ok(Self { area, frames })
+        let area = Area::with(&vmap::GENERAL, pages, frames).map_err(PagesError::Vmap)?;
+        Ok(Self { area })
     }
 
     /// `count` pages mapped read-write.
     #[inline(never)]
     pub(crate) fn mapped(count: usize) -> Result<Self, PagesError> {
         let frames = FrameList::alloc(count).map_err(PagesError::Frames)?;
-        let area = vmap::vmap(&frames, Prot::KERNEL).map_err(PagesError::Vmap)?;
-        Ok(Self { area, frames })
+        let area = vmap::vmap(frames, Prot::KERNEL).map_err(PagesError::Vmap)?;
+        Ok(Self { area })
+    }
+
+    /// The frames.
+    pub(crate) fn frames(&self) -> &[Frame] {
+        self.area.frames()
     }
 
     /// Address of page `i`.
@@ -100,14 +110,14 @@ impl Pages {
     /// Writes `value` to the start of frame `i`, through the linear map.
     #[inline(never)]
     pub(crate) fn fill(&self, i: usize, value: u64) {
-        let place = linear_virt(self.frames[i].as_u64()) as usize;
+        let place = linear_virt(self.frames()[i].as_u64()) as usize;
         // SAFETY: the frame is ours; the linear map shows it there, aligned.
         unsafe { ptr::with_exposed_provenance_mut::<u64>(place).write_volatile(value) };
     }
 
     /// Reads the start of frame `i`, through the linear map.
     pub(super) fn frame_value(&self, i: usize) -> u64 {
-        let place = linear_virt(self.frames[i].as_u64()) as usize;
+        let place = linear_virt(self.frames()[i].as_u64()) as usize;
         // SAFETY: as in `fill`.
         unsafe { ptr::with_exposed_provenance::<u64>(place).read_volatile() }
     }

@@ -206,7 +206,7 @@ fn r3_writes_in_an_interrupt_complete_at_once() -> TestResult {
 fn map_each(pages: &Pages, count: usize) -> Result<(), SpaceError> {
     for i in 0..count {
         let page = pages.area.part(i as u64, 1)?;
-        let backing = Backing::Contiguous(pages.frames[i]);
+        let backing = Backing::Contiguous(pages.frames()[i]);
         kernel_space::lock().map(page, backing, Prot::KERNEL)?;
     }
     Ok(())

@@ -42,7 +42,7 @@ fn map_each(pages: &Pages, from: usize, to: usize) -> Result<(), SpaceError> {
     let mut space = kernel_space::lock();
     for i in from..to {
         let page = pages.area.part(i as u64, 1)?;
-        space.map(page, Backing::Contiguous(pages.frames[i]), Prot::KERNEL)?;
+        space.map(page, Backing::Contiguous(pages.frames()[i]), Prot::KERNEL)?;
     }
     Ok(())
 }
@@ -86,7 +86,11 @@ fn r15_outside_a_section_one_pair_per_run() -> TestResult {
     expect_eq!((spent.dsb(), spent.isb), (10, 10));
     let rest = expect_ok!(pages.area.part(11, 29));
     let (result, spent) = counted(|| {
-        kernel_space::lock().map(rest, Backing::Scattered(&pages.frames[11..]), Prot::KERNEL)
+        kernel_space::lock().map(
+            rest,
+            Backing::Scattered(&pages.frames()[11..]),
+            Prot::KERNEL,
+        )
     });
     expect_ok!(result);
     expect_eq!((spent.ptes, spent.dsb(), spent.isb), (29, 1, 1));
@@ -246,7 +250,7 @@ fn r35_ets2_pays_for_text() -> TestResult {
     let (result, spent) = counted(|| {
         kernel_space::lock().map(
             pages.area.pages(),
-            Backing::Scattered(&pages.frames),
+            Backing::Scattered(pages.frames()),
             Prot::KERNEL_ROX,
         )
     });

@@ -262,7 +262,7 @@ fn pause_in_a_section(_: &Pages) -> Result<&'static str, Outcome> {
 fn owe(pages: &Pages) -> Result<&'static str, Outcome> {
     expect_ok!(MMU.lazy().enable());
     let second = expect_ok!(pages.area.part(1, 1));
-    let backing = Backing::Contiguous(pages.frames[1]);
+    let backing = Backing::Contiguous(pages.frames()[1]);
     expect_ok!(kernel_space::lock().map(second, backing, Prot::KERNEL));
     Ok("owed by the task")
 }

@@ -7,9 +7,12 @@ use lazymmu::{Frame, MemoryType, PAGE_SIZE, VirtAddr, bits};
 use super::fixture::{Pages, store};
 use crate::arch::exceptions::esr::Status;
 use crate::arch::probe::try_read_u8;
+use crate::mm::device::{self, DeviceError};
+use crate::mm::frames::FrameList;
 use crate::mm::kernel_space;
 use crate::mm::layout::{DEVICE, DEVICE_SIZE, linear_virt};
 use crate::platform::devicetree::InterruptController;
+use crate::platform::phys_range::PhysRange;
 use crate::selftest::prelude::*;
 use crate::start;
 
@@ -26,6 +29,7 @@ suite! {
         case!(QemuVisible, area_guard_faults),
         case!(QemuVisible, device_registers_are_device_memory),
         case!(QemuVisible, devices_have_a_guard_behind_them),
+        case!(QemuVisible, no_memory_is_mapped_as_a_device),
     ],
 }
 
@@ -170,6 +174,17 @@ fn devices_have_a_guard_behind_them() -> TestResult {
     }
     for (start, _, pages) in stretches {
         expect_err!(try_read_u8(start + pages * PAGE_SIZE));
+    }
+    Ok(())
+}
+
+/// Frames have owners, who give them back, and device mappings stay.
+fn no_memory_is_mapped_as_a_device() -> TestResult {
+    let list = expect_ok!(FrameList::alloc(1));
+    let phys = list[0].as_u64();
+    for (start, size) in [(phys, PAGE_SIZE), (phys + PAGE_SIZE - 8, 8)] {
+        let refused = PhysRange::new(start, size).map(device::map);
+        expect_matches!(refused, Some(Err(DeviceError::Memory(_))));
     }
     Ok(())
 }

@@ -75,7 +75,7 @@ pub(super) const OF_CHANGES: &[Backend] = &[
 /// Maps the page to frame `i`.
 #[inline(never)]
 pub(super) fn put(pages: &Pages, i: usize, pte: &mut PteRef<'_, Arm64>) -> Result<(), SpaceError> {
-    pte.set(pages.frames[i], Prot::KERNEL)
+    pte.set(pages.frames()[i], Prot::KERNEL)
 }
 
 /// Maps the page to its frame.
@@ -202,7 +202,7 @@ impl Scene {
             Step::MapEach(which) => {
                 for i in which.clone() {
                     let page = self.part(&(i..i + 1))?;
-                    let backing = Backing::Contiguous(self.pages.frames[i]);
+                    let backing = Backing::Contiguous(self.pages.frames()[i]);
                     self.space().map(page, backing, Prot::KERNEL)?;
                 }
             }

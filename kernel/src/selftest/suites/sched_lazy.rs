@@ -15,8 +15,6 @@ use super::fixture::{Pages, counted, counted_beside, counts, spin_for, spin_unti
 use super::sched_fixture::{Private, Slices, cpus, pinned, second_cpu, settle, ticks};
 use crate::arch::percpu;
 use crate::arch::probe::try_read_u64 as load;
-use crate::mm::frames::FrameList;
-use crate::mm::vmap::Area;
 use crate::mm::{MMU, kernel_space};
 use crate::sched::task::current_arc;
 use crate::sched::{self, preempt, yield_now};
@@ -49,7 +47,7 @@ suite! {
 /// Maps page `i` of `pages` where it belongs.
 fn map(pages: &Pages, i: usize) -> Result<(), Outcome> {
     let part = expect_ok!(pages.area.part(i as u64, 1));
-    let backing = Backing::Contiguous(pages.frames[i]);
+    let backing = Backing::Contiguous(pages.frames()[i]);
     expect_ok!(kernel_space::lock().map(part, backing, Prot::KERNEL));
     Ok(())
 }
@@ -109,11 +107,7 @@ fn r11_tasks_in_sections_of_different_depth_keep_their_own_state() -> TestResult
     // So many that each CPU has several.
     for (depth, pauses) in kinds.into_iter().cycle().take(2 * cpus().count() + 3) {
         handles.push(expect_ok!(sched::spawn("deep", move || -> Found {
-            let (area, frames) = (Area::reserve(u64::from(LAP)), FrameList::alloc(1));
-            let pages = Pages {
-                area: expect_ok!(area),
-                frames: expect_ok!(frames),
-            };
+            let pages = expect_ok!(Pages::reserved(u64::from(LAP), 1));
             let lazy = MMU.lazy();
             let mine = |more: u8| {
                 let state = lazy.state();
@@ -171,7 +165,7 @@ fn one_round(pages: &Pages, active: bool, mine: &dyn Fn(u8) -> bool, round: u32)
     expect!(mine(0));
     expect_eq!(lazy.is_lazy_mmu_mode_active(), active);
     let page = expect_ok!(pages.area.part(u64::from(round), 1));
-    let backing = Backing::Contiguous(pages.frames[0]);
+    let backing = Backing::Contiguous(pages.frames()[0]);
     expect_ok!(kernel_space::lock().map(page, backing, Prot::KERNEL));
     let owed = lazy.state().owed();
     // What a switch may have done already is the stores' half.
@@ -400,7 +394,7 @@ fn r3_bottom_halves_off_counts_as_an_interrupt() -> TestResult {
 fn with_bottom_halves_off_a_task_has_its_own_counters() -> TestResult {
     let _terms = expect_ok!(with(Backend::DeferBarriers));
     let pages = expect_ok!(Pages::unmapped(1));
-    let backing = Backing::Contiguous(pages.frames[0]);
+    let backing = Backing::Contiguous(pages.frames()[0]);
     let mut space = kernel_space::lock();
     let off = preempt::bottom_halves_off();
     let before = (sched::current().counts(), sched::interrupt_counts());

@@ -9,9 +9,9 @@ use lazymmu::{
 use super::fixture::{Pages, apply, counted, counts, dsb_ish_of_a_flush, store};
 use crate::arch::exceptions::esr::Status;
 use crate::arch::probe::try_read_u64;
-use crate::mm::frames::{self, FrameList};
+use crate::mm::frames::{self, Block, FrameList};
 use crate::mm::kernel_space::Space;
-use crate::mm::vmap::Area;
+use crate::mm::vmap;
 use crate::mm::{MMU, kernel_space};
 use crate::selftest::prelude::*;
 
@@ -35,6 +35,9 @@ suite! {
         case!(QemuVisible, a_lower_half_space_of_its_own),
         case!(TraceOnly, r18_each_new_table_is_ordered_before_its_link),
         case!(QemuVisible, r32_empty_tables_are_freed),
+        case!(QemuVisible, r25_an_area_with_holes_goes_with_one_walk_per_table),
+        case!(QemuVisible, r25_an_area_owns_its_frames_or_borrows_them),
+        case!(QemuVisible, an_undefined_descriptor_is_no_mapping),
         group!("refuses", [
             case!(QemuVisible, bad_ranges),
             case!(QemuVisible, a_mapped_page),
@@ -48,7 +51,7 @@ suite! {
 }
 
 fn reads_back(pages: &Pages) -> TestResult {
-    for i in 0..pages.frames.len() {
+    for i in 0..pages.frames().len() {
         expect_eq!(try_read_u64(pages.virt(i)), Ok(pages.frame_value(i)));
     }
     Ok(())
@@ -59,8 +62,9 @@ fn scattered_frames_read_back(count: usize) -> TestResult {
     for i in 0..count {
         pages.fill(i, 0x5ca7_0000 + i as u64);
     }
-    let reversed: alloc::vec::Vec<Frame> = pages.frames.iter().rev().copied().collect();
-    expect_ok!(pages.area.map(Backing::Scattered(&reversed), Prot::KERNEL));
+    let reversed: alloc::vec::Vec<Frame> = pages.frames().iter().rev().copied().collect();
+    let backing = Backing::Scattered(&reversed);
+    expect_ok!(kernel_space::lock().map(pages.area.pages(), backing, Prot::KERNEL));
     for i in 0..count {
         expect_eq!(
             try_read_u64(pages.virt(i)),
@@ -71,22 +75,15 @@ fn scattered_frames_read_back(count: usize) -> TestResult {
 }
 
 fn contiguous_frames_read_back(count: usize) -> TestResult {
-    let first = expect_ok!(frames::alloc_contiguous(count));
-    let result = (|| {
-        let area = expect_ok!(Area::reserve(count as u64));
-        expect_ok!(area.map(Backing::Contiguous(first), Prot::KERNEL));
-        for i in 0..count as u64 {
-            let virt = area.start() + i * PAGE_SIZE;
-            expect_ok!(store(virt, i ^ 0xc0c0));
-            let phys = first.as_u64() + i * PAGE_SIZE;
-            let linear = crate::mm::layout::linear_virt(phys);
-            expect_eq!(try_read_u64(linear), Ok(i ^ 0xc0c0));
-        }
-        Ok(())
-    })();
-    // SAFETY: taken above with the same count; the area unmapped it on drop.
-    unsafe { frames::free_contiguous(first, count) };
-    result
+    let area = expect_ok!(vmap::vmap(expect_ok!(Block::alloc(count)), Prot::KERNEL));
+    for i in 0..count as u64 {
+        let virt = area.start() + i * PAGE_SIZE;
+        expect_ok!(store(virt, i ^ 0xc0c0));
+        let phys = area.frames().first().as_u64() + i * PAGE_SIZE;
+        let linear = crate::mm::layout::linear_virt(phys);
+        expect_eq!(try_read_u64(linear), Ok(i ^ 0xc0c0));
+    }
+    Ok(())
 }
 
 fn writes_reach_the_frame() -> TestResult {
@@ -116,7 +113,7 @@ fn r27_remapped_address_shows_the_new_frame() -> TestResult {
     expect_eq!(try_read_u64(pages.virt(0)), Ok(1));
     let mut space = kernel_space::lock();
     expect_ok!(space.unmap(first));
-    expect_ok!(space.map(first, Backing::Contiguous(pages.frames[1]), Prot::KERNEL));
+    expect_ok!(space.map(first, Backing::Contiguous(pages.frames()[1]), Prot::KERNEL));
     drop(space);
     expect_eq!(try_read_u64(pages.virt(0)), Ok(2));
     Ok(())
@@ -143,11 +140,7 @@ fn r31_mapping_needs_no_invalidation() -> TestResult {
     for i in 0..8 {
         expect_err!(try_read_u64(pages.virt(i)));
     }
-    let (mapped, spent) = counted(|| {
-        pages
-            .area
-            .map(Backing::Scattered(&pages.frames), Prot::KERNEL)
-    });
+    let (mapped, spent) = counted(|| pages.area.map(Prot::KERNEL));
     expect_ok!(mapped);
     expect_eq!(spent.tlbi, 0);
     reads_back(&pages)
@@ -165,7 +158,7 @@ fn r25_frames_come_back_after_the_invalidation() -> TestResult {
         kernel_space::lock().unmap_frames(pages.area.pages(), |va, frame| {
             // By now the TLB has forgotten the page, and the DSB behind has completed.
             early |= (counts() - before).dsb_ish == 0;
-            wrong |= frame != pages.frames[seen] || va.as_u64() != virt + seen as u64 * PAGE_SIZE;
+            wrong |= frame != pages.frames()[seen] || va.as_u64() != virt + seen as u64 * PAGE_SIZE;
             seen += 1;
         })
     });
@@ -182,7 +175,7 @@ fn apply_sets_and_clears_each_entry() -> TestResult {
     let range = pages.area.pages();
     let mut next = 0;
     expect_ok!(apply(&mut kernel_space::lock(), range, &mut |pte| {
-        let frame = pages.frames[next];
+        let frame = pages.frames()[next];
         next += 1;
         pte.set(frame, Prot::KERNEL)
     }));
@@ -192,7 +185,7 @@ fn apply_sets_and_clears_each_entry() -> TestResult {
     let mut right = 0;
     expect_ok!(apply(&mut space, range, &mut |pte| {
         let old: Desc = pte.get_and_clear();
-        right += usize::from(old.frame() == pages.frames[right]);
+        right += usize::from(old.frame() == pages.frames()[right]);
         Ok(())
     }));
     expect_ok!(space.invalidate_range(range));
@@ -210,7 +203,7 @@ fn apply_stops_at_the_callback_error() -> TestResult {
         if calls == 5 {
             return Err(SpaceError::NotMapped { va: pte.va() });
         }
-        pte.set(pages.frames[calls - 1], Prot::KERNEL)
+        pte.set(pages.frames()[calls - 1], Prot::KERNEL)
     });
     expect_matches!(result, Err(SpaceError::NotMapped { .. }));
     expect_eq!(calls, 5);
@@ -226,9 +219,9 @@ fn fast_pte_range_in_any_order() -> TestResult {
     let mut space = kernel_space::lock();
     let mut range = expect_ok!(space.fast_pte_range(pages.area.pages()));
     for i in (0..64).rev().step_by(3) {
-        expect_ok!(range.set(i, pages.frames[i], Prot::KERNEL));
+        expect_ok!(range.set(i, pages.frames()[i], Prot::KERNEL));
         // R13: what was written is what is read.
-        expect_eq!(range.get(i).frame(), pages.frames[i]);
+        expect_eq!(range.get(i).frame(), pages.frames()[i]);
     }
     drop(range);
     drop(space);
@@ -258,10 +251,8 @@ fn a_lower_half_space_of_its_own() -> TestResult {
 fn r18_each_new_table_is_ordered_before_its_link() -> TestResult {
     // More than one table's worth, so two of the last level at least; nothing else of the
     // vmap area is mapped, so one of each level above.
-    let area = expect_ok!(Area::reserve(513));
-    let frame = expect_ok!(FrameList::alloc(1));
-    let repeated = alloc::vec![frame[0]; 513];
-    let (mapped, spent) = counted(|| area.map(Backing::Scattered(&repeated), Prot::KERNEL));
+    let pages = expect_ok!(Pages::unmapped(513));
+    let (mapped, spent) = counted(|| pages.area.map(Prot::KERNEL));
     expect_ok!(mapped);
     expect_eq!((spent.links, spent.dmb_ishst), (4, 4));
     Ok(())
@@ -270,11 +261,7 @@ fn r18_each_new_table_is_ordered_before_its_link() -> TestResult {
 fn r32_empty_tables_are_freed() -> TestResult {
     let before = frames::usage().used;
     let pages = expect_ok!(Pages::unmapped(1));
-    expect_ok!(
-        pages
-            .area
-            .map(Backing::Scattered(&pages.frames), Prot::KERNEL)
-    );
+    expect_ok!(pages.area.map(Prot::KERNEL));
     let used = frames::usage().used;
     expect!(used > before + 1);
     expect_ok!(pages.area.unmap());
@@ -288,6 +275,86 @@ fn r32_empty_tables_are_freed() -> TestResult {
     expect!(spent.dsb_ishst > 0);
     expect_eq!(spent.dsb_ish, dsb_ish_of_a_flush());
     expect_err!(try_read_u64(pages.virt(0)));
+    Ok(())
+}
+
+/// Every second page is mapped: as many stretches as pages. What is executed depends on the tables, not on the pages.
+fn r25_an_area_with_holes_goes_with_one_walk_per_table() -> TestResult {
+    for count in [40, 500] {
+        let used = frames::usage().used;
+        let pages = expect_ok!(Pages::mapped(count));
+        reads_back(&pages)?;
+        let mut space = kernel_space::lock();
+        for i in (0..count as u64).step_by(2) {
+            expect_ok!(space.unmap(expect_ok!(pages.area.part(i, 1))));
+        }
+        drop(space);
+        let virt = pages.virt(count - 1);
+        let ((), spent) = counted(|| drop(pages));
+        expect_eq!(spent.ptes, count as u64 / 2);
+        // One to look for blocks, and one to empty; the tables that become empty are found on the way from the root.
+        expect_eq!(spent.walks, 2);
+        // One invalidation of the pages, one of the tables.
+        expect_eq!(spent.dsb_ish, 2 * dsb_ish_of_a_flush());
+        expect_err!(try_read_u64(virt));
+        expect_eq!(frames::usage().used, used);
+    }
+    Ok(())
+}
+
+fn r25_an_area_owns_its_frames_or_borrows_them() -> TestResult {
+    let used = || frames::usage().used;
+    let before = used();
+    let list = expect_ok!(FrameList::alloc(3));
+    let with_list = used();
+    let area = expect_ok!(vmap::vmap(&list, Prot::KERNEL));
+    let virt = area.start();
+    expect_ok!(try_read_u64(virt));
+    drop(area);
+    expect_err!(try_read_u64(virt));
+    expect_eq!(used(), with_list, "the list is still there");
+    let area = expect_ok!(vmap::vmap(list, Prot::KERNEL));
+    expect_eq!(area.frames().len(), 3);
+    drop(area);
+    expect_eq!(used(), before, "it went with the area");
+    // Refused: nothing stays.
+    let block = expect_ok!(Block::alloc(4));
+    frames::set_budget(Some(0));
+    let refused = vmap::vmap(block, Prot::KERNEL).map(|_| ());
+    frames::set_budget(None);
+    expect_err!(refused);
+    expect_eq!(used(), before);
+    Ok(())
+}
+
+/// A level-3 entry with bits [1:0] = 01, which a walk does not accept.
+fn an_undefined_descriptor_is_no_mapping() -> TestResult {
+    let pages = expect_ok!(Pages::mapped(2));
+    let second = expect_ok!(pages.area.part(1, 1));
+    let mut space = kernel_space::lock();
+    let (va, table) = (second.start(), space.last_level_table(second.start()));
+    expect_ok!(space.unmap(second));
+    drop(space);
+    let Some(table) = table else {
+        fail!("a mapped page has a table");
+    };
+    let index = va.as_u64() / PAGE_SIZE % lazymmu::ENTRIES as u64;
+    let entry = crate::mm::layout::linear_virt(table.as_u64()) + 8 * index;
+    let page = Desc::page(pages.frames()[1], Prot::KERNEL).as_u64();
+    expect_ok!(store(entry, page & !bits::TABLE_OR_PAGE));
+    let faults = try_read_u64(va.as_u64()).is_err();
+    let found = kernel_space::lock().query(va);
+    let mut report = crate::text::Text::<400>::new();
+    let told = crate::mm::fault::explain(va.as_u64(), &mut report);
+    expect_ok!(store(entry, 0));
+    expect!(faults);
+    expect_eq!(found, None);
+    expect_ok!(told);
+    expect!(
+        report.as_str().contains("level 3: undefined (0x"),
+        "{}",
+        report.as_str()
+    );
     Ok(())
 }
 
@@ -362,7 +429,7 @@ fn user_attributes() -> TestResult {
     let error = changes_nothing(&mut |space| {
         space.map(
             pages.area.pages(),
-            Backing::Scattered(&pages.frames),
+            Backing::Scattered(pages.frames()),
             Prot::USER,
         )
     })?;
@@ -375,7 +442,7 @@ fn a_wrong_number_of_frames() -> TestResult {
     let error = changes_nothing(&mut |space| {
         space.map(
             pages.area.pages(),
-            Backing::Scattered(&pages.frames[..2]),
+            Backing::Scattered(&pages.frames()[..2]),
             Prot::KERNEL,
         )
     })?;
@@ -391,9 +458,9 @@ fn a_wrong_number_of_frames() -> TestResult {
 
 fn running_out_of_tables() -> TestResult {
     // 2000 pages need at least four tables; allow fewer and fewer.
-    let area = expect_ok!(Area::reserve(2000));
-    let frame = expect_ok!(FrameList::alloc(1));
-    let repeated = alloc::vec![frame[0]; 2000];
+    let pages = expect_ok!(Pages::reserved(2000, 1));
+    let area = &pages.area;
+    let repeated = alloc::vec![pages.frames()[0]; 2000];
     for budget in 0..4 {
         let error = changes_nothing(&mut |space| {
             frames::set_budget(Some(budget));
@@ -406,7 +473,8 @@ fn running_out_of_tables() -> TestResult {
         expect!(last.is_some_and(|va| kernel_space::lock().query(va).is_none()));
     }
     // With memory, the same request succeeds.
-    expect_ok!(area.map(
+    expect_ok!(kernel_space::lock().map(
+        area.pages(),
         Backing::Scattered(&repeated),
         Prot::KERNEL.with_memory_type(MemoryType::Normal)
     ));

@@ -137,7 +137,7 @@ fn stack_cannot_be_executed() -> TestResult {
 fn linear_map_cannot_be_executed() -> TestResult {
     let pages = expect_ok!(Pages::unmapped(1));
     pages.fill(0, RET);
-    refuses_jump(linear_virt(pages.frames[0].as_u64()))
+    refuses_jump(linear_virt(pages.frames()[0].as_u64()))
 }
 
 fn vmap_area_cannot_be_executed() -> TestResult {
