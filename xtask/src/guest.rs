@@ -423,7 +423,8 @@ mod tests {
             |_| Vec::new(),
         ));
         let mut said = String::new();
-        ours.read_to_string(&mut said).expect("the other end closes");
+        ours.read_to_string(&mut said)
+            .expect("the other end closes");
         assert_eq!(said, "here\n");
     }
 }

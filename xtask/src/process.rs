@@ -164,12 +164,26 @@ mod tests {
 
     #[test]
     fn a_shell_reads_what_was_meant() {
-        let words = ["", "a", "sched*", "a b", "it's", "$(id)", "a=b,c:/d_e-f", "\"", "!", "~"];
+        let words = [
+            "",
+            "a",
+            "sched*",
+            "a b",
+            "it's",
+            "$(id)",
+            "a=b,c:/d_e-f",
+            "\"",
+            "!",
+            "~",
+        ];
         let line = words.map(quoted).join(" ");
         let script = format!("printf '%s\\n' {line}");
         let printed = output("sh", &["-c", &script]).expect("it is well-formed");
         assert_eq!(printed.lines().collect::<Vec<_>>(), words);
-        assert!(line.contains(" 'sched*' ") && line.contains(" a=b,c:/d_e-f "), "{line}");
+        assert!(
+            line.contains(" 'sched*' ") && line.contains(" a=b,c:/d_e-f "),
+            "{line}"
+        );
     }
 
     #[test]

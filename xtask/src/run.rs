@@ -4,10 +4,10 @@
 
 use crate::bench::headline;
 use crate::build;
+use crate::process::quoted;
 use crate::qemu::Input;
 use crate::qemu::boot::Watch;
 use crate::qemu::{Boot, MachineOptions, Plugin, Qemu, Verdict};
-use crate::process::quoted;
 use crate::workspace::Workspace;
 use anyhow::{Result, bail};
 use clap::Args;

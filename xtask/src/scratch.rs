@@ -88,6 +88,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("there is room");
         let workspace = Workspace::at("/".into(), file.path().to_owned());
         let error = format!("{:#}", folder(&workspace).expect_err("it is a file"));
-        assert!(error.contains(&format!("{}", file.path().display())), "{error}");
+        assert!(
+            error.contains(&format!("{}", file.path().display())),
+            "{error}"
+        );
     }
 }

@@ -102,20 +102,39 @@ fn a_reader_that_has_gone_ends_it_without_a_word() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_device_ends_it_with_one_line() {
-    let full = || File::options().write(true).open("/dev/full").expect("Linux has it");
+    let full = || {
+        File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("Linux has it")
+    };
     let host = Host::new();
     for arguments in PRINTING {
         let output = host.xtask(arguments).stdout(full()).output();
         let (status, text) = said(&output.expect("it starts"));
         assert_eq!(status, Some(1), "{arguments}");
         assert!(
-            text.starts_with("error: cannot write to standard output: ") && text.lines().count() == 1,
+            text.starts_with("error: cannot write to standard output: ")
+                && text.lines().count() == 1,
             "{arguments}: {text}"
         );
     }
-    for (arguments, status) in [("check spdx", 0), ("check none", 1), ("--bad", 1), ("run", 1)] {
-        let ended = host.xtask(arguments).stdout(Stdio::null()).stderr(full()).status();
-        assert_eq!(ended.expect("it starts").code(), Some(status), "{arguments}");
+    for (arguments, status) in [
+        ("check spdx", 0),
+        ("check none", 1),
+        ("--bad", 1),
+        ("run", 1),
+    ] {
+        let ended = host
+            .xtask(arguments)
+            .stdout(Stdio::null())
+            .stderr(full())
+            .status();
+        assert_eq!(
+            ended.expect("it starts").code(),
+            Some(status),
+            "{arguments}"
+        );
     }
 }
 
@@ -163,7 +182,10 @@ fn a_missing_qemu_is_told_before_anything_is_built() {
     for arguments in ["run", "test", "counts", "bench", "mutants"] {
         let (status, text) = host.said(arguments);
         assert_eq!(status, Some(1), "{arguments}");
-        assert!(text.contains("qemu-system-aarch64 is missing. Type: "), "{arguments}: {text}");
+        assert!(
+            text.contains("qemu-system-aarch64 is missing. Type: "),
+            "{arguments}: {text}"
+        );
         assert!(!text.contains("sudo"), "there is none: {text}");
         assert!(!host.has_built(), "{arguments}");
     }
@@ -175,24 +197,46 @@ fn an_empty_name_of_qemu_is_told_as_such() {
     let output = host.xtask("run").env("LAZYMMU_QEMU", "").output();
     let (status, text) = said(&output.expect("it starts"));
     assert_eq!(status, Some(1));
-    assert!(text.contains("LAZYMMU_QEMU is empty: set it to a"), "{text}");
+    assert!(
+        text.contains("LAZYMMU_QEMU is empty: set it to a"),
+        "{text}"
+    );
 }
 
 #[test]
 fn a_machine_that_qemu_does_not_make_is_told_before_anything_is_built() {
     let host = Host::new();
     let refusals = [
-        ("run --cpu cortex-a15", "echo R00=00000000", "--cpu cortex-a15 is a 32-bit CPU"),
-        ("test --cpu cortex-a15", "echo R00=00000000", "--cpu cortex-a15 is a 32-bit CPU"),
-        ("run --cpu none", "echo unable to find it >&2; exit 1", "--cpu none: unable to find it;"),
-        ("test --smp 600 --gic 3", "echo 512 at most >&2; exit 1", "--smp 600 --gic 3: 512 at most;"),
+        (
+            "run --cpu cortex-a15",
+            "echo R00=00000000",
+            "--cpu cortex-a15 is a 32-bit CPU",
+        ),
+        (
+            "test --cpu cortex-a15",
+            "echo R00=00000000",
+            "--cpu cortex-a15 is a 32-bit CPU",
+        ),
+        (
+            "run --cpu none",
+            "echo unable to find it >&2; exit 1",
+            "--cpu none: unable to find it;",
+        ),
+        (
+            "test --smp 600 --gic 3",
+            "echo 512 at most >&2; exit 1",
+            "--smp 600 --gic 3: 512 at most;",
+        ),
         ("run --smp 9", "true", "add --gic 3"),
     ];
     for (arguments, monitor, expected) in refusals {
         host.qemu(monitor);
         let (status, text) = host.said(arguments);
         assert_eq!(status, Some(1), "{arguments}");
-        assert!(text.contains(expected) && text.lines().count() == 1, "{arguments}: {text}");
+        assert!(
+            text.contains(expected) && text.lines().count() == 1,
+            "{arguments}: {text}"
+        );
         assert!(!host.has_built(), "{arguments}");
     }
     // One that it makes is built for.

@@ -313,7 +313,12 @@ mod tests {
             let (list, name) = (mutant.list, &mutant.name);
             let (text, home, test) = match mutant.killer() {
                 Killer::Host(host) => {
+                    // In a file of its own, or in that of the mutant.
+                    let module = host.test.rsplit_once("::").unwrap_or_default().0;
+                    let own = root.join(list.tests).with_file_name("src");
+                    let own = own.join(module.replace("::", "/")).with_extension("rs");
                     let home = match host.binary.as_str() {
+                        "--lib" if own.exists() => own,
                         "--lib" => root.join(list.sources).join(&mutant.file),
                         binary => root.join(list.tests).join(binary).with_extension("rs"),
                     };

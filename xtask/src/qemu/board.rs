@@ -170,7 +170,10 @@ mod tests {
     #[test]
     fn more_cpus_than_the_interrupt_controller_serves_are_refused_with_the_way_out() {
         let text = refusal("--smp 9");
-        assert!(text.starts_with("--smp 9: ") && text.contains("--gic 3"), "{text}");
+        assert!(
+            text.starts_with("--smp 9: ") && text.contains("--gic 3"),
+            "{text}"
+        );
         for line in ["--smp 8", "--smp 9 --gic 3"] {
             machine(line).expect(line);
         }

@@ -232,9 +232,15 @@ mod tests {
             }
         };
         let report = said(b"boot\nerror: no device tree\nlazymmu: exit 1\n");
-        assert!(report.starts_with("no device tree (the kernel's error"), "{report}");
+        assert!(
+            report.starts_with("no device tree (the kernel's error"),
+            "{report}"
+        );
         let report = said(b"not ok 1\nlazymmu: exit 1\n");
-        assert!(report.starts_with("the kernel ended with status 1: a test failed"), "{report}");
+        assert!(
+            report.starts_with("the kernel ended with status 1: a test failed"),
+            "{report}"
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 use super::boots::Bench;
 use super::odd::{Files, Loaded, Odd};
+use super::odd_tree;
 use super::summary::{Failed, Row};
 use crate::failure;
 use crate::glob;
@@ -15,7 +16,7 @@ use crate::guest;
 use crate::qemu::Input;
 use crate::qemu::boot::{Watch, with_defaults};
 use crate::qemu::machine::Board::{self, Raspi4b, Virt};
-use crate::qemu::machine::{ExceptionLevel, Memory};
+use crate::qemu::machine::{ExceptionLevel, Gic, Memory};
 use crate::qemu::{Boot, Machine, Verdict};
 use crate::run::again;
 use anyhow::{Context, Result};
@@ -44,6 +45,8 @@ enum Tree {
     Bare,
     /// Something odd: an image at a wrong place, a tree that lies.
     Odd(Odd),
+    /// One that is read, with a GICv3.
+    OddTree,
 }
 
 /// A boot and how it must end.
@@ -63,7 +66,7 @@ struct Ending {
 const GIB: u32 = 1024;
 
 #[rustfmt::skip]
-const ENDINGS: [Ending; 38] = [
+const ENDINGS: [Ending; 39] = [
     Ending { name: "demo", board: Virt, smp: 2, mebibytes: GIB, tree: Tree::Usual, bootargs: "", status: 0,
         says: &["== 1.", "== 2.", "65536  lazy, range known", "== 3.", "== 4.", "== 5.", "moves to CPU 1 and back", "lazymmu: exit 0"] },
     Ending { name: "demo_in_little_memory", board: Virt, smp: 1, mebibytes: 128, tree: Tree::Usual, bootargs: "", status: 0,
@@ -155,6 +158,11 @@ const ENDINGS: [Ending; 38] = [
     // Nothing implies a UART there, so the host alone hears of it.
     Ending { name: "raspi4b_image_at_a_wrong_offset", board: Raspi4b, smp: 4, mebibytes: 2 * GIB, tree: Tree::Odd(Odd::Offset(0)), bootargs: "", status: 1,
         says: &["error: the image lies at 0x200000, and runs only 0x80000 bytes above", "lazymmu: exit 1"] },
+    Ending { name: "odd_device_tree", board: Virt, smp: 4, mebibytes: GIB, tree: Tree::OddTree, status: 0,
+        bootargs: "mode=selftest filter=smp.an_interrupt_arrives_where_it_is_sent_and_only_there",
+        says: &["warning: RAM at 0xc0000000..0x100000000 is stated by the device tree and is no memory: not used",
+            "warning: device tree: a CPU is not started: device tree node /cpus, CPU 0x3: cpu-release-addr is 0x40090000, where the kernel's image lies",
+            "info: an odd tree", "3 of 3 CPUs are online", "lazymmu: exit 0"] },
     // With the boot arguments of a board's firmware, and those of its usual cmdline.txt.
     Ending { name: "raspi4b_demo", board: Raspi4b, smp: 4, mebibytes: 2 * GIB, tree: Tree::Usual, status: 0,
         bootargs: "coherent_pool=1M 8250.nr_uarts=1 snd_bcm2835.enable_headphones=0 cgroup_disable=memory numa_policy=interleave iommu_dma_numa_policy=interleave \
@@ -178,11 +186,15 @@ pub fn run(bench: &Bench<'_>, no_pi: Option<&str>) -> Result<Option<Row>> {
     let selected = |ending: &&Ending| bench.selects(&format!("{ROW}.{}", ending.name));
     let mut row = Row::new(ROW);
     let start = Instant::now();
-    let bare = bench.workspace.target().join("bare.dtb");
-    let tree = bare_tree()?;
-    fs::create_dir_all(bench.workspace.target())
-        .and_then(|()| fs::write(&bare, tree))
-        .with_context(|| format!("cannot write {}", bare.display()))?;
+    let write = |name: &str, tree: Vec<u8>| {
+        let path = bench.workspace.target().join(name);
+        fs::create_dir_all(bench.workspace.target())
+            .and_then(|()| fs::write(&path, tree))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        anyhow::Ok(path)
+    };
+    let bare = write("bare.dtb", bare_tree()?)?;
+    let odd = write("odd.dtb", odd_tree::blob()?)?;
     for ending in ENDINGS.iter().filter(selected) {
         if guest::interrupted() {
             break;
@@ -191,7 +203,7 @@ pub fn run(bench: &Bench<'_>, no_pi: Option<&str>) -> Result<Option<Row>> {
             row.skipped += 1;
             continue;
         }
-        match ending.boot(bench, &bare)? {
+        match ending.boot(bench, [&bare, &odd])? {
             None => row.passed += 1,
             Some(failed) => row.fail(failed),
         }
@@ -209,15 +221,15 @@ pub fn run(bench: &Bench<'_>, no_pi: Option<&str>) -> Result<Option<Row>> {
 
 impl Ending {
     /// Boots; a failure comes back if it ends in another way.
-    fn boot(&self, bench: &Bench<'_>, bare: &Path) -> Result<Option<Failed>> {
+    fn boot(&self, bench: &Bench<'_>, [bare, odd_tree]: [&Path; 2]) -> Result<Option<Failed>> {
         if self.status != failure::HUNG {
-            return self.boot_within(60, bench, bare);
+            return self.boot_within(60, bench, [bare, odd_tree]);
         }
         // Half of it in silence is a hang. That is waited for, and a busy host may need more to come to the one
         // that is meant.
         let mut seconds = 6;
         loop {
-            match self.boot_within(seconds, bench, bare)? {
+            match self.boot_within(seconds, bench, [bare, odd_tree])? {
                 Some(failed)
                     if seconds < 60
                         && failed.detail.iter().any(|it| it.ends_with(self.says[0])) =>
@@ -229,7 +241,12 @@ impl Ending {
         }
     }
 
-    fn boot_within(&self, seconds: u64, bench: &Bench<'_>, bare: &Path) -> Result<Option<Failed>> {
+    fn boot_within(
+        &self,
+        seconds: u64,
+        bench: &Bench<'_>,
+        [bare, odd_tree]: [&Path; 2],
+    ) -> Result<Option<Failed>> {
         let name = format!("{ROW}.{}", self.name);
         let usual = self.board.usual();
         let machine = Machine {
@@ -237,7 +254,11 @@ impl Ending {
             memory: Memory::mebibytes(self.mebibytes),
             el: match self.tree {
                 Tree::MissingAtEl3 => ExceptionLevel::El3,
-                Tree::Usual | Tree::Missing | Tree::Bare | Tree::Odd(_) => usual.el,
+                Tree::Usual | Tree::Missing | Tree::Bare | Tree::Odd(_) | Tree::OddTree => usual.el,
+            },
+            gic: match self.tree {
+                Tree::OddTree => Gic::V3,
+                _ => usual.gic,
             },
             ..usual
         };
@@ -260,6 +281,7 @@ impl Ending {
                 Tree::Missing => Input::Elf,
                 Tree::Bare => Input::Tree(bare),
                 Tree::Odd(_) => odd.as_ref().map_or(Input::Usual, Files::input),
+                Tree::OddTree => Input::Tree(odd_tree),
             },
             watch: Watch::Timeout(Duration::from_secs(seconds)),
             again: repeat.clone(),

@@ -11,6 +11,7 @@ mod endings;
 pub mod host;
 mod matrix;
 mod odd;
+mod odd_tree;
 mod outside;
 pub mod parallel;
 mod plugin;
@@ -144,12 +145,7 @@ impl Test {
         guest::stop_if_interrupted(ENDED)
     }
 
-    fn boot_all(
-        &self,
-        workspace: &Workspace,
-        qemu: &Qemu,
-        boots: &[Planned],
-    ) -> Result<Vec<Row>> {
+    fn boot_all(&self, workspace: &Workspace, qemu: &Qemu, boots: &[Planned]) -> Result<Vec<Row>> {
         // An old QEMU has no Raspberry Pi 4, which is no reason to test nothing.
         let no_pi = qemu.lacks(Board::Raspi4b)?;
         let (left_out, boots): (Vec<_>, Vec<_>) = boots
