@@ -215,9 +215,12 @@ impl MemoryMap {
     /// The end of the first usable range whose end is not there: from the first page that does not answer.
     ///
     /// A tree may state more memory than there is. `answers` reads a page, by physical address, where that may fault.
-    /// Memory is assumed to end once in a range.
+    /// Memory is assumed to end once in a range of [`linear`](Self::linear), so only the last usable one of each is
+    /// looked at; when it is reserved, the one before is the last.
     pub fn silent(&self, mut answers: impl FnMut(u64) -> bool) -> Option<PhysRange> {
-        self.usable.iter().find_map(|range| {
+        self.linear.iter().find_map(|ram| {
+            let mut usable = self.usable.iter().rev();
+            let range = usable.find(|range| ram.bytes.contains(range.bytes))?;
             let page = |number: u64| range.bytes.start() + number * PAGE_SIZE;
             let (mut there, mut silent) = (0, range.frames());
             if answers(page(silent - 1)) {

@@ -15,8 +15,9 @@ use crate::text::Text;
 
 /// Banks of RAM, after merging neighbors.
 pub const MAX_BANKS: usize = 16;
-/// Entries of /reserved-memory, of the memory reservation block and of /chosen together.
-pub const MAX_RESERVATIONS: usize = 64;
+/// Reserved ranges, after joining neighbors: those of /reserved-memory, of the memory reservation block and of
+/// /chosen together. The trees of Debian's Linux 6.12 have up to 15.
+pub const MAX_RESERVATIONS: usize = 32;
 /// CPUs.
 pub const MAX_CPUS: usize = 16;
 /// Redistributor regions of a GICv3.
