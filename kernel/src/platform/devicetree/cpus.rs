@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use super::Notes;
 use super::description::{Conduit, Cpu, EnableMethod, MAX_CPUS, Note};
 use super::error::{DeviceTreeError, Quoted};
-use super::place::{Place, Sizes};
+use super::place::Place;
 use super::tree::Tree;
 
 /// Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0, as in MPIDR_EL1.
@@ -48,18 +48,18 @@ fn cpu(node: &Place<'_>, others: &[Cpu], notes: &mut Notes) -> Result<Cpu, Devic
     })
 }
 
-/// The affinity fields of a CPU: the first entry of its `reg`.
+/// The affinity fields of a CPU.
 fn affinity(node: &Place<'_>) -> Result<u64, DeviceTreeError> {
-    let mut entries = node.reg(Sizes::None)?;
-    match entries.next() {
-        Some((mpidr, _)) if mpidr & !AFFINITY == 0 => Ok(mpidr),
-        other => Err(DeviceTreeError::BadValue {
-            node: node.path(),
-            property: "reg",
-            value: Quoted::from_arguments(format_args!("{:#x}", other.unwrap_or_default().0)),
-            allowed: "the affinity fields of MPIDR_EL1, bits within 0xff00ffffff",
-        }),
+    let mpidr = node.first_address()?;
+    if mpidr & !AFFINITY == 0 {
+        return Ok(mpidr);
     }
+    Err(DeviceTreeError::BadValue {
+        node: node.path(),
+        property: "reg",
+        value: Quoted::from_arguments(format_args!("{mpidr:#x}")),
+        allowed: "the affinity fields of MPIDR_EL1, bits within 0xff00ffffff",
+    })
 }
 
 /// For a CPU, `disabled` means "not running yet"; only `fail` means unusable
@@ -91,10 +91,7 @@ fn enable_method(node: &Place<'_>, notes: &mut Notes) -> Result<EnableMethod, De
 fn release_address(node: &Place<'_>) -> Result<u64, DeviceTreeError> {
     const NAME: &str = "cpu-release-addr";
     let Some(address) = node.u64(NAME)? else {
-        return Err(DeviceTreeError::MissingProperty {
-            node: node.path(),
-            property: NAME,
-        });
+        return Err(node.missing(NAME));
     };
     // The word is written with one 64-bit store, which must be single-copy
     // atomic for the waiting CPU.
@@ -131,10 +128,7 @@ pub fn psci(tree: Tree<'_>, notes: &mut Notes) -> Result<Option<Conduit>, Device
             });
         }
         None => {
-            return Err(DeviceTreeError::MissingProperty {
-                node: node.path(),
-                property: "method",
-            });
+            return Err(node.missing("method"));
         }
     };
     Ok(Some(conduit))

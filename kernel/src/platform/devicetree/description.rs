@@ -220,7 +220,7 @@ pub enum Note {
         /// What is wrong.
         error: DeviceTreeError,
     },
-    /// There is no CPU node.
+    /// There is no CPU node, or none that can be used.
     NoCpus,
     /// A CPU's `enable-method` is unknown.
     UnknownEnableMethod {
@@ -265,7 +265,9 @@ impl fmt::Display for Note {
                 "the kernel keeps {MAX_CPUS} CPUs: {count} more are ignored"
             ),
             Self::CpuUnusable { error } => write!(f, "a CPU is not started: {error}"),
-            Self::NoCpus => f.write_str("the device tree has no CPU node: only this CPU is used"),
+            Self::NoCpus => f.write_str(
+                "the device tree has no CPU node that can be used: only this CPU is used",
+            ),
             Self::UnknownEnableMethod { node, method } => write!(
                 f,
                 "{node}: enable-method {method} is not known (psci and spin-table are): it stays off"

@@ -234,10 +234,7 @@ fn interrupt<'a>(
     const EXTENDED: &str = "interrupts-extended";
     let Some(mut rest) = node.property(EXTENDED) else {
         let Some(value) = node.property("interrupts") else {
-            return Err(DeviceTreeError::MissingProperty {
-                node: node.path(),
-                property: "interrupts",
-            });
+            return Err(node.missing("interrupts"));
         };
         let controller = interrupt_parent(tree, node)?.unwrap_or_else(|| gic.clone());
         let unit = specifier_size(&controller, gic)?;

@@ -8,7 +8,7 @@ use arrayvec::ArrayVec;
 use super::Notes;
 use super::description::{MAX_BANKS, MAX_RESERVATIONS, Mapping, Note, Reservation};
 use super::error::DeviceTreeError;
-use super::place::{Place, Sizes};
+use super::place::Place;
 use super::tree::Tree;
 use crate::platform::phys_range::PhysRange;
 
@@ -38,7 +38,7 @@ pub fn banks(
                 continue;
             }
         };
-        for (start, size) in node.pairs(name, Sizes::Bytes)? {
+        for (start, size) in node.pairs(name)? {
             // Firmware leaves slots it does not fill at size zero.
             if let Some(bank) = clipped(start, size) {
                 insert(&mut banks, bank, notes)?;
@@ -73,7 +73,7 @@ fn limit(
         return Ok(());
     };
     let all = core::mem::take(banks);
-    for (start, size) in chosen.pairs(NAME, Sizes::Bytes)? {
+    for (start, size) in chosen.pairs(NAME)? {
         for bank in &all {
             let end = start.saturating_add(size).min(bank.end());
             if let Some(part) = PhysRange::from_bounds(bank.start().max(start), end) {
@@ -126,7 +126,7 @@ pub fn reservations(
     if let Some(chosen) = tree.root().child("chosen") {
         push(&mut list, initrd(&chosen, notes)?, Mapping::Allowed)?;
         if chosen.property(CORE_HEADER).is_some() {
-            for (start, size) in chosen.pairs(CORE_HEADER, Sizes::Bytes)? {
+            for (start, size) in chosen.pairs(CORE_HEADER)? {
                 push(&mut list, clipped(start, size), Mapping::Allowed)?;
             }
         }
@@ -144,7 +144,7 @@ pub fn reservations(
             Some(_) => Mapping::Forbidden,
             None => Mapping::Allowed,
         };
-        for (start, size) in node.reg(Sizes::Bytes)? {
+        for (start, size) in node.reg()? {
             push(&mut list, clipped(start, size), mapping)?;
         }
     }

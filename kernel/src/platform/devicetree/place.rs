@@ -236,21 +236,17 @@ impl<'a> Place<'a> {
 
     /// `#address-cells` or `#size-cells`, for this node's children. A node without one has that of the
     /// node above it, as in Linux.
-    fn cells(&self, name: &'static str, allowed: Cells) -> Result<usize, DeviceTreeError> {
-        let (least, rule) = match allowed {
-            Cells::OneOrTwo => (1, "1 or 2"),
-            Cells::UpToTwo => (0, "0, 1 or 2"),
-        };
+    fn cells(&self, name: &'static str) -> Result<usize, DeviceTreeError> {
         for place in self.ancestors() {
             match place.u32(name)? {
                 None => {}
-                Some(value) if (least..=2).contains(&value) => return Ok(value as usize),
+                Some(value @ 1..=2) => return Ok(value as usize),
                 Some(value) => {
                     return Err(DeviceTreeError::BadValue {
                         node: place.path(),
                         property: name,
                         value: Quoted::from_arguments(format_args!("{value}")),
-                        allowed: rule,
+                        allowed: "1 or 2",
                     });
                 }
             }
@@ -261,15 +257,26 @@ impl<'a> Place<'a> {
         })
     }
 
+    /// The address that `reg` begins with, an identifier of a CPU for example; what follows it is not looked at.
+    ///
+    /// # Errors
+    /// Missing property, or too short, or cells the kernel cannot read.
+    pub fn first_address(&self) -> Result<u64, DeviceTreeError> {
+        const NAME: &str = "reg";
+        let unit = self.parent().cells("#address-cells")? * CELL;
+        let Some(value) = self.property(NAME) else {
+            return Err(self.missing(NAME));
+        };
+        let first = value.get(..unit).map(number);
+        first.ok_or_else(|| self.bad_length(NAME, value.len(), unit))
+    }
+
     /// `reg` as pairs of address and size in the address space of the parent.
     ///
     /// # Errors
     /// Missing property, wrong length, or cells the kernel cannot read.
-    pub fn reg(
-        &self,
-        sizes: Sizes,
-    ) -> Result<impl Iterator<Item = (u64, u64)> + use<'a>, DeviceTreeError> {
-        self.pairs("reg", sizes)
+    pub fn reg(&self) -> Result<impl Iterator<Item = (u64, u64)> + use<'a>, DeviceTreeError> {
+        self.pairs("reg")
     }
 
     /// A property that is laid out like `reg`.
@@ -279,19 +286,12 @@ impl<'a> Place<'a> {
     pub fn pairs(
         &self,
         name: &'static str,
-        sizes: Sizes,
     ) -> Result<impl Iterator<Item = (u64, u64)> + use<'a>, DeviceTreeError> {
         let bus = self.parent();
-        let address = bus.cells("#address-cells", Cells::OneOrTwo)?;
-        let size = match sizes {
-            Sizes::None => bus.cells("#size-cells", Cells::UpToTwo)?,
-            Sizes::Bytes => bus.cells("#size-cells", Cells::OneOrTwo)?,
-        };
+        let address = bus.cells("#address-cells")?;
+        let size = bus.cells("#size-cells")?;
         let Some(value) = self.property(name) else {
-            return Err(DeviceTreeError::MissingProperty {
-                node: self.path(),
-                property: name,
-            });
+            return Err(self.missing(name));
         };
         let unit = (address + size) * CELL;
         if value.is_empty() || !value.len().is_multiple_of(unit) {
@@ -309,7 +309,7 @@ impl<'a> Place<'a> {
     /// As [`reg`](Self::reg); there is no such entry; the range is empty or
     /// wraps; a bus above does not pass the address on.
     pub fn registers(&self, index: usize) -> Result<PhysRange, DeviceTreeError> {
-        let mut entries = self.reg(Sizes::Bytes)?;
+        let mut entries = self.reg()?;
         let Some((address, size)) = entries.nth(index) else {
             return Err(DeviceTreeError::BadValue {
                 node: self.path(),
@@ -335,9 +335,9 @@ impl<'a> Place<'a> {
             let ranges = bus.property("ranges").ok_or_else(not_mapped)?;
             // Empty `ranges`: both address spaces are the same.
             if !ranges.is_empty() {
-                let child = bus.cells("#address-cells", Cells::OneOrTwo)?;
-                let parent = above.cells("#address-cells", Cells::OneOrTwo)?;
-                let length = bus.cells("#size-cells", Cells::OneOrTwo)?;
+                let child = bus.cells("#address-cells")?;
+                let parent = above.cells("#address-cells")?;
+                let length = bus.cells("#size-cells")?;
                 let unit = (child + parent + length) * CELL;
                 if !ranges.len().is_multiple_of(unit) {
                     return Err(bus.bad_length("ranges", ranges.len(), unit));
@@ -372,6 +372,14 @@ impl<'a> Place<'a> {
         })
     }
 
+    /// The error for a property that must be there.
+    pub fn missing(&self, property: &'static str) -> DeviceTreeError {
+        DeviceTreeError::MissingProperty {
+            node: self.path(),
+            property,
+        }
+    }
+
     /// The error for a property that is no string.
     pub fn bad_string(&self, property: &'static str) -> DeviceTreeError {
         DeviceTreeError::BadString {
@@ -394,20 +402,4 @@ impl<'a> Place<'a> {
             unit,
         }
     }
-}
-
-/// How many cells a count may state.
-#[derive(Clone, Copy)]
-enum Cells {
-    OneOrTwo,
-    UpToTwo,
-}
-
-/// Whether entries of `reg` have a size.
-#[derive(Clone, Copy, Debug)]
-pub enum Sizes {
-    /// Addresses of memory, each with a length in bytes.
-    Bytes,
-    /// Identifiers, for example of CPUs.
-    None,
 }

@@ -307,6 +307,24 @@ fn cells_come_from_above_where_a_node_has_none() {
 }
 
 #[test]
+fn a_cpu_needs_no_more_than_its_address() {
+    let ids = |cells_of_cpus: &[u32], reg: &[u32]| {
+        let machine = changed(|root| {
+            root.at("cpus").remove("#size-cells");
+            root.at("cpus").set("#address-cells", cells(cells_of_cpus));
+            root.at("cpus/cpu@1").set("reg", cells(reg));
+            root.at("cpus").drop_child("cpu@0");
+        });
+        assert!(machine.notes.is_empty(), "{:?}", machine.notes);
+        machine.cpus[0].mpidr
+    };
+    assert_eq!(ids(&[1], &[5]), 5);
+    // The second one is a thread.
+    assert_eq!(ids(&[1], &[5, 6]), 5);
+    assert_eq!(ids(&[2], &[1, 6]), 0x1_0000_0006);
+}
+
+#[test]
 fn the_initial_ram_disk_is_reserved() {
     let with = |start: Option<&[u32]>, end: Option<&[u32]>| {
         changed(|root| {
