@@ -86,21 +86,40 @@ impl<const N: usize> Text<N> {
         if self.is_cut() {
             return;
         }
-        let mut end = text.len().min(self.kept.remaining_capacity());
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        self.kept.push_str(&text[..end]);
-        if end < text.len() {
+        let fits = beginning(text, self.kept.remaining_capacity());
+        if self.kept.try_push_str(fits).is_err() || fits.len() < text.len() {
             self.cut = Cut::Short;
         }
     }
+}
+
+/// As much of `text` as has at most `room` bytes, in whole characters.
+#[inline(never)] // Once for all sizes.
+fn beginning(text: &str, room: usize) -> &str {
+    let mut end = text.len().min(room);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// What `write_char` is by default, once for all who write: the image has little room.
+///
+/// # Errors
+/// Those of `out`.
+#[inline(never)]
+pub fn write_char(out: &mut dyn fmt::Write, c: char) -> fmt::Result {
+    out.write_str(c.encode_utf8(&mut [0; 4]))
 }
 
 impl<const N: usize> fmt::Write for Text<N> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.append(text);
         Ok(())
+    }
+
+    fn write_char(&mut self, c: char) -> fmt::Result {
+        write_char(self, c)
     }
 }
 
@@ -166,6 +185,10 @@ impl fmt::Write for OneLine<'_, '_> {
             result = result.and_then(|()| self.0.write_str(piece));
         });
         result
+    }
+
+    fn write_char(&mut self, c: char) -> fmt::Result {
+        write_char(self, c)
     }
 }
 

@@ -30,7 +30,7 @@
 //! An error of the boot is for [everybody](tell_everybody): it goes to the host in any case and, as long as no UART
 //! has [proved](trust) to be one, to the UART that the load address [implies](imply).
 //!
-//! A UART is not waited for without end: one whose flags never change is [given up](give_up_uart).
+//! A UART is not waited for without end: one whose flags never change is [given up](give_up).
 //!
 //! The UART's line settings are left as firmware made them: it has printed with them already, and
 //! the clock that a divisor would need is not known in general. (QEMU ignores them.)
@@ -94,7 +94,8 @@ impl Sink {
             deliver(text);
         } else {
             let fits = text.len().min(self.kept.remaining_capacity());
-            self.kept.extend(text[..fits].iter().copied());
+            // It fits.
+            let _ = self.kept.try_extend_from_slice(&text[..fits]);
             self.dropped += text.len() - fits;
         }
     }
@@ -448,5 +449,9 @@ impl Write for Emergency {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         text::escape(text, Newline::Stays, &mut |piece| deliver(piece.as_bytes()));
         Ok(())
+    }
+
+    fn write_char(&mut self, c: char) -> fmt::Result {
+        text::write_char(self, c)
     }
 }

@@ -32,6 +32,8 @@
 
 use core::fmt::{self, Write};
 
+use crate::text;
+
 const INDENT: usize = 4;
 
 /// How many tests ended how.
@@ -214,6 +216,10 @@ impl Write for DiagnosticLines<'_> {
             self.out.write_char(printable(character).unwrap_or('?'))?;
         }
         Ok(())
+    }
+
+    fn write_char(&mut self, c: char) -> fmt::Result {
+        text::write_char(self, c)
     }
 }
 
