@@ -413,18 +413,15 @@ mod tests {
 
     #[test]
     fn a_file_is_handed_over_under_its_number() {
-        let (mut ours, theirs) = UnixStream::pair().expect("there are numbers left");
-        let mut command = script(&format!("echo here >&{}", theirs.as_raw_fd()));
+        let (_ours, theirs) = UnixStream::pair().expect("there are numbers left");
+        // Not by a redirection, which some shells know with one digit only.
+        let mut command = script(&format!("test -S /dev/fd/{}", theirs.as_raw_fd()));
         hand_over(&mut command, theirs.into());
-        drop(Guest::start(command).expect("sh starts").supervise(
-            Some(PATIENT),
-            &mut Console::default(),
-            |_| {},
-            |_| Vec::new(),
-        ));
-        let mut said = String::new();
-        ours.read_to_string(&mut said)
-            .expect("the other end closes");
-        assert_eq!(said, "here\n");
+        let ended = Guest::start(command)
+            .and_then(|guest| {
+                guest.supervise(None, &mut Console::default(), |_| {}, |_| Vec::new())
+            })
+            .expect("sh can be waited for");
+        assert!(matches!(ended.end, End::Exited(status) if status.success()));
     }
 }

@@ -19,7 +19,8 @@ const TIMEOUT: u32 = 60;
 /// Build the kernel, boot it in QEMU and show its demonstration
 ///
 /// Adds the Rust target and installs QEMU first where they are missing. Ends with the kernel's
-/// status: 0 success, 1 failure, 2 panic, 3 unexpected exception; 124 for a hang.
+/// status: 0 success, 1 failure, 2 panic, 3 unexpected exception; 124 for a hang, 141 when the reader of
+/// what it prints has gone.
 #[derive(Args, Debug)]
 pub struct Run {
     /// Count from outside what the guest executes in its windows (kernel/src/arch/window.rs): a QEMU

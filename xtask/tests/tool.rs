@@ -47,11 +47,19 @@ impl Host {
         fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("it is ours");
     }
 
-    /// A QEMU that knows `virt`, and of whose monitor `monitor` is the rest.
-    fn qemu(&self, monitor: &str) {
+    /// A QEMU that knows `virt`, and does `otherwise` with it. `answer TEXT` is its answer on the control socket.
+    fn qemu(&self, otherwise: &str) {
         let text = format!(
-            "case \"$*\" in\n--version) echo 'QEMU emulator version 10.0.2';;\n'-machine help') echo 'virt x';;\n\
-             *) cat > \"$0.asked\"; {monitor};;\nesac"
+            "all=\"$*\"\n\
+             answer() {{\n\
+             file=\"${{all##*,fd=}}\"; file=\"${{file%% *}}\"\n\
+             read -r line <&\"$file\"; echo \"$1, \\\"id\\\": \\\"last\\\"\" >&\"$file\"\n\
+             }}\n\
+             case \"$all\" in\n\
+             --version) echo 'QEMU emulator version 10.0.2';;\n\
+             '-machine help') echo 'virt x';;\n\
+             *) {otherwise};;\n\
+             esac"
         );
         self.script("qemu-system-aarch64", &text);
     }
@@ -209,12 +217,12 @@ fn a_machine_that_qemu_does_not_make_is_told_before_anything_is_built() {
     let refusals = [
         (
             "run --cpu cortex-a15",
-            "echo R00=00000000",
+            "answer R00=00000000",
             "--cpu cortex-a15 is a 32-bit CPU",
         ),
         (
             "test --cpu cortex-a15",
-            "echo R00=00000000",
+            "answer R00=00000000",
             "--cpu cortex-a15 is a 32-bit CPU",
         ),
         (
@@ -240,7 +248,7 @@ fn a_machine_that_qemu_does_not_make_is_told_before_anything_is_built() {
         assert!(!host.has_built(), "{arguments}");
     }
     // One that it makes is built for.
-    host.qemu("echo ' PC=0000000000000000'");
+    host.qemu("answer ' PC=0000000000000000'");
     host.said("run --cpu cortex-a57");
     assert!(host.has_built());
 }

@@ -408,9 +408,14 @@ impl fmt::Display for BootArgumentError<'_> {
             Self::BadValue { name, value } => {
                 let known = ARGUMENTS.iter().find(|known| known.0 == *name);
                 let allowed = known.map_or("", |known| known.1);
+                let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
+                let zeros = match is_number && value.len() > 1 && value.starts_with('0') {
+                    true => ", without zeros in front",
+                    false => "",
+                };
                 return write!(
                     f,
-                    "boot argument {name}='{value}' is not allowed: use {name}={allowed}"
+                    "boot argument {name}='{value}' is not allowed: use {name}={allowed}{zeros}"
                 );
             }
             Self::BadFilter { value, error } => {
@@ -574,6 +579,16 @@ mod tests {
     fn none_of_our_names_is_linuxs() {
         for (name, _) in ARGUMENTS {
             assert!(!is_for_linux(&format!("{name}=1")) && !is_for_linux(name));
+        }
+    }
+
+    #[test]
+    fn zeros_in_front_are_what_is_wrong() {
+        let said = |text| BootArguments::parse(text).unwrap_err().to_string();
+        let text = said("seed=00001");
+        assert!(text.ends_with("use seed=N, from 0 to 4294967295, without zeros in front"));
+        for text in ["seed=-1", "seed=", "seed=4294967296"] {
+            assert!(said(text).ends_with("4294967295"), "{text}");
         }
     }
 

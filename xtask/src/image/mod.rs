@@ -105,6 +105,7 @@ impl Places {
         for (path, bytes) in [(&self.image, &disk[..]), (&self.symbols, symbols)] {
             let partial = partial(path);
             fs::write(&partial, bytes)
+                .inspect_err(|_| drop(fs::remove_file(&partial)))
                 .with_context(|| format!("cannot write {}", partial.display()))?;
         }
         remove_folder(&self.folder)?;

@@ -27,7 +27,7 @@ pub enum Board {
 
 /// CPUs of the usual `virt`: enough for a task to move to another one.
 const CPUS: NonZeroU32 = NonZeroU32::new(2).expect("2 is not 0");
-/// CPUs that a GICv2 can tell apart (ARM IHI 0048B, 1.2).
+/// CPUs that a GICv2 serves: GICD_ITARGETSR has a bit for each (ARM IHI 0048B, 4.3.12).
 const CPUS_OF_GICV2: NonZeroU32 = NonZeroU32::new(8).expect("8 is not 0");
 /// CPUs of a BCM2711.
 const CPUS_OF_A_PI: NonZeroU32 = NonZeroU32::new(4).expect("4 is not 0");

@@ -34,9 +34,22 @@ pub fn control(command: &mut Command) -> io::Result<UnixStream> {
     Ok(ours)
 }
 
+/// What QEMU prints before the program counter of a 64-bit CPU, and before the first register of a 32-bit one.
+pub const OF_64_BITS: &str = " PC=";
+pub const OF_32_BITS: &str = "R00=";
+
+/// The registers of all CPUs, as QEMU prints them.
+///
+/// # Errors
+///
+/// As [`ask`].
+pub fn registers(socket: &UnixStream) -> Result<String> {
+    ask(socket, REQUEST)
+}
+
 /// Describes program counter and link register of each CPU.
 pub fn where_is(socket: &UnixStream, symbols: Option<&Symbols>) -> Vec<String> {
-    match ask(socket, REQUEST) {
+    match registers(socket) {
         Ok(answer) => describe(&answer, symbols),
         Err(error) => vec![format!("QEMU does not say where the CPUs are: {error:#}")],
     }
@@ -69,7 +82,7 @@ pub fn ask(mut socket: &UnixStream, requests: &[u8]) -> Result<String> {
 /// Reads each CPU's registers; QEMU prints ` PC=...` first and ` X30=...` last.
 fn describe(answer: &str, symbols: Option<&Symbols>) -> Vec<String> {
     answer
-        .split(" PC=")
+        .split(OF_64_BITS)
         .skip(1)
         .enumerate()
         .filter_map(|(cpu, registers)| {

@@ -7,13 +7,15 @@
 //! its own. All of it is found out by loading the plugin into a machine that has no CPU.
 
 use super::command::option_of;
-use super::program::{Qemu, monitored};
+use super::program::Qemu;
 use crate::process;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, ensure};
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 /// The plugin, built.
 #[derive(Debug)]
@@ -47,12 +49,24 @@ impl Plugin {
     /// When QEMU cannot be started.
     pub fn refused_by(&self, qemu: &Qemu) -> Result<Option<String>> {
         let tried = qemu.with_plugin(self.value(Path::new("/dev/null")));
-        let mut command = tried.command();
-        command.args(["-machine", "none"]);
-        let (ended, _, said) = monitored(command, "quit\n")?;
-        if ended.success() {
+        let mut child = tried
+            .command()
+            .args(["-machine", "none", "-nodefaults", "-display", "none", "-S"])
+            .args(["-monitor", "stdio"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start QEMU")?;
+        if let Some(mut monitor) = child.stdin.take() {
+            // One that refuses has gone before it reads this.
+            let _ = monitor.write_all(b"quit\n");
+        }
+        let output = child.wait_with_output()?;
+        if output.status.success() {
             return Ok(None);
         }
+        let said = String::from_utf8_lossy(&output.stderr);
         let said = said.lines().next().unwrap_or("it says nothing").trim();
         Ok(Some(format!(
             "QEMU {} loads no plugin of interface version 4, as 10.0 does: {said}",

@@ -3,17 +3,17 @@
 //! The QEMU program: found, checked for its version, installed when absent.
 
 use super::command;
+use super::inspect;
 use super::install;
 use super::machine::{Board, Machine};
-use crate::guest::{self, Answering};
+use crate::guest::{self, Answering, Guest};
 use crate::process;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::Command;
 
 const PROGRAM: &str = "qemu-system-aarch64";
 /// Names a QEMU that is not in the PATH, or not the first there.
@@ -131,25 +131,28 @@ impl Qemu {
         if let Some(why) = self.lacks(board)? {
             bail!("{why}; install {WANTED} or later and set {OVERRIDE} to it");
         }
-        let mut tried = self.command();
-        tried.args(command::on(machine));
-        let (ended, registers, errors) = monitored(tried, "info registers\nquit\n")?;
+        let mut command = self.command();
+        command.args(command::on(machine));
+        command.args(["-nodefaults", "-display", "none", "-S"]);
+        let control = inspect::control(&mut command)?;
+        let guest = Guest::start(command)?;
+        // Without an answer it has said why, or the boot will show it.
+        let registers = inspect::registers(&control).unwrap_or_default();
+        let said = guest.stop();
         let help = format!("`{} -cpu help` lists", self.path.display());
-        if !ended.success() {
-            let said = errors.lines().map(str::trim).collect::<Vec<_>>().join("; ");
-            bail!(
-                "QEMU makes no machine of{}: {said}; leave out or change an option ({help} CPU models)",
-                machine.options()
-            );
-        }
-        // What a 32-bit CPU calls its first register.
-        if registers.contains("R00=") {
+        if registers.contains(inspect::OF_32_BITS) {
             bail!(
                 "--cpu {} is a 32-bit CPU, and the kernel is for 64-bit ones: leave out --cpu, or take cortex-a53 \
                  or max ({help} more)",
                 machine.cpu
             );
         }
+        ensure!(
+            registers.contains(inspect::OF_64_BITS) || said.is_empty(),
+            "QEMU makes no machine of{}: {}; leave out or change an option ({help} CPU models)",
+            machine.options(),
+            said.lines().map(str::trim).collect::<Vec<_>>().join("; ")
+        );
         Ok(())
     }
 
@@ -184,29 +187,6 @@ impl Qemu {
         }
         command
     }
-}
-
-/// Starts a QEMU whose guest does not run, gives its monitor `commands`, the last of which is `quit`, and
-/// returns how it ended and what it printed on standard output and standard error.
-///
-/// # Errors
-///
-/// When it cannot be started.
-pub fn monitored(mut qemu: Command, commands: &str) -> Result<(ExitStatus, String, String)> {
-    let mut child = qemu
-        .args(["-nodefaults", "-display", "none", "-S", "-monitor", "stdio"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {}", qemu.get_program().display()))?;
-    if let Some(mut monitor) = child.stdin.take() {
-        // One that refuses has gone before it reads this.
-        let _ = monitor.write_all(commands.as_bytes());
-    }
-    let output = child.wait_with_output()?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok((output.status, text(&output.stdout), text(&output.stderr)))
 }
 
 fn version(path: &Path) -> Result<Version> {

@@ -18,6 +18,7 @@ mod plugin;
 mod serial;
 pub mod soak;
 pub mod summary;
+mod tool;
 
 use crate::build::{self, Artifacts};
 use crate::failure::Failure;
@@ -173,6 +174,7 @@ impl Test {
             if !guest::interrupted() {
                 rows.extend(serial::run(&bench, &like_a_board)?);
             }
+            rows.extend(tool::run(&bench));
             if !guest::interrupted() {
                 rows.extend(counts::run(&bench)?);
             }

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `cargo xtask run` as a process, with a guest: its reader leaves, its output is a full device, it is killed, and
+//! there is no temporary directory. What needs no guest is in xtask/tests/tool.rs.
+
+use super::boots::Bench;
+use super::summary::Row;
+use crate::failure::READER_GONE;
+use crate::{guest, scratch};
+use anyhow::{Context, Result, ensure};
+use std::env;
+use std::fs::{self, File, Permissions};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// Name of the row, and first part of the names of its tests.
+const ROW: &str = "tool";
+
+/// A test; an error is what is wrong.
+type Test = fn(&Bench<'_>) -> Result<()>;
+
+const TESTS: [(&str, Test); 4] = [
+    ("a_reader_that_leaves_ends_the_guest", reader_leaves),
+    ("a_full_device_ends_the_guest", device_is_full),
+    ("a_guest_ends_with_a_killed_run", killed),
+    ("no_temporary_directory_is_needed", no_temporary_directory),
+];
+
+/// A guest that would go on.
+const ENDLESS: &str = "mode=hang";
+/// What it prints last.
+const LAST: &str = "provoking: Hang";
+
+/// Runs them, one after the other; nothing comes back when the filter selects none.
+pub fn run(bench: &Bench<'_>) -> Option<Row> {
+    let start = Instant::now();
+    let mut row = Row::new(ROW);
+    for (name, test) in TESTS {
+        let name = format!("{ROW}.{name}");
+        if bench.selects(&name) && !guest::interrupted() {
+            let problem = test(bench).err().map(|error| format!("{error:#}"));
+            row.settle(&name, problem.into_iter().collect());
+        }
+    }
+    row.seconds = start.elapsed().as_secs_f64();
+    if row.passed + row.failed == 0 {
+        return None;
+    }
+    bench.progress.suspend(|| println!("{}", row.line()));
+    Some(row)
+}
+
+fn xtask_run(bootargs: &[&str]) -> Result<Command> {
+    let mut command = Command::new(env::current_exe()?);
+    command
+        .args(["run", "--timeout", "60", "--"])
+        .args(bootargs);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    Ok(command)
+}
+
+fn reader_leaves(_: &Bench<'_>) -> Result<()> {
+    let mut xtask = xtask_run(&[ENDLESS])?.spawn()?;
+    let stdout = xtask.stdout.take().context("it is piped")?;
+    BufReader::new(stdout).read_line(&mut String::new())?;
+    let output = xtask.wait_with_output()?;
+    let (status, stderr) = (output.status, String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        status.code() == Some(READER_GONE.into()),
+        "it ended with {status}: {stderr}"
+    );
+    ensure!(
+        !stderr.contains("error") && !stderr.contains("panic"),
+        "it said: {stderr}"
+    );
+    Ok(())
+}
+
+fn device_is_full(_: &Bench<'_>) -> Result<()> {
+    let Ok(full) = File::options().write(true).open("/dev/full") else {
+        // Linux has it.
+        return Ok(());
+    };
+    let output = xtask_run(&[ENDLESS])?.stdout(full).output()?;
+    let (status, stderr) = (output.status, String::from_utf8_lossy(&output.stderr));
+    ensure!(status.code() == Some(1), "it ended with {status}: {stderr}");
+    let errors: Vec<&str> = stderr
+        .lines()
+        .filter(|line| line.contains("error"))
+        .collect();
+    let is_told = errors
+        .iter()
+        .all(|line| line.starts_with("error: cannot write to standard output: "));
+    ensure!(errors.len() == 1 && is_told, "it said: {stderr}");
+    Ok(())
+}
+
+fn killed(bench: &Bench<'_>) -> Result<()> {
+    let folder = scratch::folder(bench.workspace)?;
+    let (pipe, qemu) = (folder.path().join("pipe"), folder.path().join("qemu"));
+    let made = Command::new("mkfifo").arg(&pipe).status()?;
+    ensure!(made.success(), "mkfifo failed");
+    // The guest keeps the pipe open as long as it lives.
+    let script = "#!/bin/sh\ncase \"$*\" in *-append*) exec 9>\"${0%/*}/pipe\";; esac\nexec \"$QEMU\" \"$@\"\n";
+    fs::write(&qemu, script)?;
+    fs::set_permissions(&qemu, Permissions::from_mode(0o755))?;
+    let mut command = xtask_run(&[ENDLESS])?;
+    command.env("LAZYMMU_QEMU", &qemu);
+    command.env("QEMU", bench.qemu.command().get_program());
+    let mut xtask = command.stderr(Stdio::null()).spawn()?;
+    let stdout = BufReader::new(xtask.stdout.take().context("it is piped")?);
+    let hangs = stdout
+        .lines()
+        .map_while(Result::ok)
+        .any(|line| line.contains(LAST));
+    let opened = hangs.then(|| File::open(&pipe)).transpose()?;
+    xtask.kill()?;
+    xtask.wait()?;
+    // To its end, which is the guest's.
+    opened
+        .context("the guest did not come to its hang")?
+        .read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+fn no_temporary_directory(_: &Bench<'_>) -> Result<()> {
+    let missing = format!("/none, such 'folder'/{}", "x".repeat(200));
+    let output = xtask_run(&["mode=selftest", "filter=boot-arguments*"])?
+        .env("TMPDIR", missing)
+        .output()?;
+    let (status, stderr) = (output.status, String::from_utf8_lossy(&output.stderr));
+    ensure!(status.success(), "it ended with {status}: {stderr}");
+    Ok(())
+}
