@@ -53,7 +53,8 @@ pub fn run(bench: &Bench<'_>) -> Option<Row> {
 }
 
 fn xtask_run(bootargs: &[&str]) -> Result<Command> {
-    let mut command = Command::new(env::current_exe()?);
+    // Not `current_exe`: the file may have been built anew since.
+    let mut command = Command::new(env::args_os().next().context("it has a name")?);
     command
         .args(["run", "--timeout", "60", "--"])
         .args(bootargs);
@@ -103,7 +104,7 @@ fn killed(bench: &Bench<'_>) -> Result<()> {
     let made = Command::new("mkfifo").arg(&pipe).status()?;
     ensure!(made.success(), "mkfifo failed");
     // The guest keeps the pipe open as long as it lives.
-    let script = "#!/bin/sh\ncase \"$*\" in *-append*) exec 9>\"${0%/*}/pipe\";; esac\nexec \"$QEMU\" \"$@\"\n";
+    let script = "#!/bin/sh\ncase \"$*\" in *-append*) exec 9<>\"${0%/*}/pipe\";; esac\nexec \"$QEMU\" \"$@\"\n";
     fs::write(&qemu, script)?;
     fs::set_permissions(&qemu, Permissions::from_mode(0o755))?;
     let mut command = xtask_run(&[ENDLESS])?;
