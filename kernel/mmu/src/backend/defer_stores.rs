@@ -41,7 +41,7 @@
 
 use super::cpu_batch::with_batch;
 use super::defer_barriers;
-use super::drain::{NOTHING_ELSE, Request};
+use super::drain::Request;
 use super::own;
 use super::preserve::News;
 use super::run::{Duty, Fill, Run, Was};
@@ -99,9 +99,9 @@ fn slot_of_run<'b, K: Kernel>(
 #[cold]
 fn room_for_another<'b, K: Kernel>(slots: &'b Slots, mmu: &Mmu<K>, was: Was) -> Option<&'b Slot> {
     if let Some(slot) = slots.next_in_turn(|slot| !owes_invalidation(mmu, slot)) {
-        drain_slots(mmu, core::iter::once(slot), NOTHING_ELSE);
+        drain_slots(mmu, &[slot], None);
     } else if was == Was::Live {
-        drain(mmu, slots, NOTHING_ELSE);
+        drain(mmu, slots, None);
     }
     slots.free()
 }
@@ -116,12 +116,12 @@ fn owes_invalidation<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) -> bool {
 }
 
 /// Drains every slot (R23), and then executes `request` as [`Mmu::invalidate`] does.
-pub(super) fn drain<K: Kernel>(
-    mmu: &Mmu<K>,
-    slots: &Slots,
-    request: Option<Request<impl Iterator<Item = PageRange> + Clone>>,
-) {
-    drain_slots(mmu, slots.by_address(), request);
+pub(super) fn drain<K: Kernel>(mmu: &Mmu<K>, slots: &Slots, request: Option<Request<'_>>) {
+    if !slots.is_empty() {
+        drain_slots(mmu, &slots.by_address(), request);
+    } else if let Some(request) = request {
+        request.execute(mmu, core::iter::empty());
+    }
 }
 
 /// Whether what is written to the run waits for the drain.
@@ -240,16 +240,13 @@ fn break_around<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, run: &Run<'_>) {
 /// Drains `slots` in three steps; see the module text.
 #[cold]
 #[inline(never)]
-fn drain_slots<'b, K: Kernel>(
-    mmu: &Mmu<K>,
-    slots: impl Iterator<Item = &'b Slot> + Clone,
-    mut request: Option<Request<impl Iterator<Item = PageRange> + Clone>>,
-) {
-    let slots = || slots.clone().filter(|slot| slot.table.get().is_some());
+fn drain_slots<K: Kernel>(mmu: &Mmu<K>, slots: &[&Slot], mut request: Option<Request<'_>>) {
+    let slots = || slots.iter().filter(|slot| slot.table.get().is_some());
+    let of_scope = |scope| slots().filter(move |slot| slot.scope.get() == scope);
     let stale_of = |scope| {
-        let of_scope = slots().filter(move |slot| slot.scope.get() == scope);
-        let pages = |slot: &'b Slot| slot.stale.runs().map(|(first, n)| slot.pages(first, n));
-        PageRange::all_joined(of_scope.flat_map(pages))
+        let runs = of_scope(scope)
+            .flat_map(|slot| slot.stale.runs().map(|(first, n)| slot.pages(first, n)));
+        PageRange::all_joined(runs)
     };
     for slot in slots() {
         begin_drain(mmu, slot);
@@ -262,17 +259,13 @@ fn drain_slots<'b, K: Kernel>(
             request.covers_in(slot);
         }
         request.execute(mmu, stale_of(request.scope));
-        slots()
-            .filter(|slot| slot.scope.get() == request.scope)
-            .for_each(|slot| slot.stale.clear_all());
+        of_scope(request.scope).for_each(|slot| slot.stale.clear_all());
     }
     for slot in slots() {
         if !slot.stale.is_empty() {
             let scope = slot.scope.get();
             mmu.invalidate(stale_of(scope), scope, Reach::Page);
-            slots()
-                .filter(|slot| slot.scope.get() == scope)
-                .for_each(|slot| slot.stale.clear_all());
+            of_scope(scope).for_each(|slot| slot.stale.clear_all());
         }
     }
     for slot in slots() {
@@ -304,13 +297,22 @@ fn begin_drain<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
             settle_groups(mmu, slot, table.entries());
         }
         replace_live(mmu, slot, table.entries());
+        if slot.stale.is_empty() {
+            make(mmu, slot, table.entries(), |_| true);
+            return slot.waiting.clear_all();
+        }
         // A group is made as a whole.
-        let waits_for = |i: usize| match group::is_member(slot.values[i].get()) {
-            true => i / GROUP * GROUP..(i / GROUP + 1) * GROUP,
-            false => i..i + 1,
+        let waits_for = |i: usize| {
+            let is_member = group::is_member(slot.values[i].get());
+            let first = if is_member { i / GROUP * GROUP } else { i };
+            first..first + if is_member { GROUP } else { 1 }
         };
         make(mmu, slot, table.entries(), |i| {
-            !waits_for(i).any(|i| slot.stale.has(i))
+            let is_due = !waits_for(i).any(|i| slot.stale.has(i));
+            if is_due {
+                slot.waiting.clear(i);
+            }
+            is_due
         });
     }
 }
@@ -319,24 +321,24 @@ fn begin_drain<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
 fn finish_drain<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
     if let Some(table) = table_of(mmu, slot) {
         make(mmu, slot, table.entries(), |_| true);
+        slot.waiting.clear_all();
     }
     slot.table.set(None);
 }
 
-/// Stores the values that wait and for which `is_due` holds. None of their entries is live.
+/// Stores the values that wait and for which `is_due` holds. They go on waiting, and none of their entries is live.
 fn make<K: Kernel>(
     mmu: &Mmu<K>,
     slot: &Slot,
     ptes: &[Pte; ENTRIES],
     is_due: impl Fn(usize) -> bool,
 ) {
-    let (mut owed, mut made) = (Owed::empty(), 0);
+    let (policy, mut owed, mut made) = (mmu.policy(), Owed::empty(), 0);
     for i in slot.waiting.iter() {
         if is_due(i) {
             let value = slot.values[i].get();
             store(mmu.kernel(), &ptes[i], value);
-            slot.waiting.clear(i);
-            owed |= policy::owed_by(mmu.policy(), Level::L3, value);
+            owed |= policy::owed_by(policy, Level::L3, value);
             made += 1;
         }
     }

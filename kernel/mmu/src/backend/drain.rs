@@ -13,7 +13,6 @@ use crate::addr::PageRange;
 use crate::batch::Slot;
 use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
-use crate::strategy::Backend;
 use crate::tlbi::{Reach, Scope};
 use core::iter;
 
@@ -44,25 +43,37 @@ pub(crate) fn switch_out<K: Kernel>(mmu: &Mmu<K>) {
 }
 
 /// An invalidation that a caller has asked for.
-pub(super) struct Request<R> {
+#[derive(Clone, Copy)]
+pub(super) struct Request<'a> {
     /// Which pages; `None` for everything, tables included.
-    ranges: Option<R>,
+    ranges: Option<&'a [PageRange]>,
     pub(super) scope: Scope,
     reach: Reach,
 }
 
-/// No request.
-pub(super) const NOTHING_ELSE: Option<Request<iter::Empty<PageRange>>> = None;
-
-impl<R: Iterator<Item = PageRange> + Clone> Request<R> {
+impl Request<'_> {
     /// Takes the pages that are asked for off what the slot has to have invalidated.
-    pub(super) fn covers_in(&self, slot: &Slot) {
+    pub(super) fn covers_in(self, slot: &Slot) {
         if slot.scope.get() != self.scope {
             return;
         }
-        match &self.ranges {
-            Some(ranges) => ranges.clone().for_each(|range| slot.invalidated(range)),
+        match self.ranges {
+            Some(ranges) => ranges.iter().for_each(|range| slot.invalidated(*range)),
             None => slot.stale.clear_all(),
+        }
+    }
+
+    /// Executes it, and that of the pages `more`, with one set of barriers.
+    pub(super) fn execute<K: Kernel>(
+        self,
+        mmu: &Mmu<K>,
+        more: impl Iterator<Item = PageRange> + Clone,
+    ) {
+        match self.ranges {
+            Some(ranges) => {
+                mmu.invalidate(ranges.iter().copied().chain(more), self.scope, self.reach);
+            }
+            None => mmu.invalidate_everything(self.scope),
         }
     }
 
@@ -78,8 +89,8 @@ impl<R: Iterator<Item = PageRange> + Clone> Request<R> {
         let Some(batch) = own::batch(mmu) else {
             return self.execute(mmu, iter::empty());
         };
-        let concerns = |mut ranges: R| ranges.any(|range| batch.concerns(None, self.scope, range));
-        if self.ranges.clone().is_some_and(concerns) {
+        let concerns = |range: &PageRange| batch.concerns(None, self.scope, *range);
+        if self.ranges.is_some_and(|all| all.iter().any(concerns)) {
             let busy = AtWork::begin(mmu.kernel().current_lazy());
             drain_batch_and(mmu, Some(self));
             busy.end();
@@ -88,32 +99,18 @@ impl<R: Iterator<Item = PageRange> + Clone> Request<R> {
             batch.slots.iter().for_each(|slot| self.covers_in(slot));
         }
     }
-
-    /// Executes it, and that of the pages `more`, with one set of barriers.
-    pub(super) fn execute<K: Kernel>(
-        &self,
-        mmu: &Mmu<K>,
-        more: impl Iterator<Item = PageRange> + Clone,
-    ) {
-        match &self.ranges {
-            Some(ranges) => mmu.invalidate(ranges.clone().chain(more), self.scope, self.reach),
-            None => mmu.invalidate_everything(self.scope),
-        }
-    }
 }
 
-#[cold]
-#[inline(never)]
+#[inline]
 fn drain_batch<K: Kernel>(mmu: &Mmu<K>) {
-    drain_batch_and(mmu, NOTHING_ELSE);
+    drain_batch_and(mmu, None);
 }
 
 /// Drains, and executes `request` afterwards, with an invalidation that the drain executes anyway
 /// where there is one.
-fn drain_batch_and<K: Kernel>(
-    mmu: &Mmu<K>,
-    request: Option<Request<impl Iterator<Item = PageRange> + Clone>>,
-) {
+#[cold]
+#[inline(never)]
+fn drain_batch_and<K: Kernel>(mmu: &Mmu<K>, request: Option<Request<'_>>) {
     with_batch(mmu, |batch| {
         batch_invalidations::drain(mmu, &batch.invalidations);
         multicall::drain(mmu, &batch.calls);
@@ -147,9 +144,18 @@ pub(crate) fn complete_invalidation<K: Kernel>(
 
 /// Leaves the invalidation of all of `range` to the caller, who has to do it for a part of it: what waits in slots for these
 /// pages is not invalidated by the strategy as well.
-#[inline]
+#[inline(always)]
 pub(crate) fn leave_to_caller<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
-    if mmu.backend() == Backend::DeferStores && mmu.is_active() {
+    if mmu.kernel().current_lazy().is_waiting() {
+        leave_slots_to_caller(mmu, scope, range);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn leave_slots_to_caller<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
+    // In an interrupt nothing of the request waits.
+    if !mmu.kernel().in_interrupt() {
         with_batch(mmu, |batch| {
             let of_scope = batch.slots.iter().filter(|slot| slot.scope.get() == scope);
             of_scope.for_each(|slot| slot.invalidated(range));
@@ -179,18 +185,13 @@ impl<K: Kernel> Mmu<K> {
     /// is complete on every CPU: `DSB ISHST`, TLBIs, `DSB ISH`, and for kernel mappings `ISB`.
     /// Linux: `flush_tlb_kernel_range()`, `flush_tlb_range()`.
     pub fn invalidate_range(&self, range: PageRange, scope: Scope, reach: Reach) {
-        self.drain_and_invalidate(iter::once(range), scope, reach);
+        self.drain_and_invalidate(&[range], scope, reach);
     }
 
     /// The same for several ranges, with one set of barriers.
-    pub(crate) fn drain_and_invalidate(
-        &self,
-        ranges: impl Iterator<Item = PageRange> + Clone,
-        scope: Scope,
-        reach: Reach,
-    ) {
+    pub(crate) fn drain_and_invalidate(&self, ranges: &[PageRange], scope: Scope, reach: Reach) {
         if !self.kernel().current_lazy().is_waiting() {
-            return self.invalidate(ranges, scope, reach);
+            return self.invalidate(ranges.iter().copied(), scope, reach);
         }
         let ranges = Some(ranges);
         let request = Request {
@@ -209,7 +210,7 @@ impl<K: Kernel> Mmu<K> {
             return self.invalidate_everything(scope);
         }
         let request = Request {
-            ranges: None::<iter::Empty<PageRange>>,
+            ranges: None,
             scope,
             reach: Reach::Walk,
         };

@@ -68,8 +68,8 @@ impl Slot {
 
     /// Takes note that the pages of `range` are invalidated elsewhere.
     pub(crate) fn invalidated(&self, range: PageRange) {
-        for i in 0..ENTRIES {
-            if self.stale.has(i) && range.covers(self.pages(i, 1)) {
+        for i in self.stale.iter() {
+            if range.covers(self.pages(i, 1)) {
                 self.stale.clear(i);
             }
         }
@@ -109,11 +109,13 @@ impl Slots {
     }
 
     /// All slots, in ascending order of address.
-    pub(crate) fn by_address(&self) -> impl Iterator<Item = &Slot> + Clone {
+    pub(crate) fn by_address(&self) -> [&Slot; DEFERRED_TABLES] {
         let [a, b] = &self.slots;
-        let in_order = a.start.get() <= b.start.get();
-        let slots = if in_order { [a, b] } else { [b, a] };
-        slots.into_iter()
+        if a.start.get() <= b.start.get() {
+            [a, b]
+        } else {
+            [b, a]
+        }
     }
 
     /// A slot that is free.

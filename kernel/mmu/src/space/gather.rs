@@ -179,7 +179,7 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         // R25: frames are given back after the invalidation, so nothing waits for more.
         let duty = core::mem::replace(&mut self.duty, Duty::Backend);
         backend::complete_invalidation(space.mmu(), duty, |mmu| {
-            mmu.drain_and_invalidate(ranges.iter(), space.kind().scope(), Reach::Page);
+            mmu.drain_and_invalidate(ranges.as_slice(), space.kind().scope(), Reach::Page);
         });
         // The space is borrowed, so nothing else was emptied meanwhile.
         space.writer.restore_stale(&self.stale);

@@ -6,49 +6,56 @@ use crate::addr::PageRange;
 /// Ranges, not touching each other, that share one invalidation.
 pub(super) const RANGES: usize = 16;
 
-/// Up to [`RANGES`] ranges of one half, the first ones of the list.
+/// Up to [`RANGES`] ranges of one half.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ranges([Option<PageRange>; RANGES]);
+pub(super) struct Ranges {
+    /// The first `len` are the list.
+    all: [PageRange; RANGES],
+    len: usize,
+}
 
 impl Ranges {
-    pub(super) const NONE: Self = Self([None; RANGES]);
+    pub(super) const NONE: Self = Self {
+        all: [PageRange::NONE; RANGES],
+        len: 0,
+    };
+
+    pub(super) fn as_slice(&self) -> &[PageRange] {
+        &self.all[..self.len]
+    }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = PageRange> + Clone {
-        self.0.iter().flatten().copied()
+        self.as_slice().iter().copied()
     }
 
     pub(super) const fn is_empty(&self) -> bool {
-        self.0[0].is_none()
+        self.len == 0
     }
 
     pub(super) const fn is_full(&self) -> bool {
-        self.0[RANGES - 1].is_some()
+        self.len == RANGES
     }
 
     /// Adds `range`, joined with a neighbor if there is one. `false` if the list is full.
     pub(super) fn add(&mut self, range: PageRange) -> bool {
-        for slot in &mut self.0 {
-            match slot {
-                None => {
-                    *slot = Some(range);
-                    return true;
-                }
-                Some(known) => {
-                    if let Some(joined) = known.joined(range) {
-                        *slot = Some(joined);
-                        return true;
-                    }
-                }
+        for known in &mut self.all[..self.len] {
+            if let Some(joined) = known.joined(range) {
+                *known = joined;
+                return true;
             }
+        }
+        if let Some(next) = self.all.get_mut(self.len) {
+            *next = range;
+            self.len += 1;
+            return true;
         }
         false
     }
 
     /// The same; if the list is full, its last range grows until it covers `range`.
     pub(super) fn add_or_widen(&mut self, range: PageRange) {
-        if !self.add(range)
-            && let Some(last) = &mut self.0[RANGES - 1]
-        {
+        if !self.add(range) {
+            let last = &mut self.all[RANGES - 1];
             *last = last.hull(range);
         }
     }

@@ -335,7 +335,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
         });
         if !emptied.is_empty() {
             self.mmu
-                .drain_and_invalidate(emptied.iter(), scope, Reach::Page);
+                .drain_and_invalidate(emptied.as_slice(), scope, Reach::Page);
             emptied.iter().for_each(|range| self.invalidated(range));
         }
         self.invalidate_stale_in(range);
@@ -410,6 +410,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
     }
 
     /// The same for a range of several runs, of which the strategy invalidates some perhaps.
+    #[inline]
     pub(super) fn owe_invalidation_of_all(&self, duty: Duty, range: PageRange) {
         if duty == Duty::Caller {
             backend::leave_to_caller(self.mmu, self.scope(), range);
