@@ -66,7 +66,9 @@ pub(super) fn before_make<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRang
             }
         });
     } else {
-        own::drain_of_pages(mmu, scope, range);
+        own::drain_of_pages(mmu, scope, range, |batch| {
+            drain(mmu, &batch.invalidations);
+        });
     }
 }
 

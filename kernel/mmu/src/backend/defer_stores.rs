@@ -129,6 +129,11 @@ pub(super) fn waits<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) -> bool {
     in_slot(mmu, run, Was::Live, |_| ()).is_some()
 }
 
+/// Where nothing may wait: drains the slots, if the caller has let something wait there for the run.
+pub(super) fn drain_own<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) {
+    own::drain_of_run(mmu, run, |batch| drain(mmu, &batch.slots, None));
+}
+
 /// Works on the slot of a run, if its stores may wait: the mode is active, and the run is in a
 /// range that was announced, or its table has a slot already.
 fn in_slot<K: Kernel, T>(
@@ -138,7 +143,7 @@ fn in_slot<K: Kernel, T>(
     work: impl FnOnce(&Slot) -> T,
 ) -> Option<T> {
     if !mmu.is_active() {
-        own::drain_of_run(mmu, run);
+        drain_own(mmu, run);
         return None;
     }
     with_batch(mmu, |batch| {

@@ -30,7 +30,6 @@ pub(crate) mod store;
 
 pub(crate) use cpu_batch::offer_preemption;
 pub(crate) use drain::{complete_invalidation, drain, drain_own, leave_to_caller, switch_out};
-pub(crate) use own::drain_of_run;
 pub(crate) use run::{Duty, Fill, Run, Was};
 
 use self::store::swap;
@@ -115,7 +114,7 @@ fn take_by<K: Kernel>(backend: Backend, mmu: &Mmu<K>, run: Run<'_>) -> (Desc, Du
         if mmu.is_active() {
             multicall::before_emptying(mmu);
         } else {
-            drain_of_run(mmu, &run);
+            multicall::drain_own(mmu, &run);
         }
     }
     let old = empty();
@@ -165,6 +164,17 @@ fn read_behind<K: Kernel>(mmu: &Mmu<K>, table: Frame, index: usize, pte: &Pte) -
 #[inline]
 pub(crate) fn waits<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) -> bool {
     mmu.backend() == Backend::DeferStores && defer_stores::waits(mmu, run)
+}
+
+/// Before the entries of `run` are stored past the strategy, where nothing may wait: drains what the caller has let wait for
+/// them.
+#[inline]
+pub(crate) fn drain_own_of_run<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) {
+    match mmu.backend() {
+        Backend::DeferStores => defer_stores::drain_own(mmu, run),
+        Backend::Multicall => multicall::drain_own(mmu, run),
+        Backend::Eager | Backend::DeferBarriers | Backend::BatchInvalidations => {}
+    }
 }
 
 /// R27, R29: `range` is empty and about to be mapped. Invalidations that wait there are executed

@@ -58,7 +58,7 @@ pub(super) fn write_run<K: Kernel>(
         if is_active {
             before_emptying(mmu);
         } else {
-            own::drain_of_run(mmu, &run);
+            drain_own(mmu, &run);
         }
         defer_barriers::write_run(mmu, run, fill, owed);
     }
@@ -87,6 +87,11 @@ pub(super) fn before_emptying<K: Kernel>(mmu: &Mmu<K>) {
             drain(mmu, &batch.calls);
         }
     });
+}
+
+/// The same where nothing may be queued: the calls that wait, if they are the caller's.
+pub(super) fn drain_own<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) {
+    own::drain_of_run(mmu, run, |batch| drain(mmu, &batch.calls));
 }
 
 fn push<K: Kernel>(mmu: &Mmu<K>, queue: &Calls, call: Call) {

@@ -11,7 +11,7 @@
 //!
 //! If the task was interrupted at work on the batch, the caller is an interrupt, and does not look.
 
-use super::drain::switch_out;
+use super::cpu_batch::AtWork;
 use super::run::Run;
 use crate::addr::{Frame, PageRange};
 use crate::batch::Batch;
@@ -26,26 +26,43 @@ pub(super) fn batch<K: Kernel>(mmu: &Mmu<K>) -> Option<&Batch> {
     kernel.batch().filter(|_| !is_at_work)
 }
 
-/// Before a run is written outside of an active section: drains if something waits for one of its entries.
+/// Before a run is written outside of an active section: calls `drain` if something waits for one of its entries.
 #[inline(always)]
-pub(crate) fn drain_of_run<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) {
+pub(super) fn drain_of_run<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>, drain: impl FnOnce(&Batch)) {
     if mmu.kernel().current_lazy().is_waiting() {
-        drain_if_own(mmu, Some(run.table), run.scope, run.pages);
+        drain_if_own(mmu, Some(run.table), (run.scope, run.pages), drain);
     }
 }
 
 /// The same before `pages` are invalidated, or mapped where stores do not wait.
 #[inline(always)]
-pub(super) fn drain_of_pages<K: Kernel>(mmu: &Mmu<K>, scope: Scope, pages: PageRange) {
+pub(super) fn drain_of_pages<K: Kernel>(
+    mmu: &Mmu<K>,
+    scope: Scope,
+    pages: PageRange,
+    drain: impl FnOnce(&Batch),
+) {
     if mmu.kernel().current_lazy().is_waiting() {
-        drain_if_own(mmu, None, scope, pages);
+        drain_if_own(mmu, None, (scope, pages), drain);
     }
 }
 
 #[cold]
 #[inline(never)]
-fn drain_if_own<K: Kernel>(mmu: &Mmu<K>, table: Option<Frame>, scope: Scope, pages: PageRange) {
-    if batch(mmu).is_some_and(|batch| batch.concerns(table, scope, pages)) {
-        switch_out(mmu);
+fn drain_if_own<K: Kernel>(
+    mmu: &Mmu<K>,
+    table: Option<Frame>,
+    (scope, pages): (Scope, PageRange),
+    drain: impl FnOnce(&Batch),
+) {
+    let concerned = batch(mmu).filter(|batch| batch.concerns(table, scope, pages));
+    if let Some(batch) = concerned {
+        // No preemption is offered afterwards: bottom halves are off.
+        let busy = AtWork::begin(mmu.kernel().current_lazy());
+        drain(batch);
+        if batch.is_empty() {
+            mmu.kernel().current_lazy().clear_waiting();
+        }
+        busy.end();
     }
 }

@@ -314,7 +314,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
             Backend::DeferBarriers | Backend::BatchInvalidations => true,
             Backend::DeferStores | Backend::Multicall if self.mmu.is_active() => false,
             Backend::DeferStores | Backend::Multicall => {
-                backend::drain_of_run(self.mmu, &found.run(self.scope()));
+                backend::drain_own_of_run(self.mmu, &found.run(self.scope()));
                 true
             }
             Backend::Eager => false,

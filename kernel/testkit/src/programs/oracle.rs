@@ -20,6 +20,7 @@ mod announced;
 mod callback;
 mod check;
 mod entries;
+mod gathers;
 mod lazy;
 mod requests;
 mod sharing;
