@@ -6,14 +6,16 @@
 use super::boots::Bench;
 use super::summary::Row;
 use crate::failure::READER_GONE;
-use crate::{guest, scratch};
-use anyhow::{Context, Result, ensure};
+use crate::{guest, process, scratch};
+use anyhow::{Context, Result, bail, ensure};
 use std::env;
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Name of the row, and first part of the names of its tests.
 const ROW: &str = "tool";
@@ -28,6 +30,8 @@ const TESTS: [(&str, Test); 4] = [
     ("no_temporary_directory_is_needed", no_temporary_directory),
 ];
 
+/// Time for a guest to end when xtask was killed, on a busy host.
+const CLOSED: Duration = Duration::from_secs(20);
 /// A guest that would go on.
 const ENDLESS: &str = "mode=hang";
 /// What it prints last.
@@ -104,7 +108,7 @@ fn killed(bench: &Bench<'_>) -> Result<()> {
     let made = Command::new("mkfifo").arg(&pipe).status()?;
     ensure!(made.success(), "mkfifo failed");
     // The guest keeps the pipe open as long as it lives.
-    let script = "#!/bin/sh\ncase \"$*\" in *-append*) exec 9<>\"${0%/*}/pipe\";; esac\nexec \"$QEMU\" \"$@\"\n";
+    let script = "#!/bin/sh\ncase \"$*\" in *-append*) exec 9<>\"${0%/*}/pipe\"; echo $$ > \"${0%/*}/pid\";; esac\nexec \"$QEMU\" \"$@\"\n";
     fs::write(&qemu, script)?;
     fs::set_permissions(&qemu, Permissions::from_mode(0o755))?;
     let mut command = xtask_run(&[ENDLESS])?;
@@ -119,10 +123,15 @@ fn killed(bench: &Bench<'_>) -> Result<()> {
     let opened = hangs.then(|| File::open(&pipe)).transpose()?;
     xtask.kill()?;
     xtask.wait()?;
+    let mut opened = opened.context("the guest did not come to its hang")?;
+    let (sender, ended) = mpsc::channel();
     // To its end, which is the guest's.
-    opened
-        .context("the guest did not come to its hang")?
-        .read_to_end(&mut Vec::new())?;
+    thread::spawn(move || sender.send(opened.read_to_end(&mut Vec::new())));
+    if ended.recv_timeout(CLOSED).is_err() {
+        let pid = fs::read_to_string(folder.path().join("pid"))?;
+        process::output("sh", &["-c", &format!("kill -9 {pid}")])?;
+        bail!("the guest went on without it");
+    }
     Ok(())
 }
 
