@@ -23,6 +23,9 @@ const GIC_V3: &[&str] = &["arm,gic-v3"];
 /// The older name is that of CPUs with AArch32; some that have both were described by it.
 const TIMER: &[&str] = &["arm,armv8-timer", "arm,armv7-timer"];
 
+/// Interrupts of a timer by its binding, at most.
+const TIMER_INTERRUPTS: usize = 5;
+
 /// A private peripheral interrupt in the GIC binding's first cell.
 const PPI: u32 = 1;
 /// INTID of the first private peripheral interrupt.
@@ -160,6 +163,7 @@ pub fn timer(
         let index = match names {
             true => node
                 .texts("interrupt-names")
+                .take(TIMER_INTERRUPTS)
                 .position(|name| name == wanted),
             false => Some(default),
         };

@@ -35,6 +35,7 @@ const END: u32 = 9;
 #[derive(Clone, Copy, Debug)]
 pub struct Flat<'a> {
     structure: &'a [u8],
+    /// Up to its last NUL.
     strings: &'a [u8],
     /// From the first memory reservation to the end of the blob.
     reservations: &'a [u8],
@@ -49,7 +50,12 @@ pub enum Token<'a> {
         name: &'a [u8],
     },
     /// A property of the node that began last, if no child has begun since.
-    Property { name: &'a [u8], value: &'a [u8] },
+    Property {
+        /// The strings from the first byte of its name on; [`is_named`] compares it.
+        name: &'a [u8],
+        /// Its bytes.
+        value: &'a [u8],
+    },
     /// A node ends.
     End,
     /// The structure block ends.
@@ -175,7 +181,8 @@ impl<'a> Cursor<'a> {
                 let rest = self.flat.structure.get(at..).unwrap_or_default();
                 let value = rest.get(..length as usize);
                 let value = value.ok_or_else(|| bad("a property is longer than the tree"))?;
-                let name = self.flat.strings.get(name as usize..).and_then(text_at);
+                let name = self.flat.strings.get(name as usize..);
+                let name = name.filter(|name| !name.is_empty());
                 let name = name.ok_or_else(|| bad("a property's name is not in the strings"))?;
                 at += value.len().next_multiple_of(CELL);
                 Token::Property { name, value }
@@ -188,6 +195,14 @@ impl<'a> Cursor<'a> {
         self.at = at;
         Ok(token)
     }
+}
+
+/// Whether the strings from `strings` on begin with `name` and its end. What else is there is not looked at: names may
+/// be long, and share their ends.
+pub fn is_named(strings: &[u8], name: &str) -> bool {
+    strings
+        .strip_prefix(name.as_bytes())
+        .is_some_and(|rest| rest.first() == Some(&0))
 }
 
 /// The bytes before the first NUL.
@@ -253,10 +268,16 @@ fn blocks(blob: &[u8]) -> Result<Flat<'_>, DeviceTreeError> {
     let flat = Flat {
         reservations: block("off_mem_rsvmap", field(4), None)?,
         structure: block("off_dt_struct", field(2), structure_size)?,
-        strings: block("off_dt_strings", field(3), Some(field(8)))?,
+        strings: terminated(block("off_dt_strings", field(3), Some(field(8)))?),
     };
     flat.check_reservations(field(4))?;
     Ok(flat)
+}
+
+/// `strings` up to its last NUL.
+fn terminated(strings: &[u8]) -> &[u8] {
+    let length = strings.iter().rposition(|byte| *byte == 0);
+    strings.split_at(length.map_or(0, |last| last + 1)).0
 }
 
 fn bad_header(field: &'static str, value: u32, rule: &'static str) -> DeviceTreeError {

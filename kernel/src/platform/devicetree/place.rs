@@ -11,7 +11,7 @@ use core::iter;
 use arrayvec::ArrayVec;
 
 use super::error::{DeviceTreeError, MAX_PATH, NodePath, Quoted};
-use super::flat::{CELL, Cursor, Flat, MAX_DEPTH, Token, number, text_at};
+use super::flat::{CELL, Cursor, Flat, MAX_DEPTH, Token, is_named, number, text_at};
 use crate::platform::phys_range::PhysRange;
 
 /// Offsets of nodes in the structure block, the root first.
@@ -154,7 +154,7 @@ impl<'a> Place<'a> {
         let mut tokens = self.node().1;
         loop {
             match tokens.advance() {
-                Token::Property { name: found, value } if found == name.as_bytes() => {
+                Token::Property { name: found, value } if is_named(found, name) => {
                     return Some(value);
                 }
                 Token::Property { .. } => {}

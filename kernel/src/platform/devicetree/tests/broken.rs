@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a wrong tree is refused with: the place, the value, the way out.
 
+use std::time::{Duration, Instant};
+
 use super::super::*;
 use super::source::{Source, cells, pi4, texts, virt};
 
@@ -130,6 +132,33 @@ fn strings_without_an_end() {
         "{error:?}"
     );
     assert!(error.to_string().contains("offset"), "{error}");
+}
+
+/// Names may share their ends, so all of them can be as long as the strings. Read as far as that, 20 000 of them take
+/// minutes.
+#[test]
+fn many_properties_with_one_long_name() {
+    let mut source = virt();
+    source.set(&"x".repeat(256 << 10), vec![]);
+    for number in 0..20_000 {
+        source.properties.push((number.to_string(), vec![]));
+    }
+    let mut blob = source.blob();
+    let at = |index: usize| u32::from_be_bytes(*blob[4 * index..].first_chunk().unwrap()) as usize;
+    let (start, size) = (at(2), at(9));
+    let strings = &blob[at(3)..];
+    let long = strings.iter().position(|byte| *byte == b'x').unwrap() as u32;
+    for word in blob[start..start + size].chunks_exact_mut(4) {
+        // The names of the numbers are behind it.
+        let name = u32::from_be_bytes(word.try_into().unwrap());
+        if name > long + (256 << 10) && name < 1 << 24 {
+            word.copy_from_slice(&long.to_be_bytes());
+        }
+    }
+    let begin = Instant::now();
+    // The long name covers those of what comes behind it, for example /cpus.
+    let _ = DeviceTree::new(&blob).unwrap().describe();
+    assert!(begin.elapsed() < Duration::from_secs(10));
 }
 
 #[test]
