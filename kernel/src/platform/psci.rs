@@ -28,7 +28,7 @@ pub fn init(conduit: Conduit) {
 pub enum CpuOnError {
     /// The device tree has no PSCI node.
     NoPsci,
-    /// Nobody serves the instruction that the device tree names.
+    /// Nobody serves the instruction that the device tree names: it is undefined, or knows no such function.
     NotServed(Conduit),
     /// Firmware refused.
     Refused(psci::Error),
@@ -50,14 +50,14 @@ impl fmt::Display for CpuOnError {
                 };
                 return write!(
                     f,
-                    "the device tree says that PSCI is called by {named}, and here that is an undefined \
-                     instruction: it needs {needs}. Correct method in the PSCI node: is it {other}?"
+                    "the device tree says that PSCI is called by {named}, which nobody serves here: it needs \
+                     {needs}. Correct method in the PSCI node: is it {other}?"
                 );
             }
             Self::Refused(error) => error,
         };
         let words = match error {
-            psci::Error::NotSupported => "NOT_SUPPORTED: nobody serves the call",
+            psci::Error::NotSupported => "NOT_SUPPORTED",
             psci::Error::InvalidParameters => {
                 "INVALID_PARAMETERS: it knows no CPU of this affinity; correct reg in the device tree"
             }
@@ -96,9 +96,10 @@ pub unsafe fn cpu_on(affinity: u64, entry: u64) -> Result<(), CpuOnError> {
     // SAFETY: the caller vouches for what the CPU does there.
     let answer = unsafe { call(conduit, psci::PSCI_CPU_ON_64, [affinity, entry, CONTEXT, 0]) };
     // An error is a 32-bit number, whatever the register's upper half holds.
-    match answer.map_err(|_| CpuOnError::NotServed(conduit))? as i32 {
-        0 => Ok(()),
-        error => Err(CpuOnError::Refused(error.into())),
+    match answer.map(|answer| answer as i32) {
+        Ok(0) => Ok(()),
+        Ok(error) if error != psci::error::NOT_SUPPORTED => Err(CpuOnError::Refused(error.into())),
+        _ => Err(CpuOnError::NotServed(conduit)),
     }
 }
 

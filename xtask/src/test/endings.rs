@@ -150,7 +150,7 @@ const ENDINGS: [Ending; 39] = [
         bootargs: "", status: 1, says: &["error: nothing answers at 0x7000000000..0x7000001000, where the device tree has the console", "ended with status 1"] },
     Ending { name: "psci_by_smc_that_nobody_serves", board: Virt, smp: 2, mebibytes: GIB, tree: Tree::Odd(Odd::Loaded(Loaded { psci: "smc", ..Loaded::USUAL })),
         bootargs: "mode=selftest filter=boot-arguments.*", status: 0,
-        says: &["CPU with affinity 0x1 stays off: the device tree says that PSCI is called by smc, and here that is an undefined instruction", "1 of 2 CPUs are online", "lazymmu: exit 0"] },
+        says: &["CPU with affinity 0x1 stays off: the device tree says that PSCI is called by smc, which nobody serves here: it needs firmware at EL3", "1 of 2 CPUs are online", "lazymmu: exit 0"] },
     Ending { name: "cpus_that_never_come", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Odd(Odd::Loaded(Loaded { cpus: 4, spin_table: true, ..Loaded::USUAL })),
         bootargs: "mode=selftest filter=boot-arguments.*", status: 0,
         says: &["CPU with affinity 0x1 stays off: it was started and did not come", "CPU with affinity 0x2 stays off: it was started and did not come",
