@@ -107,7 +107,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
     /// # Safety
     /// `other` is a space of the same [`Mmu`](crate::Mmu). From now on one holder changes mappings of `range` at a time, whichever space
     /// it uses, only one of the two spaces may link tables in `range`, and neither frees one there: the shared
-    /// tables outlive both.
+    /// tables outlive both. What was emptied through one space is invalidated before the other one maps there, because a
+    /// space knows only of what was emptied through itself (R29).
     ///
     /// # Errors
     /// [`SpaceError::SharedByUsers`] for a user space; [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`] of

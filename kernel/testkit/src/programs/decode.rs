@@ -278,11 +278,17 @@ impl Bytes<'_> {
         if self.universe.mix == Mix::Machine {
             return Plain;
         }
+        // What waits in a section is met with bottom halves off only if that is frequent.
+        let off = if self.universe.mix == Mix::Corners {
+            4
+        } else {
+            1
+        };
         let weights = [
             (12, Plain),
             (1, Section),
             (1, Paused),
-            (1, BottomHalvesOff),
+            (off, BottomHalvesOff),
             (1, Nested),
         ];
         choice(&weights, self.raw[13]).0
