@@ -318,6 +318,8 @@ fn what_the_architecture_does_not_define_is_no_mapping() {
         unsafe { entries[1].as_ptr().write(block) };
         for range in [big, undefined, invalid] {
             assert_eq!(space.query(range.start()), None);
+        }
+        for range in [big, invalid] {
             let error = space.unmap(range).unwrap_err();
             let va = range.start();
             assert_eq!(error, SpaceError::NotMapped { va });

@@ -32,6 +32,15 @@ impl SpaceKind {
         }
     }
 
+    /// A different number for each, in bits that no frame's address has.
+    #[inline(always)]
+    pub(super) const fn tag(self) -> u64 {
+        match self {
+            Self::Kernel => 0,
+            Self::User(asid) => (asid.0 as u64) << 48 | 1,
+        }
+    }
+
     /// Refuses attributes of the other privilege.
     #[inline]
     pub(super) fn check_prot(self, prot: Prot) -> Result<(), SpaceError> {

@@ -5,7 +5,7 @@ use super::address_space::AddressSpace;
 use super::leaf_table::LeafTable;
 use super::links;
 use super::ranges::Ranges;
-use crate::addr::{Frame, Level, PageRange};
+use crate::addr::{Level, PageRange};
 use crate::backend::{self, Duty, Fill, Was};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
@@ -21,8 +21,8 @@ use core::marker::PhantomData;
 #[must_use = "the old translations may be used until the invalidation"]
 pub struct PendingInvalidation<'m, K: Kernel> {
     mmu: &'m Mmu<K>,
-    /// The root of the space whose entries these were.
-    root: Frame,
+    /// The space whose entries these were ([`AddressSpace::name`]).
+    space: u64,
     range: PageRange,
     scope: Scope,
     /// Who invalidates. If it is the strategy, a drain is all that is left to do.
@@ -40,7 +40,7 @@ impl<K: Kernel> PendingInvalidation<'_, K> {
     /// spaces.
     pub fn merge(&mut self, other: Self) -> Result<(), Self> {
         match self.range.joined(other.range) {
-            Some(range) if self.is_of(other.mmu, other.root, other.scope) => {
+            Some(range) if self.space == other.space && core::ptr::eq(self.mmu, other.mmu) => {
                 self.range = range;
                 self.duty = self.duty.combined(other.duty);
                 core::mem::forget(other);
@@ -49,21 +49,22 @@ impl<K: Kernel> PendingInvalidation<'_, K> {
             _ => Err(other),
         }
     }
+}
 
-    /// Whether the entries were those of the space with this root. A root frame names a space among those of one
-    /// [`Mmu`] only, and once that space is gone, another one, to whose ASID the invalidation must extend.
-    fn is_of(&self, mmu: &Mmu<K>, root: Frame, scope: Scope) -> bool {
-        core::ptr::eq(self.mmu, mmu) && self.root == root && self.scope == scope
+impl<K: Kernel> PendingInvalidation<'_, K> {
+    #[inline(always)]
+    fn complete(&self) {
+        let (range, scope) = (self.range, self.scope);
+        backend::complete_invalidation(self.mmu, self.duty, |mmu| {
+            mmu.invalidate_range(range, scope, Reach::Page);
+        });
     }
 }
 
 impl<K: Kernel> Drop for PendingInvalidation<'_, K> {
     #[inline]
     fn drop(&mut self) {
-        let (range, scope) = (self.range, self.scope);
-        backend::complete_invalidation(self.mmu, self.duty, |mmu| {
-            mmu.invalidate_range(range, scope, Reach::Page);
-        });
+        self.complete();
     }
 }
 
@@ -101,11 +102,13 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// Executes the invalidation that `pending` stands for and waits until it is complete on every CPU, also with bottom
     /// halves off or in an interrupt. If `pending` is another space's, it is executed all the same, and that space does not
     /// learn of it.
-    #[inline]
+    #[inline(always)]
     pub fn invalidate(&mut self, pending: PendingInvalidation<'m, K>) {
-        let is_ours = pending.is_of(self.mmu(), self.root, self.kind().scope());
+        let is_ours = pending.space == self.name() && core::ptr::eq(pending.mmu, self.mmu());
         let range = pending.range;
-        drop(pending);
+        // As its drop does, inlined.
+        pending.complete();
+        core::mem::forget(pending);
         if is_ours {
             self.writer.invalidated(range);
         }
@@ -129,7 +132,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         Ok(PendingInvalidation {
             duty,
             mmu: self.mmu(),
-            root: self.root,
+            space: self.name(),
             range,
             scope: self.kind().scope(),
             _task: PhantomData,
@@ -163,6 +166,13 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         self.writer.invalidate_all_of(range, &emptied);
         drop(section);
         Ok(pages)
+    }
+
+    /// Names the space among those of one [`Mmu`]: the root's frame, and whose translations these are. Once a space is
+    /// gone its root's frame may be another one's, which the invalidation of the first ASID does not reach.
+    #[inline(always)]
+    const fn name(&self) -> u64 {
+        self.root.as_u64() | self.kind().tag()
     }
 
     #[inline]

@@ -145,7 +145,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         self.each_leaf_table(range, |found| {
             let mut rest = (!found.is_empty()).then_some(found);
             while let Some(part) = rest {
-                let Some(first) = part.position(mmu, Desc::is_in_use) else {
+                // A closure, so that the search of the other operations stays inlined there.
+                let Some(first) = part.position(mmu, |entry| entry.is_in_use()) else {
                     break;
                 };
                 let part = part.from(first);
@@ -332,8 +333,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             return Ok(());
         }
         let absent = match found.piece.pages() {
-            1 => (!found.read(self.mmu(), 0).is_leaf(Level::L3)).then_some(0),
-            _ => found.position(self.mmu(), |entry| !entry.is_leaf(Level::L3)),
+            1 => (!found.read(self.mmu(), 0).is_valid()).then_some(0),
+            _ => found.position(self.mmu(), |entry| !entry.is_valid()),
         };
         match absent {
             None => Ok(()),

@@ -329,13 +329,10 @@ impl<'m, K: Kernel> Writer<'m, K> {
 
     /// Drains what waits, and invalidates `emptied`, and what else was emptied in `range` before.
     pub(super) fn invalidate_all_of(&self, range: PageRange, emptied: &Ranges) {
-        let scope = self.scope();
-        backend::complete_invalidation(self.mmu, Duty::Backend, |mmu| {
-            mmu.invalidate_range(range, scope, Reach::Page);
-        });
+        backend::complete_invalidation(self.mmu, Duty::Backend, |_| self.invalidate(range));
         if !emptied.is_empty() {
             self.mmu
-                .drain_and_invalidate(emptied.as_slice(), scope, Reach::Page);
+                .drain_and_invalidate(emptied.as_slice(), self.scope(), Reach::Page);
             emptied.iter().for_each(|range| self.invalidated(range));
         }
         self.invalidate_stale_in(range);
@@ -355,6 +352,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
     }
 
     /// The operation's part of the invalidation of `range`.
+    #[inline(always)]
     pub(super) fn settle(&self, duty: Duty, range: PageRange) {
         match duty {
             Duty::Caller => self.invalidate(range),
