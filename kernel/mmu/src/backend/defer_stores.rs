@@ -306,18 +306,14 @@ fn begin_drain<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
             make(mmu, slot, table.entries(), |_| true);
             return slot.waiting.clear_all();
         }
-        // A group is made as a whole.
-        let waits_for = |i: usize| {
-            let is_member = group::is_member(slot.values[i].get());
-            let first = if is_member { i / GROUP * GROUP } else { i };
-            first..first + if is_member { GROUP } else { 1 }
-        };
         make(mmu, slot, table.entries(), |i| {
-            let is_due = !waits_for(i).any(|i| slot.stale.has(i));
-            if is_due {
+            // A group is made as a whole.
+            let is_member = group::is_member(slot.values[i].get());
+            let waits = slot.stale.has(i) || is_member && slot.stale.group(i / GROUP) != 0;
+            if !waits {
                 slot.waiting.clear(i);
             }
-            is_due
+            !waits
         });
     }
 }
@@ -393,7 +389,7 @@ fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
 fn settle_groups<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
     for group in 0..GROUPS {
         let first = group * GROUP;
-        if (first..first + GROUP).all(|i| !slot.waiting.has(i)) {
+        if slot.waiting.group(group) == 0 {
             continue;
         }
         let now: [Desc; GROUP] = core::array::from_fn(|i| mmu.kernel().load(&ptes[first + i]));

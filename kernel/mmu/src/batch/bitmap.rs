@@ -2,6 +2,7 @@
 //! One bit per entry of a table.
 
 use crate::addr::ENTRIES;
+use crate::group::GROUP;
 use core::cell::Cell;
 
 const WORD: usize = u64::BITS as usize;
@@ -16,6 +17,12 @@ impl Bitmap {
 
     pub(crate) fn has(&self, i: usize) -> bool {
         self.0[i / WORD].get() >> (i % WORD) & 1 != 0
+    }
+
+    /// The members among the 16 entries of contiguous group `group`, one bit each.
+    pub(crate) fn group(&self, group: usize) -> u16 {
+        let first = group * GROUP;
+        (self.0[first / WORD].get() >> (first % WORD)) as u16
     }
 
     pub(crate) fn set(&self, i: usize) {
@@ -87,6 +94,8 @@ mod tests {
         let runs: Vec<_> = set.runs().collect();
         assert_eq!(runs, [(0, 1), (62, 4), (201, 1), (511, 1)]);
         assert_eq!(set.len(), 7);
+        let groups = [0, 3, 4, 12, 31].map(|group| set.group(group));
+        assert_eq!(groups, [1, 0xc000, 3, 1 << 9, 0x8000]);
         set.clear_all();
         assert!(set.is_empty());
     }

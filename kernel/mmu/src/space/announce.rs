@@ -14,12 +14,13 @@ impl<K: Kernel> Lazy<'_, K> {
     /// the range entries may then be written fast:
     ///
     /// * calls for pages of the range find the table without a walk;
-    /// * [`crate::Backend::DeferStores`] lets stores and their invalidations wait, and folds
-    ///   contiguous groups when it drains them.
+    /// * [`crate::Backend::DeferStores`] lets stores and their invalidations wait, and makes a
+    ///   contiguous group as one if all of its entries wait and none is live.
     ///
-    /// With the other strategies contiguous groups are folded by [`AddressSpace::fold_contiguous`],
-    /// which the caller may call before it gives up the space. The end of the section does not
-    /// fold: the task that ends it may no longer hold the space.
+    /// Nothing executes more stores, barriers or TLBI than in a section without a range. In
+    /// particular the end of the section folds nothing: the task that ends it may no longer hold the
+    /// space. The caller may fold contiguous groups before it gives up the space
+    /// ([`AddressSpace::fold_contiguous`]).
     ///
     /// Outside of the range everything is as after [`Lazy::enable`], and the order in which entries
     /// are written, or whether all are, does not matter. Like `enable` it has no effect while

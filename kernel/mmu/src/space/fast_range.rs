@@ -7,7 +7,7 @@
 //!
 //! The range is announced for as long as the value lives ([`crate::Lazy::enable_fast_pte_range`]).
 //! It borrows the space, so its end may read and write any entry of the range: contiguous groups
-//! are folded there.
+//! are folded there, if something was set.
 
 use super::address_space::AddressSpace;
 use super::fold;
@@ -47,6 +47,11 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// Opens a section over `range`, which lies inside one last-level table; the
     /// table is built if it is missing. Linux (proposed):
     /// `lazy_mmu_mode_enable_fast_pte_range()`.
+    ///
+    /// The range executes no more stores, `DSB`, `ISB` or TLBI than the same writes in a plain section, except for contiguous
+    /// groups of user mappings that were set one by one. Those that are full at the end of the range are folded there: one
+    /// break, one invalidation and one make for all of them, so two stores for each of their entries and one set of barriers.
+    /// With [`Backend::DeferStores`] a group of which all entries waited is made without a break.
     ///
     /// # Errors
     /// [`SpaceError::Range`] if `range` crosses a table's end (2 MiB), and what

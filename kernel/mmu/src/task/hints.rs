@@ -285,12 +285,18 @@ impl Hints {
         self.find_upper(root, pages)
     }
 
-    #[inline(never)]
+    /// In a loop of its own, because a call per page must not cost more than the walk that it saves.
+    #[inline(always)]
     fn find_upper(&self, root: Frame, pages: PageRange) -> Option<Frame> {
-        let of_space = |hint: &&Stored| hint.root() == root.as_u64() && hint.covers(pages);
-        let found = self.in_force_iter().rev().find(of_space)?;
-        let upper = found.upper_and_suspensions.load(RELAXED);
-        Some(Frame::from_output_address(upper))
+        let (root, now) = (root.as_u64(), u64::from(self.suspensions.load(RELAXED)));
+        for hint in self.stored().iter().rev() {
+            let upper = hint.upper_and_suspensions.load(RELAXED);
+            let is_of_space = hint.root_and_until.load(RELAXED) ^ root <= LOW;
+            if is_of_space && upper & BYTE == now && hint.covers(pages) {
+                return Some(Frame::from_output_address(upper));
+            }
+        }
+        None
     }
 }
 
