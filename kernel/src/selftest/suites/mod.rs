@@ -2,6 +2,7 @@
 //! The kernel's own suites, one file each, from simple to involved.
 
 mod allocator;
+mod announced_counts;
 mod arguments;
 mod backends;
 mod backends_counts;

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How many instructions an announced range takes beyond a plain section.
+//!
+//! The library's host tests hold stores, DSB, ISB and TLBI (`tests/announced_costs*.rs`). Here a tick of the timer is an
+//! instruction, so the rest is held, too: a fixed number for a range, whatever its pages, one for its fold, and one for each
+//! group that it folds. Where stores wait, the drain and each of these stores take a fixed number as well.
+
+use lazymmu::{
+    AddressSpace, Asid, Backend, BarrierPolicy, Frame, PAGE_SIZE, PageRange, Prot, SpaceError,
+    SpaceKind,
+};
+
+use super::fixture::terms;
+use super::sched_fixture::ticks_count_instructions;
+use crate::arch::{interrupts, timer};
+use crate::mm::MMU;
+use crate::mm::kernel_space::Space;
+use crate::selftest::prelude::*;
+
+suite! {
+    name: "announced-counts",
+    order: 39,
+    tests: [
+        cases!(TraceOnly, r22_a_range_takes_a_fixed_number_of_instructions, {
+            kernel: SpaceKind::Kernel,
+            user: SpaceKind::User(Asid(9)),
+        }),
+    ],
+}
+
+/// Pages of a range.
+const SIZES: [usize; 5] = [1, 16, 64, 256, 512];
+/// Instructions of a range, at most, beyond a plain section.
+const OF_A_RANGE: u64 = 600;
+/// Of the fold at its end.
+const OF_A_FOLD: u64 = 1400;
+/// Of each group that is folded: break and make.
+const OF_A_GROUP: u64 = 1500;
+/// Of the drain of stores that wait.
+const OF_A_DRAIN: u64 = 2800;
+/// Of each of these stores.
+const OF_A_WAITING_STORE: u64 = 400;
+
+/// The pages of a test, and how it maps them.
+#[derive(Clone, Copy)]
+struct Pages {
+    range: PageRange,
+    prot: Prot,
+    /// The frames of neighbors are so many pages apart.
+    stride: u64,
+}
+
+impl Pages {
+    fn frame(self, i: usize) -> Frame {
+        let number = 0x5_0000 + i as u64 * self.stride;
+        Frame::from_u64(number * PAGE_SIZE).expect("a multiple of the page size")
+    }
+}
+
+type Work = fn(&mut Space, Pages) -> Result<(), SpaceError>;
+
+#[inline(never)]
+fn map_each(space: &mut Space, pages: Pages) -> Result<(), SpaceError> {
+    for (i, page) in pages.range.by_page().enumerate() {
+        space.map(page, pages.frame(i), pages.prot)?;
+    }
+    Ok(())
+}
+
+/// The yardsticks: a plain section, empty, and with a call for each page.
+const PLAIN: [Work; 2] = [
+    |_, _| Ok(drop(MMU.lazy().section()?)),
+    |space, pages| {
+        let _section = MMU.lazy().section()?;
+        map_each(space, pages)
+    },
+];
+
+/// An announced range in which nothing is done, one in which each page is mapped by a call, and one in which each is set.
+const ANNOUNCED: [Work; 3] = [
+    |space, pages| Ok(drop(space.fast_pte_range(pages.range)?)),
+    |space, pages| {
+        let (start, end) = (pages.range.start(), pages.range.end());
+        let table = space.last_level_table(start).unwrap_or(space.root());
+        // SAFETY: no table is freed before the section is left.
+        unsafe { MMU.lazy().enable_fast_pte_range(space, start, end, table)? };
+        map_each(space, pages)?;
+        Ok(MMU.lazy().disable()?)
+    },
+    |space, pages| {
+        let mut fast = space.fast_pte_range(pages.range)?;
+        for i in 0..pages.range.pages() as usize {
+            fast.set(i, pages.frame(i), pages.prot)?;
+        }
+        Ok(())
+    },
+];
+
+/// What `work` takes. Afterwards nothing is mapped.
+#[inline(never)]
+fn instructions(space: &mut Space, pages: Pages, work: Work) -> Result<u64, SpaceError> {
+    let masked = interrupts::mask();
+    let start = timer::ticks();
+    let result = core::hint::black_box(work)(space, pages);
+    let took = timer::ticks().wrapping_sub(start);
+    drop(masked);
+    if space.query(pages.range.start()).is_some() {
+        space.unmap(pages.range)?;
+    }
+    result.map(|()| took)
+}
+
+fn r22_a_range_takes_a_fixed_number_of_instructions(kind: SpaceKind) -> TestResult {
+    if !ticks_count_instructions() {
+        skip!("a tick is no instruction here: run with --cpu max --icount");
+    }
+    for backend in Backend::ALL {
+        for policy in [BarrierPolicy::Classic, BarrierPolicy::Ets2] {
+            let terms = terms(backend, policy);
+            if policy == BarrierPolicy::Classic {
+                expect!(terms.is_ok());
+            }
+            if terms.is_ok() {
+                // Frames that make groups, and frames that do not.
+                for (size, stride) in SIZES.into_iter().flat_map(|size| [(size, 1), (size, 2)]) {
+                    compare(kind, backend, (size, stride))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[inline(never)]
+fn compare(kind: SpaceKind, backend: Backend, (size, stride): (usize, u64)) -> TestResult {
+    let start = kind.half().start() + 0x4000_0000;
+    let pages = Pages {
+        range: expect_ok!(PageRange::new(start, size as u64)),
+        prot: match kind {
+            SpaceKind::Kernel => Prot::KERNEL,
+            SpaceKind::User(_) => Prot::USER,
+        },
+        stride,
+    };
+    // No CPU is given its root, so it is freed when it is dropped.
+    let space = &mut expect_ok!(AddressSpace::new(&MMU, kind));
+    // The table is built.
+    expect_ok!(instructions(space, pages, ANNOUNCED[0]));
+    let mut plain = [0; 2];
+    for (took, work) in plain.iter_mut().zip(PLAIN) {
+        *took = expect_ok!(instructions(space, pages, work));
+    }
+    let [empty, mapped] = plain;
+    let pages_that_wait = size as u64 * u64::from(backend == Backend::DeferStores);
+    let of_waiting = pages_that_wait.min(1) * OF_A_DRAIN + pages_that_wait * OF_A_WAITING_STORE;
+    let folds = kind != SpaceKind::Kernel && stride == 1 && pages_that_wait == 0;
+    let groups = size as u64 / 16 * u64::from(folds);
+    let of_fold = groups.min(1) * OF_A_FOLD + groups * OF_A_GROUP;
+    let bounds = [empty, mapped + of_waiting, mapped + of_waiting + of_fold];
+    for (i, (work, bound)) in ANNOUNCED.into_iter().zip(bounds).enumerate() {
+        let took = expect_ok!(instructions(space, pages, work));
+        expect!(
+            took <= bound + OF_A_RANGE,
+            "{backend}, {size} pages, work {i}: {took} instead of {bound} + {OF_A_RANGE}"
+        );
+    }
+    Ok(())
+}
