@@ -28,7 +28,7 @@ pub enum Mix {
     Sections,
     /// Requests alone: no section is ever open between two of them.
     Requests,
-    /// The same as [`Mix::Sections`] with more of what has corners: [`CORNERS`].
+    /// The same as [`Mix::Sections`] with more of what has corners: tokens, gathers, callbacks, shared tables.
     Corners,
 }
 
