@@ -327,7 +327,7 @@ fn r25_an_area_owns_its_frames_or_borrows_them() -> TestResult {
     Ok(())
 }
 
-/// A level-3 entry with bits [1:0] = 01, which a walk does not accept.
+/// A level-3 entry whose bits 1 and 0 are 01, which a walk does not accept.
 fn an_undefined_descriptor_is_no_mapping() -> TestResult {
     let pages = expect_ok!(Pages::mapped(2));
     let second = expect_ok!(pages.area.part(1, 1));
