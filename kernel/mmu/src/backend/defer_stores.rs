@@ -41,9 +41,9 @@
 
 use super::cpu_batch::with_batch;
 use super::defer_barriers;
-use super::drain::Request;
 use super::own;
 use super::preserve::News;
+use super::request::Request;
 use super::run::{Duty, Fill, Run, Was};
 use super::store::{replace, store, swap};
 use crate::addr::{ENTRIES, Frame, Level, PageRange};

@@ -7,10 +7,10 @@
 
 use super::cpu_batch::{AtWork, with_batch};
 use super::own;
+use super::request::Request;
 use super::run::Duty;
 use super::{batch_invalidations, defer_stores, multicall};
 use crate::addr::PageRange;
-use crate::batch::Slot;
 use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
 use crate::tlbi::{Reach, Scope};
@@ -42,62 +42,26 @@ pub(crate) fn switch_out<K: Kernel>(mmu: &Mmu<K>) {
     }
 }
 
-/// An invalidation that a caller has asked for.
-#[derive(Clone, Copy)]
-pub(super) struct Request<'a> {
-    /// Which pages; `None` for everything, tables included.
-    ranges: Option<&'a [PageRange]>,
-    pub(super) scope: Scope,
-    reach: Reach,
-}
-
-impl Request<'_> {
-    /// Takes the pages that are asked for off what the slot has to have invalidated.
-    pub(super) fn covers_in(self, slot: &Slot) {
-        if slot.scope.get() != self.scope {
-            return;
-        }
-        match self.ranges {
-            Some(ranges) => ranges.iter().for_each(|range| slot.invalidated(*range)),
-            None => slot.stale.clear_all(),
-        }
+/// Executes `request` after what waits. In interrupt context that is drained only if it is the caller's
+/// own (`own.rs`); otherwise the request is executed beside it, and a later drain does not
+/// invalidate again what it has covered in slots.
+#[cold]
+#[inline(never)]
+fn execute_with_batch<K: Kernel>(mmu: &Mmu<K>, request: Request<'_>) {
+    if !mmu.kernel().in_interrupt() {
+        return drain_batch_and(mmu, Some(request));
     }
-
-    /// Executes it, and that of the pages `more`, with one set of barriers.
-    pub(super) fn execute<K: Kernel>(
-        self,
-        mmu: &Mmu<K>,
-        more: impl Iterator<Item = PageRange> + Clone,
-    ) {
-        match self.ranges {
-            Some(ranges) => {
-                mmu.invalidate(ranges.iter().copied().chain(more), self.scope, self.reach);
-            }
-            None => mmu.invalidate_everything(self.scope),
-        }
-    }
-
-    /// Executes it after what waits. In interrupt context that is drained only if it is the caller's
-    /// own (`own.rs`); otherwise the request is executed beside it, and a later drain does not
-    /// invalidate again what it has covered in slots.
-    #[cold]
-    #[inline(never)]
-    fn execute_with_batch<K: Kernel>(self, mmu: &Mmu<K>) {
-        if !mmu.kernel().in_interrupt() {
-            return drain_batch_and(mmu, Some(self));
-        }
-        let Some(batch) = own::batch(mmu) else {
-            return self.execute(mmu, iter::empty());
-        };
-        let concerns = |range: &PageRange| batch.concerns(None, self.scope, *range);
-        if self.ranges.is_some_and(|all| all.iter().any(concerns)) {
-            let busy = AtWork::begin(mmu.kernel().current_lazy());
-            drain_batch_and(mmu, Some(self));
-            busy.end();
-        } else {
-            self.execute(mmu, iter::empty());
-            batch.slots.iter().for_each(|slot| self.covers_in(slot));
-        }
+    let Some(batch) = own::batch(mmu) else {
+        return request.execute(mmu, iter::empty());
+    };
+    let concerns = |range: &PageRange| batch.concerns(None, request.scope, *range);
+    if request.ranges.is_some_and(|all| all.iter().any(concerns)) {
+        let busy = AtWork::begin(mmu.kernel().current_lazy());
+        drain_batch_and(mmu, Some(request));
+        busy.end();
+    } else {
+        request.execute(mmu, iter::empty());
+        batch.slots.iter().for_each(|slot| request.covers_in(slot));
     }
 }
 
@@ -199,7 +163,7 @@ impl<K: Kernel> Mmu<K> {
             scope,
             reach,
         };
-        request.execute_with_batch(self);
+        execute_with_batch(self, request);
     }
 
     /// Drains what waits on this CPU, invalidates every TLB entry of `scope`, those of tables
@@ -214,6 +178,6 @@ impl<K: Kernel> Mmu<K> {
             scope,
             reach: Reach::Walk,
         };
-        request.execute_with_batch(self);
+        execute_with_batch(self, request);
     }
 }

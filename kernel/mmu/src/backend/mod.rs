@@ -25,6 +25,7 @@ mod eager;
 mod multicall;
 mod own;
 mod preserve;
+mod request;
 mod run;
 pub(crate) mod store;
 

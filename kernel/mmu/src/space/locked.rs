@@ -19,7 +19,7 @@
 //! stay deferred with their section (R5), because each CPU owes them to itself. It follows that
 //! operations which are to share a batch are done under one guard.
 
-use super::AddressSpace;
+use super::address_space::AddressSpace;
 use crate::backend;
 use crate::hardware::Kernel;
 use crate::mmu::Mmu;

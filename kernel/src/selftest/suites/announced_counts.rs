@@ -69,7 +69,7 @@ fn map_each(space: &mut Space, pages: Pages) -> Result<(), SpaceError> {
 
 /// The yardsticks: a plain section, empty, and with a call for each page.
 const PLAIN: [Work; 2] = [
-    |_, _| Ok(drop(MMU.lazy().section()?)),
+    |_, _| MMU.lazy().section().map(drop).map_err(SpaceError::from),
     |space, pages| {
         let _section = MMU.lazy().section()?;
         map_each(space, pages)
@@ -78,7 +78,7 @@ const PLAIN: [Work; 2] = [
 
 /// An announced range in which nothing is done, one in which each page is mapped by a call, and one in which each is set.
 const ANNOUNCED: [Work; 3] = [
-    |space, pages| Ok(drop(space.fast_pte_range(pages.range)?)),
+    |space, pages| space.fast_pte_range(pages.range).map(drop),
     |space, pages| {
         let (start, end) = (pages.range.start(), pages.range.end());
         let table = space.last_level_table(start).unwrap_or(space.root());
