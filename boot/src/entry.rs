@@ -65,13 +65,27 @@ pub(crate) extern "C" fn entry() -> ! {
         "hint #0x60",
         "mrs x20, CurrentEL",
         "lsr x20, x20, #2",           // CurrentEL[3:2]
+        // Below EL3 the one CPU that enters is the boot CPU, whatever its affinity: that is the boot
+        // protocol. At EL3 there is none, and QEMU lets all CPUs enter an ELF file at once. Electing one
+        // would take exclusives, which Device memory does not support (B2.12.2, H4), so there it is the
+        // CPU with affinity 0.0.0.0.
+        "cmp x20, #3",
+        "b.ne 1f",
+        "mrs x1, mpidr_el1",
+        "and x2, x1, #0xffffff",      // Aff2, Aff1, Aff0
+        "ubfx x3, x1, #32, #8",       // Aff3
+        "orr x2, x2, x3",
+        "cbz x2, 1f",
+        "ldr w0, ={SECONDARY}",
+        "b {park}",
+        "1:",
         // 2 MiB blocks map the image at its link address only if both have the same offset in a
         // block. ADR is exact for any load address, ADRP only for one that is page aligned.
         "adr x21, _image_start",
         "adr x0, boot_park_vectors",
         "and x2, x21, #0x1fffff",
         "cmp x2, #{IMAGE_OFFSET}",
-        "b.eq 1f",
+        "b.eq 2f",
         // The vectors may not be aligned as VBAR_ELx wants it, so there is a table for the faults of this
         // level in the text behind the boot, which is not going to run: B to the vector that reports.
         "adr x3, _text_boot_end",
@@ -91,42 +105,28 @@ pub(crate) extern "C" fn entry() -> ! {
         "dsb sy",
         "isb",
         "mov x0, x3",
-        "1:",
+        "2:",
         // From here on a fault is told.
         "cmp x20, #2",
-        "b.hi 3f",
-        "b.eq 2f",
+        "b.hi 4f",
+        "b.eq 3f",
         "msr vbar_el1, x0",
-        "b 4f",
-        "2:",
-        "msr vbar_el2, x0",
-        "b 4f",
+        "b 5f",
         "3:",
-        "msr vbar_el3, x0",
+        "msr vbar_el2, x0",
+        "b 5f",
         "4:",
+        "msr vbar_el3, x0",
+        "5:",
         "isb",
         "and x2, x21, #0x1fffff",
         "cmp x2, #{IMAGE_OFFSET}",
-        "b.eq 5f",
+        "b.eq 6f",
         "adr x22, boot_text_misaligned",
         "mov x9, x21",
         "mov x1, x21",
         "ldr w0, ={MISALIGNED}",
         "b {fail}",
-        "5:",
-        // Below EL3 the one CPU that enters is the boot CPU, whatever its affinity: that is the boot
-        // protocol. At EL3 there is none, and QEMU lets all CPUs enter an ELF file at once. Electing one
-        // would take exclusives, which Device memory does not support (B2.12.2, H4), so there it is the
-        // CPU with affinity 0.0.0.0.
-        "cmp x20, #3",
-        "b.ne 6f",
-        "mrs x1, mpidr_el1",
-        "and x2, x1, #0xffffff",      // Aff2, Aff1, Aff0
-        "ubfx x3, x1, #32, #8",       // Aff3
-        "orr x2, x2, x3",
-        "cbz x2, 6f",
-        "ldr w0, ={SECONDARY}",
-        "b {park}",
         "6:",
         "mrs x1, id_aa64mmfr0_el1",
         "tbz x1, #31, 7f",            // TGran4: negative means no 4 KiB granule

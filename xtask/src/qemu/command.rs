@@ -267,6 +267,24 @@ mod tests {
     }
 
     #[test]
+    fn raw_files_take_the_place_of_a_kernel() {
+        let files = [
+            (PathBuf::from("firmware.bin"), 0x4018_0000),
+            (PathBuf::from("kernel8.img"), 0x4028_0000),
+        ];
+        let input = Input::Raw(&files);
+        let command = shown_with(&Machine::default(), input, &Sockets::default());
+        assert!(
+            command.ends_with(
+                "-semihosting-config enable=on,target=native \
+                 -device loader,addr=0x40180000,force-raw=on,cpu-num=0,file=firmware.bin \
+                 -device loader,addr=0x40280000,force-raw=on,file=kernel8.img"
+            ),
+            "{command}"
+        );
+    }
+
+    #[test]
     fn on_a_terminal_the_guest_waits_and_has_no_semihosting() {
         let sockets = Sockets {
             uart: Uart::Terminal,
