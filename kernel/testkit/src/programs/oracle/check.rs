@@ -14,7 +14,8 @@ impl Run<'_> {
         let state = self.mmu.lazy().state();
         assert_eq!((state.enable_count(), state.pause_count()), self.depth);
         let (announced, known) = (state.fast_pte_ranges(), self.announced.len());
-        assert_eq!(announced, known, "ranges are announced");
+        // The list of ranges has an end, and a range without room has no effect.
+        assert!(announced <= known, "{announced} ranges stay announced");
         if !self.mmu.lazy().is_lazy_mmu_mode_active() {
             let nothing_owed = state.owed().is_empty();
             assert!(nothing_owed, "something is owed outside of a section");
