@@ -130,6 +130,7 @@ pub(super) fn waits<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) -> bool {
 }
 
 /// Where nothing may wait: drains the slots, if the caller has let something wait there for the run.
+#[inline(always)]
 pub(super) fn drain_own<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) {
     own::drain_of_run(mmu, run, |batch| drain(mmu, &batch.slots, None));
 }

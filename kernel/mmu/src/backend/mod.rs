@@ -182,7 +182,7 @@ pub(crate) fn drain_own_of_run<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) {
 /// first.
 #[inline(always)]
 pub(crate) fn before_make<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
-    if mmu.backend() == Backend::BatchInvalidations {
+    if mmu.backend() == Backend::BatchInvalidations && mmu.kernel().current_lazy().is_waiting() {
         batch_invalidations::before_make(mmu, scope, range);
     }
 }

@@ -90,6 +90,7 @@ pub(super) fn before_emptying<K: Kernel>(mmu: &Mmu<K>) {
 }
 
 /// The same where nothing may be queued: the calls that wait, if they are the caller's.
+#[inline(always)]
 pub(super) fn drain_own<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) {
     own::drain_of_run(mmu, run, |batch| drain(mmu, &batch.calls));
 }
