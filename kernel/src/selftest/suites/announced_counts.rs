@@ -81,7 +81,9 @@ const ANNOUNCED: [Work; 3] = [
     |space, pages| space.fast_pte_range(pages.range).map(drop),
     |space, pages| {
         let (start, end) = (pages.range.start(), pages.range.end());
-        let table = space.last_level_table(start).unwrap_or(space.root());
+        let table = space
+            .last_level_table(start)
+            .ok_or(SpaceError::NotMapped { va: start })?;
         // SAFETY: no table is freed before the section is left.
         unsafe { MMU.lazy().enable_fast_pte_range(space, start, end, table)? };
         map_each(space, pages)?;
