@@ -141,6 +141,10 @@ impl fmt::Display for SpaceError {
                 "{pages} pages from {:#x} end beyond 2^48 bytes of physical address space: map fewer pages, or lower frames",
                 first.as_u64()
             ),
+            Self::AlreadyMapped { va, entry, .. } if !entry.is_valid() => write!(
+                f,
+                "{va} is in use by an invalid entry ({entry}), as an MmuGather leaves it that was forgotten: free it by AddressSpace::unmap_existing"
+            ),
             Self::AlreadyMapped { va, entry, level } => write!(
                 f,
                 "{va} is in use at level {} ({}): unmap it first",

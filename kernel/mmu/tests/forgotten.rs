@@ -2,7 +2,7 @@
 //! Values that are forgotten instead of dropped: `mem::forget` is safe, so nothing unsound may come of
 //! it (R22, R25, R29).
 
-use lazymmu::{AddressSpace, Mmu, PageRange, Prot, SpaceError};
+use lazymmu::{AddressSpace, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError};
 use lazymmu_testkit::fake::{
     self, Fake, USER, contiguous, frame, new_mmu_with, new_space, pages, va,
 };
@@ -22,6 +22,30 @@ fn forgotten_gather(mmu: &Mmu<Fake>) -> AddressSpace<'_, Fake> {
     gather.unmap(page()).unwrap();
     forget(gather);
     space
+}
+
+/// The error says how the address comes back, and that is so.
+#[test]
+fn r29_the_address_of_a_forgotten_gather_comes_back() {
+    for backend in fake::backends() {
+        let mmu = new_mmu_with(backend);
+        let mut space = forgotten_gather(&mmu);
+        // A table in which nothing is counted is taken for empty as a whole.
+        let neighbor = pages(AT + PAGE_SIZE, 1);
+        space.map(neighbor, frame(3), Prot::USER).unwrap();
+        let error = space.map(page(), frame(2), Prot::USER).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains("unmap_existing"), "{backend}: {message}");
+        let error = space.unmap(page()).unwrap_err();
+        assert_eq!(error, SpaceError::NotMapped { va: va(AT) }, "{backend}");
+
+        space.unmap_existing(page()).unwrap();
+        assert!(mmu.kernel().all_invalidated(), "{backend}");
+        space.map(page(), frame(2), Prot::USER).unwrap();
+        space.unmap(pages(AT, 2)).unwrap();
+        assert_eq!(space.free_empty_tables(page()), Ok(3), "{backend}");
+        fake::destroy(space);
+    }
 }
 
 /// What is gathered is not counted any more, so taking it out does not change the count.
