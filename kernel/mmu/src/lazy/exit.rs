@@ -19,7 +19,7 @@ impl<K: Kernel> Lazy<'_, K> {
     /// task (R1): it may be switched out, with any strategy, or used again.
     ///
     /// Until the call, the state says how deep the task is and where its section was opened
-    /// ([`LazyMmuState::opened_at`](crate::LazyMmuState::opened_at)). In an interrupt the call does
+    /// ([`LazyMmuSnapshot::opened_at`](crate::LazyMmuSnapshot::opened_at)). In an interrupt the call does
     /// nothing (R3).
     ///
     /// # Errors
