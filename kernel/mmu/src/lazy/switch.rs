@@ -5,7 +5,7 @@
 //!
 //! 1. Before it sleeps, a task asks [`Lazy::might_sleep`]. The call refuses where sleeping is a mistake: in a
 //!    section with a strategy that keeps its task on the CPU. The state says where that section was opened
-//!    ([`LazyMmuState::opened_at`](crate::LazyMmuState::opened_at)).
+//!    ([`LazyMmuSnapshot::opened_at`](crate::LazyMmuSnapshot::opened_at)).
 //! 2. The context switch takes its run queue's lock and picks the next task. Then, with interrupts masked, on the
 //!    CPU that the task leaves, and before another CPU can run the task, it calls [`Lazy::switch_out`]: for a
 //!    voluntary switch and for a preemption, at the end of an interrupt or not. If the call refuses, the task
