@@ -47,6 +47,18 @@ global_asm!(
     IMAGE_OFFSET = const IMAGE_OFFSET,
 );
 
+/// Looks for the word of the boot CPU at EL3 before a CPU of another affinity reports that it is missing: a
+/// second at least.
+const PATIENCE: u64 = 0x2000_0000;
+
+// Not 0 once the boot CPU has entered at EL3. Beside the code, as all of this may be reached by ADR only.
+global_asm!(
+    ".pushsection .text.boot, \"ax\"",
+    ".balign 4",
+    "boot_cpu_entered: .word 0",
+    ".popsection",
+);
+
 /// First instructions after the header: installs vectors and refuses what cannot work, then walks through
 /// the steps of the crate's head.
 ///
@@ -68,16 +80,32 @@ pub(crate) extern "C" fn entry() -> ! {
         // Below EL3 the one CPU that enters is the boot CPU, whatever its affinity: that is the boot
         // protocol. At EL3 there is none, and QEMU lets all CPUs enter an ELF file at once. Electing one
         // would take exclusives, which Device memory does not support (B2.12.2, H4), so there it is the
-        // CPU with affinity 0.0.0.0.
+        // CPU with affinity 0.0.0.0. It leaves a word for the others, and one that waits for this word in
+        // vain reports that the wrong CPU has entered.
+        "mov x23, #0",
         "cmp x20, #3",
         "b.ne 1f",
         "mrs x1, mpidr_el1",
         "and x2, x1, #0xffffff",      // Aff2, Aff1, Aff0
         "ubfx x3, x1, #32, #8",       // Aff3
         "orr x2, x2, x3",
-        "cbz x2, 1f",
+        "adr x3, boot_cpu_entered",
+        "cbz x2, 9f",
+        "mov w4, #{PATIENCE}",
+        "8:",
+        "ldr w2, [x3]",
+        "cbnz w2, 12f",
+        "subs w4, w4, #1",
+        "b.ne 8b",
+        "mov x23, x1",                // reported below, when a fault can be told
+        "b 1f",
+        "12:",
         "ldr w0, ={SECONDARY}",
         "b {park}",
+        "9:",
+        "mov w2, #1",
+        "str w2, [x3]",
+        "dsb sy",
         "1:",
         // 2 MiB blocks map the image at its link address only if both have the same offset in a
         // block. ADR is exact for any load address, ADRP only for one that is page aligned.
@@ -119,6 +147,13 @@ pub(crate) extern "C" fn entry() -> ! {
         "msr vbar_el3, x0",
         "5:",
         "isb",
+        "cbz x23, 13f",
+        "adr x22, boot_text_no_boot_cpu",
+        "mov x9, x23",
+        "mov x1, x23",
+        "ldr w0, ={SECONDARY}",
+        "b {fail}",
+        "13:",
         "and x2, x21, #0x1fffff",
         "cmp x2, #{IMAGE_OFFSET}",
         "b.eq 6f",
@@ -152,6 +187,7 @@ pub(crate) extern "C" fn entry() -> ! {
         park = sym park,
         fail = sym fail,
         NO_4K_GRANULE = const park::NO_4K_GRANULE,
+        PATIENCE = const PATIENCE,
         SECONDARY = const park::SECONDARY,
         MISALIGNED = const park::MISALIGNED,
         IMAGE_OFFSET = const IMAGE_OFFSET,

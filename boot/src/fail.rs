@@ -75,6 +75,11 @@ text!(
     "1"
 );
 text!(
+    "boot_text_no_boot_cpu",
+    "error: CPU 0x% (MPIDR_EL1) has entered at EL3, where the boot CPU has affinity 0.0.0.0, and that one has not: enter there, or below EL3",
+    "1"
+);
+text!(
     "boot_text_no_4k_granule",
     "error: this CPU has no 4 KiB translation granule, which the kernel needs: ID_AA64MMFR0_EL1 is 0x%",
     "1"

@@ -6,7 +6,7 @@
 //!
 //! | x0 | meaning | x1 |
 //! |---|---|---|
-//! | [`SECONDARY`] | not the boot CPU: entered at EL3, where all may enter, and its affinity is not 0.0.0.0 | MPIDR_EL1 |
+//! | [`SECONDARY`] | not the boot CPU: entered at EL3, where all may enter, and its affinity is not 0.0.0.0; if the boot CPU is missing, that was told | MPIDR_EL1 |
 //! | [`MISALIGNED`] | the image is not 0x80000 above a 2 MiB boundary | its address |
 //! | [`NO_4K_GRANULE`] | the CPU has no 4 KiB translation granule | ID_AA64MMFR0_EL1 |
 //! | [`NO_SLOT`] | a secondary CPU that the kernel has not prepared | MPIDR_EL1, affinity only |

@@ -65,9 +65,9 @@ pub enum Input<'a> {
     Tree(&'a Path),
     /// This flat image in place of the kernel's.
     Image(&'a Path),
-    /// These files at these addresses, and no kernel that QEMU knows of, hence no boot arguments. The first CPU
-    /// starts at the first one.
-    Raw(&'a [(PathBuf, u64)]),
+    /// These files at these addresses, and no kernel that QEMU knows of, hence no boot arguments. The CPU of this
+    /// number starts at the first one.
+    Raw(&'a [(PathBuf, u64)], u32),
 }
 
 /// The command line of a boot, without the program.
@@ -96,10 +96,13 @@ pub fn boot(
         (ExceptionLevel::El1 | ExceptionLevel::El2, _) => &artifacts.image,
     };
     match input {
-        Input::Raw(files) => {
+        Input::Raw(files, cpu) => {
             for (i, (path, address)) in files.iter().enumerate() {
-                let cpu = if i == 0 { ",cpu-num=0" } else { "" };
-                let before = format!("loader,addr={address:#x},force-raw=on{cpu},file=");
+                let starts = match i {
+                    0 => format!(",cpu-num={cpu}"),
+                    _ => String::new(),
+                };
+                let before = format!("loader,addr={address:#x},force-raw=on{starts},file=");
                 add("-device", option_of(&before, path));
             }
         }
@@ -109,7 +112,7 @@ pub fn boot(
     if let Input::Tree(path) = input {
         add("-dtb", path.into());
     }
-    if !matches!(input, Input::Raw(_)) {
+    if !matches!(input, Input::Raw(..)) {
         add("-append", bootargs.into());
     }
     if let Some(path) = sockets.debugger {
@@ -272,7 +275,7 @@ mod tests {
             (PathBuf::from("firmware.bin"), 0x4018_0000),
             (PathBuf::from("kernel8.img"), 0x4028_0000),
         ];
-        let input = Input::Raw(&files);
+        let input = Input::Raw(&files, 0);
         let command = shown_with(&Machine::default(), input, &Sockets::default());
         assert!(
             command.ends_with(

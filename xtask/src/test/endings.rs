@@ -66,7 +66,7 @@ struct Ending {
 const GIB: u32 = 1024;
 
 #[rustfmt::skip]
-const ENDINGS: [Ending; 39] = [
+const ENDINGS: [Ending; 40] = [
     Ending { name: "demo", board: Virt, smp: 2, mebibytes: GIB, tree: Tree::Usual, bootargs: "", status: 0,
         says: &["== 1.", "== 2.", "65536  lazy, range known", "== 3.", "== 4.", "== 5.", "moves to CPU 1 and back", "lazymmu: exit 0"] },
     Ending { name: "demo_in_little_memory", board: Virt, smp: 1, mebibytes: 128, tree: Tree::Usual, bootargs: "", status: 0,
@@ -132,6 +132,8 @@ const ENDINGS: [Ending; 39] = [
         says: &["error: the image lies at 0x40200000, and runs only 0x80000 bytes above", "lazymmu: exit 1", "ended with status 1"] },
     Ending { name: "image_without_alignment", board: Virt, smp: 2, mebibytes: GIB, tree: Tree::Odd(Odd::Offset(0x8_0004)), bootargs: "", status: 1,
         says: &["error: the image lies at 0x40080004,", "lazymmu: exit 1", "ended with status 1"] },
+    Ending { name: "another_cpu_enters_at_el3", board: Virt, smp: 2, mebibytes: GIB, tree: Tree::Odd(Odd::WithoutCpu0), bootargs: "", status: 1,
+        says: &["error: CPU 0x80000001 (MPIDR_EL1) has entered at EL3, where the boot CPU has affinity 0.0.0.0", "lazymmu: exit 1", "ended with status 1"] },
     Ending { name: "image_larger_than_memory", board: Virt, smp: 1, mebibytes: 3, tree: Tree::Odd(Odd::Loaded(Loaded::USUAL)), bootargs: "", status: 3,
         says: &["exception: vector 0x4 of EL1, where nothing handles it: elr 0x402*, esr 0x96000*, far 0x403", "lazymmu: exit 3", "the kernel met an unexpected exception"] },
     Ending { name: "another_cpu_boots", board: Virt, smp: 2, mebibytes: GIB, tree: Tree::Odd(Odd::Loaded(Loaded { boot_cpu: 1, ..Loaded::USUAL })),
@@ -253,7 +255,7 @@ impl Ending {
             smp: NonZeroU32::new(self.smp).unwrap_or(NonZeroU32::MIN),
             memory: Memory::mebibytes(self.mebibytes),
             el: match self.tree {
-                Tree::MissingAtEl3 => ExceptionLevel::El3,
+                Tree::MissingAtEl3 | Tree::Odd(Odd::WithoutCpu0) => ExceptionLevel::El3,
                 Tree::Usual | Tree::Missing | Tree::Bare | Tree::Odd(_) | Tree::WithGicV3 => {
                     usual.el
                 }

@@ -35,6 +35,8 @@ pub enum Odd {
     Offset(u64),
     /// All of this.
     Loaded(Loaded),
+    /// The image, entered at EL3 by CPU 1 while CPU 0 is somewhere else.
+    WithoutCpu0,
 }
 
 /// A machine as firmware hands it over, and as its device tree describes it.
@@ -181,8 +183,8 @@ impl Loaded {
 #[derive(Debug)]
 pub struct Files {
     image: PathBuf,
-    /// What else QEMU loads, and where.
-    raw: Option<[(PathBuf, u64); 3]>,
+    /// What else QEMU loads, and where, and which CPU starts at the first of it.
+    raw: Option<(Vec<(PathBuf, u64)>, u32)>,
 }
 
 impl Files {
@@ -190,7 +192,7 @@ impl Files {
     pub fn input(&self) -> Input<'_> {
         match &self.raw {
             None => Input::Image(&self.image),
-            Some(raw) => Input::Raw(raw),
+            Some((raw, cpu)) => Input::Raw(raw, *cpu),
         }
     }
 }
@@ -223,13 +225,20 @@ impl Odd {
                 let tree = write("odd.dtb", &loaded.tree(bootargs)?)?;
                 Ok(Files {
                     image: image.to_owned(),
-                    raw: Some([
-                        (firmware, FIRMWARE),
-                        (tree, loaded.tree_at),
-                        (image.to_owned(), IMAGE),
-                    ]),
+                    raw: Some((
+                        vec![
+                            (firmware, FIRMWARE),
+                            (tree, loaded.tree_at),
+                            (image.to_owned(), IMAGE),
+                        ],
+                        0,
+                    )),
                 })
             }
+            Self::WithoutCpu0 => Ok(Files {
+                image: image.to_owned(),
+                raw: Some((vec![(image.to_owned(), IMAGE)], 1)),
+            }),
         }
     }
 }
