@@ -486,6 +486,28 @@ fn r22_what_is_invalidated_with_bottom_halves_off_is_not_invalidated_again() {
     fake::destroy(space);
 }
 
+/// An invalidation of everything names no pages that could tell whose they are, so it is executed beside the batch.
+#[test]
+fn r22_what_an_invalidation_of_everything_covers_is_not_invalidated_again() {
+    for in_interrupt in [false, true] {
+        let mmu = new_mmu();
+        let mut space = three_tables(&mmu);
+        enable_fast(&space, fake::part(0, 512));
+        let executed = costs(&mmu, || {
+            let pending = space.unmap_no_invalidate(fake::part(2, 3)).unwrap();
+            std::mem::forget(pending);
+            mmu.kernel().set_interrupt(in_interrupt);
+            mmu.invalidate_all(space.kind().scope());
+            mmu.kernel().set_interrupt(false);
+            mmu.lazy().disable().unwrap();
+        });
+        let Executed { dsb, isb, tlbi, .. } = executed;
+        assert_eq!((dsb, isb, tlbi), (2, 1, 1), "{in_interrupt}");
+        assert!(mmu.kernel().all_invalidated());
+        fake::destroy(space);
+    }
+}
+
 /// One request, of which a part is announced: the caller invalidates all of it, and the strategy none.
 #[test]
 fn r22_a_request_that_is_announced_in_part_is_invalidated_once() {

@@ -124,6 +124,7 @@ fn r38_an_interrupt_offers_nothing() {
         protect(&mut space, 7);
         space.invalidate_range(part(7, 1)).unwrap();
         mmu.lazy().flush();
+        mmu.lazy().drain();
         mmu.lazy().disable().unwrap();
         kernel.set_interrupt(false);
         assert_eq!(kernel.take_offers(), 0, "{backend}");
