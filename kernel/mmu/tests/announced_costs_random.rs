@@ -4,7 +4,8 @@
 //!
 //! `LAZYMMU_SEED` sets where the random numbers begin, and `LAZYMMU_PROGRAMS` how many programs run in all.
 
-use lazymmu::{Asid, Backend, Features, PAGE_SIZE, SpaceKind, TlbFeatures};
+use lazymmu::{Asid, Backend, Features, PAGE_SIZE, SpaceKind};
+use lazymmu_testkit::fake::features;
 use lazymmu_testkit::programs::oracle::{self, Compared};
 use lazymmu_testkit::programs::{At, Length, Program, Universe, Window, variable};
 use lazymmu_testkit::rng::Rng;
@@ -48,19 +49,6 @@ const fn groups(spaces: Spaces) -> Universe {
     }
 }
 
-/// What the CPU offers, by number.
-fn features(number: u64) -> Features {
-    let flag = |bit| number & bit != 0;
-    Features {
-        tlb: TlbFeatures {
-            ttl: flag(1),
-            range: flag(2),
-            repeat: flag(4),
-        },
-        ets2: flag(8),
-    }
-}
-
 #[test]
 #[cfg_attr(miri, ignore = "runs thousands of programs twice")]
 fn r22_random_programs_cost_no_more_with_announced_ranges() {
@@ -76,7 +64,7 @@ fn r22_random_programs_cost_no_more_with_announced_ranges() {
         for backend in Backend::ALL {
             for n in start..start + share {
                 let program = Program::random(&universe, &mut Rng(n + 1), 40);
-                let result = oracle::compare(&universe, backend, features(n), &program);
+                let result = oracle::compare(&universe, backend, features(n as u8), &program);
                 let result =
                     result.unwrap_or_else(|failure| panic!("{backend}, {n}: {failure}{program:?}"));
                 all_programs += 1;
@@ -85,8 +73,8 @@ fn r22_random_programs_cost_no_more_with_announced_ranges() {
                     assert!(
                         announced.is_at_most(plain),
                         "{backend}, {n}, {:?}: {announced:?} instead of {plain:?}{:?}",
-                        features(n),
-                        shrunk(&universe, backend, features(n), program),
+                        features(n as u8),
+                        shrunk(&universe, backend, features(n as u8), program),
                     );
                 }
             }

@@ -5,7 +5,8 @@
 //! `LAZYMMU_SEED` sets where the random numbers begin, and `LAZYMMU_PROGRAMS` how many programs
 //! with sections run in all. One that fails is shrunk, and printed one step per line.
 
-use lazymmu::{Asid, Backend, Features, SpaceKind, TlbFeatures};
+use lazymmu::{Asid, Backend, Features, SpaceKind};
+use lazymmu_testkit::fake::features;
 use lazymmu_testkit::programs::{Program, Step, Universe, oracle, variable};
 use lazymmu_testkit::rng::Rng;
 use proptest::collection::vec;
@@ -22,19 +23,6 @@ const USERS: Spaces = &[USER[0], (1, SpaceKind::User(Asid(0x2c)))];
 /// Two that share the kernel's tables, when a program says so.
 const KERNELS: Spaces = &[KERNEL[0], KERNEL[0]];
 const THREE: Spaces = &[KERNEL[0], USERS[0], USERS[1]];
-
-/// What the CPU offers for TLB maintenance, by number.
-fn features(number: u8) -> Features {
-    let flag = |bit| number & bit != 0;
-    Features {
-        tlb: TlbFeatures {
-            ttl: flag(1),
-            range: flag(2),
-            repeat: flag(4),
-        },
-        ets2: flag(8),
-    }
-}
 
 fn requests(universe: Universe, backend: Backend, features: Features, seed: u64, steps: usize) {
     let seed = seed ^ u64::from(variable("LAZYMMU_SEED", 0));

@@ -5,7 +5,7 @@ use super::order::{Role, SHIFT};
 use super::{Effect, Fake, Watched};
 use lazymmu::{
     AddressSpace, Asid, Backend, Backing, Features, Frame, Kernel, LazyMmuError, Mmu, PAGE_SIZE,
-    PageRange, Prot, SpaceError, SpaceKind, TableFrames, VirtAddr, bits,
+    PageRange, Prot, SpaceError, SpaceKind, TableFrames, TlbFeatures, VirtAddr, bits,
 };
 
 /// The address space of most tests.
@@ -57,6 +57,18 @@ pub fn new_mmu_with(backend: Backend) -> Mmu<Fake> {
     mmu.choose_backend(backend)
         .expect("a fake has a batch and no section");
     mmu
+}
+
+/// What a CPU offers, by number: a bit each for TTL, range operations, the repetition and FEAT_ETS2.
+pub const fn features(number: u8) -> Features {
+    Features {
+        tlb: TlbFeatures {
+            ttl: number & 1 != 0,
+            range: number & 2 != 0,
+            repeat: number & 4 != 0,
+        },
+        ets2: number & 8 != 0,
+    }
 }
 
 /// Features with nothing but `ets2`.
