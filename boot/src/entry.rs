@@ -104,8 +104,7 @@ pub(crate) extern "C" fn entry() -> ! {
         "b {park}",
         "9:",
         "mov w2, #1",
-        "str w2, [x3]",
-        "dsb sy",
+        "str w2, [x3]",               // others see it in finite time, without a barrier
         "1:",
         // 2 MiB blocks map the image at its link address only if both have the same offset in a
         // block. ADR is exact for any load address, ADRP only for one that is page aligned.
@@ -128,6 +127,8 @@ pub(crate) extern "C" fn entry() -> ! {
         "sub x2, x2, #(0x200 / 4)",
         "bfxil w4, w2, #0, #26",
         "str w4, [x3, #0x200]",       // on SP_ELx
+        // With the MMU off the stores reach memory; older copies in the instruction cache go, and the ISB
+        // fetches anew. No witness: QEMU has no such cache.
         "dsb sy",
         "ic iallu",
         "dsb sy",
