@@ -7,7 +7,9 @@
 
 use lazymmu::{Asid, Backend, Features, SpaceKind};
 use lazymmu_testkit::fake::features;
-use lazymmu_testkit::programs::{Program, Step, Universe, oracle, variable};
+use lazymmu_testkit::programs::{
+    Fault, Frames, Op, Program, Range, Step, Universe, oracle, variable,
+};
 use lazymmu_testkit::rng::Rng;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -100,5 +102,22 @@ fn random_sections_agree_with_the_oracle() {
                 panic!("{backend}: {failure}");
             }
         }
+    }
+}
+
+#[test]
+fn a_panic_while_a_gather_makes_room_leaves_the_next_range_mapped() {
+    let universe = Universe::tables(KERNEL);
+    let page = |i| Step::plain(0, Op::Map(0, Range::new(1, i, 1), 0, Frames::Consecutive));
+    let mut program = Program((0..20).map(|i| page(2 * i)).collect());
+    // Sixteen stretches fill the list, so the second call finishes them first.
+    let gather = Op::GatherExisting(0, Range::new(1, 8, 32), Range::new(1, 0, 40));
+    program.0.push(Step {
+        fault: Some((Fault::Panics, 5)),
+        ..Step::plain(0, gather)
+    });
+    for backend in Backend::ALL {
+        let done = oracle::run(&universe, backend, Features::default(), &program);
+        assert_eq!(done, Ok(()), "{backend}");
     }
 }

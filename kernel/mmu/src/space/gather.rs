@@ -100,6 +100,9 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
     /// # Errors
     /// As [`AddressSpace::unmap`], in particular for a page that was gathered before. On an error
     /// nothing was changed.
+    ///
+    /// # Panics
+    /// If the list of ranges is full and `give_back` panics: then `range` is still mapped.
     pub fn unmap(&mut self, range: PageRange) -> Result<(), SpaceError> {
         self.space.check_range(range)?;
         self.space.check_mapped(range)?;
@@ -122,6 +125,9 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
     ///
     /// # Errors
     /// As [`AddressSpace::unmap_existing`]. On an error nothing was changed.
+    ///
+    /// # Panics
+    /// As [`MmuGather::unmap`].
     pub fn unmap_existing(&mut self, range: PageRange) -> Result<u64, SpaceError> {
         self.space.check_range(range)?;
         self.space.check_no_block(range)?;
