@@ -6,7 +6,9 @@
 //! guard, through a pipe. When xtask ends, the system closes the pipe, and the guard kills the groups that are
 //! left. It is in a group of its own as well, so that a signal to xtask's group does not reach it.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -38,21 +40,28 @@ pub fn start(command: &mut Command) -> io::Result<Child> {
         shell.stdin(Stdio::piped()).stdout(Stdio::null());
         *guard = Some(shell.stderr(Stdio::null()).spawn()?);
     }
-    let child = command.process_group(0).spawn()?;
-    tell(&guard, '+', child.id());
-    Ok(child)
+    let pipe = guard.as_ref().and_then(|guard| guard.stdin.as_ref());
+    let pipe = pipe.expect("it is piped").as_fd().try_clone_to_owned()?;
+    let pipe = File::from(pipe);
+    // The child itself tells its number, before it becomes the program: xtask may end any moment.
+    let told = move || {
+        let mut line = [b' '; 16];
+        writeln!(&mut line[..], "+ {}", std::process::id())?;
+        // Without the guard, whoever has killed it ends the rest as well.
+        let _ = (&pipe).write_all(&line);
+        Ok(())
+    };
+    // SAFETY: between fork and exec it allocates nothing and takes no lock: it formats a number and writes to a pipe.
+    unsafe { command.pre_exec(told) };
+    // If the program cannot be started, its group is empty when the guard looks for it.
+    command.process_group(0).spawn()
 }
 
 /// Takes back the number of a child that was waited for: it may be another one's from now on.
 pub fn forget(group: u32) {
     let guard = GUARD.lock().unwrap_or_else(PoisonError::into_inner);
-    tell(&guard, '-', group);
-}
-
-fn tell(guard: &Option<Child>, sign: char, group: u32) {
     if let Some(mut pipe) = guard.as_ref().and_then(|guard| guard.stdin.as_ref()) {
-        // Without the guard, whoever has killed it ends the rest as well.
-        let _ = pipe.write_all(format!("{sign} {group}\n").as_bytes());
+        let _ = pipe.write_all(format!("- {group}\n").as_bytes());
     }
 }
 
