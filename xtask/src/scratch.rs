@@ -84,6 +84,15 @@ mod tests {
     }
 
     #[test]
+    fn folders_are_below_the_target_folder() {
+        let target = tempfile::tempdir().expect("there is room");
+        let workspace = Workspace::at("/".into(), target.path().to_owned());
+        let folder = folder(&workspace).expect("it can be made");
+        let parent = folder.path().parent();
+        assert_eq!(parent, Some(&*target.path().join("scratch")));
+    }
+
+    #[test]
     fn a_place_that_takes_no_folder_is_named() {
         let file = tempfile::NamedTempFile::new().expect("there is room");
         let workspace = Workspace::at("/".into(), file.path().to_owned());
