@@ -3,14 +3,15 @@
 //!
 //! # Where to start
 //!
-//! Start with the traits [`Hardware`], [`TableFrames`] and [`Context`], then read [`Mmu`],
-//! [`AddressSpace`] with [`Backing`] and [`Prot`], and the [`lazy`] module's contract. For reports:
-//! [`Counts`], [`AddressSpace::walk`], [`AddressSpace::for_each_leaf`]. A kernel that writes
-//! entries of its own tables can use [`Desc`], [`bbm::check`] and [`tlbi::plan`] alone.
+//! Start with the traits [`Hardware`], [`TableFrames`] and [`Context`], which a kernel implements.
+//! Then read [`Mmu`], [`AddressSpace`] with [`Backing`] and [`Prot`], and the contract in the
+//! [`lazy`] module. Reports and dumps use [`Counts`], [`AddressSpace::walk`] and
+//! [`AddressSpace::for_each_leaf`]. A kernel that writes the entries of its tables itself can use
+//! [`Desc`], [`bbm::check`] and [`tlbi::plan`] alone.
 
 #![cfg_attr(not(test), no_std)]
 
-// The floors, from the bottom to the top. A module imports from its own floor and from those below
+// The layers, from the bottom to the top. A module imports from its own layer and from those below
 // it, which `cargo xtask check layers` checks.
 //
 // 1. Plain values: addr, bbm, counters, desc, error, group, policy, strategy, table, tlbi.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! powerpc's and sparc64's lazy MMU mode: stores at once, TLB invalidations together.
+//! powerpc's and sparc64's lazy MMU mode: entries are stored at once, and TLB invalidations are
+//! collected.
 //!
 //! Both architectures keep a list per CPU of 192 translations whose entries were changed
 //! (`PPC64_TLB_BATCH_NR`, `TLB_BATCH_NR`). They drain the list when the section is left, paused or
@@ -7,11 +8,10 @@
 //! translations must be gone, because frames are given back or an address is mapped again. Here an
 //! element of the list is a range, and neighbors are joined.
 //!
-//! The list belongs to the CPU. Both architectures switch preemption off in a section today. Before
-//! that, and where a task lost its CPU all the same, `__switch_to()` drained the list and
-//! remembered that the section was still open. This strategy does the same: the switch drains the
-//! list on the CPU that the task leaves, and what the task empties later waits on the CPU where it
-//! runs then.
+//! The list belongs to the CPU. Today both architectures disable preemption in a section. Where a
+//! task could lose its CPU in a section, `__switch_to()` drained the list and remembered that the
+//! section was still open. This strategy does the same: the switch drains the list on the CPU that
+//! the task leaves, and what the task empties afterwards waits on its new CPU.
 //!
 //! Barriers of makes are deferred as on arm64 ([`super::defer_barriers`]).
 
@@ -26,7 +26,7 @@ use crate::mmu::Mmu;
 use crate::policy::Owed;
 use crate::tlbi::{Reach, Scope};
 
-/// Writes a run; what it was before is invalidated later.
+/// Writes a run, and queues or executes the invalidation of the old entries.
 pub(super) fn write_run<K: Kernel>(
     mmu: &Mmu<K>,
     run: Run<'_>,
@@ -41,7 +41,8 @@ pub(super) fn write_run<K: Kernel>(
     Duty::Backend
 }
 
-/// R27: invalidates what was live in `range`: with the next drain, or now if nothing may wait.
+/// Invalidates what was live in `range` (R27): with the next drain in an active section, and now
+/// otherwise.
 pub(super) fn invalidate<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
     if !mmu.is_active() {
         mmu.invalidate(core::iter::once(range), scope, Reach::Page);
@@ -56,7 +57,8 @@ pub(super) fn invalidate<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange
     });
 }
 
-/// R27, R29: invalidates what a TLB may hold for `range` before something else is made there.
+/// Executes the invalidations that wait for pages of `range`, before they are mapped again (R27,
+/// R29).
 #[cold]
 pub(super) fn before_make<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
     if mmu.is_active() {
@@ -72,7 +74,7 @@ pub(super) fn before_make<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRang
     }
 }
 
-/// Invalidates what waits in `list`, and waits until that is complete.
+/// Invalidates the ranges in `list`, waits until that is complete, and empties the list.
 pub(super) fn drain<K: Kernel>(mmu: &Mmu<K>, list: &Invalidations) {
     if !list.is_empty() {
         mmu.kernel().current_counters().drains(1);

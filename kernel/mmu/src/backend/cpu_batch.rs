@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Access to the batch of the CPU that the task runs on.
+//! Access to the batch of the CPU on which the task runs.
 //!
-//! While a task works on a batch it keeps its CPU: the word of its state says that it is busy, and
-//! [`crate::Lazy::switch_out`] refuses. So the batch is that CPU's from the first look at it to the
-//! last.
+//! While a task works on the batch it keeps its CPU: the word of its state has the mark `BUSY`, and
+//! [`crate::Lazy::switch_out`] refuses. So from the first access to the last, the batch is that of
+//! the CPU on which the task runs.
 
 use crate::batch::Batch;
 use crate::hardware::{CurrentTask, Kernel};
@@ -11,10 +11,12 @@ use crate::mmu::Mmu;
 use crate::task::{Busy, LazyMmuState};
 use core::mem;
 
-/// Works on what waits on this CPU.
+/// Calls `work` with the batch of this CPU. Offers a preemption afterwards, in case one was refused
+/// during the work.
 ///
 /// # Panics
-/// If the kernel has no batch any more: it had one when the strategy was chosen.
+/// If [`crate::Context::batch`] returns `None` although it returned a batch when the strategy was
+/// chosen.
 #[inline]
 pub(super) fn with_batch<K: Kernel, T>(mmu: &Mmu<K>, work: impl FnOnce(&Batch) -> T) -> T {
     let busy = AtWork::begin(mmu.kernel().current_lazy());
@@ -28,7 +30,8 @@ pub(super) fn with_batch<K: Kernel, T>(mmu: &Mmu<K>, work: impl FnOnce(&Batch) -
     result
 }
 
-/// The task's mark that it is at work on a batch. It goes when the work ends, also if a hypervisor's call panics.
+/// The mark `BUSY` of a task that works on a batch. It is removed when the work ends, also if a
+/// call of a hypervisor panics.
 pub(super) struct AtWork<'a> {
     state: &'a LazyMmuState,
     before: Busy,
@@ -56,7 +59,7 @@ impl Drop for AtWork<'_> {
     }
 }
 
-/// The same for work that leaves something waiting until the next drain.
+/// [`with_batch`] for work that leaves something waiting until the next drain.
 #[inline]
 pub(super) fn wait_in_batch<K: Kernel, T>(mmu: &Mmu<K>, work: impl FnOnce(&Batch) -> T) -> T {
     with_batch(mmu, |batch| {
@@ -67,7 +70,7 @@ pub(super) fn wait_in_batch<K: Kernel, T>(mmu: &Mmu<K>, work: impl FnOnce(&Batch
     })
 }
 
-/// Calls `preemption_point` unless the task must keep its CPU.
+/// Calls [`crate::Context::preemption_point`] unless the task must keep its CPU.
 #[inline]
 pub(crate) fn offer_preemption<K: Kernel>(mmu: &Mmu<K>) {
     if !mmu.kernel().current_lazy().stays() {

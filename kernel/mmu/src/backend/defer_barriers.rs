@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! arm64's lazy MMU mode: stores at once (R13), barriers later (R15, R16).
+//! arm64's lazy MMU mode: entries are stored at once (R13), and barriers are executed later (R15,
+//! R16).
 //!
-//! In a section, a write that owes barriers records the debt in the task's state. The end of the
-//! section, the end of a nested one, a pause and a flush pay one pair for all debts. Outside of a
-//! section, in an interrupt and while paused, one pair follows the run.
+//! In a section, a write that owes barriers notes the debt in the task's state. The end of the
+//! section, the end of a nested one, a pause and a flush execute one pair for all debts. Outside of
+//! a section, in an interrupt and while paused, one pair follows the run.
 //!
 //! The debts belong to the task, not to the CPU. If the task moves to another CPU, the `DSB ISH` of
 //! the context switch completes its stores on the old CPU (R17). No barrier executed later on the

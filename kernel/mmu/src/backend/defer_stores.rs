@@ -2,42 +2,44 @@
 //! s390's `fast_pte_range`: entry writes in a known range wait, and their invalidations with them.
 //!
 //! Inside a range that was announced ([`crate::Lazy::enable_fast_pte_range`],
-//! [`crate::AddressSpace::fast_pte_range`]) a new value goes into a *slot* of the CPU instead of
-//! the table, and reads are answered from the slot (R20). The slot is drained when the section is
-//! left, paused or flushed (R23), and until then it takes every write to that table. Where there is
-//! neither a slot nor an announced range, everything is as with deferred barriers.
+//! [`crate::AddressSpace::fast_pte_range`]) a new value goes into a *slot* of the CPU's batch
+//! instead of the table, and a read returns the value in the slot (R20). The slot is drained when
+//! the section is left, paused or flushed (R23). Until then it takes every write to that table. A
+//! write without slot and announced range is done as by [`super::defer_barriers`].
 //!
 //! # The drain
 //!
-//! Two passes over what waits, with one invalidation between them, for all slots together:
+//! A drain makes two passes over what waits, with one invalidation between them, for all slots
+//! together:
 //!
-//! 1. Live entries: those that may be replaced in place (R29) are replaced, the others are emptied.
-//!    In both cases the drain takes over access and dirty bits that the walker set meanwhile (R24).
-//!    Then the makes are stored that need not wait for an invalidation.
+//! 1. It replaces live entries for which this is allowed (R29), and empties the others. In both
+//!    cases it takes over access and dirty bits that the walker has set meanwhile (R24). Then it
+//!    stores the makes that need not wait for an invalidation.
 //! 2. `DSB ISHST`, TLBI, `DSB ISH`, for exactly the pages that were live: once per address space.
-//! 3. The rest is stored: the second half of each break-before-make.
+//! 3. It stores the rest: the second half of each break-before-make.
 //!
 //! A drain executes no store, barrier or TLBI that the same writes would not have executed in a
 //! plain section:
 //!
-//! * Makes come before the invalidation, which then pays for them as it would there.
-//! * An invalidation that the caller has asked for (R26) is executed as one with that of step 2, if
-//!   nothing is left for step 3.
-//! * A contiguous group is folded where that costs nothing: all of its entries wait, and none of
-//!   them is live, so it is made with the hint. A live group of which a part changes is unfolded.
-//! * If every slot is taken, one that owes no invalidation makes room for another table. If none is
-//!   such a slot, makes in the other table do not wait.
+//! * Makes come before the invalidation, whose barriers then pay for them, as in a plain section.
+//! * An invalidation that the caller has asked for (R26) is executed together with that of step 2,
+//!   if nothing is left for step 3.
+//! * A contiguous group is folded only if that needs no break of its own: all of its entries wait,
+//!   and each of them is a make. It is then stored with the hint. A live group of which a part
+//!   changes is unfolded.
+//! * If every slot is taken, a slot that owes no invalidation is drained to make room for another
+//!   table. If there is none, makes in the other table do not wait.
 //!
-//! A value that never reaches memory costs nothing. A page that is mapped and unmapped again inside
-//! the range needs no TLBI here (R28), while a strategy that stores at once cannot avoid it (row
-//! V1).
+//! A value that is overtaken before the drain is never stored. A page that is mapped and unmapped
+//! again inside the range needs no TLBI here (R28), while a strategy that stores at once cannot
+//! avoid it (row V1).
 //!
 //! # Entries are emptied at once
 //!
-//! s390 lets clears wait as well. On arm64 the walker may set access and dirty bits in an entry
-//! until it is empty, and a caller that takes a value out of an entry must get the final bits. So a
-//! clear is stored at once, and only its invalidation waits. This also keeps the population of a
-//! table true: a table without entries in use may be freed.
+//! On s390 clears wait as well. On arm64 the walker may set access and dirty bits in an entry until
+//! it is empty, and a caller that takes a value out of an entry must get the final bits. So a clear
+//! is stored at once, and only its invalidation waits. This also keeps the population of a table
+//! correct, by which tables without entries in use are freed.
 
 use super::cpu_batch::with_batch;
 use super::defer_barriers;
@@ -60,14 +62,14 @@ use crate::tlbi::Reach;
 /// The table in `frame`.
 ///
 /// # Safety
-/// It is a table of an address space, and is not freed while the reference lives.
+/// `frame` holds a table of an address space, which is not freed while the reference lives.
 unsafe fn table<K: Kernel>(mmu: &Mmu<K>, frame: Frame) -> &Table {
     // SAFETY: this function's contract.
     unsafe { mmu.kernel().table_ptr(frame).as_ref() }
 }
 
-/// The slot of the run's table: one that it has already, or a new one if the run is in an announced
-/// range and there is room.
+/// The slot of the run's table: the one that the table has already, or a new one if the run is in
+/// an announced range and there is room.
 fn slot_of_run<'b, K: Kernel>(
     slots: &'b Slots,
     mmu: &Mmu<K>,
@@ -93,9 +95,9 @@ fn slot_of_run<'b, K: Kernel>(
     Some(slot)
 }
 
-/// Frees a slot by a drain that executes no invalidation. If there is no such slot, all of them are
-/// drained for a run that empties or changes live entries. One that makes entries does not wait
-/// then.
+/// Frees a slot by a drain that executes no invalidation. If there is no such slot, all slots are
+/// drained if the run empties or changes live entries; if it makes entries, no slot is freed, and
+/// the run does not wait.
 #[cold]
 fn room_for_another<'b, K: Kernel>(slots: &'b Slots, mmu: &Mmu<K>, was: Was) -> Option<&'b Slot> {
     if let Some(slot) = slots.next_in_turn(|slot| !owes_invalidation(mmu, slot)) {
@@ -129,14 +131,14 @@ pub(super) fn waits<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) -> bool {
     in_slot(mmu, run, Was::Live, |_| ()).is_some()
 }
 
-/// Where nothing may wait: drains the slots, if the caller has let something wait there for the run.
+/// Drains the slots if something waits there for the run, outside of an active section.
 #[inline(always)]
 pub(super) fn drain_own<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) {
     own::drain_of_run(mmu, run, |batch| drain(mmu, &batch.slots, None));
 }
 
-/// Works on the slot of a run, if its stores may wait: the mode is active, and the run is in a
-/// range that was announced, or its table has a slot already.
+/// Calls `work` with the slot of a run if its stores may wait: the mode is active, and the run is
+/// in an announced range or its table has a slot already. Otherwise returns `None`.
 fn in_slot<K: Kernel, T>(
     mmu: &Mmu<K>,
     run: &Run<'_>,
@@ -154,7 +156,8 @@ fn in_slot<K: Kernel, T>(
     })
 }
 
-/// Takes the entry of a run of one out of memory and slot alike, if stores may wait there.
+/// Empties the entry of a run of one, in memory and in the slot, and returns its value, if stores
+/// may wait for it.
 pub(super) fn take<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>) -> Option<Desc> {
     in_slot(mmu, &run, Was::Live, |slot| {
         let i = run.first();
@@ -172,7 +175,7 @@ pub(super) fn take<K: Kernel>(mmu: &Mmu<K>, run: Run<'_>) -> Option<Desc> {
     })
 }
 
-/// Writes a run: into a slot if there is one, otherwise as with deferred barriers.
+/// Writes a run into its slot if there is one, and otherwise as [`super::defer_barriers`] does.
 pub(super) fn write_run<K: Kernel>(
     mmu: &Mmu<K>,
     run: Run<'_>,
@@ -210,9 +213,9 @@ fn write_to<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, run: &Run<'_>, fill: Fill<'_>)
     }
 }
 
-/// Breaks a live contiguous group before a part of it is emptied (R29). The other members wait,
-/// without the contiguous hint, for the drain. Access and dirty bits of one member are those of all
-/// (R24).
+/// Breaks the live contiguous groups of which `run` empties a part (R29). The other members wait
+/// for the drain, without the contiguous hint. Access and dirty bits of one member count for all of
+/// them (R24).
 fn break_around<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, run: &Run<'_>) {
     if !group::is_foldable(run.scope) {
         return;
@@ -257,7 +260,7 @@ fn drain_slots<K: Kernel>(mmu: &Mmu<K>, slots: &[&Slot], mut request: Option<Req
     for slot in slots() {
         begin_drain(mmu, slot);
     }
-    // R26: what was asked for comes after the last store.
+    // R26: the request is executed after the last store. If no store is left, that is now.
     if slots().all(|slot| slot.waiting.is_empty())
         && let Some(request) = request.take()
     {
@@ -282,20 +285,20 @@ fn drain_slots<K: Kernel>(mmu: &Mmu<K>, slots: &[&Slot], mut request: Option<Req
     }
 }
 
-/// The table of a slot in which a value waits.
+/// The table of a slot, if a value waits in the slot.
 fn table_of<'t, K: Kernel>(mmu: &'t Mmu<K>, slot: &Slot) -> Option<&'t Table> {
     match slot.table.get() {
         // SAFETY: an entry whose value waits counts as in use, and only tables without entries in
         // use are freed, so this one is alive. `destroy` drains first, and requires that no other
         // task has a section in which the space was written.
         Some(frame) if !slot.waiting.is_empty() => Some(unsafe { table(mmu, frame) }),
-        // Only invalidations wait, for which addresses are enough.
+        // Only invalidations wait. They need addresses, and the table may be freed already.
         _ => None,
     }
 }
 
-/// The first pass: what is live is replaced or emptied, and what need not wait for the invalidation
-/// is made.
+/// The first pass of a drain: replaces or empties live entries, and makes the entries that need not
+/// wait for the invalidation.
 fn begin_drain<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
     mmu.kernel().current_counters().drains(1);
     if let Some(table) = table_of(mmu, slot) {
@@ -308,7 +311,7 @@ fn begin_drain<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
             return slot.waiting.clear_all();
         }
         make(mmu, slot, table.entries(), |i| {
-            // A group is made as a whole.
+            // A group is made as a whole, so it waits if one of its members does.
             let is_member = group::is_member(slot.values[i].get());
             let waits = slot.stale.has(i) || is_member && slot.stale.group(i / GROUP) != 0;
             if !waits {
@@ -319,7 +322,7 @@ fn begin_drain<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
     }
 }
 
-/// The second pass: the rest is made. The slot is free then.
+/// The second pass of a drain: makes the remaining entries, and frees the slot.
 fn finish_drain<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
     if let Some(table) = table_of(mmu, slot) {
         make(mmu, slot, table.entries(), |_| true);
@@ -328,7 +331,8 @@ fn finish_drain<K: Kernel>(mmu: &Mmu<K>, slot: &Slot) {
     slot.table.set(None);
 }
 
-/// Stores the values that wait and for which `is_due` holds. They go on waiting, and none of their entries is live.
+/// Stores those of the values that wait for which `is_due` is true. None of their entries is live.
+/// The caller removes them from the slot.
 fn make<K: Kernel>(
     mmu: &Mmu<K>,
     slot: &Slot,
@@ -348,8 +352,8 @@ fn make<K: Kernel>(
     mmu.kernel().current_lazy().owe(owed);
 }
 
-/// Replaces or empties what is live. A value that is replaced in place owes nothing more: the barriers of the
-/// invalidation that follows complete the store.
+/// Replaces or empties the live entries for which a value waits. A replaced entry owes no more
+/// barriers: those of the invalidation that follows complete its store.
 fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
     let kernel = mmu.kernel();
     let mut stores = 0;
@@ -361,7 +365,8 @@ fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
             continue;
         }
         stores += 1;
-        // An entry without access flag may gain it while this goes on, so it is no exception here.
+        // Hardware may set the access flag of the entry at any time, so an entry without the flag
+        // is checked as if it had it.
         if bbm::check(Level::L3, now.young(), new.young()).is_ok() {
             replace(kernel, &ptes[i], seen, new);
             slot.waiting.clear(i);
@@ -386,7 +391,8 @@ fn replace_live<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
     }
 }
 
-/// Unfolds the live groups whose members are one no more, and folds those whose members become one and are all made now.
+/// Decides which groups get the contiguous hint. A live group whose members no longer match is
+/// unfolded; a group whose members match and are all made by this drain is folded.
 fn settle_groups<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
     for group in 0..GROUPS {
         let first = group * GROUP;
@@ -404,7 +410,8 @@ fn settle_groups<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, ptes: &[Pte; ENTRIES]) {
             None => known[i],
         });
         let is_live_group = group::is_member(now[0]);
-        // A make needs no break. A live entry that is broken anyway takes none more.
+        // Whether entry `i` is made by this drain. A make needs no break for the group, and a live
+        // entry that must be broken anyway needs no further one.
         let is_made = |i: usize| {
             let (old, new) = (now[i].young(), group::alone(values[i]).young());
             slot.waiting.has(first + i)

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Draining: what waits in the CPU's batch is stored and invalidated.
+//! Draining: storing and invalidating what waits in the CPU's batch.
 //!
-//! A drain pays no barriers: what the stores owe is owed by the task afterwards. An invalidation
-//! that was asked for in a section takes effect after the section's writes (R26), so the public
-//! invalidations drain first.
+//! A drain notes what its stores owe in the task's state, and does not pay it; the flush or the end
+//! of the section that calls the drain pays afterwards. An invalidation that a caller asks for in a
+//! section takes effect after the section's writes (R26), so the public invalidations drain first.
+//!
+//! In interrupt context a drain could touch the batch of an interrupted task, which must stay as it
+//! is (R12). `own.rs` says when something in the batch belongs to the caller all the same.
 
 use super::cpu_batch::{AtWork, with_batch};
 use super::own;
@@ -17,7 +20,8 @@ use crate::tlbi::{Reach, Scope};
 use core::iter;
 
 /// Drains everything that the task has waiting (R23), even if `set_backend` has changed the
-/// strategy since. In an interrupt nothing happens: what waits is the interrupted task's (R12).
+/// strategy since. In interrupt context it does nothing, because the batch is that of the
+/// interrupted task (R12).
 #[inline]
 pub(crate) fn drain<K: Kernel>(mmu: &Mmu<K>) {
     if mmu.kernel().current_lazy().is_waiting() && !mmu.kernel().in_interrupt() {
@@ -25,26 +29,25 @@ pub(crate) fn drain<K: Kernel>(mmu: &Mmu<K>) {
     }
 }
 
-/// Drains on behalf of the task that leaves the CPU, in an interrupt or not. Afterwards the batch
-/// is as empty as the next task must find it: the next task would neither see nor drain what
-/// another one let wait. The arrival on another CPU synchronizes its context (step 3 of the
-/// protocol in `lazy/switch.rs`), so the `ISB` that the drain executed here is not owed again
-/// (R16).
+/// Drains on behalf of the task that leaves the CPU, in an interrupt or not. The batch must be
+/// empty for the next task, which would neither see nor drain what another task has let wait. If
+/// the drain has executed an `ISB`, the task does not owe it again on another CPU (R16), because
+/// its arrival there synchronizes the context (step 3 of the protocol in `lazy/switch.rs`).
 #[inline]
 pub(crate) fn switch_out<K: Kernel>(mmu: &Mmu<K>) {
     let state = mmu.kernel().current_lazy();
     if state.is_waiting() {
-        // Busy until after the drain: the task is leaving the CPU, and in an interrupt perhaps, so
-        // no preemption is offered to it.
+        // The mark stays until after the drain, so that `with_batch` offers no preemption: the task
+        // is leaving the CPU, perhaps in an interrupt.
         let busy = AtWork::begin(state);
         drain_batch(mmu);
         busy.end();
     }
 }
 
-/// Executes `request` after what waits. In interrupt context that is drained only if it is the caller's
-/// own (`own.rs`); otherwise the request is executed beside it, and a later drain does not
-/// invalidate again what it has covered in slots.
+/// Drains, and then executes `request`. In interrupt context it drains only if what waits for the
+/// pages of `request` belongs to the caller (`own.rs`). Otherwise the batch keeps waiting, and a
+/// later drain does not repeat the invalidation of what `request` has covered in slots.
 #[cold]
 #[inline(never)]
 fn execute_with_batch<K: Kernel>(mmu: &Mmu<K>, request: Request<'_>) {
@@ -70,8 +73,8 @@ fn drain_batch<K: Kernel>(mmu: &Mmu<K>) {
     drain_batch_and(mmu, None);
 }
 
-/// Drains, and executes `request` afterwards, with an invalidation that the drain executes anyway
-/// where there is one.
+/// Drains, and executes `request` afterwards, or together with an invalidation that the drain
+/// executes last.
 #[cold]
 #[inline(never)]
 fn drain_batch_and<K: Kernel>(mmu: &Mmu<K>, request: Option<Request<'_>>) {
@@ -83,12 +86,14 @@ fn drain_batch_and<K: Kernel>(mmu: &Mmu<K>, request: Option<Request<'_>>) {
     });
 }
 
-/// Completes the invalidation of leaves that were emptied before, perhaps in another context (R25). `duty` says who
-/// invalidates them, and `invalidate` does it beside the batch.
+/// Completes the invalidation of leaves that were emptied before, perhaps in another context (R25).
+/// `duty` says who invalidates them; `invalidate` invalidates them independently of the batch.
 ///
-/// If the strategy does, the invalidation waits in the batch, unless it is done already, and a drain executes it. In
-/// interrupt context nothing of an interrupted task may be drained (R12), so `invalidate` is called: it drains if the
-/// invalidation waits in the batch, which is then the caller's own (`own.rs`), and executes it in any case.
+/// If it is the caller's duty, `invalidate` is called. If it is the strategy's, the invalidation
+/// waits in the batch or is complete already, so a drain is enough. In interrupt context the batch
+/// of an interrupted task must not be drained (R12), so `invalidate` is called there as well: it
+/// drains if the invalidation waits in the batch, which then belongs to the caller (`own.rs`), and
+/// executes it in any case.
 #[inline]
 pub(crate) fn complete_invalidation<K: Kernel>(
     mmu: &Mmu<K>,
@@ -106,8 +111,8 @@ pub(crate) fn complete_invalidation<K: Kernel>(
     }
 }
 
-/// Leaves the invalidation of all of `range` to the caller, who has to do it for a part of it: what waits in slots for these
-/// pages is not invalidated by the strategy as well.
+/// Removes the pages of `range` from what the slots must have invalidated. The caller must
+/// invalidate a part of `range`, and so invalidates all of it.
 #[inline(always)]
 pub(crate) fn leave_to_caller<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
     if mmu.kernel().current_lazy().is_waiting() {
@@ -127,10 +132,13 @@ fn leave_slots_to_caller<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange
     }
 }
 
-/// Drains before tables are freed in which something may wait, or their lock is released; in
-/// interrupt context as well. There, what waits for these tables is the caller's own (bottom halves
-/// are off), so it is not at work on the batch. A task that an interrupt has found at work on it
-/// has nothing waiting for these tables, because their owner is the caller.
+/// Drains before tables are freed for which something may wait, or before their lock is released;
+/// also in interrupt context.
+///
+/// The caller holds these tables. In interrupt context, therefore, what waits for them is from the
+/// caller itself, a task with bottom halves off, and such a caller is not in the middle of work on
+/// the batch. If the task is marked as working on the batch, the caller is an interrupt handler
+/// instead, nothing waits for its tables, and the batch stays as it is.
 #[inline]
 pub(crate) fn drain_own<K: Kernel>(mmu: &Mmu<K>) {
     let state = mmu.kernel().current_lazy();
@@ -152,7 +160,7 @@ impl<K: Kernel> Mmu<K> {
         self.drain_and_invalidate(&[range], scope, reach);
     }
 
-    /// The same for several ranges, with one set of barriers.
+    /// [`Mmu::invalidate_range`] for several ranges, with one set of barriers.
     pub(crate) fn drain_and_invalidate(&self, ranges: &[PageRange], scope: Scope, reach: Reach) {
         if !self.kernel().current_lazy().is_waiting() {
             return self.invalidate(ranges.iter().copied(), scope, reach);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The state before lazy MMU mode: Linux up to 6.15 followed each valid kernel entry with a
-//! `DSB ISHST; ISB` of its own, in a loop as well as alone.
+//! The state before lazy MMU mode: up to version 6.15, Linux executed a `DSB ISHST; ISB` after each
+//! store of a valid kernel entry, also in loops.
 
 use super::run::{Duty, Fill, Run};
 use super::store::{store_nth, store_run};

@@ -1,20 +1,37 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Strategies: what happens to a run of leaf writes, and when it takes effect.
 //!
-//! A strategy sees *runs*, consecutive entries of one table, never single entries of a larger
-//! request. It is chosen once per run, and what it does per entry is a tight loop. Four strategies
-//! follow four kinds of architectures, and `Eager` is the yardstick that they are measured against.
-//! A table in the crate's documentation says what each of them defers, and until when
-//! ([Strategies](crate#strategies)).
+//! A strategy gets *runs*, consecutive entries of one table, and not the single entries of a larger
+//! request. The strategy is looked up once per run, and its work per entry is a tight loop. Four
+//! strategies follow four kinds of architectures; `Eager` does what Linux did before lazy MMU mode,
+//! and is there to be measured against. A table in the crate's documentation says what each of them
+//! defers, and until when ([Strategies](crate#strategies)).
 //!
-//! Links of tables are never deferred: a walk by software finds every table where it is.
+//! Links of tables are never deferred, so a walk by software always finds every table.
 //!
 //! # Who invalidates
 //!
 //! An entry that was live and has changed must be invalidated (R27). `Eager` and `DeferBarriers`
 //! leave that to the operation, which knows the whole range and its frames. The other strategies do
-//! it themselves, because only they know when memory holds the new value. [`Duty`] says which case
-//! it was.
+//! it themselves, because only they know when memory holds the new value. Each write returns a
+//! [`Duty`], which says who must invalidate.
+//!
+//! # Adding a strategy
+//!
+//! 1. `strategy.rs`: a variant of [`Backend`] with its name and number, whether a task may be
+//!    preempted in a section ([`Backend::is_preemptible`]), and whether it invalidates by itself
+//!    ([`Backend::invalidates`]). [`Mmu::set_backend`] then accepts it, and the enter hook in
+//!    `lazy/hooks.rs` binds the task to its CPU if it is not preemptible.
+//! 2. `backend/NAME.rs`: its `write_run`, and if something waits, its `drain`.
+//! 3. This file: `write_run_by` calls it for makes and changes, `take_by` for emptied entries.
+//!    [`read`], [`before_make`] and [`drain_own_of_run`] must find what waits.
+//! 4. If it needs a queue of its own: the queue in `batch/`, with [`Batch::is_empty`] and
+//!    `Batch::concerns`, and its drain in `drain_batch_and` (`backend/drain.rs`).
+//! 5. `space/write.rs`: `stores_each` and `short_way_under` say whether loops over entries may
+//!    store past the strategy, and `may_become_live` whether a change may wait.
+//!
+//! The compiler points at the places that `match` all variants (`write_run_by`, `drain_own_of_run`,
+//! `stores_each`). The others, and `Backend::from_u8`, compare with single variants.
 
 mod batch_invalidations;
 mod cpu_batch;
@@ -44,8 +61,7 @@ use crate::strategy::Backend;
 use crate::table::Pte;
 use crate::tlbi::Scope;
 
-/// Counts a run of `pages` leaves like `sample`. Returns what each of them owes as soon as it is
-/// stored.
+/// Counts a run of `pages` leaves like `sample`. Returns what each of them owes when it is stored.
 #[inline(always)]
 pub(crate) fn account<K: Kernel>(mmu: &Mmu<K>, pages: usize, sample: Desc) -> Owed {
     let counters = mmu.kernel().current_counters();
@@ -128,7 +144,7 @@ fn take_by<K: Kernel>(backend: Backend, mmu: &Mmu<K>, run: Run<'_>) -> (Desc, Du
     (old, Duty::Backend)
 }
 
-/// The value of an entry, which is number `index` of `table`: the value that was written last, in
+/// The value of `pte`, which is entry `index` of `table`: the value that was written last, in
 /// memory or in the batch (R13, R20).
 #[inline(always)]
 pub(crate) fn read<K: Kernel>(mmu: &Mmu<K>, table: Frame, index: usize, pte: &Pte) -> Desc {
@@ -139,7 +155,7 @@ pub(crate) fn read<K: Kernel>(mmu: &Mmu<K>, table: Frame, index: usize, pte: &Pt
     }
 }
 
-/// Whether memory holds every value.
+/// Whether memory holds the value of every entry: nothing of the current task waits.
 #[inline(always)]
 pub(crate) fn is_memory_current<K: Kernel>(mmu: &Mmu<K>) -> bool {
     !mmu.kernel().current_lazy().is_waiting()
@@ -167,8 +183,8 @@ pub(crate) fn waits<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) -> bool {
     mmu.backend() == Backend::DeferStores && defer_stores::waits(mmu, run)
 }
 
-/// Before the entries of `run` are stored past the strategy, where nothing may wait: drains what the caller has let wait for
-/// them.
+/// Drains what the caller has let wait for the entries of `run`, before it stores them past the
+/// strategy while nothing may wait.
 #[inline]
 pub(crate) fn drain_own_of_run<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) {
     match mmu.backend() {
@@ -178,8 +194,8 @@ pub(crate) fn drain_own_of_run<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) {
     }
 }
 
-/// R27, R29: `range` is empty and about to be mapped. Invalidations that wait there are executed
-/// first.
+/// Executes the invalidations that wait for pages of `range`, before they are mapped again (R27,
+/// R29).
 #[inline(always)]
 pub(crate) fn before_make<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
     if mmu.backend() == Backend::BatchInvalidations && mmu.kernel().current_lazy().is_waiting() {
@@ -187,8 +203,8 @@ pub(crate) fn before_make<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRang
     }
 }
 
-/// Counts a link of a table, `desc` at `level`, which is stored already, and records or pays what
-/// it owes.
+/// Counts a link of a table, `desc` at `level`, which is stored already, and notes or pays what it
+/// owes.
 #[inline]
 pub(crate) fn account_link<K: Kernel>(mmu: &Mmu<K>, level: Level, desc: Desc) {
     if !policy::is_listed(level, desc) {

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Xen PV's lazy MMU mode: stores and invalidations in one queue, executed in order.
 //!
-//! A Xen guest may not write its page tables. It asks the hypervisor, for entry writes and for
-//! TLB maintenance alike, and lazy MMU mode collects such calls (32, `MC_BATCH`) for one
-//! transition. Because both kinds of call wait in one queue, a write and an invalidation keep the order of
-//! their requests without any further rule (R26).
+//! A Xen guest may not write its page tables. It calls the hypervisor for entry writes and for TLB
+//! maintenance, and lazy MMU mode collects up to 32 such calls (`MC_BATCH`) for one transition.
+//! Both kinds of call wait in one queue, so writes and invalidations keep the order in which they
+//! were requested without any further rule (R26).
 //!
-//! A [`Hypervisor`](crate::Hypervisor) executes the calls. Without one the library executes them on this CPU,
-//! which shows the strategy and its semantics on a machine without a hypervisor.
+//! A [`Hypervisor`](crate::Hypervisor) executes the calls. Without one the library executes them on
+//! this CPU, which shows the semantics of the strategy on a machine without a hypervisor.
 //!
-//! The queue is drained when the section is left, paused or flushed; when it is full; when frames are
-//! given back; and by the context switch, which is why a task may be preempted in a section. As in Xen,
-//! `ptep_get_and_clear` does not wait: the value that it returns must hold the final access and dirty bits. So
-//! entries are emptied at once, after everything that waits is stored, and only their invalidation is queued.
-//! Outside of an active section nothing waits.
+//! The queue is drained when the section is left, paused or flushed; when it is full; when frames
+//! or tables are given back; and by the context switch, so a task may be preempted in a section. As
+//! in Xen, `ptep_get_and_clear` does not wait: the value that it returns must hold the final access
+//! and dirty bits. So an entry is emptied at once, after all waiting stores are executed, and only
+//! its invalidation is queued. Outside of an active section nothing waits.
 
 use super::cpu_batch::{wait_in_batch, with_batch};
 use super::defer_barriers;
@@ -68,7 +68,8 @@ pub(super) fn write_run<K: Kernel>(
     Duty::Backend
 }
 
-/// R27: invalidates what was live in `range`: in its turn, or now if nothing may wait.
+/// Invalidates what was live in `range` (R27): queues the invalidation in an active section, and
+/// executes it now otherwise.
 pub(super) fn invalidate<K: Kernel>(mmu: &Mmu<K>, scope: Scope, range: PageRange) {
     if !mmu.is_active() {
         mmu.invalidate(core::iter::once(range), scope, Reach::Page);
@@ -89,7 +90,7 @@ pub(super) fn before_emptying<K: Kernel>(mmu: &Mmu<K>) {
     });
 }
 
-/// The same where nothing may be queued: the calls that wait, if they are the caller's.
+/// Drains the queue if something waits there for the run, outside of an active section.
 #[inline(always)]
 pub(super) fn drain_own<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>) {
     own::drain_of_run(mmu, run, |batch| drain(mmu, &batch.calls));
@@ -126,12 +127,12 @@ fn stores(calls: &[Call]) -> usize {
     calls.iter().filter(is_store).count()
 }
 
-/// Executes calls where there is no hypervisor. The section owes what the stores owe, as usual: a drain does
-/// not pay it.
+/// Executes calls without a hypervisor. What the stores owe is noted in the task's state; a drain
+/// does not pay it.
 ///
-/// Invalidations share their barriers as far as possible. One may wait for later changes of other entries, but
-/// not for a make, which may be the second half of a break-before-make (R29), nor for an invalidation of
-/// another address space.
+/// Invalidations share their barriers as far as possible. An invalidation may be executed after
+/// later changes of live entries. It is executed before the next make, which may be the second half
+/// of a break-before-make (R29), and before the next invalidation of another address space.
 fn execute<K: Kernel>(mmu: &Mmu<K>, calls: &[Call]) {
     let mut done = 0;
     let mut waiting = None;
@@ -152,7 +153,7 @@ fn execute<K: Kernel>(mmu: &Mmu<K>, calls: &[Call]) {
     invalidate_all(mmu, &calls[done..], waiting);
 }
 
-/// The invalidations among `calls`, all of one scope.
+/// Executes the invalidations among `calls`, which are all of `scope`, with one set of barriers.
 fn invalidate_all<K: Kernel>(mmu: &Mmu<K>, calls: &[Call], scope: Option<Scope>) {
     if let Some(scope) = scope {
         let ranges = calls.iter().filter_map(|call| match call {
@@ -166,9 +167,9 @@ fn invalidate_all<K: Kernel>(mmu: &Mmu<K>, calls: &[Call], scope: Option<Scope>)
 fn execute_store<K: Kernel>(mmu: &Mmu<K>, entry: PhysAddr, seen: Desc, new: Desc) {
     let kernel = mmu.kernel();
     let table = kernel.table_ptr(entry.frame());
-    // SAFETY: the frame is that of a table in which an entry was written in this section. It is alive: an
-    // entry whose value waits counts as in use, and only tables without entries in use are freed. `destroy`
-    // drains first, and requires that no other task has such a section.
+    // SAFETY: the frame is that of a table in which an entry was written in this section. It is
+    // alive: an entry whose value waits counts as in use, and only tables without entries in use
+    // are freed. `destroy` drains first, and requires that no other task has such a section.
     let table = unsafe { table.as_ref() };
     let pte: &Pte = &table.entries()[entry.index_in_table()];
     kernel.current_counters().late_stores(1);

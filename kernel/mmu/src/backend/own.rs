@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What waits for the very entries of a call in interrupt context.
+//! Calls in interrupt context for entries for which something of the caller waits.
 //!
-//! An interrupt leaves the batch of the interrupted task alone (R12), and the entries that the task has let
-//! wait are not the interrupt's to change (R43). Bottom halves off counts as interrupt context, too
-//! ([`crate::Context::in_interrupt`]), and the caller is then the task itself, whose own stores and
-//! invalidations may wait in the batch. Both cases are told apart by the entries: if something waits for
-//! those of the call, it is the caller's own. A read sees the value that waits (R20). Before a write, and before
-//! an invalidation (R26), the batch is drained: a store that waits would otherwise be executed after the one
-//! of the call, and an entry would be made before its old value is invalidated (R27).
+//! There are two callers in interrupt context ([`crate::Context::in_interrupt`]):
 //!
-//! If the task was interrupted at work on the batch, the caller is an interrupt, and does not look.
+//! * An interrupt handler. It must leave the batch of the interrupted task as it is (R12), and it
+//!   must not change entries for which that task has let something wait (R43).
+//! * A task that has turned bottom halves off inside its section. Its own stores and invalidations
+//!   may wait in the batch.
+//!
+//! The entries tell the two apart: if something waits for an entry of the call, the caller is the
+//! task. A read then returns the value that waits (R20). Before a write, and before an invalidation
+//! (R26), the batch is drained. Otherwise the waiting store would be executed after the store of
+//! the call, or an entry would be made before its old value is invalidated (R27).
+//!
+//! If the task is marked as working on the batch, an interrupt handler has interrupted that work.
+//! It must not read the batch.
 
 use super::cpu_batch::AtWork;
 use super::run::Run;
@@ -19,14 +24,15 @@ use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
 use crate::tlbi::Scope;
 
-/// In interrupt context, the batch of the CPU, unless somebody is at work on it.
+/// The batch of the CPU, for a call in interrupt context, unless the task is working on it.
 pub(super) fn batch<K: Kernel>(mmu: &Mmu<K>) -> Option<&Batch> {
     let kernel = mmu.kernel();
     let is_at_work = kernel.current_lazy().is_busy();
     kernel.batch().filter(|_| !is_at_work)
 }
 
-/// Before a run is written outside of an active section: calls `drain` if something waits for one of its entries.
+/// Calls `drain` if something waits for an entry of `run`, before the run is written outside of an
+/// active section.
 #[inline(always)]
 pub(super) fn drain_of_run<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>, drain: impl FnOnce(&Batch)) {
     if mmu.kernel().current_lazy().is_waiting() {
@@ -34,7 +40,8 @@ pub(super) fn drain_of_run<K: Kernel>(mmu: &Mmu<K>, run: &Run<'_>, drain: impl F
     }
 }
 
-/// The same before `pages` are invalidated, or mapped where stores do not wait.
+/// Calls `drain` if something waits for one of `pages`, before they are invalidated, or mapped by a
+/// strategy whose stores do not wait.
 #[inline(always)]
 pub(super) fn drain_of_pages<K: Kernel>(
     mmu: &Mmu<K>,

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Access and dirty bits that hardware sets while a store waits (R24).
 //!
-//! With TCR_EL1.{HA,HD} the walker writes entries. (The library requires 0 today, but its queues
-//! must not be the reason.) Between the moment at which a new value is computed and the moment at
-//! which it is stored, the entry in memory may then gain two facts: *accessed* (AF is set) and
-//! *dirty* (`AP[2]` is cleared where DBM allows it). A store that happens later takes over both if
-//! the writer did not know them when it computed the value. A bit that the writer had seen and
-//! cleared on purpose stays clear.
+//! With TCR_EL1.{HA,HD} the walker writes entries. (The library requires both to be 0 today, but
+//! its queues do not rely on that.) After a new value was computed and before it is stored,
+//! hardware may then mark the entry in memory as *accessed* (it sets AF) and as *dirty* (it clears
+//! `AP[2]` if DBM is set). The later store takes over both marks if they were not there when the
+//! value was computed. A mark that the writer had seen and cleared on purpose stays clear.
 
 use crate::desc::{Desc, bits};
 
@@ -15,12 +14,12 @@ const fn is_hw_dirty(entry: Desc) -> bool {
     entry.as_u64() & (bits::VALID | bits::DBM | bits::AP_READ_ONLY) == bits::VALID | bits::DBM
 }
 
-/// The same, or marked by software.
+/// Whether hardware or software has marked the page as written.
 const fn is_dirty(entry: Desc) -> bool {
     is_hw_dirty(entry) || entry.as_u64() & bits::SOFTWARE_DIRTY != 0
 }
 
-/// What was learned about the page between `seen` and `now`.
+/// The marks that a page has gained after an entry was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct News {
     accessed: bool,
@@ -28,6 +27,7 @@ pub(super) struct News {
 }
 
 impl News {
+    /// The marks that `now` has and `seen` has not. None if `now` is invalid or maps another frame.
     pub(super) const fn between(seen: Desc, now: Desc) -> Self {
         if !now.is_valid() || seen.as_u64() & bits::ADDRESS != now.as_u64() & bits::ADDRESS {
             return Self {
@@ -41,8 +41,7 @@ impl News {
         }
     }
 
-    /// What was learned in either: a bit set in one member of a contiguous group counts for the
-    /// whole group.
+    /// The marks of both: a mark of one member of a contiguous group counts for the whole group.
     pub(super) const fn union(self, other: Self) -> Self {
         Self {
             accessed: self.accessed || other.accessed,
@@ -50,8 +49,8 @@ impl News {
         }
     }
 
-    /// `new`, a value for the same page, with what was learned. Dirt that `new` has no way to say
-    /// in hardware's bits goes to software's.
+    /// `new`, a value for the same page, with these marks. If `new` has no DBM, the mark *dirty* is
+    /// set in software's bit.
     pub(super) const fn told_to(self, new: Desc) -> Desc {
         let mut raw = new.as_u64();
         if !new.is_valid() {
@@ -93,12 +92,12 @@ mod tests {
     fn r24_the_access_flag_is_kept_and_a_cleared_one_stays_cleared() {
         let (young, old) = (page(Prot::USER), without(page(Prot::USER), bits::AF));
         let read_only = without(page(Prot::USER_RO), bits::AF);
-        // Hardware set it after the writer had looked.
+        // Hardware set the flag after the writer had read the entry.
         assert_eq!(
             News::between(old, young).told_to(read_only),
             with(read_only, bits::AF)
         );
-        // The writer had seen it, and cleared it.
+        // The writer had read the flag, and cleared it.
         assert_eq!(News::between(young, young).told_to(old), old);
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! An invalidation that a caller has asked for, as a drain sees it: it is executed together with
-//! what waits, so that both share one set of barriers.
+//! An invalidation that a caller has asked for while something waits. The drain executes it
+//! together with what waits, so that both share one set of barriers.
 
 use crate::addr::PageRange;
 use crate::batch::Slot;
@@ -11,14 +11,14 @@ use crate::tlbi::{Reach, Scope};
 /// An invalidation that a caller has asked for.
 #[derive(Clone, Copy)]
 pub(super) struct Request<'a> {
-    /// Which pages; `None` for everything, tables included.
+    /// The pages; `None` for every entry of the scope, tables included.
     pub(super) ranges: Option<&'a [PageRange]>,
     pub(super) scope: Scope,
     pub(super) reach: Reach,
 }
 
 impl Request<'_> {
-    /// Takes the pages that are asked for off what the slot has to have invalidated.
+    /// Removes the pages of the request from those that the slot must invalidate.
     pub(super) fn covers_in(self, slot: &Slot) {
         if slot.scope.get() != self.scope {
             return;
@@ -29,7 +29,7 @@ impl Request<'_> {
         }
     }
 
-    /// Executes it, and that of the pages `more`, with one set of barriers.
+    /// Invalidates the pages of the request and those of `more`, with one set of barriers.
     pub(super) fn execute<K: Kernel>(
         self,
         mmu: &Mmu<K>,

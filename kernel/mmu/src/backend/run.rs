@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is written: a run of entries, the values for them, and what the entries were before.
+//! The arguments of a write: a run of entries, the values for them, and what the entries were
+//! before; and its result, who must invalidate.
 
 use crate::addr::{Frame, Level, PAGE_SIZE, PageRange};
 use crate::desc::Desc;
 use crate::table::Pte;
 use crate::tlbi::Scope;
 
-/// Consecutive leaf entries of one table, and where they are.
+/// Consecutive leaf entries of one table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run<'a> {
     /// The entries.
     pub(crate) ptes: &'a [Pte],
-    /// The table that they are in.
+    /// The table that holds them.
     pub(crate) table: Frame,
     /// The pages that they translate.
     pub(crate) pages: PageRange,
-    /// Whose translations these are.
+    /// The address space whose translations these are.
     pub(crate) scope: Scope,
 }
 
@@ -27,10 +28,10 @@ impl Run<'_> {
     }
 }
 
-/// What the entries of a run were.
+/// What the entries of a run were before the write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Was {
-    /// Nothing that a TLB could hold: empty, or invalidated already.
+    /// No TLB can hold any of them: they were empty, or were made invalid and invalidated.
     Gone,
     /// Some were valid, and a TLB may hold them.
     Live,
@@ -43,7 +44,7 @@ pub(crate) enum Fill<'a> {
     Contiguous { first: Desc },
     /// `frames[i]` with the attributes of `template`.
     Scattered { frames: &'a [Frame], template: Desc },
-    /// Each entry `e` becomes `e & keep | set`; `sample` stands for the results.
+    /// Each entry `e` becomes `e & keep | set`; `sample` owes what each of the results owes.
     Update { keep: u64, set: u64, sample: Desc },
     /// Every entry empty.
     Zero,
@@ -74,17 +75,17 @@ impl Fill<'_> {
     }
 }
 
-/// Who must invalidate the old translations of a run (R27).
+/// Who must invalidate the old entries of a run (R27).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Duty {
-    /// The strategy: it has done so, or does so when the section is drained.
+    /// The strategy: it has invalidated them, or will with the next drain.
     Backend,
     /// The operation that wrote the run, or the caller of that operation.
     Caller,
 }
 
 impl Duty {
-    /// The duty for several runs: the caller's if it is the caller's for one of them.
+    /// The duty for two runs together: the caller's if it is the caller's for one of them.
     #[inline]
     pub(crate) fn combined(self, other: Self) -> Self {
         match (self, other) {

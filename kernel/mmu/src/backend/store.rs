@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The stores to leaf entries: no other module of this crate executes one.
 //!
-//! Whether a store is right, and what it owes, is not decided here. `space/write.rs` checks each write, and either
-//! stores it at once or hands it to a strategy; `space/fold.rs` breaks and makes contiguous groups; the
-//! strategies store what they have let wait. All of them end in these functions. (Links of tables are stored in
-//! `space/links.rs`, and the chains of tables that no walker reaches in `space/spare.rs`.) `cargo xtask check
-//! layers` keeps it so and prints the callers.
+//! These functions do not decide whether a store is correct, or what it owes. Their callers do:
+//! `space/write.rs` checks each write, and either stores it at once or passes it to a strategy;
+//! `space/fold.rs` breaks and makes contiguous groups; the strategies store what they have let
+//! wait. (Links of tables are stored in `space/links.rs`, and the chains of unlinked tables in
+//! `space/spare.rs`.) `cargo xtask check layers` fails if another module stores an entry, and
+//! prints the callers.
 
 use super::preserve::News;
 use super::run::Fill;
@@ -31,7 +32,7 @@ pub(crate) fn swap<H: Hardware>(hw: &H, pte: &Pte, desc: Desc) -> Desc {
 pub(crate) fn store_run<H: Hardware>(hw: &H, run: &[Pte], fill: Fill<'_>) {
     match fill {
         Fill::Contiguous { first } => match run {
-            // A call for one page is the most common one, and it must not pay for a loop.
+            // A call for one page is the most common one, and needs no loop.
             [pte] => store(hw, pte, first),
             _ => hw.store_linear(run, first, PAGE_SIZE),
         },
@@ -50,14 +51,15 @@ pub(super) fn store_nth<H: Hardware>(hw: &H, run: &[Pte], fill: Fill<'_>, i: usi
     update_nth(hw, &run[i..=i], keep, set);
 }
 
-/// Out of the loops of those that set.
+/// Updates one entry. Out of line, so that the loops over runs that are set stay small.
 #[inline(never)]
 fn update_nth<H: Hardware>(hw: &H, pte: &[Pte], keep: u64, set: u64) {
     hw.update_run(pte, keep, set);
 }
 
-/// Stores `new` over a live entry of the same page. `new` was computed when the entry was `seen`; access
-/// and dirty bits that hardware sets until the very moment of the store are kept (R24).
+/// Replaces a live entry by `new`, which maps the same frame. `new` was computed when the entry
+/// held `seen`. Access and dirty bits that hardware has set since then are kept (R24): the store is
+/// a compare-and-swap, and is repeated if the entry has changed.
 pub(crate) fn replace<H: Hardware>(hw: &H, pte: &Pte, seen: Desc, new: Desc) {
     let mut now = hw.load(pte);
     loop {
@@ -69,8 +71,8 @@ pub(crate) fn replace<H: Hardware>(hw: &H, pte: &Pte, seen: Desc, new: Desc) {
     }
 }
 
-/// Makes a live entry invalid and leaves everything else in it, access and dirty bits that hardware sets until the very
-/// moment of the store included (R24).
+/// Makes a live entry invalid and keeps its other bits, including access and dirty bits that
+/// hardware sets at the same time (R24).
 pub(crate) fn make_invalid<H: Hardware>(hw: &H, pte: &Pte) {
     let mut now = hw.load(pte);
     while let Err(moved) = hw.compare_exchange(pte, now, invalid(now)) {
@@ -78,7 +80,7 @@ pub(crate) fn make_invalid<H: Hardware>(hw: &H, pte: &Pte) {
     }
 }
 
-/// The same entry, not valid.
+/// The same entry with the valid bit clear.
 const fn invalid(entry: Desc) -> Desc {
     Desc::from_u64(entry.as_u64() & !bits::VALID)
 }

@@ -19,7 +19,7 @@ impl Bitmap {
         self.0[i / WORD].get() >> (i % WORD) & 1 != 0
     }
 
-    /// The members among the 16 entries of contiguous group `group`, one bit each.
+    /// The members among the 16 entries of contiguous group `group` (0..32), one bit per entry.
     pub(crate) fn group(&self, group: usize) -> u16 {
         let first = group * GROUP;
         (self.0[first / WORD].get() >> (first % WORD)) as u16
@@ -52,7 +52,8 @@ impl Bitmap {
             .sum()
     }
 
-    /// Members in ascending order. Members that come or go meanwhile may be missed.
+    /// The members in ascending order. A change of the set during the iteration may or may not
+    /// show.
     pub(crate) fn iter(&self) -> impl Iterator<Item = usize> {
         self.0.iter().enumerate().flat_map(|(at, word)| {
             let mut rest = word.get();
@@ -64,7 +65,7 @@ impl Bitmap {
         })
     }
 
-    /// Stretches of members, as first and length, in ascending order.
+    /// The longest runs of consecutive members as `(first, length)`, in ascending order.
     pub(crate) fn runs(&self) -> impl Iterator<Item = (usize, usize)> + Clone {
         let mut at = 0;
         core::iter::from_fn(move || {

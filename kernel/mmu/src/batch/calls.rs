@@ -11,7 +11,7 @@ use core::fmt;
 /// Capacity of the queue, in calls.
 pub const MULTICALLS: usize = 32;
 
-/// What a [`Hypervisor`](crate::Hypervisor) is asked to do.
+/// A call to a [`Hypervisor`](crate::Hypervisor).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     /// Writes a leaf entry. Xen: `mmu_update`, with `MMU_PT_UPDATE_PRESERVE_AD`.
@@ -29,18 +29,18 @@ pub enum Call {
     Invalidate {
         /// The pages.
         range: PageRange,
-        /// Whose translations.
+        /// The address space whose translations these are.
         scope: Scope,
     },
 }
 
-/// Calls that wait, in order.
+/// The queue: calls that wait, in the order in which they were made.
 pub(crate) struct Calls {
     len: Cell<usize>,
     calls: [Cell<Call>; MULTICALLS],
 }
 
-/// What a place of the queue holds before it is used: all zeroes.
+/// The value of an unused element of the queue: all bytes are zero.
 pub(crate) const NO_CALL: Call = Call::Store {
     entry: Frame::ZERO.base(),
     seen: Desc::INVALID,
@@ -68,7 +68,7 @@ impl Calls {
         self.calls[..self.len.get()].iter().map(Cell::get)
     }
 
-    /// Takes all calls out, to the beginning of `calls`. Returns how many they are.
+    /// Moves all calls to the beginning of `calls`. Returns how many there are.
     #[inline(always)]
     pub(crate) fn take(&self, calls: &mut [Call; MULTICALLS]) -> usize {
         for (call, queued) in calls.iter_mut().zip(&self.calls) {
@@ -77,8 +77,8 @@ impl Calls {
         self.len.replace(0)
     }
 
-    /// Appends `call`, or joins it with the last call if both invalidate neighboring ranges of one
-    /// scope: the same operation twice in a row is one call with more arguments.
+    /// Appends `call`, or joins it with the last call if both invalidate ranges of one scope that
+    /// touch. (Xen likewise extends the last call if the next one is the same operation.)
     ///
     /// # Panics
     /// If the queue is full.
@@ -103,7 +103,7 @@ impl Calls {
         self.len.set(len + 1);
     }
 
-    /// The value that waits for entry `index` of `table`: the last one counts (R20).
+    /// The value that waits for entry `index` of `table`: the one of the last call (R20).
     pub(crate) fn waiting(&self, table: Frame, index: usize) -> Option<Desc> {
         let at = entry_address(table, index);
         self.iter().rev().find_map(|call| match call {

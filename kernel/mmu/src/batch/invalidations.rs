@@ -35,14 +35,15 @@ impl Invalidations {
         self.ranges[..self.len.get()].iter().map(Cell::get)
     }
 
-    /// Whether a page of `range` waits.
+    /// Whether the invalidation of a page of `range` in `scope` waits.
     pub(crate) fn meets(&self, scope: Scope, range: PageRange) -> bool {
         !self.is_empty()
             && self.scope.get() == scope
             && self.ranges().any(|known| known.meets(range))
     }
 
-    /// Takes `range` on; `false` if the list has to be drained before.
+    /// Adds `range`. Returns `false`, and adds nothing, if the list must be drained first: it is
+    /// full, or holds ranges of another scope.
     pub(crate) fn add(&self, scope: Scope, range: PageRange) -> bool {
         let len = self.len.get();
         if len == 0 {
@@ -60,12 +61,12 @@ impl Invalidations {
         true
     }
 
-    /// Whose ranges wait.
+    /// The scope of the ranges that wait.
     pub(crate) fn scope(&self) -> Scope {
         self.scope.get()
     }
 
-    /// Forgets all of them: they are invalidated.
+    /// Empties the list, after its ranges were invalidated.
     pub(crate) fn clear(&self) {
         self.len.set(0);
     }

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What waits on a CPU: the queues of the strategies that defer more than barriers.
+//! The batch of a CPU: the queues of the strategies that defer more than barriers.
 //!
-//! A barrier that is owed is one bit, and the task carries it. Stores and invalidations that are owed need
-//! room, and that room belongs to the CPU, as on the architectures that these strategies come from. A kernel
-//! that wants one of them gives each CPU a [`Batch`].
+//! A barrier that is owed is one bit in the state of the task. Stores and invalidations that wait
+//! need room, and that room belongs to the CPU, as on the architectures that these strategies come
+//! from. A kernel that uses one of these strategies gives each CPU a [`Batch`].
 //!
-//! Only the CPU's current task has anything waiting here, and only while its section is active. So a batch
-//! is empty whenever another task could see it: with [`crate::Backend::DeferStores`] a task keeps its CPU
-//! in a section, and with the other strategies the context switch drains the batch on the CPU that the task
-//! leaves ([`crate::Lazy::switch_out`]).
+//! Only the current task of the CPU has anything waiting in the batch, and only while its section
+//! is active. So the batch is empty whenever another task runs on the CPU: with
+//! [`crate::Backend::DeferStores`] a task keeps its CPU in a section, and with the other strategies
+//! the context switch drains the batch on the CPU that the task leaves
+//! ([`crate::Lazy::switch_out`]).
 //!
-//! The queues are data. The strategies in `backend` decide what goes in, and drain them.
+//! This module holds the data. The strategies in `backend` fill and drain the queues.
 
 mod bitmap;
 mod calls;
@@ -28,8 +29,8 @@ use crate::addr::{Frame, Level, PageRange};
 use crate::tlbi::Scope;
 use core::fmt;
 
-/// Room for what one CPU defers. Its size is about 21 KiB. An empty one is all zeroes, so that a `static` takes
-/// no room in an image.
+/// Room for what one CPU defers, about 21 KiB. All bytes of an empty batch are zero, so a `static`
+/// takes no room in an image.
 pub struct Batch {
     pub(crate) slots: Slots,
     pub(crate) invalidations: Invalidations,
@@ -40,10 +41,10 @@ impl Batch {
     /// An empty batch.
     ///
     /// # Safety
-    /// It is handed out by [`crate::Context::batch`] of one kernel only, and there to one CPU
-    /// only: two flows of control never use it at the same time. (Interrupt handlers may run in
-    /// between; while [`crate::Context::in_interrupt`] the library touches only what waits for the
-    /// very entries of a call, which is the caller's own.)
+    /// [`crate::Context::batch`] of one kernel returns the batch, and only to one CPU, so two flows
+    /// of control never use it at the same time. (Interrupt handlers may interrupt a use: in
+    /// interrupt context the library touches only what waits for the entries of a call, and that
+    /// belongs to the caller.)
     pub const unsafe fn new() -> Self {
         Self {
             slots: Slots::new(),
@@ -52,8 +53,9 @@ impl Batch {
         }
     }
 
-    /// Whether something waits for `pages` of `scope`: an invalidation, or a store to their entries. A queued call
-    /// to store names its entry by the table, so it is found only where `table`, which translates the pages, is known.
+    /// Whether something waits for `pages` of `scope`: an invalidation, or a store to their
+    /// entries. A store in the queue of `Multicall` is known by the physical address of its entry,
+    /// so it is found only if `table`, the table that translates `pages`, is given.
     pub(crate) fn concerns(&self, table: Option<Frame>, scope: Scope, pages: PageRange) -> bool {
         let of_table = |frame| table == Some(frame);
         self.slots.concern(table, scope, pages)
@@ -76,7 +78,7 @@ impl Batch {
 
 const _: () = assert!(size_of::<Batch>() < 22 << 10);
 
-// SAFETY: `new` asks that one flow of control uses it at a time.
+// SAFETY: the caller of `new` promises that one flow of control uses it at a time.
 unsafe impl Sync for Batch {}
 
 impl fmt::Debug for Batch {

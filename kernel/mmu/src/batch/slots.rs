@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The queue of [`crate::Backend::DeferStores`]: values that wait for entries of a few tables.
+//! The queue of [`crate::Backend::DeferStores`]: values that wait to be stored to the entries of
+//! two tables.
 //!
 //! A slot belongs to one table of one address space. For each of the 512 entries it can hold the
-//! value that waits, what the entry held when that value was computed, and whether the entry was
-//! emptied and still has to be invalidated.
+//! value that waits, what the entry held when its first value began to wait, and whether the entry
+//! still has to be invalidated.
 
 use super::bitmap::Bitmap;
 use crate::addr::{ENTRIES, Frame, PageRange, VirtAddr};
@@ -12,10 +13,11 @@ use crate::tlbi::Scope;
 use core::cell::Cell;
 use core::fmt;
 
-/// Capacity of the queue, in tables: source and destination, as in `move_ptes()`.
+/// Capacity of the queue, in tables. Two are enough for source and destination of a move, as in
+/// Linux's `move_ptes()`.
 pub const DEFERRED_TABLES: usize = 2;
 
-/// What waits for one table.
+/// The values and invalidations that wait for one table.
 pub(crate) struct Slot {
     /// The table; `None` if the slot is free.
     pub(crate) table: Cell<Option<Frame>>,
@@ -27,14 +29,14 @@ pub(crate) struct Slot {
     pub(crate) values: [Cell<Desc>; ENTRIES],
     /// What the entry held when its first value began to wait.
     pub(crate) seen: [Cell<Desc>; ENTRIES],
-    /// Entries that were emptied and not invalidated yet.
+    /// Entries that were live, were emptied or replaced, and are not invalidated yet.
     pub(crate) stale: Bitmap,
 }
 
 /// The slots of a CPU.
 pub(crate) struct Slots {
     slots: [Slot; DEFERRED_TABLES],
-    /// The slot that is the next to make room if all are taken.
+    /// The index of the slot that makes room next if all are taken.
     turn: Cell<usize>,
 }
 
@@ -51,7 +53,7 @@ impl Slot {
         }
     }
 
-    /// The value that waits for entry `i`, if one does.
+    /// The value that waits for entry `i`, if there is one.
     #[inline]
     pub(crate) fn waiting(&self, i: usize) -> Option<Desc> {
         self.waiting.has(i).then(|| self.values[i].get())
@@ -66,7 +68,7 @@ impl Slot {
         self.values[i].set(new);
     }
 
-    /// Takes note that the pages of `range` are invalidated elsewhere.
+    /// Notes that the pages of `range` were invalidated, or will be by the caller.
     pub(crate) fn invalidated(&self, range: PageRange) {
         for i in self.stale.iter() {
             if range.covers(self.pages(i, 1)) {
@@ -98,8 +100,9 @@ impl Slots {
         self.slots.iter()
     }
 
-    /// The slot of `table`, which translates addresses from `start` on in `scope`. A frame may have
-    /// become another table since a slot was taken for it, so the frame alone does not decide.
+    /// The slot of `table`, which translates addresses from `start` on in `scope`. The frame alone
+    /// does not identify the slot, because it may have become another table since the slot was
+    /// taken.
     pub(crate) fn of(&self, table: Frame, start: VirtAddr, scope: Scope) -> Option<&Slot> {
         self.iter().find(|slot| {
             slot.table.get() == Some(table)
@@ -123,7 +126,7 @@ impl Slots {
         self.iter().find(|slot| slot.table.get().is_none())
     }
 
-    /// The slot that is to make room for another table: each in turn, of those that `may` do it.
+    /// The slot that makes room for another table: the next one in turn for which `may` is true.
     pub(crate) fn next_in_turn(&self, may: impl Fn(&Slot) -> bool) -> Option<&Slot> {
         let turn = self.turn.get();
         let mut all = (turn..turn + DEFERRED_TABLES).map(|i| i % DEFERRED_TABLES);
@@ -132,7 +135,8 @@ impl Slots {
         Some(&self.slots[i])
     }
 
-    /// Whether a store or an invalidation waits for `pages` of `scope`, in `table` if that is known.
+    /// Whether a store or an invalidation waits for `pages` of `scope`, and of `table` if it is
+    /// given.
     pub(crate) fn concern(&self, table: Option<Frame>, scope: Scope, pages: PageRange) -> bool {
         self.iter().any(|slot| {
             let is_it = slot

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Sections and pauses as values that close on drop.
+//! Sections and pauses as values that close when they are dropped.
 //!
-//! A guard remembers whether opening it had an effect. A guard that was opened in an interrupt, or
-//! a section that was opened while paused, was ignored, and so is its end. If the context has
-//! changed in between, the level cannot be closed any more: Linux leaks it silently (R39), here it
-//! is reported through [`crate::Context::report`].
+//! A guard remembers whether opening it had an effect. Opening a guard in an interrupt, or a
+//! section while paused, is ignored, and so is the end of that guard. If the context has changed in
+//! between, the guard cannot close its level. Linux leaks the level silently (R39); this library
+//! reports it through [`crate::Context::report`].
 
 use super::mode::{Lazy, Opened};
 use crate::error::LazyMmuError;
 use crate::hardware::Kernel;
 use core::marker::PhantomData;
 
-/// A lazy MMU section. Leaves on drop, and everything written in it has then
-/// taken effect. Not `Send`: the section belongs to the task that opened it.
+/// A lazy MMU section. Dropping the value leaves the section, and everything that was written in it
+/// has then taken effect. Not `Send`: the section belongs to the task that opened it.
 #[must_use = "a section that is dropped at once defers nothing"]
 pub struct LazySection<'m, K: Kernel> {
     lazy: Lazy<'m, K>,
@@ -20,7 +20,7 @@ pub struct LazySection<'m, K: Kernel> {
     _task: PhantomData<*mut ()>,
 }
 
-/// A pause of lazy MMU mode. Resumes on drop. Not `Send`.
+/// A pause of lazy MMU mode. Dropping the value ends the pause. Not `Send`.
 #[must_use = "a pause that is dropped at once pauses nothing"]
 pub struct LazyPause<'m, K: Kernel> {
     lazy: Lazy<'m, K>,
@@ -29,7 +29,7 @@ pub struct LazyPause<'m, K: Kernel> {
 }
 
 impl<'m, K: Kernel> Lazy<'m, K> {
-    /// Opens a section that closes itself.
+    /// Opens a section that closes when the value is dropped.
     ///
     /// # Errors
     /// [`LazyMmuError::EnableOverflow`] at depth 255; nothing changes.
@@ -41,9 +41,9 @@ impl<'m, K: Kernel> Lazy<'m, K> {
 
     /// Opens a section unless one is active already.
     ///
-    /// This is for operations whose writes may take effect with their caller's section. A nested
-    /// section would flush when it ends (R5), and a caller that makes many calls in a section of
-    /// its own would pay at each of them.
+    /// Operations whose writes may take effect with their caller's section use it. A nested section
+    /// would flush at its end (R5), so a caller with a section around many calls would pay the
+    /// barriers at each of them.
     ///
     /// # Errors
     /// None in practice: a section at depth 255 is active, or paused and ignored.
@@ -56,7 +56,7 @@ impl<'m, K: Kernel> Lazy<'m, K> {
         self.section().map(Some)
     }
 
-    /// Opens a pause that closes itself.
+    /// Opens a pause that ends when the value is dropped.
     ///
     /// # Errors
     /// [`LazyMmuError::PauseOverflow`] at depth 255; nothing changes.

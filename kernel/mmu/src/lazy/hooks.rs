@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The hooks that run when lazy MMU mode is entered, flushed and left. Linux: `arch_enter_lazy_mmu_mode()`,
-//! `arch_flush_lazy_mmu_mode()`, `arch_leave_lazy_mmu_mode()`.
+//! The hooks that run when lazy MMU mode is entered, flushed and left. Linux:
+//! `arch_enter_lazy_mmu_mode()`, `arch_flush_lazy_mmu_mode()`, `arch_leave_lazy_mmu_mode()`.
 //!
-//! They run on the transitions of the counters and on nothing else (R9), never in an interrupt. They do not ask
-//! the counters: when the last `leave` runs, the mode is inactive already (R10).
+//! They run only when the counters change (R9; the table in the [module text](super)), and never in
+//! an interrupt. They do not read the counters: when the last `leave` runs, the mode is inactive
+//! already (R10).
 
 use crate::backend;
 use crate::counters::Counters;
 use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
 
-/// The mode becomes active.
+/// The mode becomes active. A strategy that is not preemptible binds the task to its CPU.
 #[inline]
 pub(super) fn enter<K: Kernel>(mmu: &Mmu<K>, counters: &Counters) {
     counters.enter(1);
@@ -19,7 +20,8 @@ pub(super) fn enter<K: Kernel>(mmu: &Mmu<K>, counters: &Counters) {
     }
 }
 
-/// The mode stays active, and all earlier writes take effect: what waits is drained, what is owed is paid.
+/// The mode stays active, and all earlier writes take effect: drains what waits, then pays what the
+/// task owes.
 #[inline]
 pub(super) fn flush<K: Kernel>(mmu: &Mmu<K>) {
     let counters = mmu.kernel().current_counters();
@@ -28,7 +30,8 @@ pub(super) fn flush<K: Kernel>(mmu: &Mmu<K>) {
     mmu.pay_all(counters);
 }
 
-/// The mode is not active any more, and all earlier writes take effect.
+/// The mode is not active any more, and all earlier writes take effect: drains what waits, lets the
+/// task leave its CPU again, then pays what it owes.
 #[inline]
 pub(super) fn leave<K: Kernel>(mmu: &Mmu<K>) {
     let counters = mmu.kernel().current_counters();
@@ -39,7 +42,7 @@ pub(super) fn leave<K: Kernel>(mmu: &Mmu<K>) {
     mmu.pay_all(counters);
 }
 
-/// The task drains its CPU's batch first, and only then may it leave the CPU.
+/// Drains the CPU's batch, and only then lets the task leave the CPU.
 #[cold]
 #[inline(never)]
 fn let_go<K: Kernel>(mmu: &Mmu<K>) {

@@ -3,7 +3,8 @@
 //!
 //! # The contract
 //!
-//! This is Linux's generic contract, one for one. Every task has two counters, and four calls move them:
+//! This is Linux's generic contract, one for one. Every task has two counters, and four calls
+//! change them:
 //!
 //! | call      | refused (R8)          | counter          | hook                                      |
 //! |-----------|-----------------------|------------------|-------------------------------------------|
@@ -12,8 +13,8 @@
 //! | `pause`   | `pause_count` = 255   | `pause_count` + 1  | `leave` if it was 0 and enabled           |
 //! | `resume`  | `pause_count` = 0     | `pause_count` - 1  | `enter` if 0 is reached and enabled       |
 //!
-//! In interrupt context none of the four does anything (R3), and while paused neither `enable` nor `disable` does
-//! (R6): such calls are ignored, not queued. A caller may rely on three things:
+//! In interrupt context all four calls do nothing (R3), and while paused `enable` and `disable` do
+//! nothing (R6): such calls are ignored, not queued. A caller may rely on three things:
 //!
 //! * after **any** effective `disable`, at any depth, and after `pause` and `flush`,
 //!   all its earlier writes have taken effect (R5);
@@ -21,25 +22,37 @@
 //! * the state belongs to the task, and neither a context switch nor an interrupt
 //!   changes it (R11, R12).
 //!
-//! A caller may not access memory through a mapping that it has made in the section that is still open (R19), and it
-//! may not sleep there unless the strategy allows it (R38; [`Lazy::might_sleep`]).
+//! A caller may not access memory through a mapping that it has made in the section that is still
+//! open (R19), and it may not sleep there unless the strategy allows it (R38;
+//! [`Lazy::might_sleep`]).
 //!
 //! # What differs from Linux
 //!
-//! * A counter that would wrap is refused with [`LazyMmuError`](crate::LazyMmuError) and stays as it is; Linux warns
-//!   in debug builds and wraps.
-//! * Sections and pauses are guards that close on drop ([`LazySection`], [`LazyPause`]), so that no exit path
-//!   forgets to (R39). The raw calls on [`Lazy`] are for patterns that are not lexical, and for tests.
+//! * A counter that would wrap is refused with [`LazyMmuError`](crate::LazyMmuError) and stays as
+//!   it is; Linux warns in debug builds and wraps.
+//! * Sections and pauses are guards that close when they are dropped ([`LazySection`],
+//!   [`LazyPause`]), so that every exit path closes them (R39). The raw calls on [`Lazy`] are for
+//!   patterns that are not lexical, and for tests.
 //! * Announced ranges nest, and they survive pauses ([`Lazy::enable_fast_pte_range`]).
-//! * A loop that must sleep leaves all levels at once and comes back to them ([`Lazy::suspend_all`]).
-//! * A task that ends inside of a section is taken out of all levels ([`Lazy::exit`]).
+//! * A loop that must sleep leaves all levels at once and re-enters them afterwards
+//!   ([`Lazy::suspend_all`]).
+//! * A task that ends inside a section leaves all levels ([`Lazy::exit`]).
 //!
-//! # The end of a section does not touch other entries
+//! # What happens at the end of a section
 //!
-//! The end of a section, a suspension, [`Lazy::exit`] and a context switch store what the task has let wait,
-//! invalidate what it has emptied, and execute the barriers that it owes. They read and write no other entry, because
-//! their caller need not hold the address space any more. Work on entries that only the holder of a space may do,
-//! such as folding contiguous groups, is a call of that space ([`crate::AddressSpace::fold_contiguous`]):
+//! [`Lazy::disable`] decrements the counter, ends the ranges that were announced at the depth that
+//! is left, and then, at any depth:
+//!
+//! 1. drains this CPU's batch: stores that wait go to memory, and what waits for its invalidation
+//!    is invalidated;
+//! 2. executes the barriers that the task owes after that, at most one `DSB ISHST` and one `ISB`.
+//!
+//! At depth 0 the task may lose its CPU again after the drain, if its strategy had bound it.
+//!
+//! The end of a section, a suspension, [`Lazy::exit`] and a context switch touch no other entry,
+//! because their caller need not hold the address space any more. Work that only the holder of a
+//! space may do, such as folding contiguous groups, is a call of that space
+//! ([`crate::AddressSpace::fold_contiguous`]):
 //!
 //! ```text
 //! task A: announce a range, map 16 pages, drain, unlock the space

@@ -23,12 +23,12 @@ pub struct Lazy<'m, K: Kernel> {
     pub(super) mmu: &'m Mmu<K>,
 }
 
-/// Whether a call moved a counter.
+/// Whether a call changed a counter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Opened {
-    /// It did.
+    /// The call changed the counter.
     Counted,
-    /// It was ignored: in an interrupt, or while paused.
+    /// The call was ignored: in an interrupt, or while paused.
     Ignored,
 }
 
@@ -53,13 +53,13 @@ impl<'m, K: Kernel> Lazy<'m, K> {
         self.current().read()
     }
 
-    /// The current task's state, for the time of a call.
+    /// The current task's state. The caller uses the reference during one call of the library.
     #[inline(always)]
     pub(crate) fn current(self) -> &'m LazyMmuState {
         self.mmu.kernel().current_lazy()
     }
 
-    /// R2: not in interrupt, enabled and not paused. Linux:
+    /// Whether the mode is active: enabled, not paused, and not in interrupt context (R2). Linux:
     /// `is_lazy_mmu_mode_active()`.
     #[inline(always)]
     pub fn is_lazy_mmu_mode_active(self) -> bool {
@@ -76,7 +76,7 @@ impl<'m, K: Kernel> Lazy<'m, K> {
         self.enter().map(|_| ())
     }
 
-    /// [`Lazy::enable`], and whether it had an effect.
+    /// [`Lazy::enable`]; returns whether it had an effect.
     #[inline]
     #[track_caller]
     pub(super) fn enter(self) -> Result<Opened, LazyMmuError> {
@@ -132,9 +132,9 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     }
 
     /// Drains what waits on this CPU; barriers stay deferred. A task that releases the lock of the
-    /// tables inside a section calls it before (R40, R43), because the next holder of the lock
-    /// reads memory. Nothing happens in interrupt context (R12), nor with a strategy that only
-    /// defers barriers.
+    /// tables inside a section calls this first (R40, R43), because the next holder of the lock
+    /// reads memory. In interrupt context the call does nothing (R12), and with a strategy that
+    /// defers only barriers there is nothing to drain.
     #[inline]
     pub fn drain(self) {
         backend::drain(self.mmu);
@@ -184,9 +184,9 @@ impl<'m, K: Kernel> Lazy<'m, K> {
         Ok(())
     }
 
-    /// Flushes: makes all earlier writes take effect, and stays in the section. If nothing is owed
-    /// it executes nothing (R16); in interrupt context it leaves the interrupted task's batch alone
-    /// (R12). Linux: `arch_flush_lazy_mmu_mode()`.
+    /// Flushes: makes all earlier writes take effect, and stays in the section. If nothing waits
+    /// and nothing is owed, it executes nothing (R16). In interrupt context it does nothing, so the
+    /// interrupted task's batch stays as it is (R12). Linux: `arch_flush_lazy_mmu_mode()`.
     #[inline]
     pub fn flush(self) {
         if !self.mmu.kernel().in_interrupt() {

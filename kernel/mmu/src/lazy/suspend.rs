@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Leaving every level for a while: for loops that must sleep.
+//! Suspension: leaving every level for a while, for loops that must sleep.
 //!
 //! A loop over entries that has to reschedule leaves lazy MMU mode, drops its lock, sleeps and
 //! starts again, as Linux's `madvise_cold_or_pageout_pte_range()` does. One `disable` is not enough
-//! if a caller further up has a section as well: the mode is still active then. A pause does not
-//! help either, because while it lasts the mode cannot be enabled. [`Lazy::suspend_all`] leaves all
-//! levels, whatever they are, and enters them again at its end.
+//! if a caller further up has a section as well, because the mode is then still active. A pause
+//! does not help either, because the mode cannot be enabled during a pause. [`Lazy::suspend_all`]
+//! leaves all levels, sections and pauses, and the end of the suspension enters them again.
 
 use super::hooks;
 use super::mode::Lazy;
@@ -14,9 +14,9 @@ use crate::hardware::{CurrentTask, Kernel};
 use core::marker::PhantomData;
 use core::panic::Location;
 
-/// A guard: the task has left all levels, and enters them again on drop, at the same depth, with
-/// the same pauses and announced ranges. Meanwhile the task is as one without any section: it may
-/// sleep, and enter sections of its own. Not `Send`.
+/// A suspension: while this value exists, the task is outside of all levels. It may sleep, and it
+/// may open and close further sections. Dropping the value enters the levels again, at the same
+/// depth, with the same pauses and announced ranges. Not `Send`.
 #[must_use = "a suspension that is dropped at once suspends nothing"]
 pub struct LazySuspended<'m, K: Kernel> {
     lazy: Lazy<'m, K>,
@@ -25,13 +25,13 @@ pub struct LazySuspended<'m, K: Kernel> {
     _task: PhantomData<*mut ()>,
 }
 
-/// What is restored.
+/// The state that the end of a suspension restores.
 #[derive(Debug)]
 struct Left {
     enable_count: u8,
     pause_count: u8,
     opened_at: Option<&'static Location<'static>>,
-    /// The suspension was counted, so its end has to be.
+    /// Whether the announced ranges counted this suspension; its end must then be counted as well.
     is_counted: bool,
 }
 
@@ -67,8 +67,8 @@ impl<'m, K: Kernel> Lazy<'m, K> {
     fn enter_all(self, left: &Left) {
         let state = self.current();
         if state.enable_count() > 0 || state.pause_count() > 0 {
-            // A section that was opened in the meantime was not closed. Its writes take effect, its
-            // level is lost.
+            // A section that was opened during the suspension was not closed. Its writes take
+            // effect here, and its level is dropped.
             self.report(LazyMmuError::Asymmetric);
             if self.leave_all().is_counted {
                 state.hints().resume();

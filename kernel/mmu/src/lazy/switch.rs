@@ -3,22 +3,25 @@
 //!
 //! # The protocol
 //!
-//! 1. Before it sleeps, a task asks [`Lazy::might_sleep`]. The call refuses where sleeping is a mistake: in a
-//!    section with a strategy that keeps its task on the CPU. The state says where that section was opened
-//!    ([`LazyMmuSnapshot::opened_at`](crate::LazyMmuSnapshot::opened_at)).
-//! 2. The context switch takes its run queue's lock and picks the next task. Then, with interrupts masked, on the
-//!    CPU that the task leaves, and before another CPU can run the task, it calls [`Lazy::switch_out`]: for a
-//!    voluntary switch and for a preemption, at the end of an interrupt or not. If the call refuses, the task
-//!    keeps the CPU, and the scheduler tries again when [`crate::Context::preemption_point`] says that it may.
-//! 3. A task that goes on on another CPU executes an `ISB` before it does, or returns from an exception. What was
-//!    complete on the old CPU is synchronized on the new one by that (row M3).
+//! 1. Before it sleeps, a task asks [`Lazy::might_sleep`]. The call refuses where sleeping is a
+//!    mistake: in a section with a strategy that keeps its task on the CPU. The state says where
+//!    that section was opened ([`LazyMmuSnapshot::opened_at`](crate::LazyMmuSnapshot::opened_at)).
+//! 2. The context switch takes its run queue's lock and picks the next task. Then, with interrupts
+//!    masked, on the CPU that the task leaves, and before another CPU can run the task, it calls
+//!    [`Lazy::switch_out`]: for a voluntary switch and for a preemption, at the end of an interrupt
+//!    or not. If the call refuses, the task keeps the CPU, and the scheduler tries again when
+//!    [`crate::Context::preemption_point`] says that it may.
+//! 3. A task that continues on another CPU executes an `ISB` first, or returns from an exception.
+//!    This synchronizes the new CPU with what was complete on the old one (row M3).
 //! 4. A task that ends calls [`Lazy::exit`] before its last switch.
 //!
 //! # Why the barrier comes after the lock is taken
 //!
-//! The `DSB ISH` of the switch serves the task that leaves: it completes its stores on the CPU that executed them. It
-//! also serves the task that arrives. What that task has stored on another CPU must be ordered before a TLBI that it
-//! issues here, and this CPU learns of those stores when it takes the lock:
+//! The `DSB ISH` of the switch serves the task that leaves: it completes that task's stores on the
+//! CPU that executed them. It also serves the task that arrives. A store that the arriving task has
+//! executed on another CPU must be ordered before a TLBI that the task issues on this CPU. Taking
+//! the lock makes the store visible to this CPU, and a `DSB ISH` after the lock is taken orders it
+//! before everything that follows:
 //!
 //! ```text
 //! CPU 0, task A: store entry = 0; DSB ISHST      (preempted before its TLBI)
@@ -27,20 +30,23 @@
 //! CPU 1, task A: TLBI; DSB ISH
 //! ```
 //!
-//! If CPU 1 executed its `DSB ISH` before the lock, nothing would order the store before the TLBI, and the entry could
-//! be cached again. The model shows it:
-//! `r11_r17_a_call_that_moves_at_any_moment_takes_effect_on_both_cpus` (`tests/model_scheduler.rs`).
+//! If CPU 1 executed its `DSB ISH` before it takes the lock, nothing would order the store before
+//! the TLBI: a walker could still read the old entry after the TLBI and cache it again. The machine
+//! model reports the stale translation in that order:
+//! `r11_r17_a_call_that_moves_at_any_moment_takes_effect_on_both_cpus`
+//! (`tests/model_scheduler.rs`).
 //!
 //! # What it costs
 //!
-//! Every switch executes a `DSB ISH`, as Linux's `__switch_to()` does, whatever the task has written: the barrier
-//! also completes TLB maintenance that a task has begun outside of any section. Apart from that barrier and its
-//! counting, a task for which there is nothing to do costs a load, a test and a branch. Such a task is in no
-//! section; or it is in a section with a strategy that allows preemption, and has stored nothing and let nothing wait
+//! Every switch executes a `DSB ISH`, as Linux's `__switch_to()` does, even if the task has written
+//! nothing: the barrier also completes TLB maintenance that a task has begun outside of any
+//! section. If the switch has nothing else to do, it costs a load, a test and a branch besides the
+//! barrier and its counting. This is so for a task outside of any section, and for a task in a
+//! section with a strategy that allows preemption that has stored nothing, and let nothing wait,
 //! since the last switch.
 //!
-//! The library executes the barrier, not the kernel, because the debt that it pays must not be forgiven without it,
-//! and because it is counted like every other one.
+//! The library executes the barrier, and not the kernel, because forgiving the debt and executing
+//! the barrier that pays it must not be separated, and because the library counts every barrier.
 
 use super::mode::Lazy;
 use crate::backend;
@@ -48,12 +54,13 @@ use crate::error::LazyMmuError;
 use crate::hardware::Kernel;
 
 impl<K: Kernel> Lazy<'_, K> {
-    /// Whether the task may sleep now (R38). Linux: `might_sleep()`, as far as it is about lazy MMU mode.
+    /// Whether the task may sleep now (R38). Linux: `might_sleep()`, as far as it is about lazy MMU
+    /// mode.
     ///
     /// # Errors
-    /// [`LazyMmuError::NotPreemptible`] in an active section if the strategy keeps the task on its CPU
-    /// ([`crate::Backend::is_preemptible`]); at its end, until the batch is drained; and with any strategy while
-    /// the library works on the batch.
+    /// [`LazyMmuError::NotPreemptible`] from the start of an active section until the drain at its
+    /// end, if the strategy keeps the task on its CPU ([`crate::Backend::is_preemptible`]); and
+    /// with any strategy while the library works on the batch.
     #[inline(always)]
     pub fn might_sleep(self) -> Result<(), LazyMmuError> {
         if self.current().stays() {
@@ -62,18 +69,21 @@ impl<K: Kernel> Lazy<'_, K> {
         Ok(())
     }
 
-    /// The context switch calls this for the current task, on the CPU that it leaves, before the task can run
-    /// anywhere else. It drains the CPU's batch and completes the task's stores with `DSB ISH` (R17). Of the pair
-    /// that the task owes only the `ISB` is left. The counters of its state do not change (R11). Interrupts are
-    /// masked meanwhile, and it may be called at the end of an interrupt, on behalf of the task that was
-    /// interrupted.
+    /// Prepares the current task to lose this CPU. The context switch calls it on the CPU that the
+    /// task leaves, with interrupts masked, before the task can run on another CPU. At the end of
+    /// an interrupt it may be called on behalf of the interrupted task.
     ///
-    /// `DSB ISH` and not `ISHST`: it also completes TLB maintenance that the task has begun. Witness:
-    /// `random_programs_notice_a_bare_context_switch`.
+    /// It drains the CPU's batch and completes the task's stores with `DSB ISH` (R17). Of the pair
+    /// that the task owes, only the `ISB` is left. The task's counters do not change (R11).
+    ///
+    /// The barrier is `DSB ISH` and not `DSB ISHST`, because it also completes TLB maintenance that
+    /// the task has begun. The test `random_programs_notice_a_bare_context_switch` fails without
+    /// it.
     ///
     /// # Errors
-    /// [`LazyMmuError::NotPreemptible`] as [`Lazy::might_sleep`]; nothing is done, and the task keeps
-    /// its CPU: a preemption is tried again later.
+    /// [`LazyMmuError::NotPreemptible`] where [`Lazy::might_sleep`] returns it. Nothing was done,
+    /// and the task must keep its CPU; the scheduler tries the preemption again at
+    /// [`crate::Context::preemption_point`].
     #[inline(always)]
     pub fn switch_out(self) -> Result<(), LazyMmuError> {
         if self.current().concerns_switch() {
@@ -83,7 +93,7 @@ impl<K: Kernel> Lazy<'_, K> {
         Ok(())
     }
 
-    /// The long way: the switch refuses, or there is something to drain or to forgive.
+    /// The rare case: the switch refuses, or it has something to drain or to forgive.
     #[cold]
     #[inline(never)]
     fn settle_and_switch_out(self) -> Result<(), LazyMmuError> {

@@ -11,7 +11,7 @@ use crate::tlbi::TlbFeatures;
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
-/// What the CPUs of the system allow, read once at boot.
+/// The optional features that every CPU of the system has. A kernel reads them once at boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     /// TLB maintenance beyond plain by-address operations.
@@ -20,25 +20,25 @@ pub struct Features {
     pub ets2: bool,
 }
 
-/// The library bound to a kernel `K`. One instance per system, usually a
-/// `static`.
+/// The library bound to a kernel `K`. A system has one instance, usually a `static`.
 pub struct Mmu<K> {
     kernel: K,
     terms: AtomicU16,
-    /// [`TlbFeatures`], which nothing else depends on.
+    /// The bits of [`TlbFeatures`]. Nothing else depends on them, so they are not part of `terms`.
     tlb: AtomicU8,
 }
 
-/// Strategy and policy, as they were at one moment, and whether the CPUs allow the policy `ets2`.
+/// The strategy, the policy, and whether the CPUs have FEAT_ETS2, in one word, so that one load
+/// reads them as they are at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Terms(u16);
 
 impl Terms {
-    /// The low byte is the strategy.
+    /// The bit of the policy. The low byte is the strategy.
     const POLICY: u16 = 1 << 8;
     const ETS2: u16 = 1 << 15;
 
-    /// Those that the library begins with.
+    /// The terms of a new [`Mmu`].
     pub(crate) const FIRST: Self = Self(0)
         .with_backend(Backend::DeferBarriers)
         .with_policy(BarrierPolicy::Classic);
@@ -51,7 +51,7 @@ impl Terms {
         Self(self.0 & !Self::POLICY | (policy as u16) << 8)
     }
 
-    /// With FEAT_ETS2 or without, and the policy that this allows.
+    /// The same terms with or without FEAT_ETS2. Without it the policy is `Classic`.
     const fn with_ets2(self, ets2: bool) -> Self {
         if ets2 {
             Self(self.0 | Self::ETS2)
@@ -115,8 +115,9 @@ impl<K> Mmu<K> {
         Terms(self.terms.load(Ordering::Relaxed))
     }
 
-    /// Changes one of them, in one atomic step: what another CPU sets meanwhile is kept. Returns whether `new` found
-    /// that possible.
+    /// Replaces the terms by `new(terms)` in one atomic step. If another CPU changes the terms at
+    /// the same time, `new` is called again with the changed ones, so neither change is lost.
+    /// Returns `false`, and changes nothing, if `new` returns `None`.
     fn update_terms(&self, new: impl Fn(Terms) -> Option<Terms>) -> bool {
         let next = |old| new(Terms(old)).map(|terms| terms.0);
         let done = self
@@ -125,13 +126,13 @@ impl<K> Mmu<K> {
         done.is_ok()
     }
 
-    /// What the CPUs offer, as it was set.
+    /// The CPU features that [`Mmu::set_features`] has set.
     pub fn features(&self) -> Features {
         let (tlb, ets2) = (self.tlb_features(), self.terms().has_ets2());
         Features { tlb, ets2 }
     }
 
-    /// What the CPUs offer for TLB maintenance.
+    /// The features for TLB maintenance that [`Mmu::set_features`] has set.
     #[inline(always)]
     pub(crate) fn tlb_features(&self) -> TlbFeatures {
         let bits = self.tlb.load(Ordering::Relaxed);
@@ -142,13 +143,13 @@ impl<K> Mmu<K> {
         }
     }
 
-    /// Says what the CPUs offer. A policy that they do not allow any more falls back to
+    /// Sets the CPU features. If they no longer allow the policy in use, the policy becomes
     /// [`BarrierPolicy::Classic`], as if [`Mmu::set_policy`] had chosen it.
     ///
     /// # Safety
-    /// Each feature holds on every CPU that works with these tables or translates by them, and
-    /// `repeat` is set if any of them needs it. A TLBI by range is UNDEFINED without
-    /// FEAT_TLBIRANGE; where the repetition is missing, a TLB keeps the entry and its frame is
+    /// Every CPU that executes this library or translates by its tables has each feature that is
+    /// set, and `repeat` is set if any of these CPUs has the erratum. A TLBI by range is UNDEFINED
+    /// without FEAT_TLBIRANGE. Without the repetition a TLB may keep an entry whose frame is then
     /// reused.
     pub unsafe fn set_features(&self, features: Features) {
         let TlbFeatures { ttl, range, repeat } = features.tlb;
@@ -157,11 +158,11 @@ impl<K> Mmu<K> {
         self.update_terms(|terms| Some(terms.with_ets2(features.ets2)));
     }
 
-    /// Chooses the barrier policy. A callback or [`crate::FastPteRange`] that is at work may still
-    /// use the previous policy until it ends.
+    /// Chooses the barrier policy. A callback or a [`crate::FastPteRange`] that began before the
+    /// change may use the previous policy until it ends.
     ///
     /// # Errors
-    /// [`NoEts2`] if the features do not allow it; the policy stays.
+    /// [`NoEts2`] if the features do not allow `policy`; the policy does not change.
     pub fn set_policy(&self, policy: BarrierPolicy) -> Result<(), NoEts2> {
         let is_allowed = |terms: Terms| policy != BarrierPolicy::Ets2 || terms.has_ets2();
         let new = |terms: Terms| is_allowed(terms).then(|| terms.with_policy(policy));
@@ -174,8 +175,8 @@ impl<K> Mmu<K> {
 }
 
 impl<K: Kernel> Mmu<K> {
-    /// What the current task's calls have executed so far, or in an interrupt those of the
-    /// interrupts of this CPU.
+    /// What the calls of the current task have executed so far. In interrupt context: what the
+    /// calls of this CPU's interrupt handlers have executed so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.kernel.current_counters().read()
@@ -184,18 +185,17 @@ impl<K: Kernel> Mmu<K> {
     /// Chooses the strategy.
     ///
     /// # Safety
-    /// No other task is in a section, in a pause, or in a call of this library. What waits for it
-    /// was deferred by the previous strategy, and is drained at the end of its section all the
-    /// same; but until then the new strategy does not look for it. So a page that the task unmaps
-    /// could be mapped again by the store that waits, and a frame be given back before its
-    /// invalidation. (The library does not count sections, because two atomic operations per
-    /// section on a word that all CPUs share would cost more than the section itself.)
+    /// No other task is in a section, in a pause, or in a call of this library. What such a task
+    /// has let wait was deferred by the previous strategy. The end of its section drains it, but
+    /// until then calls under the new strategy do not look for it: after an unmap, a store that
+    /// waits could map the page again, and a frame could be given back before its invalidation.
+    /// (The library does not count open sections: two atomic operations per section, on a word that
+    /// all CPUs share, would cost more than the section itself.)
     ///
     /// # Errors
     /// [`LazyMmuError::InSection`] if the current task is in a section or pause, suspended ones
-    /// included, and
-    /// [`LazyMmuError::NoBatch`] if the kernel has no room for what the strategy defers
-    /// ([`crate::Context::batch`]). The strategy stays.
+    /// included. [`LazyMmuError::NoBatch`] if the strategy defers more than barriers and
+    /// [`crate::Context::batch`] returns `None`. The strategy does not change.
     pub unsafe fn set_backend(&self, backend: Backend) -> Result<(), LazyMmuError> {
         if self.kernel.current_lazy().is_inside() {
             return Err(LazyMmuError::InSection);
@@ -235,7 +235,7 @@ mod tests {
         ets2: true,
     };
 
-    /// Another CPU sets something between the look at the word and the change of it: neither is lost.
+    /// Another CPU changes the word between its load and its store: neither change is lost.
     #[test]
     fn r36_what_another_cpu_sets_meanwhile_is_kept() {
         let mmu = Mmu::new(());
@@ -251,7 +251,7 @@ mod tests {
         assert_eq!(mmu.features(), WITH_ETS2);
         assert_eq!(mmu.policy(), BarrierPolicy::Ets2);
 
-        // A policy that was allowed at the first look, and is not at the second, is refused.
+        // The first load allows the policy and the second does not: the change is refused.
         looks.set(0);
         let done = mmu.update_terms(|terms| {
             if looks.replace(looks.get() + 1) == 0 {

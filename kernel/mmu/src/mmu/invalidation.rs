@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Invalidations: TLB maintenance with the barriers before and after it.
 //!
-//! Every TLBI of this crate is issued here. These functions do not drain; see `backend/drain.rs`,
-//! where `Mmu::invalidate_range` and `invalidate_all` are.
+//! This crate issues every TLBI here. These functions do not drain what waits in a batch.
+//! `Mmu::invalidate_range` and `Mmu::invalidate_all` in `backend/drain.rs` drain first and then
+//! call them.
 
 use super::config::Mmu;
 use crate::addr::PageRange;
@@ -15,12 +16,17 @@ impl<K: Kernel> Mmu<K> {
     /// Invalidates the last-level TLB entries of `ranges`, or for [`Reach::Walk`] those of all
     /// levels, and waits until that is complete on every CPU. What waits in a batch stays there.
     ///
-    /// In order: `DSB ISHST` completes the entry writes before (R27, row U2), then come the TLBIs,
-    /// `DSB ISH` completes them (R_YNJCP; `DSB ISHST` would not, row U4), and for kernel
-    /// mappings `ISB` (row U5). With the repeat erratum a second TLBI and DSB follow
-    /// (R34). These barriers also complete what the current task owes, so none of that is left for
-    /// the section's end. All ranges share one set of barriers. If the total exceeds Linux's limits
-    /// (`tlbi::is_everything`), all of `scope` is invalidated instead.
+    /// In order:
+    ///
+    /// 1. `DSB ISHST` completes the entry writes before it (R27, row U2).
+    /// 2. The TLBIs are issued. If the ranges together exceed Linux's limits
+    ///    (`tlbi::is_everything`), one TLBI invalidates all of `scope` instead.
+    /// 3. `DSB ISH` completes them (R_YNJCP; `DSB ISHST` would not, row U4). With the repeat
+    ///    erratum a second TLBI and `DSB ISH` follow (R34).
+    /// 4. For kernel mappings, `ISB` (row U5).
+    ///
+    /// All ranges share these barriers. Those of them that the current task owes are then paid, so
+    /// the section's end does not repeat them.
     pub(crate) fn invalidate(
         &self,
         ranges: impl Iterator<Item = PageRange> + Clone,
@@ -48,7 +54,7 @@ impl<K: Kernel> Mmu<K> {
         );
     }
 
-    /// An invalidation of `ranges`, or of everything if there are none.
+    /// Invalidates `ranges`, or all of `scope` if `ranges` is `None`.
     #[inline]
     fn issue(
         &self,
@@ -77,7 +83,7 @@ impl<K: Kernel> Mmu<K> {
         self.finish_tlbi(scope, features, counters);
     }
 
-    /// The second half of an invalidation: completion.
+    /// Completes the TLBIs that `issue` has issued, and forgives the debt that the barriers pay.
     fn finish_tlbi(&self, scope: Scope, features: TlbFeatures, counters: &Counters) {
         let kernel = self.kernel();
         counters.dsb_ish(1);
@@ -94,7 +100,7 @@ impl<K: Kernel> Mmu<K> {
             kernel.isb();
             paid |= Owed::CONTEXT;
         }
-        // R12: in an interrupt the debts are the interrupted task's; they stay.
+        // R12: in an interrupt the debts belong to the interrupted task, and stay as they are.
         if !kernel.in_interrupt() {
             kernel.current_lazy().forgive(paid);
         }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The library bound to a kernel: its configuration, and the barriers and invalidations that it executes.
+//! The library bound to a kernel: its configuration, and the barriers and invalidations that it
+//! executes.
 
 mod barriers;
 mod config;

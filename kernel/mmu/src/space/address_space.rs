@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! [`AddressSpace`]: its construction, what can be asked of it, and the checks that every operation
-//! begins with.
+//! [`AddressSpace`]: construction, queries, and the checks with which every operation begins.
 
 use super::kind::SpaceKind;
 use super::write::Writer;
@@ -17,28 +16,28 @@ use core::{fmt, mem};
 
 /// A tree of translation tables.
 ///
-/// It stays with the task that made it, because what a section defers waits on that task's CPU.
-/// Tasks share a space through a [`LockedSpace`](crate::LockedSpace).
+/// A space stays with the task that made it, because what a section defers waits on that task's
+/// CPU. Tasks share a space through a [`LockedSpace`](crate::LockedSpace).
 ///
-/// # Dropping one
+/// # Dropping a space
 ///
-/// As long as nobody has asked for the root, no CPU can have walked the tables, so dropping the space
-/// frees them. Their frames' owners are not concerned: leaves are dropped. Like every operation this
-/// is one of the space's only holder (R43): what waits for the space is in no other task's batch.
+/// Until the root has been asked for, no CPU can have walked the tables, so dropping the space
+/// frees them. Frames that are still mapped stay with their owners. The caller is the only holder
+/// of the space (R43), so nothing waits for the space in another task's batch.
 ///
-/// After [`AddressSpace::root`], [`AddressSpace::from_root`] or [`AddressSpace::share_tables`] a CPU may
-/// walk the tables, and only the caller knows when no CPU does any more. Such a space ends by
-/// [`AddressSpace::destroy`], which is `unsafe`, or by [`AddressSpace::into_root`]. If it is dropped
-/// instead, its tables stay allocated, and [`LazyMmuError::TablesLeaked`] is reported
+/// After [`AddressSpace::root`], [`AddressSpace::from_root`] or [`AddressSpace::share_tables`] a
+/// CPU may walk the tables, and only the caller knows when that has ended. Such a space ends by
+/// [`AddressSpace::destroy`], which is `unsafe`, or by [`AddressSpace::into_root`]. If it is
+/// dropped instead, its tables stay allocated, and the drop reports [`LazyMmuError::TablesLeaked`]
 /// ([`Context::report`](crate::Context::report)).
 pub struct AddressSpace<'m, K: Kernel> {
     pub(super) writer: Writer<'m, K>,
     pub(super) root: Frame,
     /// Whether all tables are the space's own, and no CPU can have walked them.
     pub(super) is_private: Cell<bool>,
-    /// What may be changed; `None` for the whole half.
+    /// The pages that may be changed; `None` for the whole half.
     window: Option<PageRange>,
-    /// What waits for the space waits in the batch of its task's CPU.
+    /// Not `Send`: what waits for the space waits in the batch of its task's CPU.
     _task: PhantomData<*const ()>,
 }
 
@@ -55,7 +54,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// An empty address space with a root table of its own.
     ///
     /// # Errors
-    /// [`SpaceError::OutOfTables`] without memory for the root.
+    /// [`SpaceError::OutOfTables`] if there is no memory for the root.
     pub fn new(mmu: &'m Mmu<K>, kind: SpaceKind) -> Result<Self, SpaceError> {
         let root = mmu.kernel().alloc_table().ok_or(SpaceError::OutOfTables {
             needed: 1,
@@ -83,18 +82,18 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         Self::new(mmu, SpaceKind::User(asid))
     }
 
-    /// Takes over a tree of tables that exists, made by other code or given up by
-    /// [`AddressSpace::into_root`].
+    /// Takes over an existing tree of tables, which other code has built or
+    /// [`AddressSpace::into_root`] has given up.
     ///
     /// Reads every entry of every table once, to count how many are in use: the library keeps that
-    /// number in bits of each link that hardware ignores. An entry that translates nothing and is not
-    /// empty, invalid or not defined by the architecture, is emptied. Blocks stay, and are refused by
-    /// operations on pages.
+    /// number in bits of each link that hardware ignores. An entry that is not zero and yet
+    /// translates nothing, because it is invalid or its type is not defined, is emptied. Blocks
+    /// stay, and operations on pages refuse them.
     ///
     /// # Safety
-    /// `root` is a table that [`crate::TableFrames::table_ptr`] finds, and so are all tables
-    /// it leads to, each of them by one link. No other code writes them from now on, and nothing that
-    /// was written to them waits in a batch.
+    /// `root`, and every table that it leads to, is a table that [`crate::TableFrames::table_ptr`]
+    /// finds. Each of these tables has one link. No other code writes them from now on, and no
+    /// store to them waits in a batch.
     pub unsafe fn from_root(mmu: &'m Mmu<K>, kind: SpaceKind, root: Frame) -> Self {
         // SAFETY: this function's contract, and the populations are counted before anything else.
         let space = unsafe { Self::from_counted_root(mmu, kind, root) };
@@ -102,12 +101,13 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         space
     }
 
-    /// The same for a tree that this library has built, whose links hold the numbers already. Nothing
-    /// is read.
+    /// [`AddressSpace::from_root`] for a tree that this library has built, whose links hold the
+    /// numbers of entries in use already. No table is read.
     ///
     /// # Safety
-    /// As [`AddressSpace::from_root`], but that something may wait in a batch. All tables are as
-    /// another `AddressSpace` has left them, which nobody uses while this one lives.
+    /// As for [`AddressSpace::from_root`], except that stores to the tables may wait in a batch.
+    /// All tables are as another `AddressSpace` has left them, and that one is not used while this
+    /// one lives.
     pub const unsafe fn from_counted_root(mmu: &'m Mmu<K>, kind: SpaceKind, root: Frame) -> Self {
         Self {
             writer: Writer::new(mmu, kind),
@@ -118,8 +118,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         }
     }
 
-    /// Gives the tables up, and returns the root for [`AddressSpace::from_root`]. What was emptied and
-    /// not invalidated yet is invalidated.
+    /// Gives the tables up, and returns the root for [`AddressSpace::from_root`]. Entries that were
+    /// emptied and not invalidated yet are invalidated first.
     pub fn into_root(self) -> Frame {
         self.writer.invalidate_stale();
         let root = self.root;
@@ -127,34 +127,35 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         root
     }
 
-    /// From now on, refuses each change and invalidation of a range that is not inside of `window`,
-    /// with [`SpaceError::OutsideWindow`]. Queries and walks stay free.
+    /// Restricts the space to `window`: from now on, changes and invalidations of a range that is
+    /// not inside `window` fail with [`SpaceError::OutsideWindow`]. Queries and walks stay possible
+    /// for all addresses.
     ///
-    /// At the edges of the window there is one exception. Where a contiguous group lies in it only
-    /// in part, folding the group ([`AddressSpace::fold_contiguous`]) and unfolding it rewrite the
-    /// group's entries outside of the window as well, with the same frames and permissions, and
-    /// these pages fault for a moment too.
+    /// There is one exception at the edges. If only a part of a contiguous group lies inside,
+    /// folding the group ([`AddressSpace::fold_contiguous`]) and unfolding it also rewrite its
+    /// entries outside, with the same frames and permissions, and these pages fault for a moment as
+    /// well.
     ///
-    /// This is for a space that is in use: the library cannot know which addresses may safely be
-    /// unmapped, the code that installs the root can.
+    /// Use it for a space that CPUs walk: the code that installs the root knows which addresses may
+    /// be unmapped safely, and the library does not.
     pub fn restrict(&mut self, window: PageRange) {
         self.window = Some(window);
         self.writer.forget_last();
     }
 
-    /// The root table's frame, the address for TTBR0_EL1 or TTBR1_EL1. From now on a CPU may walk the
-    /// tables, and dropping the space does not free them any more.
+    /// The root table's frame, the address for TTBR0_EL1 or TTBR1_EL1. From now on a CPU may walk
+    /// the tables, so dropping the space no longer frees them.
     pub fn root(&self) -> Frame {
         self.is_private.set(false);
         self.root
     }
 
-    /// Which half, and whose.
+    /// Which half the space translates, and for which ASID.
     pub const fn kind(&self) -> SpaceKind {
         self.writer.kind()
     }
 
-    /// The library instance the space works with.
+    /// The library instance that the space uses.
     #[inline(always)]
     pub const fn mmu(&self) -> &'m Mmu<K> {
         self.writer.mmu()
@@ -171,8 +172,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         found
     }
 
-    /// Follows the walk of `va` as hardware would, and shows each descriptor that it reads,
-    /// including the last one, valid or not. Meant for diagnostics.
+    /// Walks the tables for `va` as hardware would, and passes each descriptor on the way to
+    /// `visit`, including the last one, valid or not. Meant for diagnostics.
     pub fn walk(&self, va: VirtAddr, mut visit: impl FnMut(Level, Desc)) {
         if va.half() != self.kind().half() {
             return;
@@ -188,17 +189,17 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         }
     }
 
-    /// Shows every leaf of the tree in ascending order of address: the first
-    /// address it translates, its level and the entry.
+    /// Passes every leaf of the tree to `visit`, in ascending order of address: the first byte
+    /// address that it translates, its level and the entry.
     pub fn for_each_leaf(&self, mut visit: impl FnMut(u64, Level, Desc)) {
         let start = self.kind().half().start();
         let last = start + (Level::L0.table_span() - 1);
         self.visit_leaves((Level::L0, self.root, start), (start, last), &mut visit);
     }
 
-    /// The same for the leaves that translate a page of `range`. A block may begin before it. Nothing
-    /// is shown of a range of the other half. Where there is no table, all that it would translate is
-    /// skipped. Linux: `walk_page_range()`.
+    /// [`AddressSpace::for_each_leaf`] for the leaves that translate a page of `range`. A block may
+    /// begin before `range`. A range of the other half has no leaves. An entry without a table is
+    /// skipped with all addresses that it would translate. Linux: `walk_page_range()`.
     pub fn for_each_leaf_in(&self, range: PageRange, mut visit: impl FnMut(u64, Level, Desc)) {
         let start = self.kind().half().start();
         let bounds = (range.start().as_u64(), range.end() - 1);
@@ -207,8 +208,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         }
     }
 
-    /// Shows the leaves in and below `table`, which is of `level` and translates addresses from `start`
-    /// on, that translate one of `first..=last`.
+    /// Passes those leaves in and below `table` to `visit` that translate an address in
+    /// `first..=last`. `table` is of `level` and translates the addresses from `start` on.
     fn visit_leaves(
         &self,
         (level, table, start): (Level, Frame, u64),
@@ -241,8 +242,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         }
     }
 
-    /// The last-level table that translates `va`, if there is one: what
-    /// [`crate::Lazy::enable_fast_pte_range`] is told. Linux: `pte_offset_map()`.
+    /// The last-level table that translates `va`, if there is one. It is the argument `table` of
+    /// [`crate::Lazy::enable_fast_pte_range`]. Linux: `pte_offset_map()`.
     pub fn last_level_table(&self, va: VirtAddr) -> Option<Frame> {
         let mut found = None;
         self.walk(va, |level, entry| {
@@ -254,9 +255,9 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     }
 
     /// Drains what waits on this CPU, invalidates the last-level TLB entries of `range` on all
-    /// CPUs, and waits until that is complete (R26). Linux: `flush_tlb_range()`. With a strategy
-    /// that invalidates what it writes over ([`crate::Backend::invalidates`]) the call is not
-    /// needed, and is executed all the same.
+    /// CPUs, and waits until that is complete (R26). Linux: `flush_tlb_range()`. A strategy that
+    /// invalidates changed entries itself ([`crate::Backend::invalidates`]) does not need the call;
+    /// the invalidation is executed nevertheless.
     ///
     /// # Errors
     /// [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`].

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A callback per entry. Linux: `apply_to_page_range()`.
+//! A callback for each entry of a range. Linux: `apply_to_page_range()`.
 //!
-//! The callback runs inside a section and may do what callbacks do in Linux: set,
-//! clear, read, open and close sections, and pause, as KASAN's do. Each write through a
-//! [`PteRef`] follows the state of that very moment: deferred in the section,
-//! completed at once while paused.
+//! The callback runs inside a section. It may set, clear and read its entry, open and close
+//! sections, and pause, as the callbacks of KASAN do in Linux. Each write through a [`PteRef`] goes
+//! by the task's state at the time of the write: its barriers are deferred in the section, and
+//! executed at once while paused.
 //!
-//! Each table in turn is announced, as Linux's `apply_to_pte_range()` does
+//! Each table is announced during its visit, as in Linux's `apply_to_pte_range()`
 //! ([`crate::Lazy::enable_fast_pte_range`]).
 
 use super::address_space::AddressSpace;
@@ -23,34 +23,35 @@ use crate::table::Pte;
 use crate::task::LazyMmuState;
 use core::mem;
 
-/// One last-level entry in the hands of a callback.
+/// One last-level entry, as a callback gets it.
 pub struct PteRef<'a, K: Kernel> {
     space: &'a AddressSpace<'a, K>,
     table: &'a LeafTable<'a>,
-    /// One of the table's piece.
+    /// An entry of the table's piece.
     pte: &'a Pte,
-    /// The caller's.
+    /// The state of the calling task.
     state: &'a LazyMmuState,
     short: &'a mut ShortWay,
     sums: &'a mut Sums,
     /// Whether the entry is known to be empty, because the table was empty and every earlier
     /// callback only set its own entry. Kernel spaces only.
     is_fresh: bool,
-    /// Whether the entry was set the short way.
+    /// Whether the entry was set by the short way.
     was_short: bool,
 }
 
-/// The visit of one table's entries. It is dropped only if the callback panics, and then counts what the callback left.
+/// The visit of one table's entries. It is dropped only if the callback panics, and then counts the
+/// entries that are in use.
 struct Visit<'a, 's, K: Kernel> {
     space: &'a AddressSpace<'a, K>,
     found: &'a LeafTable<'s>,
     sums: Sums,
-    /// The number to withdraw the announcement of the table under, where there is one.
+    /// The number under which the end withdraws the announcement, if the table was announced.
     announced: Option<u8>,
 }
 
 impl<K: Kernel> Visit<'_, '_, K> {
-    /// Ends the visit, in which `short` entries were set the short way.
+    /// Ends the visit, in which `short` entries were set by the short way.
     #[inline(always)]
     fn end(mut self, short: usize) {
         self.sums.short = short;
@@ -72,7 +73,7 @@ impl<K: Kernel> Drop for Visit<'_, '_, K> {
     fn drop(&mut self) {
         let before = self.found.link.population();
         let now = self.found.whole().count(self.space.mmu(), Desc::is_in_use);
-        // What changed otherwise is in the sum already.
+        // What changed by other ways is in `sums.change` already.
         self.sums.short = before.map_or(0, |before| {
             now.wrapping_sub(before)
                 .wrapping_add_signed(-self.sums.change)
@@ -82,18 +83,18 @@ impl<K: Kernel> Drop for Visit<'_, '_, K> {
 }
 
 impl<K: Kernel> PteRef<'_, K> {
-    /// Number of the entry in the table's piece. It is computed on demand, so that the loop counts
-    /// one thing less.
+    /// The index of the entry in the table's piece. It is computed on demand, so that the loop over
+    /// the entries need not count.
     fn i(&self) -> usize {
         self.table.index_of(self.pte)
     }
 
-    /// The page this entry translates.
+    /// The address of the page that this entry translates.
     pub fn va(&self) -> VirtAddr {
         self.table.piece.page(self.i())
     }
 
-    /// The entry's value (R13, R20: what was written is what is read).
+    /// The entry's value: the one that was written last, also if its store waits (R13, R20).
     #[inline]
     pub fn get(&self) -> Desc {
         self.table.read(self.space.mmu(), self.i())
@@ -102,7 +103,7 @@ impl<K: Kernel> PteRef<'_, K> {
     /// Maps the page. If the entry was emptied and not invalidated yet, it is
     /// invalidated first (R29). Linux: `set_pte_at()`.
     ///
-    /// If the entry is live, its permissions may change; their invalidation is the caller's
+    /// A live entry may be set again with other permissions. The caller must then invalidate it
     /// ([`AddressSpace::invalidate_range`], R30).
     ///
     /// # Errors
@@ -114,11 +115,11 @@ impl<K: Kernel> PteRef<'_, K> {
         let is_short = (self.is_fresh && self.short.set_fresh(mmu, self.state, pte, new))
             || self.short.set(mmu, self.state, pte, new);
         if is_short {
-            // Once per entry: what is set is not empty any more.
+            // The entry is not empty any more, so a second `set` must read it.
             (self.is_fresh, self.was_short) = (false, true);
             return Ok(());
         }
-        // Refused or not: from here on the entry is looked at.
+        // Even if the long way refuses, later calls read the entry.
         self.is_fresh = false;
         let (short, change) = set_the_long_way(self.space, self.table, self.pte, frame, prot)?;
         *self.short = short;
@@ -126,8 +127,8 @@ impl<K: Kernel> PteRef<'_, K> {
         Ok(())
     }
 
-    /// Empties the entry and returns what it held. The invalidation is the
-    /// caller's: [`AddressSpace::invalidate_range`], before the frame is reused (R25).
+    /// Empties the entry and returns what it held, with the final access and dirty bits. The caller
+    /// must invalidate it with [`AddressSpace::invalidate_range`] before the frame is reused (R25).
     /// Linux: `ptep_get_and_clear()`.
     #[inline(always)]
     pub fn get_and_clear(&mut self) -> Desc {
@@ -137,7 +138,8 @@ impl<K: Kernel> PteRef<'_, K> {
     }
 }
 
-/// Arguments and result are values, so that what a loop keeps in registers stays there.
+/// The long way of [`PteRef::set`]. It takes and returns values and no references to the loop's
+/// variables, so that the compiler keeps these in registers.
 #[cold]
 #[inline(never)]
 fn set_the_long_way<K: Kernel>(
@@ -164,9 +166,9 @@ impl<K: Kernel> AddressSpace<'_, K> {
     /// `apply_to_page_range()`.
     ///
     /// # Errors
-    /// [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`], [`SpaceError::OutOfTables`],
-    /// [`SpaceError::Block`], before the first call; or the first error of `f`, which
-    /// ends the iteration: the section is left, what `f` did before stays.
+    /// Before the first call of `f`: [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`],
+    /// [`SpaceError::OutOfTables`], [`SpaceError::Block`]. Afterwards: the first error of `f`,
+    /// which ends the iteration. The section is left, and what `f` did before stays.
     #[track_caller]
     pub fn apply_to_page_range<E: From<SpaceError>>(
         &mut self,
@@ -186,14 +188,14 @@ impl<K: Kernel> AddressSpace<'_, K> {
         })
     }
 
-    /// Calls `f` for those entries of `range` that are in use, in ascending order, inside a section (the
-    /// caller's if one is active). Holes are skipped as in [`AddressSpace::unmap_existing`], and no
-    /// table is built. Linux: `apply_to_existing_page_range()`, `walk_page_range()`.
+    /// Calls `f` for those entries of `range` that are in use, in ascending order, inside a section
+    /// (the caller's if one is active). Holes are skipped as in [`AddressSpace::unmap_existing`],
+    /// and no table is built. Linux: `apply_to_existing_page_range()`, `walk_page_range()`.
     ///
     /// # Errors
-    /// [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`], [`SpaceError::Block`], before the
-    /// first call; or the first error of `f`, which ends the iteration: the section is left, what `f`
-    /// did before stays.
+    /// Before the first call of `f`: [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`],
+    /// [`SpaceError::Block`]. Afterwards: the first error of `f`, which ends the iteration. The
+    /// section is left, and what `f` did before stays.
     #[track_caller]
     pub fn apply_to_existing_page_range<E: From<SpaceError>>(
         &mut self,
@@ -233,8 +235,9 @@ impl<K: Kernel> AddressSpace<'_, K> {
         let state = self.mmu().kernel().current_lazy();
         let mut rest = found.ptes().iter();
         let mut other = 0;
-        // The first loop runs while every callback only sets its entry, so no entry needs to be
-        // read. After the first callback that does something else, the second loop goes on.
+        // The first loop runs while every callback only sets its entry. The table was empty, so no
+        // entry needs to be read. After the first callback that does something else, the second
+        // loop takes over.
         let mut failed = None;
         if short.sets(Prot::KERNEL) && found.is_empty() {
             for pte in rest.by_ref() {
@@ -281,7 +284,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Announces the piece, where that makes a difference. Returns the number to withdraw.
+    /// Announces the piece if the strategy looks at announced ranges and the mode is active.
+    /// Returns the number under which to withdraw it.
     #[inline]
     fn announce(&self, found: &LeafTable<'_>) -> Option<u8> {
         let lazy = self.mmu().lazy();

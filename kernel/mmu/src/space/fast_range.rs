@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A range of entries whose table is known: no walk per page.
+//! [`FastPteRange`]: a range of entries of one table, whose table is found once instead of once per
+//! page.
 //!
 //! The caller names a range once, the library finds its table once, and from then on a page is an
-//! index. [`AddressSpace::map`] works the same way inside. This is for callers that write entries
-//! one by one, or in runs of their own choice, in any order and any subset.
+//! index. [`AddressSpace::map`] works the same way inside. A `FastPteRange` is for callers that
+//! write entries one by one, or in runs that they choose, in any order and any subset.
 //!
-//! The range is announced for as long as the value lives ([`crate::Lazy::enable_fast_pte_range`]).
-//! It borrows the space, so its end may read and write any entry of the range: contiguous groups
-//! are folded there, if something was set.
+//! The range is announced while the value lives ([`crate::Lazy::enable_fast_pte_range`]). The value
+//! borrows the space, so its end may read and write any entry of the range: if an entry was set,
+//! the end folds the contiguous groups of user mappings.
 
 use super::address_space::AddressSpace;
 use super::fold;
@@ -26,19 +27,20 @@ use crate::strategy::Backend;
 use crate::table::Pte;
 use core::mem;
 
-/// The entries of a range inside one table, in a lazy section of their own.
-/// Leaves the section on drop.
+/// The entries of a range inside one table, in a lazy section of their own. Dropping the value
+/// leaves the section.
 #[must_use = "dropping the range leaves its section"]
 pub struct FastPteRange<'s, 'm, K: Kernel> {
     space: &'s AddressSpace<'m, K>,
     table: LeafTable<'s>,
     ptes: &'s [Pte],
+    /// The population of the table when the range was opened, if it was known.
     before: Option<usize>,
-    /// The number to withdraw the announcement under, where there is one.
+    /// The number under which the end withdraws the announcement, if the range was announced.
     announced: Option<u8>,
     short: ShortWay,
     sums: Sums,
-    /// Whether an entry was set other than the short way.
+    /// Whether an entry was set by another way than the short one.
     was_set: bool,
     section: Option<LazySection<'m, K>>,
 }
@@ -48,14 +50,16 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// table is built if it is missing. Linux (proposed):
     /// `lazy_mmu_mode_enable_fast_pte_range()`.
     ///
-    /// The range executes no more stores, `DSB`, `ISB` or TLBI than the same writes in a plain section, except for contiguous
-    /// groups of user mappings that were set one by one. Those that are full at the end of the range are folded there: one
-    /// break, one invalidation and one make for all of them, so two stores for each of their entries and one set of barriers.
-    /// With [`Backend::DeferStores`] a group of which all entries waited is made without a break.
+    /// The range executes no more stores, `DSB`, `ISB` or TLBI than the same writes in a plain
+    /// section, with one exception: contiguous groups of user mappings that were set one by one and
+    /// are complete at the end of the range are folded there. All of them share one break, one
+    /// invalidation and one make: two more stores for each of their entries and one set of
+    /// barriers. With [`Backend::DeferStores`] a group of which all entries waited is made without
+    /// a break.
     ///
     /// # Errors
-    /// [`SpaceError::Range`] if `range` crosses a table's end (2 MiB), and what
-    /// [`AddressSpace::apply_to_page_range`] refuses.
+    /// [`SpaceError::Range`] if `range` crosses a table's end (2 MiB), and the errors with which
+    /// [`AddressSpace::apply_to_page_range`] refuses a range.
     // Inlined, because the value is too large to be copied from one function to the next.
     #[inline(always)]
     #[track_caller]
@@ -70,14 +74,15 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             Some(found) => (found, space.mmu().lazy().section()?),
             None => space.build_fast_range(range)?,
         };
-        // Only a strategy whose stores wait asks for the range.
+        // Only `DeferStores` looks at announced ranges.
         let waits = space.mmu().backend() == Backend::DeferStores;
         let announced = (section.is_counted() && waits).then(|| {
             let hints = space.mmu().lazy().current().hints();
             hints.announce_numbered(space.hint_of(&table))
         });
-        // Settled on drop. Should that never happen, the table counts as neither empty
-        // nor full for ever, each of its entries is looked at, and it is never freed.
+        // The drop sets the population again. If the value is forgotten, the population stays
+        // unknown: each operation then reads the entries of the table, and the table is never
+        // freed.
         let before = table.link.population();
         let link = links::forget_population(space.mmu(), table.parent, table.link);
         let table = table.with_link(link);
@@ -94,7 +99,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         })
     }
 
-    /// Builds the table that is missing. The section is opened where nothing can fail after it.
+    /// Builds the missing table. The section is opened last, after everything that can fail.
     #[cold]
     #[inline(never)]
     #[track_caller]
@@ -115,7 +120,7 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
         self.table.piece
     }
 
-    /// Value of the entry of page `i`, counted from the start of the range.
+    /// The value of the entry of page `i`, counted from the start of the range.
     ///
     /// # Panics
     /// If `i` is not in the range.
@@ -126,7 +131,7 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
         self.table.read(self.space.mmu(), i)
     }
 
-    /// Maps page `i`. If its entry was emptied and not invalidated yet, it is
+    /// Maps page `i` to `frame`. If its entry was emptied and not invalidated yet, it is
     /// invalidated first (R29).
     ///
     /// # Errors
@@ -154,12 +159,12 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
     }
 
     /// Maps `pages` empty pages from page `first` on, page `i` of the range to the frame
-    /// `frame(i)`. The same as so many calls of [`FastPteRange::set`], and the shortest loop there
-    /// is where stores happen at once.
+    /// `frame(i)`. The result is that of one call of [`FastPteRange::set`] per page. If stores do
+    /// not wait, the loop stores each entry itself and settles debts and counters once at its end.
     ///
     /// # Errors
-    /// [`SpaceError::WrongPrivilege`], [`SpaceError::AlreadyMapped`] if one is in use;
-    /// nothing is written.
+    /// [`SpaceError::WrongPrivilege`]; [`SpaceError::AlreadyMapped`] if one of the pages is in use.
+    /// Nothing is written.
     ///
     /// # Panics
     /// If the pages are not in the range.
@@ -191,8 +196,8 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
         Ok(())
     }
 
-    /// Maps empty pages from page `first` on to `frames`, one page each: two entries per store
-    /// where stores happen at once.
+    /// Maps empty pages from page `first` on to `frames`, one page per frame. If stores do not
+    /// wait, each store instruction writes two entries.
     ///
     /// # Errors
     /// As [`FastPteRange::set_each`].
@@ -217,13 +222,13 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
         Ok(())
     }
 
-    /// Maps `pages` empty pages from page `first` on to consecutive frames. Contiguous groups among
-    /// them (16 pages, aligned addresses and frames) are made as such (user mappings).
+    /// Maps `pages` empty pages from page `first` on to consecutive frames from `frame` on. In user
+    /// mappings, 16 pages whose addresses and frames are aligned to 64 KiB are written as a folded
+    /// contiguous group.
     ///
     /// # Errors
-    /// [`SpaceError::WrongPrivilege`], [`SpaceError::AlreadyMapped`] if one is in use,
-    /// [`SpaceError::BackingEnd`];
-    /// nothing is written.
+    /// [`SpaceError::WrongPrivilege`]; [`SpaceError::AlreadyMapped`] if one of the pages is in use;
+    /// [`SpaceError::BackingEnd`] if the frames do not end below 2^48. Nothing is written.
     ///
     /// # Panics
     /// If the pages are not in the range.
@@ -265,7 +270,7 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
         Ok(())
     }
 
-    /// Checks that `prot` may be set for a part of the range, and that nothing is in use there.
+    /// Checks that `prot` may be set in a part of the range, and that no entry is in use there.
     #[inline]
     #[track_caller]
     fn empty_part(
@@ -276,7 +281,8 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
     ) -> Result<LeafTable<'s>, SpaceError> {
         self.space.kind().check_prot(prot)?;
         let found = self.part(first, pages);
-        // A table that came empty, and in which nothing was set since, is empty.
+        // The table was empty when the range was opened, and nothing was set since: no entry needs
+        // to be read.
         if self.before != Some(0) || self.sums.short != 0 || self.sums.change != 0 {
             self.space.check_run_unused(&found)?;
         }
@@ -286,9 +292,9 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
         Ok(found)
     }
 
-    /// Empties `pages` pages from page `first` on, mapped or not, and returns how many were in use.
-    /// The invalidation is the caller's, as with [`super::PteRef::get_and_clear`]. Linux:
-    /// `clear_full_ptes()`.
+    /// Empties the entries of `pages` pages from page `first` on, mapped or not, and returns how
+    /// many were in use. The caller must invalidate them, as after
+    /// [`super::PteRef::get_and_clear`]. Linux: `clear_full_ptes()`.
     ///
     /// # Panics
     /// If the pages are not in the range.
@@ -301,7 +307,7 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
         let (mut used, mut counted) = (0, 0);
         let mut look = |entry: Desc| {
             used += usize::from(entry.is_in_use());
-            // What is invalid and not empty was gathered, and is not counted any more.
+            // An entry that is in use and invalid was gathered, and is not counted any more.
             counted += isize::from(entry.is_valid());
         };
         let space = self.space;
@@ -351,8 +357,8 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
         self.table.part(first, pages)
     }
 
-    /// Empties page `i` and returns what it held. The invalidation is the
-    /// caller's, as with [`super::PteRef::get_and_clear`].
+    /// Empties the entry of page `i` and returns what it held. The caller must invalidate it, as
+    /// after [`super::PteRef::get_and_clear`].
     ///
     /// # Panics
     /// If `i` is not in the range.
@@ -366,8 +372,8 @@ impl<'s, K: Kernel> FastPteRange<'s, '_, K> {
     }
 }
 
-/// Entries that a loop sets one after the other. It is dropped only if the source of frames panics, and then counts those
-/// that were set.
+/// A guard around the loop of [`FastPteRange::set_each`]. It is dropped only if the caller's
+/// closure panics, and then counts the entries that were set before.
 struct SetEach<'a, 's, 'm, K: Kernel> {
     writer: &'a Writer<'m, K>,
     found: &'a LeafTable<'s>,
@@ -396,12 +402,13 @@ impl<K: Kernel> Drop for FastPteRange<'_, '_, K> {
         if let Some(number) = self.announced {
             mmu.lazy().current().hints().withdraw(number);
         }
-        // Once, whatever happened to the members of groups in between. Where nothing was set, no group can have become
-        // one.
+        // All groups are folded here at once, after their members may have changed several times.
+        // If nothing was set, no group can have become complete.
         if was_set && group::is_foldable(scope) {
             fold::fold(mmu, found.table, found.piece, scope);
         }
-        // What waits is written before the table may count as empty.
+        // The section's end stores what waits, before the population may say that the table is
+        // empty.
         drop(self.section.take());
         if let Some(before) = self.before {
             links::set_population(mmu, self.table.parent, before, change);

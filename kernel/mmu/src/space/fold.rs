@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Folding and unfolding contiguous groups in tables.
 //!
-//! Both are a break-before-make of whole groups (R29): all entries are emptied, all are
-//! invalidated, all are written. They read 16 entries, decide, and write the 16 entries again, so
-//! their caller must hold the address space from the first load to the last store. For this reason
-//! the end of a section never folds.
+//! Both are a break-before-make of whole groups (R29): all 16 entries are made invalid, then
+//! invalidated, then written. Between the first load of an entry and the last store no other code
+//! may change the group, so the caller must hold the address space. For this reason the end of a
+//! section never folds.
 
 use crate::addr::{Level, PageRange, VirtAddr};
 use crate::backend::{self, store};
@@ -18,11 +18,11 @@ use crate::tlbi::{Reach, Scope};
 /// Unfolds the group of the page `va`, if it is a folded one, so that its members can be changed
 /// one by one.
 ///
-/// Row B3. Witness of its absence: the order checker of the host tests (`r29_*`).
+/// Source: row B3. The order checker of the host tests notices a missing unfold (`r29_*`).
 #[cold]
 #[inline(never)]
 pub(super) fn unfold<K: Kernel>(mmu: &Mmu<K>, table: &Table, va: VirtAddr, scope: Scope) {
-    // What waits for the members is in memory then.
+    // Afterwards memory holds every value that waits for the members.
     backend::drain(mmu);
     let kernel = mmu.kernel();
     let number = Level::L3.index(va) / GROUP;
@@ -42,12 +42,12 @@ pub(super) fn unfold<K: Kernel>(mmu: &Mmu<K>, table: &Table, va: VirtAddr, scope
     kernel.current_counters().late_stores(2 * GROUP);
 }
 
-/// Folds every group that lies in `pages` at least in part and whose 16 entries have become one.
-/// `pages` is a part of `table`. Returns the number of groups folded.
+/// Folds every group that lies at least in part in `pages` and whose 16 entries can be one group.
+/// `pages` lies in the last-level table `table`. Returns the number of groups folded.
 ///
-/// All of them share one break, one invalidation and one make: two stores per entry, and one set of
-/// barriers. Where nothing can be folded, one or two entries of each group are read, and nothing is
-/// executed. Nothing is folded in kernel mappings, nor in an interrupt.
+/// All groups share one break, one invalidation and one make: two stores per entry, and one set of
+/// barriers. If no group can be folded, nothing is executed; for most groups one or two loads
+/// decide that. Kernel mappings are not folded. In interrupt context nothing is folded.
 #[cold]
 #[inline(never)]
 pub(super) fn fold<K: Kernel>(
@@ -60,7 +60,7 @@ pub(super) fn fold<K: Kernel>(
     if !group::is_foldable(scope) || kernel.in_interrupt() {
         return 0;
     }
-    // What waits for the members is in memory then.
+    // Afterwards memory holds every value that waits for the members.
     backend::drain(mmu);
     let first = Level::L3.index(pages.start());
     let mut broken = 0_u32;
@@ -70,7 +70,8 @@ pub(super) fn fold<K: Kernel>(
         if group::is_member(value(0)) || !group::can_be_one(value) {
             continue;
         }
-        // Until the make, the invalid entries keep the values, with the final access and dirty bits.
+        // Until the make, the invalid entries hold the values, with the final access and dirty
+        // bits.
         for pte in ptes {
             store::make_invalid(kernel, pte);
         }

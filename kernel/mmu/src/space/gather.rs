@@ -2,16 +2,18 @@
 //! Unmapping many ranges with one invalidation, and giving frames back after it. Linux:
 //! `struct mmu_gather`.
 //!
-//! R25 is an order: the entry is emptied and invalidated, the invalidation is complete, and *then*
-//! the frame may be used again. A [`MmuGather`] keeps this order by construction.
-//! [`MmuGather::unmap`] makes entries invalid and leaves the addresses in them, so the entries
-//! themselves remember the frames and no list can run out of memory. [`MmuGather::finish`]
-//! invalidates once for all ranges, and only then hands the frames out and empties the entries.
+//! R25 is an order: the entry is made invalid, its invalidation is complete on every CPU, and only
+//! *then* the frame may be used again. A [`MmuGather`] keeps this order in two steps:
 //!
-//! Ranges that touch are joined. When more than 16 ranges do not touch, what was gathered so far is
-//! finished early, as Linux does when its batch is full. One call for a range with holes counts as
-//! its mapped stretches; if there is no room for all of them, the last ones share one range, and the
-//! holes between them are invalidated as well.
+//! 1. [`MmuGather::unmap`] makes entries invalid and leaves the addresses of the frames in them.
+//!    The entries themselves remember the frames, so no list of frames can run out of memory.
+//! 2. [`MmuGather::finish`] invalidates once for all ranges, and only then passes the frames to
+//!    `give_back` and empties the entries.
+//!
+//! The gather has room for 16 ranges. Ranges that touch are joined. If another range does not fit,
+//! what was gathered so far is finished early, as Linux does when its batch is full. A call for a
+//! range with holes ([`MmuGather::unmap_existing`]) adds each mapped part of it; if they do not all
+//! fit, the last ones share one range, and the holes between them are invalidated as well.
 //!
 //! So each page of a range on the list is gathered or empty.
 
@@ -29,8 +31,8 @@ use crate::tlbi::Reach;
 use core::fmt;
 use core::marker::PhantomData;
 
-/// Unmaps ranges, and gives their frames back after one invalidation for all of them, when it is
-/// finished or dropped.
+/// Unmaps ranges, and gives their frames back after one invalidation for all of them, when the
+/// gather is finished or dropped.
 #[must_use = "frames are given back when the gather is finished or dropped"]
 pub struct MmuGather<'s, 'm, K: Kernel, F: FnMut(VirtAddr, Frame)> {
     space: &'s mut AddressSpace<'m, K>,
@@ -40,15 +42,16 @@ pub struct MmuGather<'s, 'm, K: Kernel, F: FnMut(VirtAddr, Frame)> {
     finished: Option<PageRange>,
     /// Who invalidates; see [`crate::Backend::invalidates`].
     duty: Duty,
-    /// What had to be invalidated before anything was gathered.
+    /// What had to be invalidated before the gather began.
     stale: Stale,
-    /// Not `Send`: the task that emptied the entries must invalidate them, and what waits is in its CPU's batch (R25).
+    /// Not `Send`: the task that emptied the entries must invalidate them, and what waits is in its
+    /// CPU's batch (R25).
     _task: PhantomData<*mut ()>,
 }
 
 impl<'m, K: Kernel> AddressSpace<'m, K> {
-    /// Begins to gather. Each frame goes to `give_back` with the address that it was mapped at,
-    /// after the invalidation of that address is complete on every CPU (R25).
+    /// Begins a gather. `give_back` gets each frame with the address at which it was mapped, after
+    /// the invalidation of that address is complete on every CPU (R25).
     pub fn gather<F: FnMut(VirtAddr, Frame)>(&mut self, give_back: F) -> MmuGather<'_, 'm, K, F> {
         let stale = self.writer.stale();
         MmuGather {
@@ -62,8 +65,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         }
     }
 
-    /// Unmaps `range`, invalidates it, and then hands each frame to `give_back`, in
-    /// ascending order of address: a gather of one range.
+    /// Unmaps `range`, invalidates it, and then passes each frame to `give_back`, in ascending
+    /// order of address: a gather of one range.
     ///
     /// # Errors
     /// As [`AddressSpace::unmap`].
@@ -78,8 +81,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         Ok(())
     }
 
-    /// Makes the pages of the piece invalid, of which `mapped` are mapped. Their addresses stay in
-    /// the entries.
+    /// Makes the entries of the piece invalid, `mapped` of which are mapped. The addresses of the
+    /// frames stay in the entries.
     fn gather_run(&self, found: &LeafTable<'_>, mapped: usize) -> Duty {
         let invalid = Fill::Update {
             keep: !bits::VALID,
@@ -87,7 +90,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             sample: Desc::INVALID,
         };
         let duty = self.writer.write_run(found, invalid, Was::Live);
-        // No longer counted, so that a table gathered as a whole does not pass for mapped.
+        // Gathered entries are not counted, so that a table of gathered entries is not taken for a
+        // mapped one.
         links::add_population(self.mmu(), found.parent, -(mapped as isize));
         duty
     }
@@ -98,11 +102,11 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
     /// translate them, and their addresses and frames stay in use.
     ///
     /// # Errors
-    /// As [`AddressSpace::unmap`], in particular for a page that was gathered before. On an error
-    /// nothing was changed.
+    /// The errors of [`AddressSpace::unmap`]; a page that was gathered before is not mapped. On an
+    /// error nothing was changed.
     ///
     /// # Panics
-    /// If the list of ranges is full and `give_back` panics: then `range` is still mapped.
+    /// If the list of ranges is full and `give_back` panics. `range` is then still mapped.
     pub fn unmap(&mut self, range: PageRange) -> Result<(), SpaceError> {
         self.space.check_range(range)?;
         self.space.check_mapped(range)?;
@@ -114,14 +118,14 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         space.each_leaf_table(range, |found| {
             duty = duty.combined(space.gather_run(&found, found.ptes().len()));
         });
-        // Should the gather be forgotten, mapping there invalidates first.
+        // If the gather is forgotten, mapping in `range` invalidates first.
         space.writer.owe_invalidation_of_all(duty, range);
         self.duty = duty;
         Ok(())
     }
 
-    /// The same for those pages of `range` that are mapped, however few; see
-    /// [`AddressSpace::unmap_existing`]. Returns how many that are. Linux: `unmap_page_range()`.
+    /// [`MmuGather::unmap`] for those pages of `range` that are mapped; see
+    /// [`AddressSpace::unmap_existing`]. Returns how many there were. Linux: `unmap_page_range()`.
     ///
     /// # Errors
     /// As [`AddressSpace::unmap_existing`]. On an error nothing was changed.
@@ -151,12 +155,14 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         drop(self);
     }
 
-    /// Does what [`MmuGather::finish`] does, then frees the tables that became empty (R32). Returns how many. If more than
-    /// 16 ranges that do not touch were gathered, all empty tables between the first and the last of their pages are freed.
+    /// Finishes the gather as [`MmuGather::finish`] does, and then frees the tables that became
+    /// empty (R32). Returns how many tables were freed. If ranges were finished early, all empty
+    /// tables between the first and the last of their pages are freed.
     pub fn finish_and_free_tables(mut self) -> usize {
         let ranges = self.ranges;
         self.finish_gathered();
-        // The hull of those that were finished early covers some of the others perhaps; no table is found twice.
+        // The hull of the ranges that were finished early may cover some of the others. A table
+        // that was freed is not found again.
         let mut freed = 0;
         for range in self.finished.into_iter().chain(ranges.iter()) {
             freed += match self.space.free_empty_tables(range) {
@@ -182,7 +188,7 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
             return;
         }
         let space = &*self.space;
-        // R25: frames are given back after the invalidation, so nothing waits for more.
+        // R25: the frames are given back below, so the invalidation must be complete here.
         let duty = core::mem::replace(&mut self.duty, Duty::Backend);
         backend::complete_invalidation(space.mmu(), duty, |mmu| {
             mmu.drain_and_invalidate(ranges.as_slice(), space.kind().scope(), Reach::Page);
@@ -195,7 +201,8 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
             space.each_leaf_table(range, |found| {
                 for (i, pte) in found.ptes().iter().enumerate() {
                     let entry = space.load(pte);
-                    // A hole, or given back already as a page of another range of the list.
+                    // Empty entries are holes, or were given back as pages of another range of the
+                    // list.
                     if entry.is_in_use() {
                         (self.give_back)(found.piece.page(i), entry.frame());
                     }
@@ -207,8 +214,8 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
     }
 }
 
-/// Empties what was gathered if `give_back` panics. The frames that were not given back by then are lost to the caller,
-/// the addresses are not.
+/// A guard around the calls of `give_back`. If one of them panics, the entries are emptied, so that
+/// their addresses can be mapped again. The frames that were not given back by then are lost.
 struct Emptied<'s, 'm, K: Kernel> {
     space: &'s AddressSpace<'m, K>,
     ranges: Ranges,

@@ -32,7 +32,7 @@ impl SpaceKind {
         }
     }
 
-    /// A different number for each, in bits that no frame's address has.
+    /// A number that differs for each kind, in bits that are zero in the address of a frame.
     #[inline(always)]
     pub(super) const fn tag(self) -> u64 {
         match self {
@@ -41,7 +41,7 @@ impl SpaceKind {
         }
     }
 
-    /// Refuses attributes of the other privilege.
+    /// Refuses user attributes in a kernel space, and kernel attributes in a user space.
     #[inline]
     pub(super) fn check_prot(self, prot: Prot) -> Result<(), SpaceError> {
         if prot.is_user() != matches!(self, Self::User(_)) {

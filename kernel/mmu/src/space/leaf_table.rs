@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A last-level table, and the part of a request that lies in it: the stop of a walk.
+//! The stops of a walk: a last-level table with the part of a range that it translates, or a part
+//! of the range that has no table.
 
 use crate::addr::{ENTRIES, Frame, Level, PageRange};
 use crate::backend::{self, Run};
@@ -16,7 +17,7 @@ pub(super) struct LeafTable<'s> {
     pub(super) parent: &'s Pte,
     /// What that entry held when the walk read it.
     pub(super) link: Desc,
-    /// The part of the range.
+    /// The part of the range, at most 512 pages. Other comments call it "the piece".
     pub(super) piece: PageRange,
     /// The table.
     pub(super) table: &'s Table,
@@ -33,20 +34,20 @@ impl<'s> LeafTable<'s> {
         &self.table.entries()[first..][..pages]
     }
 
-    /// Number of an entry of the piece.
+    /// The index of `pte`, an entry of the piece, counted from the start of the piece.
     #[inline]
     pub(super) fn index_of(&self, pte: &Pte) -> usize {
         let offset = pte.as_ptr().addr() - self.ptes().as_ptr().addr();
         offset / size_of::<Pte>()
     }
 
-    /// The same table, and entry `i` of the piece alone.
+    /// The same table with entry `i` of the piece as its piece.
     #[inline(always)]
     pub(super) fn nth(&self, i: usize) -> LeafTable<'s> {
         self.part(i, 1)
     }
 
-    /// The same table, and the `pages` entries from `first` on alone.
+    /// The same table with the `pages` entries from entry `first` of the piece on as its piece.
     #[inline(always)]
     pub(super) fn part(&self, first: usize, pages: usize) -> LeafTable<'s> {
         LeafTable {
@@ -55,12 +56,12 @@ impl<'s> LeafTable<'s> {
         }
     }
 
-    /// The same table, and the entries of the piece from `first` on.
+    /// The same table with the entries of the piece from `first` to the end as its piece.
     pub(super) fn from(&self, first: usize) -> LeafTable<'s> {
         self.part(first, self.ptes().len() - first)
     }
 
-    /// The same table, whose link holds `link` now.
+    /// The same table after its link was changed to `link`.
     pub(super) const fn with_link(self, link: Desc) -> Self {
         Self { link, ..self }
     }
@@ -88,7 +89,7 @@ impl<'s> LeafTable<'s> {
         self.link.population() == Some(ENTRIES)
     }
 
-    /// The same table, and all of its entries that translate a page.
+    /// The same table with all pages that it translates as its piece.
     pub(super) fn whole(&self) -> LeafTable<'s> {
         LeafTable {
             piece: PageRange::of_table(self.piece.start()),
@@ -103,7 +104,8 @@ impl<'s> LeafTable<'s> {
         pages.filter(|i| is_it(self.read(mmu, *i))).count()
     }
 
-    /// Shows each stretch of entries of the piece that are in use to `work`, which may empty them.
+    /// Calls `work` for each longest run of entries of the piece that are in use. `work` may empty
+    /// them.
     #[cold]
     pub(super) fn each_in_use<K: Kernel>(&self, mmu: &Mmu<K>, work: impl Fn(&LeafTable<'s>)) {
         let pages = self.ptes().len();
@@ -140,10 +142,10 @@ impl<'s> LeafTable<'s> {
     }
 }
 
-/// Where a walk ended early, and the part of a range that this concerns.
+/// The entry at which a walk ended early, and the part of the range that it would translate.
 #[derive(Clone, Copy)]
 pub(super) struct Hole {
-    /// The level of the entry that leads nowhere.
+    /// The level of the entry that links no table.
     pub(super) level: Level,
     /// That entry: invalid, or a block.
     pub(super) entry: Desc,

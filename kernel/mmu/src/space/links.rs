@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Table descriptors: the one place where tables are linked and unlinked, and where the bits of a
-//! link that hardware ignores are kept.
+//! Table descriptors (*links*): the one place that links and unlinks tables, and that writes the
+//! bits of a link that hardware ignores.
 //!
-//! A link carries how many entries of its table are in use (the *population*), and whether a leaf
-//! of the table is not Normal write-back memory. Hardware ignores these bits, so a store that
-//! changes nothing else owes no barrier and no invalidation.
+//! These bits say how many entries of the table are in use (the *population*), and whether the
+//! table may hold a leaf that is not Normal write-back memory. A store that changes nothing else
+//! owes no barrier and no invalidation.
 
 use crate::addr::{ENTRIES, Level};
 use crate::backend;
@@ -13,7 +13,8 @@ use crate::hardware::{CurrentTask, Kernel};
 use crate::mmu::Mmu;
 use crate::table::Pte;
 
-/// Stores `link`, a table descriptor or the empty one, to `entry` of `level`.
+/// Stores `link`, a table descriptor or [`Desc::INVALID`], to `entry` of `level`, and notes or pays
+/// what the store owes.
 pub(super) fn write<K: Kernel>(mmu: &Mmu<K>, level: Level, entry: &Pte, link: Desc) {
     let kernel = mmu.kernel();
     if link.is_valid() {
@@ -45,16 +46,16 @@ pub(super) fn set_population<K: Kernel>(mmu: &Mmu<K>, parent: &Pte, before: usiz
     mmu.kernel().store(parent, link.with_population(population));
 }
 
-/// Sets the population in `parent`, which holds `link`, to unknown: its entries are about to be
-/// changed one by one. Returns the descriptor with that mark.
+/// Marks the population in `parent`, which holds `link`, as unknown, before the entries of the
+/// table are changed one by one. Returns the marked descriptor.
 pub(super) fn forget_population<K: Kernel>(mmu: &Mmu<K>, parent: &Pte, link: Desc) -> Desc {
     let link = link.with_unknown_population();
     mmu.kernel().store(parent, link);
     link
 }
 
-/// Sets the population in `parent`, which holds `link`, to `entries`, of whose memory types nothing is
-/// known.
+/// Sets the population in `parent`, which holds `link`, to `entries`. The memory types of these
+/// entries are not known, so the link says that they may differ.
 pub(super) fn set_counted<K: Kernel>(mmu: &Mmu<K>, parent: &Pte, link: Desc, entries: usize) {
     let link = link.with_mixed_leaves().with_population(entries);
     mmu.kernel().store(parent, link);
@@ -66,8 +67,8 @@ pub(super) fn add_one<K: Kernel>(mmu: &Mmu<K>, parent: &Pte, link: Desc) {
     mmu.kernel().store(parent, link.with_one_more());
 }
 
-/// Notes in `parent` that a leaf of a memory type other than Normal write-back comes into its
-/// table, if `prot` is such a type.
+/// If `prot` is not Normal write-back memory, notes in `parent` that its table may hold such a
+/// leaf.
 #[inline(always)]
 pub(super) fn note_memory_type<K: Kernel>(mmu: &Mmu<K>, parent: &Pte, prot: Prot) {
     if !prot.is_normal() {

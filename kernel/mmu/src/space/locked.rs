@@ -4,8 +4,8 @@
 //! # Why the lock is a part of the library
 //!
 //! What a section defers belongs to the task that opened it and waits on that task's CPU. The next
-//! holder of the tables, on another CPU perhaps, decides by what memory holds. If a holder released
-//! the lock while something waits, this could happen:
+//! holder of the lock may run on another CPU and sees only what memory holds. If a holder released
+//! the lock while a store waits, this could happen:
 //!
 //! ```text
 //! CPU 0, in a section:   lock; protect(page); unlock      (the store waits)
@@ -13,11 +13,11 @@
 //! CPU 0, section's end:                                             the store that waits maps the frame
 //! ```
 //!
-//! R43 forbids this, and no type of a plain lock knows of it. So an [`AddressSpace`] does not move
-//! to another task ([`Send`]) except through a [`LockedSpace`], whose guard drains before it
-//! releases the lock: waiting entries are stored, and waiting invalidations are executed. Barriers
-//! stay deferred with their section (R5), because each CPU owes them to itself. It follows that
-//! operations which are to share a batch are done under one guard.
+//! R43 forbids this, and the type of a plain lock does not enforce it. So an [`AddressSpace`] is
+//! not [`Send`]; it reaches another task only through a [`LockedSpace`], whose guard drains before
+//! it releases the lock: waiting entries are stored, and waiting invalidations are executed.
+//! Barriers stay deferred until the section's end (R5), because the barriers of one CPU do nothing
+//! for another (R37). Operations share a batch only if they are done under one guard.
 
 use super::address_space::AddressSpace;
 use crate::backend;
@@ -30,11 +30,11 @@ use lock_api::{Mutex, MutexGuard, RawMutex};
 
 /// An address space behind the lock of its tables.
 ///
-/// `R` is any lock that implements [`RawMutex`]: that of the crate `spin`, of `parking_lot`, or a
-/// kernel's own, which may turn preemption off or sleep.
+/// `R` is any lock that implements [`RawMutex`]: the lock of the crate `spin` or `parking_lot`, or
+/// one of the kernel, which may turn preemption off or sleep.
 pub struct LockedSpace<'m, K: Kernel, R>(Mutex<R, Held<'m, K>>);
 
-/// A space of which no CPU has anything waiting while it is not locked.
+/// A space for which nothing waits on any CPU while the lock is free.
 struct Held<'m, K: Kernel>(AddressSpace<'m, K>);
 
 // SAFETY: an address space is not `Send` because of what may wait for it in the batch of its task's
@@ -43,7 +43,7 @@ struct Held<'m, K: Kernel>(AddressSpace<'m, K>);
 unsafe impl<K: Kernel> Send for Held<'_, K> where Mmu<K>: Sync {}
 
 impl<'m, K: Kernel, R: RawMutex> LockedSpace<'m, K, R> {
-    /// Puts `space` behind a lock that nobody holds. What waits for it is drained.
+    /// Puts `space` behind a free lock. What waits for the space is drained first.
     pub fn new(space: AddressSpace<'m, K>) -> Self {
         backend::drain_own(space.mmu());
         Self(Mutex::new(Held(space)))
@@ -55,19 +55,19 @@ impl<'m, K: Kernel, R: RawMutex> LockedSpace<'m, K, R> {
         SpaceGuard::new(self.0.lock())
     }
 
-    /// Takes the lock if nobody holds it.
+    /// Takes the lock if it is free.
     #[inline]
     pub fn try_lock(&self) -> Option<SpaceGuard<'_, 'm, K, R>> {
         self.0.try_lock().map(SpaceGuard::new)
     }
 
-    /// Takes the lock if nobody holds it, to look only. Nothing is drained afterwards, so a report
-    /// of a fault or a panic may call this in the middle of a call of this library.
+    /// Takes the lock if it is free, for reading only. Releasing it drains nothing, so a fault or
+    /// panic report may use it even if it interrupts a call of this library.
     pub fn try_look(&self) -> Option<impl Deref<Target = AddressSpace<'m, K>> + '_> {
         self.0.try_lock().map(View)
     }
 
-    /// The space, from the only owner of the lock.
+    /// Gives the space back. The caller owns the lock, so no guard exists.
     pub fn into_inner(self) -> AddressSpace<'m, K> {
         self.0.into_inner().0
     }
@@ -79,14 +79,14 @@ impl<K: Kernel, R> fmt::Debug for LockedSpace<'_, K, R> {
     }
 }
 
-/// The space, locked. When this is dropped, what waits for the task is drained and then the lock
-/// released.
+/// The space, locked. Dropping the guard drains what the task has let wait, and then releases the
+/// lock.
 #[must_use = "the lock is released when this is dropped"]
 pub struct SpaceGuard<'a, 'm, K: Kernel, R: RawMutex> {
     space: MutexGuard<'a, R, Held<'m, K>>,
-    /// The lock was taken in interrupt context, where nothing is deferred (R3).
+    /// Whether the lock was taken in interrupt context, where nothing is deferred (R3).
     in_interrupt: bool,
-    /// It is the task's whose batch it drains.
+    /// Not `Send`: the guard drains the batch of the task that took the lock.
     _task: PhantomData<*const ()>,
 }
 
@@ -118,12 +118,13 @@ impl<K: Kernel, R: RawMutex> DerefMut for SpaceGuard<'_, '_, K, R> {
 }
 
 impl<K: Kernel, R: RawMutex> Drop for SpaceGuard<'_, '_, K, R> {
-    /// Witnesses: `tests/locked.rs`, the self-tests `backends.r43_*`. The field, and with it the
-    /// lock, is dropped afterwards.
+    /// Drains. The field `space`, and with it the lock, is dropped afterwards. Tests that notice a
+    /// missing drain: `tests/locked.rs`, the self-tests `backends.r43_*`.
     #[inline]
     fn drop(&mut self) {
-        // In an interrupt handler, what waits is the interrupted task's and not for this space. The
-        // task that turned bottom halves off under the lock must drain all the same.
+        // If an interrupt handler took the lock, what waits belongs to the interrupted task and is
+        // not for this space. A task that took the lock and then turned bottom halves off is in
+        // interrupt context now, but must drain.
         if !self.in_interrupt {
             backend::drain_own(self.mmu());
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Mapping: invalid entries become valid. No TLBI is ever needed (R31).
+//! Mapping: empty entries become valid. The new entries need no TLBI (R31).
 
 use super::address_space::AddressSpace;
 use super::leaf_table::LeafTable;
@@ -46,7 +46,7 @@ impl<'a> Backing<'a> {
         }
     }
 
-    /// The descriptors for `pages` pages, `from` pages into the range.
+    /// The descriptors for the `pages` pages from page `from` of the range on.
     #[inline]
     fn fill(self, from: u64, pages: u64, prot: Prot) -> Fill<'a> {
         match self {
@@ -63,14 +63,14 @@ impl<'a> Backing<'a> {
 
 impl<K: Kernel> AddressSpace<'_, K> {
     /// Maps `range` to `backing` with attributes `prot`, with one walk per table. The mapping takes
-    /// effect before the call returns, or, in a section of the caller's, with that section
-    /// (R5). Linux: `vmap_pages_range()`, `vmap_page_range()`.
+    /// effect before the call returns, or, if the caller is in an active section, with the next
+    /// flush or end of a section (R5). Linux: `vmap_pages_range()`, `vmap_page_range()`.
     ///
     /// # Errors
-    /// Refuses a range of the other half ([`SpaceError::WrongHalf`]) or outside of the window
-    /// ([`SpaceError::OutsideWindow`]), attributes of the other privilege, a
-    /// wrong number of frames, a page that is in use, and missing memory for tables. On
-    /// an error nothing was changed and every reserved table was given back.
+    /// [`SpaceError::WrongHalf`]; [`SpaceError::OutsideWindow`]; [`SpaceError::WrongPrivilege`];
+    /// [`SpaceError::BackingEnd`] or [`SpaceError::BackingLength`] for a wrong number of frames;
+    /// [`SpaceError::AlreadyMapped`] for a page that is in use; [`SpaceError::OutOfTables`]. On an
+    /// error nothing was changed and every reserved table was given back.
     #[inline]
     pub fn map<'b>(
         &mut self,
@@ -88,7 +88,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
         self.map_anywhere(range, backing, prot)
     }
 
-    /// Maps the page `va` to `frame` if everything is as it was for the last page.
+    /// Maps the page `va` to `frame` if the writer remembers its table from the last page and
+    /// nothing has changed since. Returns whether it did.
     #[inline(always)]
     fn map_like_last(&self, va: VirtAddr, frame: Frame, prot: Prot) -> bool {
         let Some(last) = self.writer.last(va, prot) else {
@@ -108,14 +109,13 @@ impl<K: Kernel> AddressSpace<'_, K> {
     ) -> Result<(), SpaceError> {
         self.check_request(range, prot)?;
         backing.check(range.pages())?;
-        // By far the most requests lie in one table that exists: one walk serves
-        // the check and the write.
+        // Most requests lie in one table that exists: one walk serves the check and the write.
         if range.is_in_one_table(Level::L3)
             && let Some(found) = self.leaf_table(range)
         {
             self.check_run_unused(&found)?;
             self.writer.invalidate_before_reuse(range);
-            // One run: it is completed as one with or without a section.
+            // One run needs no section of its own: its barriers follow the whole run.
             self.map_run(&found, backing.fill(0, range.pages(), prot), prot);
             if self.may_change(PageRange::of_table(range.start())) {
                 self.writer.remember(&found, prot);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Changing live mappings: permissions in place, everything else by
-//! break-before-make.
+//! Changing live mappings: permissions in place ([`AddressSpace::protect`]), all attributes by
+//! break-before-make ([`AddressSpace::remap`]).
 
 use super::address_space::AddressSpace;
 use super::leaf_table::Stop;
@@ -12,21 +12,22 @@ use crate::desc::{Desc, Prot, bits};
 use crate::error::SpaceError;
 use crate::hardware::Kernel;
 
-/// Attribute bits that `remap` sets.
+/// The attribute bits that `remap` sets.
 const ATTRIBUTES: u64 = Prot::PERMISSIONS | bits::ATTR_INDX | bits::SH | bits::NG;
 
 impl<K: Kernel> AddressSpace<'_, K> {
-    /// Changes the permissions of `range` to those of `prot`; frames stay. The
-    /// mapping is usable throughout: at each moment an access sees the old or
-    /// the new permissions, and the new ones when this returns, or, in a section of the caller's
-    /// with a backend that invalidates by itself ([`crate::Backend::invalidates`]), with that
-    /// section. Making written code executable also takes instruction-cache maintenance, which is
-    /// the caller's (R35). Linux: `set_memory_ro()` and its siblings, `change_protection()`.
+    /// Changes the permissions of `range` to those of `prot`; the frames stay. The mapping is
+    /// usable throughout: each access is checked against the old or the new permissions. After the
+    /// call returns only the new ones apply; in an active section of the caller with a strategy
+    /// that invalidates by itself ([`crate::Backend::invalidates`]), only after the next flush or
+    /// end of a section. Before written code is made executable, the caller must do the
+    /// instruction-cache maintenance (R35). Linux: `set_memory_ro()` and its siblings,
+    /// `change_protection()`.
     ///
     /// # Errors
-    /// Refuses what [`AddressSpace::unmap`] refuses, [`SpaceError::OutsideWindow`] included,
-    /// attributes of the other privilege, and with [`SpaceError::BreakBeforeMake`] a change that is
-    /// not one of permissions: see [`AddressSpace::remap`]. On an error nothing was changed.
+    /// The errors of [`AddressSpace::unmap`]; [`SpaceError::WrongPrivilege`]; and
+    /// [`SpaceError::BreakBeforeMake`] if more than permissions would change, for which there is
+    /// [`AddressSpace::remap`]. On an error nothing was changed.
     pub fn protect(&mut self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {
         self.check_request(range, prot)?;
         self.check_mapped(range)?;
@@ -37,8 +38,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
             set: prot.as_u64() & Prot::PERMISSIONS,
             sample: Desc::page(Frame::ZERO, prot),
         };
-        // R30: a restriction holds only after the TLBI, and a relaxation without one would leave
-        // spurious permission faults to other CPUs.
+        // R30: a restriction takes effect only after the TLBI. After a relaxation without a TLBI,
+        // other CPUs could take spurious permission faults.
         if self.update(range, change, Was::Live) == Duty::Caller {
             self.writer.invalidate(range);
         }
@@ -46,12 +47,11 @@ impl<K: Kernel> AddressSpace<'_, K> {
         Ok(())
     }
 
-    /// Changes all attributes of `range` to `prot`, the memory type included, by
-    /// break-before-make: the range is invalid for a moment, and an access to it meanwhile
-    /// faults.
+    /// Changes all attributes of `range` to `prot`, the memory type included, by break-before-make:
+    /// the range is invalid for a moment, and an access during this time faults. The frames stay.
     ///
     /// # Errors
-    /// As [`AddressSpace::unmap`], and attributes of the other privilege. On an error
+    /// The errors of [`AddressSpace::unmap`], and [`SpaceError::WrongPrivilege`]. On an error
     /// nothing was changed.
     pub fn remap(&mut self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {
         self.check_request(range, prot)?;
@@ -87,14 +87,14 @@ impl<K: Kernel> AddressSpace<'_, K> {
         duty
     }
 
-    /// R29: `prot` may replace what is there without break-before-make.
+    /// Checks that `prot` may replace the entries of `range` without break-before-make (R29).
     fn check_in_place(&self, range: PageRange, prot: Prot) -> Result<(), SpaceError> {
         self.each_stop(range, |stop| {
             let Stop::Table(found) = stop else {
                 return Ok(());
             };
-            // All leaves of a space agree in shareability and in being global or not; `check_prot`
-            // has seen to the latter.
+            // Two Normal leaves of a space have the same shareability, and `check_prot` has made
+            // sure that both are global or both are not. So only the permissions differ.
             if prot.is_normal() && found.link.is_all_normal() {
                 return Ok(());
             }

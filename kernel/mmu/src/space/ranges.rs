@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A few ranges that share one invalidation.
+//! A short list of ranges that share one invalidation.
 
 use crate::addr::PageRange;
 
-/// Ranges, not touching each other, that share one invalidation.
+/// The capacity of the list, in ranges.
 pub(super) const RANGES: usize = 16;
 
-/// Up to [`RANGES`] ranges of one half.
+/// Up to [`RANGES`] ranges of one half, in the order in which they were added. Ranges that touch
+/// are joined.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ranges {
     /// The first `len` are the list.
@@ -36,7 +37,8 @@ impl Ranges {
         self.len == RANGES
     }
 
-    /// Adds `range`, joined with a neighbor if there is one. `false` if the list is full.
+    /// Adds `range`, joined with a range that it touches if there is one. Returns `false`, and adds
+    /// nothing, if there is none and the list is full.
     pub(super) fn add(&mut self, range: PageRange) -> bool {
         for known in &mut self.all[..self.len] {
             if let Some(joined) = known.joined(range) {
@@ -52,7 +54,7 @@ impl Ranges {
         false
     }
 
-    /// The same; if the list is full, its last range grows until it covers `range`.
+    /// [`Ranges::add`], except that in a full list the last range grows until it covers `range`.
     pub(super) fn add_or_widen(&mut self, range: PageRange) {
         if !self.add(range) {
             let last = &mut self.all[RANGES - 1];

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Chains of tables that no tree links: reserved ones, and ones that are about to be freed.
+//! Chains of tables that no tree links: reserved tables, and tables that are about to be freed.
 //!
-//! A chain goes through the first entries of its tables, so that a request of any size needs no
-//! other memory. No walker reaches a reserved table. One that was just unlinked may still be
-//! reached, until its invalidation is complete, so the links of a chain look like invalid entries.
+//! The first entry of each table holds the address of the next one, so a request of any size needs
+//! no other memory. No walker reaches a reserved table. A walker may still reach a table that was
+//! just unlinked, until the invalidation is complete; so the chain's links are invalid descriptors.
 
 use crate::addr::{Frame, PageRange};
 use crate::desc::Desc;
@@ -12,7 +12,7 @@ use crate::hardware::Kernel;
 use crate::mmu::Mmu;
 use crate::table::Table;
 
-/// Tables reserved for one request. What is not used goes back on drop.
+/// Tables reserved for one request. Dropping the value frees those that were not taken.
 pub(super) struct Spare<'m, K: Kernel> {
     mmu: &'m Mmu<K>,
     first: Option<Frame>,
@@ -20,7 +20,7 @@ pub(super) struct Spare<'m, K: Kernel> {
 }
 
 impl<'m, K: Kernel> Spare<'m, K> {
-    /// Reserves `needed` zeroed tables.
+    /// Reserves `needed` zeroed tables, or none if there is not enough memory.
     pub(super) fn reserve(mmu: &'m Mmu<K>, needed: usize) -> Result<Self, SpaceError> {
         let mut spare = Self {
             mmu,
@@ -61,11 +61,11 @@ impl<'m, K: Kernel> Spare<'m, K> {
     }
 }
 
-/// Set in a link of a chain of tables, so that frame 0 is not taken for its end. Bit 0 stays clear:
-/// a walker that still reaches the table finds an invalid entry.
+/// Set in each link of a chain, so that a link to frame 0 differs from the end of the chain. Bit 0
+/// stays clear: a walker that still reaches the table finds an invalid entry.
 const CHAINED: u64 = 1 << 1;
 
-/// What the first entry of a chained table holds.
+/// The value of the first entry of a chained table; `next` is the next table of the chain.
 const fn chain_link(next: Option<Frame>) -> Desc {
     match next {
         Some(frame) => Desc::from_u64(frame.as_u64() | CHAINED),
@@ -73,7 +73,7 @@ const fn chain_link(next: Option<Frame>) -> Desc {
     }
 }
 
-/// The table that a chained table's first entry leads to.
+/// The table to which `link`, the first entry of a chained table, leads.
 fn chained(link: Desc) -> Option<Frame> {
     (link.as_u64() & CHAINED != 0).then(|| link.frame())
 }
@@ -87,7 +87,7 @@ impl<K: Kernel> Drop for Spare<'_, K> {
     }
 }
 
-/// Tables that are not linked any more and not free yet.
+/// Tables that are no longer linked and not free yet.
 #[derive(Default)]
 pub(super) struct Unlinked {
     first: Option<Frame>,
@@ -113,9 +113,8 @@ impl Unlinked {
         self.hull = Some(self.hull.map_or(served, |hull| hull.hull(served)));
     }
 
-    /// The tables as spare ones, each of which may be freed or linked again.
-    ///
-    /// The caller has invalidated the hull at all levels.
+    /// Turns the tables into spare ones, which may be freed or linked again. The caller has
+    /// invalidated the hull at all levels.
     pub(super) fn into_spare<K: Kernel>(self, mmu: &Mmu<K>) -> Spare<'_, K> {
         Spare {
             mmu,

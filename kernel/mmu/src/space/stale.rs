@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which addresses may still be in a TLB although their entries are empty.
+//! The addresses that may still be in a TLB although their entries are empty.
 //!
-//! An emptied entry looks like one that was never used. A new mapping in its place would be the make of a
-//! break-before-make without the invalidation in between (R27, R29): a TLB could then hold two frames for one
-//! address. So a space remembers the hull of what was emptied and not invalidated yet, and an operation that
-//! would map inside the hull invalidates it first.
+//! An emptied entry looks like one that was never used. A new mapping in its place would be the
+//! make of a break-before-make without the invalidation in between (R27, R29): a TLB could then
+//! hold two frames for one address. So a space remembers the hull of what was emptied and not
+//! invalidated yet, and an operation that maps inside the hull invalidates it first.
 
 use core::cell::Cell;
 
@@ -21,17 +21,17 @@ impl Stale {
         Self(Cell::new(Self::NOTHING))
     }
 
-    /// The same hull, for [`Stale::restore`].
+    /// A copy of the hull, for [`Stale::restore`].
     pub(super) fn now(&self) -> Self {
         Self(self.0.clone())
     }
 
-    /// Takes note that everything is invalidated that was emptied since `before`.
+    /// Notes that everything that was emptied since the copy `before` is invalidated.
     pub(super) fn restore(&self, before: &Self) {
         self.0.set(before.0.get());
     }
 
-    /// Takes note that entries of `range` were emptied.
+    /// Notes that entries of `range` were emptied.
     #[inline]
     pub(super) fn widen(&self, range: PageRange) {
         let (start, end) = self.0.get();
@@ -39,7 +39,7 @@ impl Stale {
             .set((start.min(range.start().as_u64()), end.max(range.end())));
     }
 
-    /// Whether an address of `range` may be among them.
+    /// Whether the hull and `range` have an address in common.
     #[inline]
     pub(super) fn meets(&self, range: PageRange) -> bool {
         let (start, end) = self.0.get();
@@ -52,7 +52,8 @@ impl Stale {
         PageRange::from_bounds(start, end).ok()
     }
 
-    /// Takes note that `range` was invalidated.
+    /// Notes that `range` was invalidated. The hull is empty then if `range` covers it; otherwise
+    /// it stays.
     #[inline]
     pub(super) fn invalidated(&self, range: PageRange) {
         let (start, end) = self.0.get();

@@ -15,7 +15,7 @@ use crate::table::{Pte, Table};
 use crate::tlbi::Reach;
 use core::mem;
 
-/// How many tables are missing below `hole` to translate all of its piece.
+/// The number of tables that must be built below `hole` to translate all of its piece.
 fn tables_below(hole: Hole) -> usize {
     let piece = hole.piece;
     let spanned = |level: Level| {
@@ -30,8 +30,8 @@ fn tables_below(hole: Hole) -> usize {
 }
 
 impl<K: Kernel> AddressSpace<'_, K> {
-    /// [`AddressSpace::missing_tables`] for operations that work on entries whatever they
-    /// hold: only a block is in their way.
+    /// [`AddressSpace::missing_tables`] for operations that accept entries with any value. Only a
+    /// block makes it fail.
     pub(super) fn missing_tables_for_entries(&self, range: PageRange) -> Result<usize, SpaceError> {
         self.missing_tables(range, |_| Ok(()))
             .map_err(|error| match error {
@@ -42,10 +42,11 @@ impl<K: Kernel> AddressSpace<'_, K> {
             })
     }
 
-    /// Counts the tables that `range` lacks, and shows each last-level table that
-    /// exists to `check`.
+    /// Counts the tables that are missing to translate all of `range`, and passes each last-level
+    /// table that exists to `check`.
     ///
-    /// Fails with the first error of `check`, or because a block is in the way.
+    /// # Errors
+    /// The first error of `check`, or [`SpaceError::AlreadyMapped`] for a block.
     pub(super) fn missing_tables(
         &self,
         range: PageRange,
@@ -67,8 +68,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
         Ok(needed)
     }
 
-    /// What `entry` of `level` links: the table there, or else a reserved one, linked
-    /// now. `above` is the entry that links `entry`'s own table, if it is not the root.
+    /// The link in `entry`, which is of `level`. If there is none, links a reserved table. `above`
+    /// is the entry that links the table of `entry`, unless that table is the root.
     #[inline(always)]
     pub(super) fn link_or_build(
         &self,
@@ -101,18 +102,22 @@ impl<K: Kernel> AddressSpace<'_, K> {
         link
     }
 
-    /// Copies the top-level entries of `other` for `range`, so that both kernel spaces
-    /// share the tables below. Returns the number of entries copied.
+    /// Copies the top-level entries of `other` for `range`, so that both kernel spaces share the
+    /// tables below them. Returns the number of entries copied.
     ///
     /// # Safety
-    /// `other` is a space of the same [`Mmu`](crate::Mmu). From now on one holder changes mappings of `range` at a time, whichever space
-    /// it uses, only one of the two spaces may link tables in `range`, and neither frees one there: the shared
-    /// tables outlive both. What was emptied through one space is invalidated before the other one maps there, because a
-    /// space knows only of what was emptied through itself (R29).
+    /// `other` is a space of the same [`Mmu`](crate::Mmu). From now on:
+    ///
+    /// * one holder at a time changes mappings of `range`, by either space;
+    /// * only one of the two spaces links tables in `range`;
+    /// * neither space frees a table in `range`: the shared tables outlive both;
+    /// * what was emptied by one space is invalidated before the other one maps there, because a
+    ///   space remembers only what was emptied by itself (R29).
     ///
     /// # Errors
-    /// [`SpaceError::SharedByUsers`] for a user space; [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`] of
-    /// either space; or [`SpaceError::AlreadyMapped`] if this space has an entry there. Nothing is copied then.
+    /// [`SpaceError::SharedByUsers`] for a user space; [`SpaceError::WrongHalf`] or
+    /// [`SpaceError::OutsideWindow`] for either space; [`SpaceError::AlreadyMapped`] if this space
+    /// has a top-level entry in `range`. On an error nothing was copied.
     pub unsafe fn share_tables(
         &mut self,
         other: &Self,
@@ -148,22 +153,22 @@ impl<K: Kernel> AddressSpace<'_, K> {
         Ok(copied)
     }
 
-    /// Frees every table below the root that translates an address of `range` and has no
-    /// entry in use. Linux: `free_pgd_range()`, for the empty ones. Returns how many tables
-    /// were given back. One invalidation serves them all.
+    /// Frees every table below the root that translates an address of `range` and has no entry in
+    /// use, after one invalidation for all of them. Returns how many tables were freed. Linux:
+    /// `free_pgd_range()`, here for empty tables only.
     ///
     /// # Errors
     /// [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`].
     pub fn free_empty_tables(&mut self, range: PageRange) -> Result<usize, SpaceError> {
         self.check_range(range)?;
-        // Tables are about to be given back, so a batch does not wait for more.
+        // Nothing may wait for a table that is about to be freed.
         backend::drain(self.mmu());
         self.writer.forget_last();
         Ok(self.free_tables(range, &|link| link.population() == Some(0)))
     }
 
-    /// Frees every table below the root that translates an address of `range` and whose link says
-    /// that it goes, once the tables below it are gone. Returns how many those were.
+    /// Frees every table below the root that translates an address of `range` and for whose link
+    /// `goes` is true after the tables below it were freed. Returns how many tables were freed.
     fn free_tables(&self, range: PageRange, goes: &impl Fn(Desc) -> bool) -> usize {
         let mut unlinked = Unlinked::default();
         let root = self.table(self.root);
@@ -174,11 +179,10 @@ impl<K: Kernel> AddressSpace<'_, K> {
         if !self.mmu().kernel().in_interrupt() {
             self.mmu().lazy().current().hints().forget_space(self.root);
         }
-        // R32: no walker may still hold an entry that leads to a table when its frame
-        // is reused, so the invalidation is one that reaches table entries. A table is
-        // reached by any address it serves, and one page each would be enough; but the
-        // tables of a range usually neighbor each other, so `tlbi::plan` covers the hull
-        // with few operations.
+        // R32: no walker may still hold an entry that leads to a table when its frame is reused, so
+        // the invalidation must reach table entries. One page that the table translates would be
+        // enough for each table. But the tables of a range are usually neighbors, so `tlbi::plan`
+        // covers the hull with few operations.
         self.mmu()
             .invalidate_range(hull, self.kind().scope(), Reach::Walk);
         self.writer.invalidated(hull);
@@ -193,8 +197,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
         freed
     }
 
-    /// Unlinks the tables below `table`, which is of `level`, for `range`, if their link says that
-    /// they go. Returns how many entries of `table` were emptied.
+    /// Unlinks those tables below `table`, which is of `level`, that translate an address of
+    /// `range` and for whose link `goes` is true. Returns how many entries of `table` were emptied.
     fn unlink(
         &self,
         level: Level,
@@ -229,15 +233,15 @@ impl<K: Kernel> AddressSpace<'_, K> {
         emptied
     }
 
-    /// Frees the whole tree, root included, and every TLB entry of the space.
-    /// Leaves are dropped; their frames stay with their owner.
+    /// Invalidates every TLB entry of the space and frees the whole tree, root included. Frames
+    /// that are still mapped stay with their owners.
     ///
     /// # Safety
-    /// No CPU uses the root in a TTBR, no table is shared, and no task is in a section in which the
-    /// space was written or a range of it announced, unless it is the caller.
+    /// No CPU has the root in a TTBR, and no table is shared. No task other than the caller is in a
+    /// section in which it wrote to the space or announced a range of it.
     pub unsafe fn destroy(self) {
-        // R25: frames return only after the invalidation completed; with the root out of
-        // use no new entry can be cached meanwhile.
+        // R25: the tables are freed only after the invalidation is complete. The root is in no
+        // TTBR, so no new entry can be cached after it.
         backend::drain_own(self.mmu());
         self.mmu().invalidate_all(self.kind().scope());
         self.mmu().lazy().current().hints().forget_space(self.root);
@@ -245,7 +249,7 @@ impl<K: Kernel> AddressSpace<'_, K> {
         mem::forget(self);
     }
 
-    /// Frees the whole tree, root included, of which no CPU was told.
+    /// Frees the whole tree, root included, of a space whose tables no CPU can have walked.
     pub(super) fn free_private(&self) {
         backend::drain_own(self.mmu());
         let half = self.kind().half();
@@ -257,8 +261,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
         unsafe { self.mmu().kernel().free_table(self.root) };
     }
 
-    /// Whether a [`FastPteRange`](super::FastPteRange) of a table in or below `frame`, a table of
-    /// `level`, was forgotten. Some task may still have it announced.
+    /// Whether a [`FastPteRange`](super::FastPteRange) in or below `frame`, a table of `level`, was
+    /// forgotten: its table still has an unknown population. A task may still have announced it.
     pub(super) fn has_open_range(&self, level: Level, frame: Frame) -> bool {
         let Some(next) = level.next() else {
             return false;
@@ -270,8 +274,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
         })
     }
 
-    /// Counts the entries in use of `frame`, a table of `level`, and sets the populations of all tables
-    /// below. Entries that translate nothing are emptied.
+    /// Counts the entries in use of `frame`, a table of `level`, and sets the populations of all
+    /// tables below it. Entries that are not zero and yet translate nothing are emptied.
     pub(super) fn count_entries(&self, level: Level, frame: Frame) -> usize {
         let mut used = 0;
         for entry in self.table(frame).entries() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Unmapping: valid entries become invalid, and no TLB may keep them (R27).
+//! Unmapping: valid entries become empty, and are then invalidated in every TLB (R27).
 
 use super::address_space::AddressSpace;
 use super::leaf_table::LeafTable;
@@ -14,10 +14,12 @@ use crate::tlbi::{Reach, Scope};
 use core::fmt;
 use core::marker::PhantomData;
 
-/// Entries are emptied and their invalidation is still to come. Until then a CPU may use the old
-/// translations, so neither the frames nor the addresses may be reused. Give it to
-/// [`AddressSpace::invalidate`]. Dropping it invalidates as well, but the space does not learn of
-/// it and may do so again. Not `Send`: the task that emptied the entries must invalidate them.
+/// The invalidation of a range whose entries were emptied. Until it is executed a CPU may use the
+/// old translations, so neither the frames nor the addresses may be reused.
+///
+/// Pass it to [`AddressSpace::invalidate`]. Dropping it invalidates as well, but the space cannot
+/// note that, and may invalidate a second time. Not `Send`: the task that emptied the entries must
+/// invalidate them.
 #[must_use = "the old translations may be used until the invalidation"]
 pub struct PendingInvalidation<'m, K: Kernel> {
     mmu: &'m Mmu<K>,
@@ -25,19 +27,19 @@ pub struct PendingInvalidation<'m, K: Kernel> {
     space: u64,
     range: PageRange,
     scope: Scope,
-    /// Who invalidates. If it is the strategy, a drain is all that is left to do.
+    /// Who invalidates. If it is the strategy, only a drain remains to be done.
     duty: Duty,
-    /// Not `Send`: the `DSB` in front of the TLBI must be executed by the CPU that
-    /// cleared the entries, or after a context switch of this task (R27, R_SPVBD).
+    /// Not `Send`: the `DSB` before the TLBI must be executed by the CPU that emptied the entries,
+    /// or after a context switch of this task (R27, R_SPVBD).
     _task: PhantomData<*mut ()>,
 }
 
 impl<K: Kernel> PendingInvalidation<'_, K> {
-    /// Takes over the invalidation of a neighbor, so that one invalidation serves both.
+    /// Takes over the invalidation of a range that touches this one, so that one invalidation
+    /// serves both.
     ///
     /// # Errors
-    /// Gives `other` back if the two ranges do not touch, or belong to different
-    /// spaces.
+    /// Returns `other` if the two ranges do not touch, or belong to different spaces.
     pub fn merge(&mut self, other: Self) -> Result<(), Self> {
         match self.range.joined(other.range) {
             Some(range) if self.space == other.space && core::ptr::eq(self.mmu, other.mmu) => {
@@ -75,17 +77,17 @@ impl<K: Kernel> fmt::Debug for PendingInvalidation<'_, K> {
 }
 
 impl<'m, K: Kernel> AddressSpace<'m, K> {
-    /// Unmaps `range` and invalidates it. The frames stay with their
-    /// owner, and may be reused as soon as this returns (R25). Linux: `vunmap_range()`.
+    /// Unmaps `range` and invalidates it, also inside a section. The frames stay with their owner,
+    /// and may be reused as soon as the call returns (R25). Linux: `vunmap_range()`.
     ///
     /// # Errors
-    /// Refuses a range of the other half ([`SpaceError::WrongHalf`]) or outside of the window
-    /// ([`SpaceError::OutsideWindow`]), and a page that is not mapped, or mapped
-    /// by a block. On an error nothing was changed.
+    /// [`SpaceError::WrongHalf`]; [`SpaceError::OutsideWindow`]; [`SpaceError::NotMapped`] for a
+    /// page that is not mapped; [`SpaceError::Block`] for one that a block maps. On an error
+    /// nothing was changed.
     pub fn unmap(&mut self, range: PageRange) -> Result<(), SpaceError> {
         self.check_range(range)?;
-        // By far the most requests lie in one table. Emptying owes no barrier, so no section is
-        // needed for the one run.
+        // Most requests lie in one table. Emptying owes no barrier, so the one run needs no
+        // section.
         if range.is_in_one_table(Level::L3)
             && let Some(found) = self.leaf_table(range)
         {
@@ -99,14 +101,14 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         Ok(())
     }
 
-    /// Executes the invalidation that `pending` stands for and waits until it is complete on every CPU, also with bottom
-    /// halves off or in an interrupt. If `pending` is another space's, it is executed all the same, and that space does not
-    /// learn of it.
+    /// Executes the invalidation `pending` and waits until it is complete on every CPU, also with
+    /// bottom halves off or in an interrupt. If `pending` belongs to another space, it is executed
+    /// as well, but that space cannot note it, and may invalidate a second time.
     #[inline(always)]
     pub fn invalidate(&mut self, pending: PendingInvalidation<'m, K>) {
         let is_ours = pending.space == self.name() && core::ptr::eq(pending.mmu, self.mmu());
         let range = pending.range;
-        // As its drop does, inlined.
+        // What its drop does, inlined.
         pending.complete();
         core::mem::forget(pending);
         if is_ours {
@@ -114,8 +116,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         }
     }
 
-    /// Unmaps `range` and leaves the invalidation to the caller. Linux:
-    /// `vunmap_range_noflush()`.
+    /// Unmaps `range` and leaves the invalidation to the caller, so that several can be merged.
+    /// Linux: `vunmap_range_noflush()`.
     ///
     /// # Errors
     /// As [`AddressSpace::unmap`].
@@ -139,18 +141,18 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         })
     }
 
-    /// Unmaps what is mapped in `range`, however little that is, and returns how many pages it was. No
-    /// page of `range` is translated on any CPU when this returns, also if it was emptied before and
-    /// its invalidation was still to come. The frames stay with their owner.
+    /// Unmaps those pages of `range` that are mapped, and returns how many there were. When the
+    /// call returns, no CPU translates a page of `range`; this includes pages that were emptied
+    /// before and not invalidated yet. The frames stay with their owner.
     ///
-    /// Holes cost nothing that lies below them: an entry without a table skips all that it would
-    /// translate (512 GiB, 1 GiB or 2 MiB). Only what was emptied is invalidated, in one go; if it is
-    /// more than 16 stretches, the last ones and the holes between them are invalidated as one. No
-    /// memory is needed. Linux: `unmap_page_range()`.
+    /// An entry without a table is skipped with all addresses that it would translate (512 GiB, 1
+    /// GiB or 2 MiB). The pages that were emptied are invalidated together. If they form more than
+    /// 16 ranges, the last ones are invalidated as one range, with the holes between them. The call
+    /// needs no memory. Linux: `unmap_page_range()`.
     ///
     /// # Errors
-    /// [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`], and [`SpaceError::Block`] for a page
-    /// that is mapped by a block. On an error nothing was changed.
+    /// [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`], and [`SpaceError::Block`] for a
+    /// page that a block maps. On an error nothing was changed.
     pub fn unmap_existing(&mut self, range: PageRange) -> Result<u64, SpaceError> {
         self.check_range(range)?;
         self.check_no_block(range)?;
@@ -168,8 +170,9 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         Ok(pages)
     }
 
-    /// Names the space among those of one [`Mmu`]: the root's frame, and whose translations these are. Once a space is
-    /// gone its root's frame may be another one's, which the invalidation of the first ASID does not reach.
+    /// A number that identifies the space among those of one [`Mmu`]: the root's frame with the
+    /// kind of the space. The frame alone does not suffice: after the space has ended, the frame
+    /// may be the root of another one, whose ASID the old invalidation does not reach.
     #[inline(always)]
     const fn name(&self) -> u64 {
         self.root.as_u64() | self.kind().tag()

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The walk: from the root to the last-level tables of a range, one after the other.
+//! The walk: from the root to each last-level table of a range.
 //!
 //! A walk goes through a range in ascending order and stops once per last-level table, or once per
-//! hole, however large. The level-2 table is looked up once per GiB, and its entries are read in a
-//! row.
+//! hole of any size (up to 512 GiB). It looks the level-2 table up once per GiB, and reads its
+//! entries one after the other.
 //!
-//! The stops are callbacks and not an iterator: with everything inlined a stop costs about a dozen
-//! instructions, while the item of an iterator is copied through memory.
+//! A walk calls a closure at each stop, and is not an iterator: with everything inlined a stop
+//! costs about a dozen instructions, while the item of an iterator would be copied through memory.
 
 use super::address_space::AddressSpace;
 use super::leaf_table::{Hole, LeafTable, Stop};
@@ -19,7 +19,7 @@ use crate::table::{Pte, Table};
 use crate::task::Hint;
 use core::convert::Infallible;
 
-/// A level-2 table on the way.
+/// The level-2 table that a walk has reached.
 #[derive(Clone, Copy)]
 struct Near<'s> {
     frame: Frame,
@@ -29,10 +29,10 @@ struct Near<'s> {
 }
 
 impl<'m, K: Kernel> AddressSpace<'m, K> {
-    /// Shows each stop of the walk through `range`, until one returns an error.
+    /// Calls `visit` for each stop of the walk through `range`, until it returns an error.
     ///
     /// # Errors
-    /// That of `visit`.
+    /// The error of `visit`.
     #[inline(always)]
     pub(super) fn each_stop<'s, E>(
         &'s self,
@@ -73,10 +73,11 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         Ok(())
     }
 
-    /// Shows each last-level table of `range`; tables that are missing are taken from `spare`.
+    /// Calls `visit` for each last-level table of `range`, until it returns an error. Missing
+    /// tables are taken from `spare` and linked.
     ///
     /// # Errors
-    /// That of `visit`.
+    /// The error of `visit`.
     #[inline(always)]
     pub(super) fn each_table<'s, E>(
         &'s self,
@@ -100,7 +101,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         Ok(())
     }
 
-    /// The one table of a range that does not cross a table's end; built if it is missing.
+    /// The last-level table of a range that lies in one table. A missing one is built.
     pub(super) fn build_leaf_table(
         &self,
         range: PageRange,
@@ -117,7 +118,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         }
     }
 
-    /// Shows each last-level table of `range` that exists.
+    /// Calls `visit` for each last-level table of `range` that exists.
     #[inline(always)]
     pub(super) fn each_leaf_table<'s>(
         &'s self,
@@ -132,9 +133,9 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         });
     }
 
-    /// Shows the longest stretches of `range` whose entries are in use, and how many of the entries of
-    /// each are mapped. What is not there is skipped: an empty entry alone, without a table all that
-    /// it would translate, and so a table without entries in use.
+    /// Calls `visit` for each longest run of entries of `range` that are in use, with the number of
+    /// those that are mapped. Empty entries, tables without entries in use and missing tables are
+    /// skipped; a missing table costs one step for all addresses that it would translate.
     #[inline(never)]
     pub(super) fn each_run_in_use<'s>(
         &'s self,
@@ -145,7 +146,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         self.each_leaf_table(range, |found| {
             let mut rest = (!found.is_empty()).then_some(found);
             while let Some(part) = rest {
-                // A closure, so that the search of the other operations stays inlined there.
+                // A closure of this function alone: with a second caller, the compiler would no
+                // longer inline the search of the other operations.
                 let Some(first) = part.position(mmu, |entry| entry.is_in_use()) else {
                     break;
                 };
@@ -175,7 +177,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         }
     }
 
-    /// Finds the level-2 table for `va`; `Err` with where the walk ended early.
+    /// Finds the level-2 table for `va`. If there is none, `Err` holds the level and the value of
+    /// the entry at which the walk ended.
     #[inline]
     fn level_2(&self, va: VirtAddr) -> Result<Near<'_>, (Level, Desc)> {
         self.mmu().kernel().current_counters().walks(1);
@@ -211,7 +214,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
 }
 
 impl<'s> Near<'s> {
-    /// Shows the entries of the table for `range`, which is all in it, each with its piece.
+    /// Calls `visit` for each entry of the table that translates a part of `range`, with that part.
+    /// `range` lies in this table.
     #[inline(always)]
     fn each_entry<E>(
         &self,
@@ -244,7 +248,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         self.below(near.frame, range)
     }
 
-    /// The table of a range that was announced: no walk.
+    /// The table of `range` if the current task has announced it. Found without a walk.
     #[inline]
     fn announced_table(&self, range: PageRange) -> Option<LeafTable<'_>> {
         let kernel = self.mmu().kernel();
@@ -252,7 +256,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             .current_lazy()
             .hints()
             .upper_table(self.root, range)?;
-        // The hints are the task's; an interrupt has none.
+        // The hints belong to the task. An interrupt must not use them.
         if kernel.in_interrupt() {
             return None;
         }
@@ -268,7 +272,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             .then(|| self.leaf_table_at(upper, parent, link, range))
     }
 
-    /// What a task keeps of a table's piece that it announces.
+    /// The hint that a task keeps of a table's piece that it announces.
     pub(super) const fn hint_of(&self, found: &LeafTable<'_>) -> Hint {
         Hint {
             root: self.root,
@@ -278,7 +282,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         }
     }
 
-    /// What [`crate::Lazy::enable_fast_pte_range`] keeps of a range of this space in `table`.
+    /// The hint for [`crate::Lazy::enable_fast_pte_range`]: `pages` of this space in `table`.
     pub(super) fn hint(&self, pages: PageRange, table: Frame) -> Result<Hint, SpaceError> {
         self.check_range(pages)?;
         self.check_one_table(pages)?;
@@ -328,7 +332,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
 
     /// Checks that every page of the piece is mapped.
     pub(super) fn check_run_mapped(&self, found: &LeafTable<'_>) -> Result<(), SpaceError> {
-        // What is counted is valid, but for a moment inside `remap`.
+        // Entries that are counted are valid, except for a moment inside `remap`.
         if found.is_full() {
             return Ok(());
         }

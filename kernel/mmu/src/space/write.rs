@@ -1,57 +1,57 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The writer: the one place of an address space where a leaf is checked, stored, and its debt
-//! noted.
+//! The writer: the one place of an address space that checks a leaf, stores it, and notes what the
+//! store owes.
 //!
 //! # The long way
 //!
-//! [`Writer::write`], [`Writer::set_leaf`] and [`Writer::take_leaf`] are right for every entry,
-//! strategy and moment. In order:
+//! [`Writer::write`], [`Writer::set_leaf`] and [`Writer::take_leaf`] are correct for every entry
+//! and strategy, inside and outside of sections. In order:
 //!
 //! 1. **check**: the privilege of the attributes, and break-before-make (R29). A contiguous group
 //!    of which only a part changes is unfolded. An address that was emptied and not invalidated is
 //!    invalidated (R27, R29).
 //! 2. **store**: the run goes to the strategy in use, which stores it now or lets it wait.
-//! 3. **debt**: the strategy notes or pays the barriers. What was live and the strategy does not
-//!    invalidate is remembered in [`Stale`], until an invalidation covers it.
+//! 3. **debt**: the strategy notes or pays the barriers. If the strategy does not invalidate what
+//!    was live, [`Stale`] remembers the addresses until an invalidation covers them.
 //!
 //! # The short way
 //!
-//! In a loop over the entries of one table, nearly every question of the long way has the same
-//! answer as for the entry before. [`Writer::short_way`] asks them once and hands out a
-//! [`ShortWay`]: a token that says which writes may skip the long way. Such a write looks at the
-//! entry (an empty one may be set, one outside of a group may be emptied), stores it, and looks at
-//! the task's state:
+//! In a loop over the entries of one table, nearly every check of the long way has the same result
+//! as for the entry before. [`Writer::short_way`] does these checks once and returns a
+//! [`ShortWay`]: a token that says which writes may skip the long way. Such a write loads the entry
+//! (an empty one may be set, one outside of a group may be emptied), stores it, and then loads the
+//! task's state word:
 //!
 //! * If the state word equals [`ShortWay::settled`], the store adds no debt, and nothing else is
 //!   needed. With the classic policy that is the word of an active task that owes every barrier
 //!   already. With Ets2, under which data owes nothing (R35), it is the word that the task had when
 //!   the token was made.
-//! * Otherwise the debt is noted or paid as always.
+//! * Otherwise the debt is noted or paid as in the long way.
 //!
-//! The look must come after the store. `switch_out` completes the stores before it and clears their
-//! debt in the word (R17):
+//! The word must be loaded after the store. `switch_out` completes the stores before it and clears
+//! their debt in the word (R17):
 //!
 //! ```text
-//! task:                  the word equals settled (the task owes both barriers)
-//! interrupt, switch_out: DSB ISH; the task owes only the ISB now
-//! another CPU:           the task goes on
-//! task:                  store the entry             (no barrier of the past covers it)
-//! task:                  look at the word: it differs from settled, so owe the DSB again
+//! CPU 0, task:                  the word equals settled (the task owes both barriers)
+//! CPU 0, interrupt, switch_out: DSB ISH; the task owes only the ISB now
+//! CPU 1, task:                  store the entry       (no barrier executed so far covers it)
+//! CPU 1, task:                  load the word: it differs from settled, so owe the DSB again
 //! ```
 //!
-//! If the task looked before the store, it would still see the debt, and the later store would have
-//! no barrier.
+//! If the task loaded the word before the store, on CPU 0, it would still see the debt, and the
+//! store on CPU 1 would have no barrier.
 //!
-//! Text has no short way, because it owes the pair under every policy, nor has a memory type that
-//! the table must take note of. Counting is a sum that is settled once per table ([`Sums`]).
+//! Executable mappings have no short way, because they owe the pair under every policy. Neither
+//! have memory types other than Normal write-back, which must be noted in the link of the table.
+//! Counters are added up in [`Sums`] and settled once per table.
 //!
 //! # The last page
 //!
 //! Callers that map page by page, one call each, mostly stay in one table. The writer remembers the
 //! table, the attributes and the token of the last single page ([`Last`]). If the next call is for
-//! the same table with the same attributes, only the entry is left to look at. The writer forgets
-//! them when an answer could change: entries wait for their invalidation, tables are freed, or the
-//! window is set.
+//! the same table with the same attributes, the only check left is that of the entry. The writer
+//! forgets them when the result of a check could change: entries were emptied and not invalidated,
+//! tables are freed, or the space is restricted.
 
 use super::fold;
 use super::kind::SpaceKind;
@@ -84,12 +84,12 @@ pub(super) struct Writer<'m, K> {
     last: Cell<Last>,
 }
 
-/// What a write did to the number of entries in use.
+/// How a write changed the number of entries in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// One more is in use.
+    /// One more entry is in use.
     Taken,
-    /// The same are.
+    /// The number is the same.
     Kept,
 }
 
@@ -102,23 +102,23 @@ impl Change {
     }
 }
 
-/// Which writes to the entries of one table may skip the long way; see the module text. Only the
-/// writer makes one.
+/// The token that says which writes to the entries of one table may skip the long way; see the
+/// module text. Only the writer makes one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ShortWay {
     /// Whether empty entries may be set with a kernel's attributes.
     sets_kernel: bool,
     /// Whether empty entries may be set with a user's attributes.
     sets_user: bool,
-    /// Whether an entry is emptied by a swap and nothing else.
+    /// Whether emptying an entry outside of a group takes a swap and nothing else.
     swaps: bool,
-    /// The word of the lazy state in which a store owes nothing new.
+    /// The value of the state word with which a store adds no debt.
     settled: u32,
-    /// What a store owes if the word is another one.
+    /// What a store owes if the word has another value.
     owed: Owed,
 }
 
-/// The table of the last page that was mapped by a call of its own.
+/// The table of the page that was mapped last by a call for a single page.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Last {
     /// The level-2 table above it.
@@ -127,11 +127,11 @@ pub(super) struct Last {
     pub(super) table: Frame,
     prot: Prot,
     short: ShortWay,
-    /// Strategy and policy for which `short` was made.
+    /// The strategy and policy for which `short` was made.
     terms: Terms,
 }
 
-/// No table translates this address.
+/// The value of `last_va` if nothing is remembered: an address that no table translates.
 const NOWHERE: u64 = 1 << 63;
 
 impl<'m, K: Kernel> Writer<'m, K> {
@@ -167,7 +167,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
         self.kind.scope()
     }
 
-    /// Writes the piece of a table. Returns who must invalidate what it was before.
+    /// Writes the piece of a table. Returns who must invalidate the old entries.
     #[inline(always)]
     pub(super) fn write(&self, found: &LeafTable<'_>, fill: Fill<'_>, was: Was) -> Duty {
         let run = found.run(self.scope());
@@ -177,14 +177,14 @@ impl<'m, K: Kernel> Writer<'m, K> {
         backend::write_run(self.mmu, run, fill, was)
     }
 
-    /// The same out of line, for callers for which single instructions do not matter.
+    /// [`Writer::write`] out of line, for callers in which single instructions do not matter.
     #[inline(never)]
     pub(super) fn write_run(&self, found: &LeafTable<'_>, fill: Fill<'_>, was: Was) -> Duty {
         self.write(found, fill, was)
     }
 
-    /// R29: unfolds the contiguous groups that lie in the piece only in part. Whole groups change
-    /// as one, and where stores wait, the drain settles the groups.
+    /// Unfolds the contiguous groups that lie in the piece only in part (R29). Groups that lie in
+    /// it as a whole need no unfolding. If the stores wait, the drain unfolds groups instead.
     #[inline(never)]
     fn unfold_parts(&self, found: &LeafTable<'_>) {
         let run = found.run(self.scope());
@@ -203,7 +203,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
         }
     }
 
-    /// Sets the one entry of `found`, by every rule. Linux: `set_pte_at()`.
+    /// Sets the one entry of `found` with all checks. Linux: `set_pte_at()`.
     pub(super) fn set_leaf(
         &self,
         found: &LeafTable<'_>,
@@ -214,7 +214,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
         let new = Desc::page(frame, prot);
         let va = found.piece.start();
         let old = found.read(self.mmu, 0);
-        // A member of a group is unfolded before it is written.
+        // `write_run` unfolds a group before it writes a member, so the check ignores the hint.
         bbm::check(Level::L3, group::alone(old), new)
             .map_err(|violation| SpaceError::BreakBeforeMake { va, violation })?;
         let fill = Fill::Contiguous { first: new };
@@ -233,8 +233,8 @@ impl<'m, K: Kernel> Writer<'m, K> {
         Ok(if counted { Change::Kept } else { Change::Taken })
     }
 
-    /// Whether `new` may replace `old` in place only while hardware does not set the access flag,
-    /// and would wait in a queue for so long. ([`Backend::DeferStores`] looks again when it
+    /// Whether `new` would wait in a queue, and could no longer replace `old` in place if hardware
+    /// set the access flag of the entry meanwhile. ([`Backend::DeferStores`] checks again when it
     /// drains.)
     fn may_become_live(&self, old: Desc, new: Desc) -> bool {
         let old = group::alone(old);
@@ -255,9 +255,10 @@ impl<'m, K: Kernel> Writer<'m, K> {
         old
     }
 
-    /// Sets the entries of the piece, which are empty, to `frame(0)`, `frame(1)`, ...: in the
-    /// shortest loop there is where stores happen at once. `stores_each` is what [`Writer::stores_each`] said before the first
-    /// `frame`, which may pause.
+    /// Sets the entries of the piece, which are empty, to `frame(0)`, `frame(1)`, ....
+    /// `stores_each` is the result of [`Writer::stores_each`] before the first call of `frame`,
+    /// because `frame` may pause the mode. If it is true, the loop only stores, and the entries are
+    /// counted after it.
     #[inline(always)]
     pub(super) fn set_each(
         &self,
@@ -275,7 +276,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
             return;
         }
         let kernel = self.mmu.kernel();
-        // Eight at a time, so that the loop costs less than what it repeats.
+        // Eight entries per turn, so that most instructions are stores and not those of the loop.
         let (eights, rest) = found.ptes().as_chunks::<8>();
         let mut i = 0_usize;
         let mut set = |pte| {
@@ -296,7 +297,8 @@ impl<'m, K: Kernel> Writer<'m, K> {
         self.count_each(pages, prot);
     }
 
-    /// Counts `pages` entries that [`Writer::set_each`] stored itself with `prot`, and notes what they owe.
+    /// Counts `pages` entries that [`Writer::set_each`] stored itself with `prot`, and notes or
+    /// pays what they owe.
     #[inline(always)]
     pub(super) fn count_each(&self, pages: usize, prot: Prot) {
         if pages == 0 {
@@ -306,8 +308,9 @@ impl<'m, K: Kernel> Writer<'m, K> {
         self.mmu.owe_or_pay(owed);
     }
 
-    /// Whether [`Writer::set_each`] stores each entry of `found` itself, and counts them when all are set: where stores do not
-    /// wait, and pay together. What waits for these entries is drained then.
+    /// Whether [`Writer::set_each`] stores each entry of `found` itself and counts them together at
+    /// the end: stores do not wait, and the strategy does not pay for each store. If so, stores
+    /// that wait for these entries are drained first.
     #[inline(always)]
     pub(super) fn stores_each(&self, found: &LeafTable<'_>) -> bool {
         match self.mmu.backend() {
@@ -321,13 +324,14 @@ impl<'m, K: Kernel> Writer<'m, K> {
         }
     }
 
-    /// Drains what waits, invalidates the leaves of `range`, and takes note of it.
+    /// Drains what waits, invalidates the leaves of `range`, and removes them from [`Stale`].
     pub(super) fn invalidate(&self, range: PageRange) {
         self.mmu.invalidate_range(range, self.scope(), Reach::Page);
         self.stale.invalidated(range);
     }
 
-    /// Drains what waits, and invalidates `emptied`, and what else was emptied in `range` before.
+    /// Drains what waits, and invalidates `emptied` and everything that was emptied in `range`
+    /// before.
     pub(super) fn invalidate_all_of(&self, range: PageRange, emptied: &Ranges) {
         backend::complete_invalidation(self.mmu, Duty::Backend, |_| self.invalidate(range));
         if !emptied.is_empty() {
@@ -338,20 +342,21 @@ impl<'m, K: Kernel> Writer<'m, K> {
         self.invalidate_stale_in(range);
     }
 
-    /// Empties an entry that translates nothing, so that no TLB holds it.
+    /// Empties an entry that translates nothing. No TLB can hold it, so nothing is invalidated.
     pub(super) fn discard(&self, pte: &Pte) {
         store::store(self.mmu.kernel(), pte, Desc::INVALID);
         self.mmu.kernel().current_counters().ptes(1);
     }
 
-    /// Empties entries that were gathered: they are invalid, and invalidated.
+    /// Empties entries that were gathered: they are invalid already, and the TLBs do not hold them.
     pub(super) fn empty_gathered(&self, found: &LeafTable<'_>) {
         let kernel = self.mmu.kernel();
         store::store_run(kernel, found.ptes(), Fill::Zero);
         kernel.current_counters().late_stores(found.ptes().len());
     }
 
-    /// The operation's part of the invalidation of `range`.
+    /// Completes the invalidation of `range`: by invalidating it, or, if that is the strategy's
+    /// duty, by a drain.
     #[inline(always)]
     pub(super) fn settle(&self, duty: Duty, range: PageRange) {
         match duty {
@@ -360,14 +365,14 @@ impl<'m, K: Kernel> Writer<'m, K> {
         }
     }
 
-    /// R27, R29: before an address is mapped again, invalidates what a TLB may still hold for it.
+    /// Invalidates what a TLB may still hold for `range`, before it is mapped again (R27, R29).
     #[inline]
     pub(super) fn invalidate_before_reuse(&self, range: PageRange) {
         self.invalidate_stale_in(range);
         backend::before_make(self.mmu, self.scope(), range);
     }
 
-    /// Invalidates what was emptied and not invalidated yet, if it meets `range`.
+    /// Invalidates the hull of what was emptied and not invalidated yet, if it meets `range`.
     #[inline(always)]
     fn invalidate_stale_in(&self, range: PageRange) {
         if self.stale.meets(range) {
@@ -375,7 +380,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
         }
     }
 
-    /// Invalidates all that was emptied and not invalidated yet.
+    /// Invalidates the hull of what was emptied and not invalidated yet.
     #[cold]
     pub(super) fn invalidate_stale(&self) {
         if let Some(hull) = self.stale.hull() {
@@ -383,31 +388,32 @@ impl<'m, K: Kernel> Writer<'m, K> {
         }
     }
 
-    /// What has to be invalidated, as it is now.
+    /// A copy of what was emptied and not invalidated yet.
     pub(super) fn stale(&self) -> Stale {
         self.stale.now()
     }
 
-    /// Takes note that what was emptied since `before` is invalidated.
+    /// Notes that everything that was emptied since the copy `before` is invalidated.
     pub(super) fn restore_stale(&self, before: &Stale) {
         self.stale.restore(before);
     }
 
-    /// Takes note that an invalidation reached all of `range`.
+    /// Notes that all of `range` was invalidated.
     pub(super) fn invalidated(&self, range: PageRange) {
         self.stale.invalidated(range);
     }
 
-    /// Remembers that entries of `range` were emptied, if their invalidation is the caller's (R27).
+    /// Remembers that entries of `range` were emptied, if the caller must invalidate them (R27).
     pub(super) fn owe_invalidation(&self, duty: Duty, range: PageRange) {
         if duty == Duty::Caller {
             self.stale.widen(range);
-            // A page there has no short way until it is invalidated.
+            // A page of `range` has no short way until it is invalidated.
             self.forget_last();
         }
     }
 
-    /// The same for a range of several runs, of which the strategy invalidates some perhaps.
+    /// [`Writer::owe_invalidation`] for a range of several runs. If the caller must invalidate it,
+    /// the strategy no longer invalidates parts of it.
     #[inline]
     pub(super) fn owe_invalidation_of_all(&self, duty: Duty, range: PageRange) {
         if duty == Duty::Caller {
@@ -416,13 +422,13 @@ impl<'m, K: Kernel> Writer<'m, K> {
         self.owe_invalidation(duty, range);
     }
 
-    /// The token for `pages`, part of one table, as things are now.
+    /// The token for `pages`, which lie in one table, in the present state.
     #[inline]
     pub(super) fn short_way(&self, pages: PageRange) -> ShortWay {
         self.short_way_under(self.mmu.terms(), pages)
     }
 
-    /// The same under `terms`, those of now.
+    /// [`Writer::short_way`] with the present terms, which the caller has read.
     #[inline]
     fn short_way_under(&self, terms: Terms, pages: PageRange) -> ShortWay {
         let kernel = self.mmu.kernel();
@@ -444,7 +450,8 @@ impl<'m, K: Kernel> Writer<'m, K> {
         }
     }
 
-    /// Empties `pte`, an entry of `found`, the short way if there is one, and returns what it held.
+    /// Empties `pte`, an entry of `found`, by the short way if the token allows it, and returns
+    /// what it held.
     #[inline(always)]
     pub(super) fn take_shortly(
         &self,
@@ -472,7 +479,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
 
     /// Remembers the table of a single page that was just mapped with `prot`.
     pub(super) fn remember(&self, found: &LeafTable<'_>, prot: Prot) {
-        // Of one moment: what is remembered is for these terms, and compared with them.
+        // Read once: the token is made for these terms, and the next call compares with them.
         let terms = self.mmu.terms();
         let short = self.short_way_under(terms, PageRange::of_table(found.piece.start()));
         if short.sets(prot) {
@@ -501,8 +508,8 @@ impl<'m, K: Kernel> Writer<'m, K> {
         (is_near && prot == last.prot).then_some(last)
     }
 
-    /// Sets `pte`, an entry of the table of the last page, if it is empty and everything is as it
-    /// was then. `parent` links the table.
+    /// Sets `pte`, an entry of the table of the last page, if it is empty and the terms are those
+    /// of the last page. Returns whether it did. `parent` links the table.
     #[inline(always)]
     pub(super) fn set_like_last(&self, last: &Last, parent: &Pte, pte: &Pte, frame: Frame) -> bool {
         let kernel = self.mmu.kernel();
@@ -527,7 +534,7 @@ impl<'m, K: Kernel> Writer<'m, K> {
 }
 
 impl ShortWay {
-    /// Every write goes the long way.
+    /// The token that allows no write.
     const NEVER: Self = Self {
         sets_kernel: false,
         sets_user: false,
@@ -536,7 +543,7 @@ impl ShortWay {
         owed: Owed::all(),
     };
 
-    /// Whether `prot` is a kernel's data: what has a short way in a kernel's space.
+    /// Whether `prot` has a short way in a kernel space: data in Normal write-back memory.
     #[inline(always)]
     const fn is_kernel_data(prot: Prot) -> bool {
         prot.is_normal() && !prot.is_user() && !prot.is_executable()
@@ -552,8 +559,8 @@ impl ShortWay {
         }
     }
 
-    /// The token after an entry was emptied: its page cannot be mapped again before its
-    /// invalidation.
+    /// The token after an entry was emptied. Its page may not be mapped again before the
+    /// invalidation, so the token no longer allows setting.
     #[inline(always)]
     pub(super) const fn after_take(self) -> Self {
         Self {
@@ -563,7 +570,7 @@ impl ShortWay {
         }
     }
 
-    /// Sets an entry if it is empty and `new` has a short way.
+    /// Sets an entry if it is empty and `new` has a short way. Returns whether it did.
     #[inline(always)]
     pub(super) fn set<K: Kernel>(
         self,
@@ -579,8 +586,8 @@ impl ShortWay {
         is_short
     }
 
-    /// The same for an entry that is known to be empty, where [`ShortWay::sets`] is known to hold
-    /// for a kernel's data.
+    /// [`ShortWay::set`] for an entry that is known to be empty, with a token that is known to
+    /// allow kernel data.
     #[inline(always)]
     pub(super) fn set_fresh<K: Kernel>(
         self,
@@ -596,7 +603,8 @@ impl ShortWay {
         is_short
     }
 
-    /// The store and its debt. A user's leaf owes nothing (R14).
+    /// Stores the entry, then notes the debt, in this order (see the module text). A user leaf owes
+    /// nothing (R14).
     #[inline(always)]
     fn write<K: Kernel>(
         self,
@@ -611,7 +619,7 @@ impl ShortWay {
         }
     }
 
-    /// Empties an entry if that is a swap and nothing else, and returns what it held.
+    /// Empties an entry and returns what it held, if that takes a swap and nothing else.
     #[inline(always)]
     fn take<K: Kernel>(self, kernel: &K, pte: &Pte) -> Option<Desc> {
         let is_short = self.swaps && !group::is_member(kernel.load(pte));
@@ -625,14 +633,14 @@ fn owe<K: Kernel>(mmu: &Mmu<K>, owed: Owed) {
     mmu.owe_or_pay(owed);
 }
 
-/// What a loop over the entries of one table adds up.
+/// The sums of a loop over the entries of one table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sums {
-    /// Entries set the short way.
+    /// Entries set by the short way.
     pub(super) short: usize,
-    /// Entries emptied the short way, empty ones included.
+    /// Entries emptied by the short way, including those that were empty before.
     taken: usize,
-    /// Entries taken into use the long way, minus entries emptied.
+    /// Entries that the long way has taken into use, minus the entries emptied.
     pub(super) change: isize,
 }
 
@@ -643,7 +651,8 @@ impl Sums {
         change: 0,
     };
 
-    /// Counts the short writes, and returns by how much the number of entries in use grew.
+    /// Adds the short writes to the task's counters, and returns by how much the number of entries
+    /// in use has grown.
     #[inline]
     pub(super) fn settle<K: Kernel>(self, writer: &Writer<'_, K>) -> isize {
         let counters = writer.mmu.kernel().current_counters();

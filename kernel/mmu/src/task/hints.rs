@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Announced ranges: which entries a section is about, and which table holds them.
+//! Announced ranges (*hints*): the pages that a section will write, and the table that holds their
+//! entries.
 //!
-//! Linux keeps one range, that of the outermost section. It ignores the range of an inner one, and
-//! a pause forgets it. Here each level may bring a range of its own, which stays in force until
-//! that level is left, across pauses and nested sections. The difference shows in what is fast and
-//! in nothing else (R22): a range changes where a store waits, never what a caller may rely on.
+//! Linux's proposal keeps one range, that of the outermost section. It ignores the range of an
+//! inner section, and a pause drops it. Here each section may announce a range of its own, which
+//! stays in force until that section is left, across pauses and nested sections. This changes only
+//! what is fast (R22): a range decides where a store waits, never what a caller may rely on.
 //!
 //! A task has room for [`Hints::ROOM`] ranges. A further one is not kept, and its entries are
 //! written as in a plain section, which is always allowed. A range that the library announces for
-//! one of its own values takes the place of one that was announced by the raw call.
+//! one of its own values replaces one that was announced by the raw call, if there is no room.
 //!
-//! A range that ends is forgotten, and nothing else happens: the end of a section does not touch
-//! entries, because its caller need not hold the address space any more (`space/fold.rs`).
+//! The end of a range removes the hint and does nothing else. It touches no entries, because the
+//! caller that leaves the section need not hold the address space any more (`space/fold.rs`).
 
 use crate::addr::{Frame, PAGE_SIZE, PageRange};
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -29,18 +30,19 @@ pub(crate) struct Hint {
     pub(crate) pages: PageRange,
 }
 
-/// Until when a hint is in force.
+/// How long a hint is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
-    /// The section of this depth is left.
+    /// Until the section of this depth is left.
     Depth(u8),
-    /// In force until its announcer withdraws this number.
+    /// Until the announcer withdraws this number.
     Withdrawn(u8),
 }
 
-/// A hint as the task carries it. Addresses are page aligned, and small numbers are in the bits
-/// that this leaves: whether the hint has a number of its own (bit 11), number or depth
-/// (`[7:0]` of the first word), and how many suspensions there were (`[7:0]` of the second).
+/// A hint as the task stores it. Addresses are page aligned, so bits `[11:0]` of each word are
+/// free. They hold, in the first word, whether the hint has a number of its own (bit 11) and its
+/// number or depth (`[7:0]`); in the second word the number of suspensions when it was announced
+/// (`[7:0]`); in the last word the length in pages.
 #[derive(Debug, Default)]
 struct Stored {
     root_and_until: AtomicU64,
@@ -49,13 +51,13 @@ struct Stored {
     start_and_pages: AtomicU64,
 }
 
-/// The ranges of a task, outermost first. Written by the task alone; atomics, because its state may
-/// be looked at by others.
+/// The ranges of a task, outermost first. Only the task writes them; they are atomics because other
+/// CPUs may read the task's state.
 #[derive(Debug, Default)]
 pub(crate) struct Hints {
     len: AtomicU8,
-    /// Suspensions around the task ([`crate::Lazy::suspend_all`]). A hint is in force at the number
-    /// at which it was announced.
+    /// The number of suspensions ([`crate::Lazy::suspend_all`]) that the task is in. A hint is in
+    /// force while this number is the one at which it was announced.
     suspensions: AtomicU8,
     /// The last number given to a hint.
     number: AtomicU8,
@@ -128,7 +130,7 @@ impl Stored {
         })
     }
 
-    /// Whether `pages` of the table are inside.
+    /// Whether `pages` lie in the hint's range. The tables are not compared.
     #[inline]
     fn covers(&self, pages: PageRange) -> bool {
         let raw = self.start_and_pages.load(RELAXED);
@@ -139,7 +141,7 @@ impl Stored {
 }
 
 impl Hints {
-    /// Ranges at a time, at most.
+    /// The largest number of ranges at a time.
     pub(crate) const ROOM: usize = 4;
 
     pub(crate) const fn new() -> Self {
@@ -167,7 +169,7 @@ impl Hints {
             .filter(move |hint| hint.suspensions() == now)
     }
 
-    /// How many are in force.
+    /// The number of hints in force.
     pub(crate) fn in_force(&self) -> usize {
         self.in_force_iter().count()
     }
@@ -185,8 +187,9 @@ impl Hints {
         self.push(hint, Until::Depth(depth));
     }
 
-    /// Keeps a hint until it is withdrawn under the number returned. If there is no room, the outermost of those that end with
-    /// a section makes room, so that announcing these costs nothing that announces by itself.
+    /// Keeps a hint until it is withdrawn under the number that is returned. If there is no room,
+    /// the outermost hint that ends with a section is removed, so that hints of the raw call do not
+    /// slow down operations that announce by themselves.
     pub(crate) fn announce_numbered(&self, hint: Hint) -> u8 {
         if self.len() == Self::ROOM {
             let ends_with_section = |hint: &Stored| matches!(hint.until(), Until::Depth(_));
@@ -210,15 +213,15 @@ impl Hints {
         self.len.store(kept as u8, RELAXED);
     }
 
-    /// Forgets the hint of this number, even if the task has entered, left or suspended sections
-    /// since.
+    /// Removes the hint of this number, even if the task has entered, left or suspended sections
+    /// since it was announced.
     pub(crate) fn withdraw(&self, number: u8) {
         if self.len() > 0 {
             self.retain(|hint| hint.until() != Until::Withdrawn(number));
         }
     }
 
-    /// Forgets the hints of an address space, whose tables are about to go.
+    /// Removes the hints of an address space, before its tables are freed.
     pub(crate) fn forget_space(&self, root: Frame) {
         if self.len() > 0 {
             self.retain(|hint| hint.root() != root.as_u64());
@@ -231,12 +234,12 @@ impl Hints {
         here && matches!(hint.until(), Until::Depth(of) if of > depth)
     }
 
-    /// Forgets the hints of sections deeper than `depth`, which is how many are left.
+    /// Removes the hints of sections deeper than `depth`, the depth after a section was left.
     pub(crate) fn end(&self, depth: u8) {
         self.retain(|hint| !self.is_over(hint, depth));
     }
 
-    /// Whether the task has left all its sections for a while.
+    /// Whether the task is in a suspension.
     pub(crate) fn is_suspended(&self) -> bool {
         self.suspensions.load(RELAXED) > 0
     }
@@ -246,14 +249,15 @@ impl Hints {
         self.len() == 0 && !self.is_suspended()
     }
 
-    /// Forgets all, and that there are suspensions.
+    /// Removes all hints and ends all suspensions.
     pub(crate) fn clear(&self) {
         self.len.store(0, RELAXED);
         self.suspensions.store(0, RELAXED);
     }
 
-    /// All hints are out of force until [`Hints::resume`]. Returns whether there is a resume to come:
-    /// the counter holds 255 suspensions, and one inside of them has nothing to add.
+    /// Begins a suspension: all hints are out of force until [`Hints::resume`]. Returns whether the
+    /// suspension was counted, and so needs the call of `resume`. The counter ends at 255; a
+    /// further suspension is not counted.
     pub(crate) fn suspend(&self) -> bool {
         let deeper = self.suspensions.load(RELAXED).checked_add(1);
         if let Some(deeper) = deeper {
@@ -262,8 +266,8 @@ impl Hints {
         deeper.is_some()
     }
 
-    /// What was in force before the last [`Hints::suspend`] is in force again. What was announced
-    /// meanwhile for a section that was not left is forgotten.
+    /// Ends a suspension: the hints that were in force before the last [`Hints::suspend`] are in
+    /// force again. Hints that were announced in the suspension and are still there are removed.
     pub(crate) fn resume(&self) {
         let before = self.suspensions.load(RELAXED).saturating_sub(1);
         self.suspensions.store(before, RELAXED);
@@ -285,7 +289,8 @@ impl Hints {
         self.find_upper(root, pages)
     }
 
-    /// In a loop of its own, because a call per page must not cost more than the walk that it saves.
+    /// The loop of [`Hints::upper_table`]. It does not use the iterators of this module, because a
+    /// call per page must not cost more than the walk that it saves.
     #[inline(always)]
     fn find_upper(&self, root: Frame, pages: PageRange) -> Option<Frame> {
         let (root, now) = (root.as_u64(), u64::from(self.suspensions.load(RELAXED)));

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a task carries from CPU to CPU: its counters, its debts, and the ranges that it announced.
+//! The state that moves with a task from CPU to CPU: its counters of sections and pauses, the
+//! barriers that it owes, and the ranges that it has announced.
 //!
-//! This module holds the data and knows who may write it. The rules by which it changes are in `lazy`.
+//! This module holds the data and says who may write it. The rules by which it changes are in
+//! `lazy`.
 
 mod hints;
 mod state;

@@ -13,15 +13,16 @@
 //! ```text
 //! task, in owe():      w = load word              (owes STORES, say, and a batch WAITS)
 //! interrupt:               switch_out(): drain the batch, DSB ISH, word &= !(STORES | WAITING)
-//! another CPU or later:    the task goes on: a context switch, then an exception return
+//! another CPU or later:    the task continues: a context switch, then an exception return
 //! task, in owe():      store w | CONTEXT          (STORES and WAITING are set again)
 //! ```
 //!
-//! The task then owes a `DSB` that the switch has executed, or looks once into an empty batch. Both
-//! cost one instruction or a few and break nothing. The store may also clear the `ISB` that the
-//! drain made the task owe. That `ISB` is for the CPU on which the task goes on, and the exception
-//! return by which a preempted task goes on synchronizes the context there as well. While the word
-//! says that the task keeps its CPU ([`STAYS`]), `switch_out` refuses and writes nothing.
+//! The task then owes a `DSB` that the switch has executed already, or looks once into an empty
+//! batch. Both cost a few instructions and break nothing. The store may also clear the `ISB` that
+//! the drain made the task owe. That `ISB` is for the CPU on which the task continues, and the
+//! exception return by which a preempted task continues synchronizes the context there as well.
+//! While the word says that the task keeps its CPU ([`STAYS`]), `switch_out` refuses and writes
+//! nothing.
 
 use super::hints::Hints;
 use crate::policy::Owed;
@@ -30,29 +31,31 @@ use core::panic::Location;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-/// Whether the task is at work on the batch of its CPU, and must not leave it.
+/// Whether the task is working on the batch of its CPU. While it does, it must not leave the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Busy {
-    /// It is.
+    /// The task is working on the batch.
     Yes,
-    /// It is not.
+    /// The task is not working on the batch.
     No,
 }
 
 /// The lazy MMU state of one task.
 ///
-/// It belongs to the task, not to a CPU: a context switch changes neither task's counters (R11). A
-/// new task starts with [`LazyMmuState::new`], which counts nothing and owes nothing (R1). Only its
-/// own task writes it; it is atomic so that another CPU may read it.
+/// It belongs to the task, not to a CPU: a context switch changes the counters of neither task
+/// (R11). A new task starts with [`LazyMmuState::new`], outside of any section and owing nothing
+/// (R1). Only its own task writes it, with the exception of `switch_out`; it is atomic so that
+/// another CPU may read it.
 ///
-/// Each write asks "is the mode active, and do I owe this already?", which is one load and two
-/// compares of the word. Each context switch asks "is there anything to do?", which is one load and
-/// one test.
+/// A write to an entry checks whether the mode is active and whether the task owes the barriers
+/// already, with one load and two compares of the word. A context switch checks whether it has
+/// anything to do, with one load and one test.
 #[derive(Default)]
 pub struct LazyMmuState {
     word: AtomicU32,
     hints: Hints,
-    /// The caller that opened the outermost section; stale while there is none.
+    /// The caller that opened the outermost section. Outside of any section the value has no
+    /// meaning.
     opened_at: AtomicPtr<Location<'static>>,
 }
 
@@ -61,19 +64,20 @@ const PAUSE_SHIFT: u32 = 8;
 const PAUSE: u32 = 0xff << PAUSE_SHIFT;
 /// The strategy keeps the task on its CPU, from the enter hook to the leave hook.
 const BOUND: u32 = 1 << 16;
-/// The task is at work on its CPU's batch.
+/// The task is working on its CPU's batch.
 const BUSY: u32 = 1 << 17;
 /// Something of the task waits in its CPU's batch.
 const WAITING: u32 = 1 << 18;
 const OWED_SHIFT: u32 = 19;
 const OWED: u32 = 0xff << OWED_SHIFT;
-/// A word that no task has: it owes kinds of barriers that do not exist.
+/// A word that no task has: all bits of the debts are set, also those that mean no barrier.
 const NO_WORD: u32 = OWED;
 
-/// The task keeps its CPU.
+/// The bits that keep the task on its CPU.
 const STAYS: u32 = BOUND | BUSY;
-/// A context switch has more to do than its barrier: it refuses, drains, or forgives the stores. It
-/// never pays an `ISB`, so of the debts only the lowest bit counts.
+/// The bits for which a context switch has more to do than its barrier: it refuses, drains, or
+/// forgives the debt of the stores. It never pays an `ISB`, so the only debt among them is that of
+/// the stores, the lowest bit.
 const CONCERNS_SWITCH: u32 = STAYS | WAITING | (Owed::STORES.bits() as u32) << OWED_SHIFT;
 
 const _: () = assert!(
@@ -104,13 +108,13 @@ const fn owed(word: u32) -> Owed {
 
 #[inline(always)]
 const fn is_active(word: u32) -> bool {
-    // One compare for both counters: with a pause the number is 256 or more.
+    // One comparison for both counters: with a pause the number is 256 or more.
     let counts = word & (ENABLE | PAUSE);
     0 < counts && counts <= ENABLE
 }
 
 impl LazyMmuState {
-    /// The state of a new task: `(0, 0)`, nothing owed.
+    /// The state of a new task: both counters are 0, and it owes nothing.
     pub const fn new() -> Self {
         Self {
             word: AtomicU32::new(0),
@@ -119,7 +123,7 @@ impl LazyMmuState {
         }
     }
 
-    /// Counters, debts and announced ranges as they are now.
+    /// The counters, the debts and the number of announced ranges at this moment.
     #[must_use]
     pub fn read(&self) -> LazyMmuSnapshot {
         let opened_at = self.opened_at.load(Ordering::Relaxed);
@@ -166,13 +170,13 @@ impl LazyMmuState {
         self.word() & WAITING != 0
     }
 
-    /// Something waits from now on.
+    /// Notes that something waits in the batch.
     #[inline(always)]
     pub(crate) fn set_waiting(&self) {
         self.set(WAITING, WAITING);
     }
 
-    /// Nothing waits any more.
+    /// Notes that nothing waits in the batch any more.
     #[inline(always)]
     pub(crate) fn clear_waiting(&self) {
         self.set(WAITING, 0);
@@ -184,38 +188,38 @@ impl LazyMmuState {
         self.word() & CONCERNS_SWITCH != 0
     }
 
-    /// Whether the task must keep its CPU: because of its strategy, or because it is at work on the
+    /// Whether the task must keep its CPU: because of its strategy, or because it is working on the
     /// CPU's batch.
     #[inline(always)]
     pub(crate) fn stays(&self) -> bool {
         self.word() & STAYS != 0
     }
 
-    /// The task keeps its CPU from now on.
+    /// Binds the task to its CPU.
     #[inline]
     pub(crate) fn bind(&self) {
         self.set(BOUND, BOUND);
     }
 
-    /// It need not any more.
+    /// Lets the task leave its CPU again.
     #[inline]
     pub(crate) fn unbind(&self) {
         self.set(BOUND, 0);
     }
 
-    /// Whether the end of a section has to see to the batch, or to let go of the CPU.
+    /// Whether the end of a section must drain the batch, or let the task leave its CPU again.
     #[inline(always)]
     pub(crate) fn is_waiting_or_bound(&self) -> bool {
         self.word() & (WAITING | BOUND) != 0
     }
 
-    /// Whether the task is at work on the batch of the CPU that it runs on, and must not leave it.
+    /// Whether the task is working on the batch of its CPU, and must not leave the CPU.
     #[inline(always)]
     pub(crate) fn is_busy(&self) -> bool {
         self.word() & BUSY != 0
     }
 
-    /// Sets or clears the busy mark; returns the old one.
+    /// Sets or clears the mark [`BUSY`]. Returns the old one.
     #[inline(always)]
     pub(crate) fn set_busy(&self, busy: Busy) -> Busy {
         let before = if self.is_busy() { Busy::Yes } else { Busy::No };
@@ -227,8 +231,8 @@ impl LazyMmuState {
         before
     }
 
-    /// The word that this task has once it owes every barrier: a store that finds it has nothing to
-    /// add. If the task is not active, [`NO_WORD`].
+    /// The word that this task has when it owes every barrier. A store that finds the state word
+    /// equal to it adds no debt. If the mode is not active, [`NO_WORD`].
     #[inline]
     pub(crate) fn word_owing_all(&self) -> u32 {
         let all = u32::from(Owed::all().bits()) << OWED_SHIFT;
@@ -239,8 +243,8 @@ impl LazyMmuState {
         }
     }
 
-    /// Takes note that a `DSB ISH` on the CPU that the task leaves has completed its stores (R17):
-    /// of the pair that it owes, only the `ISB` is left.
+    /// Notes that a `DSB ISH` on the CPU that the task leaves has completed its stores (R17). Of
+    /// the pair that the task owes, only the `ISB` is left.
     #[inline(always)]
     pub(crate) fn stores_completed(&self) {
         self.forgive(Owed::STORES);
@@ -291,7 +295,7 @@ impl LazyMmuState {
         self.word() == 0 && self.hints.is_new()
     }
 
-    /// The state is that of a new task.
+    /// Makes the state that of a new task.
     pub(crate) fn renew(&self) {
         self.word.store(0, Ordering::Relaxed);
         self.hints.clear();
@@ -333,8 +337,8 @@ impl LazyMmuSnapshot {
         owed(self.word)
     }
 
-    /// R2 without its first half: whether the *task* is in an unpaused
-    /// section. Linux: `__task_lazy_mmu_mode_active()`.
+    /// Whether the *task* is in a section and not paused. This is R2 without the condition that the
+    /// caller is not in interrupt context. Linux: `__task_lazy_mmu_mode_active()`.
     pub const fn is_active(self) -> bool {
         is_active(self.word)
     }
@@ -344,12 +348,11 @@ impl LazyMmuSnapshot {
         self.fast_pte_ranges
     }
 
-    /// Where the outermost section that the task is in was opened: the caller of
-    /// [`crate::Lazy::enable`], [`crate::Lazy::section`] or
-    /// [`crate::AddressSpace::fast_pte_range`], or of an operation that calls back in a section of
-    /// its own. (One that does not, such as [`crate::AddressSpace::map`], is known by a line of
-    /// this crate: passing its caller on would cost each call.) `None` outside of any section, and
-    /// while all are suspended.
+    /// Where the outermost section of the task was opened: the caller of [`crate::Lazy::enable`],
+    /// [`crate::Lazy::section`] or [`crate::AddressSpace::fast_pte_range`], or of an operation that
+    /// calls a callback in a section of its own. For an operation without callback, such as
+    /// [`crate::AddressSpace::map`], it is a line of this crate, because passing its caller on
+    /// would make each call slower. `None` outside of any section, and while all are suspended.
     pub const fn opened_at(self) -> Option<&'static Location<'static>> {
         match self.enable_count() {
             0 => None,
