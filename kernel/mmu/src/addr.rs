@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Addresses, pages, levels: the units everything else is counted in.
+//! Addresses, pages, ranges and levels.
 //!
-//! The library speaks of one translation geometry only: 4 KiB granule, 48-bit
-//! virtual addresses, four levels (Arm ARM D8.2.8). Each type here carries one
-//! fact that would otherwise be checked again and again:
+//! The library supports one translation geometry: 4 KiB granule, 48-bit virtual addresses, four
+//! levels (Arm ARM D8.2.8). Each type guarantees one fact, which is checked when a value is made
+//! and never again:
 //!
 //! * [`PhysAddr`]: a byte address below 2^48;
-//! * [`Frame`]: the base of a 4 KiB physical page, so that it can be or-ed with
-//!   descriptor attributes without masking;
+//! * [`Frame`]: the base of a 4 KiB physical page, which can be combined with the attributes of a
+//!   descriptor by an OR, without masking;
 //! * [`VirtAddr`]: a canonical byte address of one of the two halves;
 //! * [`PageRange`]: a non-empty, half-open, page-aligned range inside one half.
 
@@ -17,11 +17,11 @@ use core::fmt;
 pub const PAGE_SHIFT: u32 = 12;
 /// Page size in bytes.
 pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
-/// Number of descriptors in a translation table of any level.
+/// The number of descriptors in a translation table of any level.
 pub const ENTRIES: usize = 512;
-/// Width of a virtual address in bits, in either half.
+/// The width of a virtual address in bits, in either half.
 pub const VA_BITS: u32 = 48;
-/// Width of the output address in bits (no LPA, no LPA2).
+/// The width of an output address in bits (without FEAT_LPA and FEAT_LPA2).
 pub const PA_BITS: u32 = 48;
 
 /// A physical byte address below 2^48.
@@ -30,7 +30,7 @@ pub const PA_BITS: u32 = 48;
 pub struct PhysAddr(u64);
 
 impl PhysAddr {
-    /// Returns the address, or `None` from 2^48 on.
+    /// Returns the address, or `None` if `raw` is 2^48 or above.
     pub const fn new(raw: u64) -> Option<Self> {
         if raw >> PA_BITS == 0 {
             Some(Self(raw))
@@ -49,12 +49,12 @@ impl PhysAddr {
         Frame(self.0 & !(PAGE_SIZE - 1))
     }
 
-    /// Taken as the address of a table entry: its index in the table, 0..512.
+    /// The index in its table, 0..512, of the entry at this address.
     pub const fn index_in_table(self) -> usize {
         (self.0 as usize & (PAGE_SIZE as usize - 1)) / size_of::<u64>()
     }
 
-    /// Taken as the address of a table: the address of its entry `index`.
+    /// The address of entry `index` of the table at this address.
     pub(crate) const fn entry(self, index: usize) -> Self {
         Self(self.0 + (index * size_of::<u64>()) as u64)
     }
@@ -91,7 +91,7 @@ impl Frame {
     /// The frame whose base is the physical address `raw`, in bytes.
     ///
     /// # Errors
-    /// `None` if `raw` is not page aligned or not below 2^48.
+    /// Returns `None` if `raw` is not page aligned or not below 2^48.
     pub const fn from_u64(raw: u64) -> Option<Self> {
         match PhysAddr::new(raw) {
             Some(pa) => Self::new(pa),
@@ -109,7 +109,7 @@ impl Frame {
         self.0
     }
 
-    /// The frame `pages` pages above this one, or `None` beyond 2^48.
+    /// The frame `pages` pages above this one, or `None` if it is not below 2^48.
     pub const fn offset(self, pages: u64) -> Option<Self> {
         if pages > 1 << (PA_BITS - PAGE_SHIFT) {
             return None;
@@ -123,10 +123,11 @@ impl Frame {
         pages <= ((1 << PA_BITS) - self.0) / PAGE_SIZE
     }
 
-    /// Physical page 0, the neutral element of or-ing an address into a descriptor.
+    /// Physical page 0: the address in a template of attributes, which are combined with another
+    /// address by an OR.
     pub(crate) const ZERO: Self = Self(0);
 
-    /// Keeps the output-address field of a descriptor.
+    /// The frame in the output-address field of the descriptor `bits`.
     pub(crate) const fn from_output_address(bits: u64) -> Self {
         Self(bits & Self::MASK)
     }
@@ -141,7 +142,7 @@ impl fmt::Debug for Frame {
     }
 }
 
-/// The half of the address space a virtual address lives in.
+/// One of the two halves of the virtual address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Half {
     /// `0 .. 2^48`, translated by TTBR0_EL1.
@@ -151,7 +152,7 @@ pub enum Half {
 }
 
 impl Half {
-    /// First byte address of the half.
+    /// The first byte address of the half.
     pub const fn start(self) -> u64 {
         match self {
             Half::Lower => 0,
@@ -159,8 +160,8 @@ impl Half {
         }
     }
 
-    /// Exclusive end, in bytes. The upper half ends one page early, so that a
-    /// half-open range never needs the address 2^64.
+    /// The exclusive end as a byte address. For the upper half this is 2^64 - 4096 and not 2^64,
+    /// so that the end of a half-open range fits into a `u64`.
     pub const fn end(self) -> u64 {
         match self {
             Half::Lower => 1 << VA_BITS,
@@ -175,8 +176,8 @@ impl Half {
 pub struct VirtAddr(u64);
 
 impl VirtAddr {
-    /// Returns the address, or `None` if it belongs to neither half (a
-    /// translation fault at level 0 by D8.2.4).
+    /// Returns the address, or `None` if it belongs to neither half. (An access would take a
+    /// translation fault at level 0, Arm ARM D8.2.4.)
     pub const fn new(raw: u64) -> Option<Self> {
         let top = raw >> VA_BITS;
         if top == 0 || top == 0xffff {
@@ -191,7 +192,7 @@ impl VirtAddr {
         self.0
     }
 
-    /// Which half the address lives in.
+    /// The half in which the address lies.
     pub const fn half(self) -> Half {
         if self.0 >> 63 == 0 {
             Half::Lower
@@ -200,7 +201,7 @@ impl VirtAddr {
         }
     }
 
-    /// The address of the page that contains this byte.
+    /// The base address of the page that contains this byte.
     pub const fn page(self) -> Self {
         Self(self.0 & !(PAGE_SIZE - 1))
     }
@@ -213,7 +214,7 @@ impl VirtAddr {
     /// Address 0.
     pub(crate) const ZERO: Self = Self(0);
 
-    /// The address `bytes` above, or `None` if that leaves the half.
+    /// The address `bytes` bytes above this one, or `None` if that leaves the half.
     pub const fn offset(self, bytes: u64) -> Option<Self> {
         match self.0.checked_add(bytes) {
             Some(raw) => match Self::new(raw) {
@@ -237,35 +238,35 @@ impl fmt::Display for VirtAddr {
     }
 }
 
-/// Why a pair of numbers is no [`PageRange`].
+/// Why two addresses, or an address and a length, are not a [`PageRange`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeError {
     /// The address is not a multiple of [`PAGE_SIZE`].
     Unaligned(u64),
     /// The address belongs to neither half.
     NotCanonical(u64),
-    /// The range holds no page.
+    /// The range at this address has no page.
     Empty(u64),
-    /// The range wraps around or leaves the half it starts in. The last page of the upper half is
-    /// in no range ([`Half::end`]).
+    /// The range wraps around or leaves the half in which it starts. The last page of the upper
+    /// half is in no range ([`Half::end`]).
     LeavesHalf {
-        /// First byte of the range.
+        /// The first byte address of the range.
         start: u64,
-        /// Length in pages.
+        /// The length in pages.
         pages: u64,
     },
     /// The end lies before the start.
     Reversed {
-        /// First byte of the range.
+        /// The first byte address of the range.
         start: u64,
         /// Its exclusive end.
         end: u64,
     },
-    /// The range must lie inside one last-level table and does not.
+    /// The range must lie in one last-level table and does not.
     CrossesTable {
-        /// First byte of the range.
+        /// The first byte address of the range.
         start: u64,
-        /// Length in pages.
+        /// The length in pages.
         pages: u64,
     },
 }
@@ -301,7 +302,7 @@ impl fmt::Display for RangeError {
             ),
             Self::Reversed { start, end } => write!(
                 f,
-                "the range {start:#x}..{end:#x} ends before it starts: exchange the two"
+                "the range {start:#x}..{end:#x} ends before it starts: swap its start and end"
             ),
             Self::CrossesTable { start, pages } => write!(
                 f,
@@ -315,7 +316,7 @@ impl core::error::Error for RangeError {}
 
 /// A non-empty, half-open range of pages inside one half.
 ///
-/// The last page of the upper half is in no range, so that the exclusive end never is 2^64
+/// The last page of the upper half is in no range, so the exclusive end is never 2^64
 /// ([`Half::end`]).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PageRange {
@@ -324,18 +325,18 @@ pub struct PageRange {
 }
 
 impl PageRange {
-    /// No range at all, for lists that are not filled yet: all zeroes, so that they need no room in
-    /// an image.
+    /// A placeholder for elements of a list that are not used yet. All bytes are zero, so that a
+    /// list in a `static` takes no room in an image.
     pub(crate) const NONE: Self = Self {
         start: VirtAddr(0),
         end: 0,
     };
 
-    /// The `pages` pages from `start`, a page-aligned byte address.
+    /// The `pages` pages from `start` on, a page-aligned byte address.
     ///
     /// # Errors
-    /// Says which of alignment, canonical form, emptiness or the end of the
-    /// half is violated.
+    /// [`RangeError::NotCanonical`], [`RangeError::Unaligned`], [`RangeError::Empty`] or
+    /// [`RangeError::LeavesHalf`].
     pub const fn new(start: u64, pages: u64) -> Result<Self, RangeError> {
         let Some(va) = VirtAddr::new(start) else {
             return Err(RangeError::NotCanonical(start));
@@ -359,7 +360,7 @@ impl PageRange {
     /// The range `start..end`, both page-aligned byte addresses.
     ///
     /// # Errors
-    /// As [`PageRange::new`].
+    /// The errors of [`PageRange::new`], and [`RangeError::Reversed`].
     pub const fn from_bounds(start: u64, end: u64) -> Result<Self, RangeError> {
         if !end.is_multiple_of(PAGE_SIZE) {
             return Err(RangeError::Unaligned(end));
@@ -370,26 +371,26 @@ impl PageRange {
         Self::new(start, (end - start) / PAGE_SIZE)
     }
 
-    /// The first page.
+    /// The address of the first page.
     pub const fn start(self) -> VirtAddr {
         self.start
     }
 
-    /// Exclusive end as a byte address. For a range at the top of the lower
-    /// half this is 2^48, which is no [`VirtAddr`].
+    /// The exclusive end as a byte address. For a range at the top of the lower half this is 2^48,
+    /// which is not a [`VirtAddr`].
     #[inline(always)]
     pub const fn end(self) -> u64 {
         self.end
     }
 
-    /// Length in pages, at least one.
+    /// The length in pages, at least one.
     #[inline(always)]
     pub const fn pages(self) -> u64 {
-        // Never negative (`new`), so nothing to check.
+        // The end is above the start (`new`), so the subtraction needs no check.
         self.end.wrapping_sub(self.start.0) / PAGE_SIZE
     }
 
-    /// The half the range lives in.
+    /// The half in which the range lies.
     pub const fn half(self) -> Half {
         self.start.half()
     }
@@ -405,7 +406,7 @@ impl PageRange {
         self.start.0 <= other.start.0 && other.end <= self.end
     }
 
-    /// Both ranges as one, if one begins where the other ends.
+    /// One range with the pages of both, if one begins where the other ends.
     pub(crate) fn joined(self, other: Self) -> Option<Self> {
         let (low, high) = if self.start <= other.start {
             (self, other)
@@ -418,7 +419,7 @@ impl PageRange {
         })
     }
 
-    /// The same pages as those of `ranges`, with neighbors that follow each other as one range.
+    /// The pages of `ranges`, where ranges that touch the next one of the iterator are joined.
     pub(crate) fn all_joined(
         ranges: impl Iterator<Item = Self> + Clone,
     ) -> impl Iterator<Item = Self> + Clone {
@@ -433,7 +434,7 @@ impl PageRange {
         })
     }
 
-    /// The smallest range that covers both. They are in one half.
+    /// The smallest range that covers both. Both must lie in one half.
     pub(crate) fn hull(self, other: Self) -> Self {
         Self {
             start: self.start.min(other.start),
@@ -441,8 +442,8 @@ impl PageRange {
         }
     }
 
-    /// All pages of the last-level table that translates `va`. The last table of the upper half has one page less,
-    /// because it ends at 2^64 ([`Half::end`]).
+    /// All pages of the last-level table that translates `va`. The last table of the upper half has
+    /// one page less, because it ends at 2^64 ([`Half::end`]).
     pub(crate) const fn of_table(va: VirtAddr) -> Self {
         let start = va.0 & !(Level::L3.table_span() - 1);
         let end = start.wrapping_add(Level::L3.table_span());
@@ -452,7 +453,7 @@ impl PageRange {
         }
     }
 
-    /// First address that the last-level table of the range's first page translates.
+    /// The first address that the last-level table of the range's first page translates.
     pub(crate) const fn table_start(self) -> VirtAddr {
         Self::of_table(self.start).start
     }
@@ -469,7 +470,8 @@ impl PageRange {
         self.start.0 < other.end && other.start.0 < self.end
     }
 
-    /// The `pages` pages from page `first` on, which are in the range.
+    /// The `pages` pages from page `first` of the range on. The caller makes sure that they lie in
+    /// the range.
     #[inline(always)]
     pub(crate) const fn part(self, first: usize, pages: usize) -> Self {
         let start = self.page(first);
@@ -491,7 +493,8 @@ impl PageRange {
         (self.start.0 ^ self.end.wrapping_sub(1)) < level.table_span()
     }
 
-    /// The beginning of the range, as far as the first entry of `level` reaches.
+    /// The first part of the range: the pages that the entry of `level` for the first page
+    /// translates.
     #[inline(always)]
     pub(crate) const fn first_in(self, level: Level) -> Self {
         // The end of the entry may be 2^64, so the last address is compared instead of the end.
@@ -502,7 +505,7 @@ impl PageRange {
         }
     }
 
-    /// What is left of the range behind `piece`, with which it begins.
+    /// The rest of the range after `piece`, its first part; `None` if nothing is left.
     #[inline(always)]
     pub(crate) const fn behind(self, piece: Self) -> Option<Self> {
         if piece.end < self.end {
@@ -515,8 +518,8 @@ impl PageRange {
         }
     }
 
-    /// Cuts the range where `level`'s *entries* end: yields one piece per entry of that
-    /// level, in ascending order, which is one per table of the next level.
+    /// Cuts the range where *entries* of `level` end. Yields one part per entry of that level, and
+    /// so one per table of the next level, in ascending order.
     pub(crate) fn per_entry(self, level: Level) -> impl Iterator<Item = Self> {
         let mut rest = Some(self);
         core::iter::from_fn(move || {
@@ -543,13 +546,13 @@ impl fmt::Display for PageRange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Level {
-    /// Root table; an entry spans 512 GiB. Linux: PGD.
+    /// The root table. An entry spans 512 GiB. Linux: PGD.
     L0 = 0,
     /// An entry spans 1 GiB. Linux: PUD.
     L1 = 1,
     /// An entry spans 2 MiB. Linux: PMD.
     L2 = 2,
-    /// An entry is one page of 4 KiB. Linux: PTE.
+    /// An entry translates one page of 4 KiB. Linux: PTE.
     L3 = 3,
 }
 
@@ -557,27 +560,27 @@ impl Level {
     /// All levels in the order of a walk.
     pub const ALL: [Level; 4] = [Level::L0, Level::L1, Level::L2, Level::L3];
 
-    /// log2 of the bytes one entry of this level spans.
+    /// log2 of the number of bytes that one entry of this level spans.
     pub const fn shift(self) -> u32 {
         PAGE_SHIFT + 9 * (3 - self as u32)
     }
 
-    /// Bytes one entry of this level spans.
+    /// The number of bytes that one entry of this level spans.
     pub const fn entry_span(self) -> u64 {
         1 << self.shift()
     }
 
-    /// Bytes one table of this level spans.
+    /// The number of bytes that one table of this level spans.
     pub const fn table_span(self) -> u64 {
         1 << (self.shift() + 9)
     }
 
-    /// Index of the entry for `va` in a table of this level.
+    /// The index of the entry for `va` in a table of this level, 0..512.
     pub const fn index(self, va: VirtAddr) -> usize {
         ((va.0 >> self.shift()) & 511) as usize
     }
 
-    /// The next level of the walk, `None` below [`Level::L3`].
+    /// The next level of the walk; `None` for [`Level::L3`].
     pub const fn next(self) -> Option<Level> {
         match self {
             Level::L0 => Some(Level::L1),
@@ -588,7 +591,7 @@ impl Level {
     }
 }
 
-/// An address space identifier, as it stands in `TTBR0_EL1[63:48]`.
+/// An address space identifier, the value of `TTBR0_EL1[63:48]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Asid(pub u16);

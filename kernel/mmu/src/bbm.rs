@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Break-before-make, checked (R29).
+//! The check for break-before-make (R29).
 //!
-//! Changing a live entry in certain ways without making it invalid and
-//! invalidating the TLB in between lets a TLB hold two entries for one address:
-//! the result is a conflict abort or a mix of both (Arm ARM D8.17.1). The rule is
-//! stated here once, and every path that could replace a live entry asks it.
+//! Some changes of a live entry must go through an invalid entry and a TLB invalidation. Otherwise
+//! a TLB may hold two entries for one address, which results in a conflict abort or in a mix of
+//! both (Arm ARM D8.17.1). [`check`] is the only statement of this rule, and every operation that
+//! could replace a live entry calls it.
 
 use crate::addr::Level;
 use crate::desc::{Desc, bits};
 use core::fmt;
 
-/// Which change needs break-before-make.
+/// A change that needs break-before-make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Violation {
     /// AttrIndx differs: another memory type or cacheability.
     MemoryType,
     /// SH differs.
     Shareability,
-    /// The output address differs. (Two addresses with equal, read-only contents
-    /// are exempt in the architecture; the library cannot know contents.)
+    /// The output address differs. (The architecture exempts two addresses with equal, read-only
+    /// contents; the library does not know the contents.)
     OutputAddress,
     /// The contiguous hint differs: the size of the TLB entry changes.
     Contiguous,
-    /// Block or page against table: the size of the TLB entry changes.
+    /// A block or page becomes a table, or the reverse: the size of the TLB entry changes.
     Size,
-    /// Global against non-global: both could match one address.
+    /// A global entry becomes non-global, or the reverse: both could match one address.
     Global,
 }
 
@@ -41,13 +41,13 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Checks a direct replacement of `old` by `new` at `level`.
+/// Checks that `new` may replace `old` at `level` directly.
 ///
 /// # Errors
-/// Names the rule if the change must go through an invalid entry and a TLBI.
+/// The reason, if the change must go through an invalid entry and a TLBI.
 pub const fn check(level: Level, old: Desc, new: Desc) -> Result<(), Violation> {
-    // An entry that no TLB can hold (invalid, or access flag clear) is already
-    // "broken"; one that becomes so is the first half of the sequence.
+    // No TLB can hold an entry that is invalid or has a clear access flag. Replacing such an entry
+    // is a make; replacing an entry by such a one is a break.
     if !old.is_tlb_cacheable() && !old.is_table(level) {
         return Ok(());
     }

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What was executed, what was asked for, what was saved.
+//! Counters of the barriers and TLBIs that were executed, requested and saved.
 //!
-//! QEMU executes a barrier as cheaply as a NOP, so the effect of lazy MMU mode
-//! is measured in counts. Three kinds are kept apart:
+//! QEMU executes a barrier as cheaply as a NOP, so the effect of lazy MMU mode is measured in
+//! counts. There are three kinds:
 //!
-//! * *executed*: instructions that ran ([`Counts::dsb_ishst`], [`Counts::isb`], ...);
-//! * *requested*: what the same writes would have cost before lazy mode, one DSB
-//!   and one ISB per entry that R14 lists ([`Counts::requested`]), and one TLBI per page;
+//! * *executed*: instructions that were executed ([`Counts::dsb_ishst`], [`Counts::isb`], ...);
+//! * *requested*: what the same writes would have executed before lazy mode: one DSB and one ISB
+//!   per entry that R14 lists ([`Counts::requested`]), and one TLBI per page
+//!   ([`Counts::tlbi_requested`]);
 //! * *saved*: the difference ([`Counts::dsb_saved`], [`Counts::tlbi_saved`]).
 //!
-//! A [`Counters`] has one writer at a time (a task, or the interrupts of one CPU),
-//! so an increment is a load and a store, not a read-modify-write that would
-//! cost more than what it counts. Any CPU may read.
+//! A [`Counters`] has one writer at a time (a task, or the interrupt handlers of one CPU), so an
+//! increment is a load and a store. An atomic read-modify-write would cost more than what it
+//! counts. Any CPU may read.
 
 use core::fmt;
 use core::iter::Sum;
@@ -25,12 +26,13 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub struct Counters {
             $($name: AtomicU64,)+
-            /// Leaf entries that are in `ptes` and in `requested`: one addition for both.
+            /// Leaf entries that [`Counters::read`] adds both to `ptes` and to `requested`, so that
+            /// a write takes one addition.
             listed: AtomicU64,
         }
 
         impl Counters {
-            /// All zero.
+            /// Counters that are all zero.
             pub const fn new() -> Self {
                 Self {
                     $($name: AtomicU64::new(0),)+
@@ -38,7 +40,7 @@ macro_rules! counters {
                 }
             }
 
-            /// The totals now.
+            /// The totals at this moment.
             pub fn read(&self) -> Counts {
                 let mut counts = Counts { $($name: self.$name.load(Ordering::Relaxed),)+ };
                 let listed = self.listed.load(Ordering::Relaxed);
@@ -47,7 +49,7 @@ macro_rules! counters {
                 counts
             }
 
-            /// Leaf entries asked to be written, with barriers by R14.
+            /// Counts `n` leaf entries that were written and that R14 lists.
             #[inline(always)]
             pub(crate) fn listed(&self, n: usize) {
                 let now = self.listed.load(Ordering::Relaxed);
@@ -88,18 +90,19 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Leaf entries that were asked to be set, changed or emptied.
+    /// Leaf entries that operations have set, changed or emptied, at once or later.
     ptes,
-    /// Those of them whose store did not happen at once.
+    /// Leaf entries among them whose store waited.
     deferred,
-    /// Stores to leaf entries that happened later: those that were deferred and not overtaken, the
-    /// breaks before them, and the folding and dropping of contiguous groups.
+    /// Stores to leaf entries that were executed later or in addition: those that waited and were
+    /// not overtaken, the breaks before them, the folding and unfolding of contiguous groups, and
+    /// the emptying of gathered entries.
     late_stores,
-    /// Times that waiting stores, calls or invalidations were executed.
+    /// Drains of a queue in which something waited.
     drains,
-    /// Table entries written: a table linked or unlinked.
+    /// Links written: tables linked or unlinked.
     links,
-    /// Descents from the root.
+    /// Walks from the root.
     walks,
     /// Executed `DMB ISHST`.
     dmb_ishst,
@@ -111,13 +114,13 @@ counters! {
     isb,
     /// Executed TLBI instructions of any form.
     tlbi,
-    /// Writes that R14 follows with `DSB ISHST; ISB` when nothing is deferred.
+    /// Writes that R14 lists: without deferring, each is followed by `DSB ISHST; ISB`.
     requested,
-    /// Executed `DSB ISHST` that paid such requests.
+    /// Executed `DSB ISHST` that paid for such writes.
     dsb_paid,
-    /// Executed `ISB` that paid such requests.
+    /// Executed `ISB` that paid for such writes.
     isb_paid,
-    /// Pages whose invalidation was asked for.
+    /// Pages whose invalidation was requested.
     tlbi_requested,
     /// Calls of the enter hook.
     enter,
@@ -127,7 +130,7 @@ counters! {
     leave,
 }
 
-/// The counts of several tasks and CPUs as one.
+/// Adds the counts of several tasks and CPUs up.
 impl Sum for Counts {
     fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
         counts.fold(Self::default(), Self::add)
@@ -140,18 +143,17 @@ impl Counts {
         self.dsb_ishst + self.dsb_ish
     }
 
-    /// DSB that the requests would have cost and did not.
+    /// DSB that were not executed, compared with one per write that R14 lists.
     pub const fn dsb_saved(&self) -> u64 {
         self.requested.saturating_sub(self.dsb_paid)
     }
 
-    /// ISB that the requests would have cost and did not.
+    /// ISB that were not executed, compared with one per write that R14 lists.
     pub const fn isb_saved(&self) -> u64 {
         self.requested.saturating_sub(self.isb_paid)
     }
 
-    /// TLBI that one operation per page would have cost and that were not
-    /// executed.
+    /// TLBI that were not executed, compared with one per page.
     pub const fn tlbi_saved(&self) -> u64 {
         self.tlbi_requested.saturating_sub(self.tlbi)
     }

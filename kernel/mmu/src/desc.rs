@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Descriptors: the 64-bit values that translation tables are made of.
+//! Descriptors: the 64-bit values of translation table entries.
 //!
-//! [`Desc`] is a *value*; the memory cell that holds one is [`crate::Pte`].
-//! [`Prot`] is the attribute part of a leaf, what Linux calls `pgprot_t`. There
-//! is no way to spell a mapping that is writable and executable (W^X), nor one
-//! that EL0 can execute and EL1 as well.
+//! [`Desc`] is a *value*; the memory cell that holds one is [`crate::Pte`]. [`Prot`] holds the
+//! attributes of a leaf; Linux calls it `pgprot_t`. No [`Prot`] is writable and executable (W^X),
+//! and none is executable at both EL0 and EL1.
 //!
 //! Bit positions: Arm ARM D8.3.1 (VMSAv8-64, 4 KiB granule, 48-bit output).
 
@@ -21,20 +20,19 @@ pub mod bits {
     pub const ATTR_INDX_SHIFT: u32 = 2;
     /// `AttrIndx[2:0]`.
     pub const ATTR_INDX: u64 = 0b111 << ATTR_INDX_SHIFT;
-    /// `AP[1]`: EL0 may access.
+    /// `AP[1]`: EL0 may access the page.
     pub const AP_USER: u64 = 1 << 6;
-    /// `AP[2]`: read only at every level.
+    /// `AP[2]`: read-only at every exception level.
     pub const AP_READ_ONLY: u64 = 1 << 7;
     /// `SH[1:0]`.
     pub const SH: u64 = 0b11 << 8;
     /// `SH[1:0]` = inner shareable.
     pub const SH_INNER: u64 = 0b11 << 8;
-    /// Access flag; clear means an access faults (and the entry is not cached
-    /// in a TLB).
+    /// Access flag. While it is clear, an access faults and no TLB caches the entry.
     pub const AF: u64 = 1 << 10;
     /// Not global: the entry belongs to the current ASID.
     pub const NG: u64 = 1 << 11;
-    /// Output address of a page, or address of the next table.
+    /// The output address of a page, or the address of the next table.
     pub const ADDRESS: u64 = crate::addr::Frame::MASK;
     /// Dirty bit modifier (FEAT_HAFDBS).
     pub const DBM: u64 = 1 << 51;
@@ -44,31 +42,31 @@ pub mod bits {
     pub const PXN: u64 = 1 << 53;
     /// EL0 may not execute.
     pub const UXN: u64 = 1 << 54;
-    /// Bit 55, free for software: the page was written, and the entry has no other way to say so.
+    /// Bit 55, free for software: the page was written, and `AP[2]` and DBM cannot express that.
     /// Linux: `PTE_DIRTY`.
     pub const SOFTWARE_DIRTY: u64 = 1 << 55;
     /// Bits `[58:55]`, free for software in leaf descriptors.
     pub const SOFTWARE: u64 = 0b1111 << 55;
-    /// Bit 55 of a *table* descriptor, ignored by hardware (D8.3.1.1): some leaf of the next table
-    /// is not Normal write-back memory, or was. While it is clear, changing permissions
-    /// cannot change a memory type, and no leaf needs to be looked at.
+    /// Bit 55 of a *table* descriptor, which hardware ignores (D8.3.1.1): a leaf of the next table
+    /// is not Normal write-back memory, or was not at some time. While the bit is clear, changing
+    /// permissions to those of Normal memory cannot change a memory type, so no leaf needs to be
+    /// read.
     pub const TABLE_MIXED: u64 = 1 << 55;
-    /// What the library keeps in the bits of a *table* descriptor that hardware ignores.
+    /// The bits of a *table* descriptor that hardware ignores and the library uses.
     pub const TABLE_SOFTWARE: u64 = TABLE_POPULATION | TABLE_MIXED;
-    /// Bits `[11:2]` of a *table* descriptor, ignored by hardware (D8.3.1.1;
-    /// bit 10 only while FEAT_HAFT's TCR2_EL1.HAFT is 0, which the library
-    /// requires). The library keeps the number of entries in use of the
-    /// next table there.
+    /// Bits `[11:2]` of a *table* descriptor, which hardware ignores (D8.3.1.1; bit 10 only while
+    /// TCR2_EL1.HAFT of FEAT_HAFT is 0, as the library requires). They hold the number of entries
+    /// in use of the next table, 0..=512; a larger number means that it is unknown.
     pub const TABLE_POPULATION: u64 = 0x3ff << 2;
 }
 
-/// Index into MAIR_EL1. The kernel's MAIR must hold these at these indices.
+/// Index into MAIR_EL1. The kernel must set MAIR_EL1 to [`MemoryType::MAIR_EL1`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum MemoryType {
     /// Normal, inner and outer write-back, read and write allocate (0xff).
     Normal = 0,
-    /// Device-nGnRE (0x04): MMIO whose writes may be acknowledged early.
+    /// Device-nGnRE (0x04): memory-mapped registers; writes may be acknowledged early.
     DeviceNGnRE = 1,
     /// Normal, non-cacheable (0x44).
     NormalNonCacheable = 2,
@@ -77,12 +75,11 @@ pub enum MemoryType {
 }
 
 impl MemoryType {
-    /// The value MAIR_EL1 must have for the indices above.
+    /// The value of MAIR_EL1 for the indices above.
     pub const MAIR_EL1: u64 = 0x00_44_04_ff;
 }
 
-/// Attributes of a leaf: privilege, access, execution, memory type. Linux:
-/// `pgprot_t`.
+/// The attributes of a leaf: privilege, access, execution, memory type. Linux: `pgprot_t`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Prot(u64);
@@ -91,8 +88,8 @@ impl Prot {
     const LEAF: u64 = bits::SH_INNER | bits::AF | bits::VALID;
     const NX: u64 = bits::PXN | bits::UXN;
     const USER_LEAF: u64 = Self::LEAF | bits::AP_USER | bits::NG;
-    /// What [`crate::AddressSpace::protect`] changes: permissions, access flag and
-    /// DBM, none of which needs break-before-make (see [`crate::bbm`]).
+    /// The bits that [`crate::AddressSpace::protect`] changes: permissions, access flag and DBM.
+    /// None of them needs break-before-make (see [`crate::bbm`]).
     pub(crate) const PERMISSIONS: u64 =
         bits::AP_READ_ONLY | bits::AP_USER | bits::PXN | bits::UXN | bits::AF | bits::DBM;
 
@@ -113,8 +110,8 @@ impl Prot {
 
     /// The same permissions with another memory type.
     ///
-    /// Device memory is never executable, whatever the permissions were: a speculative
-    /// instruction fetch from it could have side effects.
+    /// Device memory is never executable, even if `self` is: a speculative instruction fetch from
+    /// it could have side effects.
     pub const fn with_memory_type(self, memory: MemoryType) -> Self {
         let typed = self.0 & !bits::ATTR_INDX | (memory as u64) << bits::ATTR_INDX_SHIFT;
         match memory {
@@ -123,12 +120,12 @@ impl Prot {
         }
     }
 
-    /// Whether EL0 may access the mapping; such mappings are non-global.
+    /// Whether EL0 may access the mapping. Such mappings are non-global.
     pub const fn is_user(self) -> bool {
         self.0 & bits::AP_USER != 0
     }
 
-    /// Whether some exception level may execute from a leaf with these attributes.
+    /// Whether EL0 or EL1 may execute from a leaf with these attributes.
     #[inline(always)]
     pub(crate) const fn is_executable(self) -> bool {
         Desc(self.0).is_executable()
@@ -140,7 +137,7 @@ impl Prot {
         self.0 & bits::ATTR_INDX == 0
     }
 
-    /// The attribute bits as they stand in a descriptor.
+    /// The attribute bits at their positions in a descriptor.
     pub const fn as_u64(self) -> u64 {
         self.0
     }
@@ -152,7 +149,7 @@ impl fmt::Debug for Prot {
     }
 }
 
-/// Memory type, access, execution and privilege, for example `normal rw user`.
+/// Prints memory type, access, execution and privilege, for example `normal rw user`.
 impl fmt::Display for Prot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let memory = match (self.0 & bits::ATTR_INDX) >> bits::ATTR_INDX_SHIFT {
@@ -183,7 +180,7 @@ impl fmt::Display for Prot {
 pub struct Desc(u64);
 
 impl Desc {
-    /// The empty entry. A store of it is what Linux calls `pte_clear`.
+    /// The empty entry, all bits zero. Linux: `pte_clear()` stores it.
     pub const INVALID: Self = Self(0);
 
     /// A level-3 page descriptor.
@@ -196,7 +193,7 @@ impl Desc {
         Self(next.as_u64() | bits::TABLE_OR_PAGE | bits::VALID)
     }
 
-    /// Takes the 64 bits of an entry as they are.
+    /// The entry with these 64 bits. Nothing is checked.
     pub const fn from_u64(raw: u64) -> Self {
         Self(raw)
     }
@@ -206,13 +203,13 @@ impl Desc {
         self.0
     }
 
-    /// Whether hardware walks accept the entry.
+    /// Whether the valid bit is set.
     pub const fn is_valid(self) -> bool {
         self.0 & bits::VALID != 0
     }
 
-    /// Whether the entry holds anything at all; an entry made invalid with
-    /// its address kept (Linux: `PTE_PRESENT_INVALID`) is in use.
+    /// Whether any bit is set. An entry that was made invalid and has kept its address (Linux:
+    /// `PTE_PRESENT_INVALID`) is in use.
     pub const fn is_in_use(self) -> bool {
         self.0 != 0
     }
@@ -222,8 +219,8 @@ impl Desc {
         !matches!(level, Level::L3) && self.is_valid() && self.0 & bits::TABLE_OR_PAGE != 0
     }
 
-    /// Whether this is a valid block or page descriptor, at `level`. A block at level 0 and a level-3
-    /// descriptor whose bit 1 is clear are not defined (D8.3.1): a walk faults there.
+    /// Whether this is a valid block or page descriptor, at `level`. A block at level 0 and a
+    /// level-3 descriptor whose bit 1 is clear are not defined (D8.3.1): a walk faults there.
     pub const fn is_leaf(self, level: Level) -> bool {
         let kind = self.0 & (bits::VALID | bits::TABLE_OR_PAGE);
         match level {
@@ -233,8 +230,9 @@ impl Desc {
         }
     }
 
-    /// What the entry is at `level`, for reports: `table at 0x41000`, `PA 0x80000000 normal rw`,
-    /// `invalid (0x0)`, or `undefined (0x701)` for one that the architecture does not define there.
+    /// A description of the entry at `level`, for reports: `table at 0x41000`,
+    /// `PA 0x80000000 normal rw`, `invalid (0x0)`, or `undefined (0x701)` if the architecture does
+    /// not define such a descriptor at this level.
     pub fn at(self, level: Level) -> impl fmt::Display {
         At(self, level)
     }
@@ -244,17 +242,17 @@ impl Desc {
         Frame::from_output_address(self.0)
     }
 
-    /// Whether a leaf lets EL0 in.
+    /// Whether EL0 may access the page or block of a leaf.
     pub const fn is_user(self) -> bool {
         self.0 & bits::AP_USER != 0
     }
 
-    /// Whether some exception level may execute from a leaf.
+    /// Whether EL0 or EL1 may execute from a leaf.
     pub const fn is_executable(self) -> bool {
         self.0 & (bits::PXN | bits::UXN) != bits::PXN | bits::UXN
     }
 
-    /// Whether a leaf may be written through (by EL1 at least).
+    /// Whether EL1 may write to the page or block of a leaf.
     pub const fn is_writable(self) -> bool {
         self.0 & bits::AP_READ_ONLY == 0
     }
@@ -265,14 +263,14 @@ impl Desc {
         self.0 & (bits::VALID | bits::AF) == bits::VALID | bits::AF
     }
 
-    /// The entry with the access flag, as hardware may make it at any moment where it sets the flag
-    /// itself. Linux: `pte_mkyoung()`.
+    /// The entry with the access flag, which hardware may set at any time if TCR_EL1.HA is 1.
+    /// Linux: `pte_mkyoung()`.
     pub(crate) const fn young(self) -> Self {
         Self(self.0 | bits::AF)
     }
 
-    /// Entries in use in the table this *table* descriptor points to, 0..=512, or `None`
-    /// while a `FastPteRange` is open on the table.
+    /// The number of entries in use in the table to which this *table* descriptor points, 0..=512.
+    /// `None` while a `FastPteRange` is open on the table.
     pub(crate) const fn population(self) -> Option<usize> {
         let entries = ((self.0 & bits::TABLE_POPULATION) >> 2) as usize;
         if entries <= ENTRIES {
@@ -287,8 +285,8 @@ impl Desc {
         Self(self.0 | bits::TABLE_POPULATION)
     }
 
-    /// The same table descriptor with another population, 0..=512. A table without entries
-    /// has none of a special memory type.
+    /// The same table descriptor with another population, 0..=512. With 0 it also clears
+    /// [`bits::TABLE_MIXED`], because an empty table has no leaf of another memory type.
     #[inline(always)]
     pub(crate) const fn with_population(self, entries: usize) -> Self {
         let kept = match entries {
@@ -298,23 +296,25 @@ impl Desc {
         Self(self.0 & kept | (entries as u64) << 2)
     }
 
-    /// The same table descriptor with one entry more in use, of which there are fewer than 512.
+    /// The same table descriptor with one more entry in use. The population is known and below 512.
     #[inline(always)]
     pub(crate) const fn with_one_more(self) -> Self {
         Self(self.0.wrapping_add(1 << 2))
     }
 
-    /// Whether every leaf of the table that this *table* descriptor points to is Normal write-back.
+    /// Whether every leaf of the table to which this *table* descriptor points is Normal
+    /// write-back.
     pub(crate) const fn is_all_normal(self) -> bool {
         self.0 & bits::TABLE_MIXED == 0
     }
 
-    /// The same table descriptor, with a leaf of another memory type in the table.
+    /// The same table descriptor with the mark that a leaf of the table may have another memory
+    /// type.
     pub(crate) const fn with_mixed_leaves(self) -> Self {
         Self(self.0 | bits::TABLE_MIXED)
     }
 
-    /// Replaces the attributes under `mask` by those of `prot`.
+    /// The same entry with the attributes under `mask` replaced by those of `prot`.
     pub(crate) const fn with_attributes(self, prot: Prot, mask: u64) -> Self {
         Self(self.0 & !mask | prot.0 & mask)
     }
@@ -331,12 +331,12 @@ impl fmt::Display for Desc {
         if !self.is_valid() {
             return write!(f, "invalid ({:#x})", self.0);
         }
-        // The bits of a leaf that are attributes are where a `Prot` has them.
+        // A `Prot` has the attributes at the bit positions of a leaf.
         write!(f, "PA {:#x} {}", self.frame().as_u64(), Prot(self.0))
     }
 }
 
-/// A descriptor at a level.
+/// A descriptor and its level, for [`Desc::at`].
 struct At(Desc, Level);
 
 impl fmt::Display for At {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Why a request was refused: by an address space, by lazy MMU mode, by the configuration.
+//! The errors of address spaces, of lazy MMU mode and of the configuration.
 //!
 //! Each operation checks its whole request and reserves all memory before it writes the first
 //! entry. So after an error, tables, populations, frames and the task's lazy state are as before
@@ -10,48 +10,48 @@ use crate::bbm::Violation;
 use crate::desc::{Desc, Prot};
 use core::fmt;
 
-/// A refused request; nothing was changed.
+/// Why an address space has refused a request. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpaceError {
-    /// The numbers make no range.
+    /// The addresses do not form a valid range.
     Range(RangeError),
-    /// The range lies in the half this address space does not translate.
+    /// The range lies in the half that this address space does not translate.
     WrongHalf {
-        /// What was asked for.
+        /// The range of the request.
         range: PageRange,
-        /// What the space translates.
+        /// The half that the space translates.
         half: Half,
     },
-    /// The range lies, in part at least, outside of what may be changed through this
-    /// value ([`crate::AddressSpace::restrict`]).
+    /// The range lies at least in part outside the pages that may be changed
+    /// ([`crate::AddressSpace::restrict`]).
     OutsideWindow {
-        /// What was asked for.
+        /// The range of the request.
         range: PageRange,
-        /// What may be changed.
+        /// The pages that may be changed.
         window: PageRange,
     },
-    /// A user attribute in the kernel's space or the reverse.
+    /// User attributes in a kernel space, or the reverse.
     WrongPrivilege {
-        /// What was asked for.
+        /// The attributes of the request.
         prot: Prot,
     },
     /// The number of frames is not the number of pages.
     BackingLength {
-        /// Pages in the range.
+        /// The number of pages in the range.
         pages: u64,
-        /// Frames given.
+        /// The number of frames in the list.
         frames: u64,
     },
     /// Contiguous frames would leave the 48-bit physical address space.
     BackingEnd {
-        /// First frame.
+        /// The first frame.
         first: Frame,
-        /// Pages in the range.
+        /// The number of pages in the range.
         pages: u64,
     },
-    /// A page of the range is mapped, or in use by an entry made invalid.
+    /// A page of the range is mapped, or its entry was made invalid and is still in use.
     AlreadyMapped {
-        /// First such page.
+        /// The first such page.
         va: VirtAddr,
         /// Its entry.
         entry: Desc,
@@ -60,39 +60,40 @@ pub enum SpaceError {
     },
     /// A page of the range is not mapped.
     NotMapped {
-        /// First such page.
+        /// The first such page.
         va: VirtAddr,
     },
     /// A page of the range belongs to a block of 2 MiB or 1 GiB.
     Block {
-        /// First such page.
+        /// The first such page.
         va: VirtAddr,
-        /// Level of the block.
+        /// The level of the block.
         level: Level,
     },
-    /// No memory for the tables that the request needs.
+    /// There is not enough memory for the tables that the request needs.
     OutOfTables {
-        /// Tables needed in total.
+        /// The number of tables that the request needs.
         needed: usize,
-        /// Tables that could be had; all were given back.
+        /// The number of tables that were available. All of them were freed again.
         available: usize,
     },
     /// The change needs break-before-make (R29).
     BreakBeforeMake {
-        /// First page concerned.
+        /// The first such page.
         va: VirtAddr,
-        /// What would change.
+        /// The part of the entry that would change.
         violation: Violation,
     },
-    /// A range was announced for a table that does not translate it.
+    /// A range was announced with a table that does not translate it.
     WrongTable {
-        /// First page of the range.
+        /// The first page of the range.
         va: VirtAddr,
-        /// The table that was named.
+        /// The table of the request.
         table: Frame,
     },
-    /// Tables of a user space were to be shared. An invalidation of one space reaches the entries of its own ASID, and the
-    /// translations of the other would stay (R25).
+    /// [`crate::AddressSpace::share_tables`] was called for a user space. An invalidation of one
+    /// space would reach only the entries of its own ASID, and those of the other ASID would stay
+    /// in the TLBs (R25).
     SharedByUsers,
     /// The section around the operation could not be opened.
     Lazy(LazyMmuError),
@@ -116,13 +117,13 @@ impl fmt::Display for SpaceError {
             Self::Range(error) => error.fmt(f),
             Self::WrongHalf { range, half } => write!(
                 f,
-                "range {range} is not in the {half:?} half ({:#x}..{:#x}) that this address space translates: take addresses of that half, or a space of the other kind",
+                "range {range} is not in the {half:?} half ({:#x}..{:#x}) that this address space translates: use addresses of that half, or a space of the other kind",
                 half.start(),
                 half.end()
             ),
             Self::OutsideWindow { range, window } => write!(
                 f,
-                "range {range} is not inside {window}, to which AddressSpace::restrict limits changes: take addresses inside of it"
+                "range {range} is not inside {window}, to which AddressSpace::restrict limits changes: use addresses inside that range"
             ),
             Self::WrongPrivilege { prot } if prot.is_user() => write!(
                 f,
@@ -138,12 +139,12 @@ impl fmt::Display for SpaceError {
             ),
             Self::BackingEnd { first, pages } => write!(
                 f,
-                "{pages} pages from {:#x} end beyond 2^48 bytes of physical address space: map fewer pages, or lower frames",
+                "{pages} pages from {:#x} end above 2^48, the end of the physical address space: map fewer pages, or lower frames",
                 first.as_u64()
             ),
             Self::AlreadyMapped { va, entry, .. } if !entry.is_valid() => write!(
                 f,
-                "{va} is in use by an invalid entry ({entry}), as an MmuGather leaves it that was forgotten: free it by AddressSpace::unmap_existing"
+                "{va} is in use by an invalid entry ({entry}), which a forgotten MmuGather has left: free it with AddressSpace::unmap_existing"
             ),
             Self::AlreadyMapped { va, entry, level } => write!(
                 f,
@@ -180,7 +181,8 @@ impl fmt::Display for SpaceError {
 
 impl core::error::Error for SpaceError {}
 
-/// A broken rule of the contract. The counters are as before the call.
+/// A broken rule of the contract of lazy MMU mode. The task's counters are as before the call,
+/// except after [`LazyMmuError::EndedInside`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LazyMmuError {
     /// `enable` at depth 255.
@@ -191,20 +193,21 @@ pub enum LazyMmuError {
     PauseOverflow,
     /// `resume` without a pause.
     PauseUnderflow,
-    /// A guard was dropped in another interrupt context, or on the other side
-    /// of a pause, than it was made in: its level cannot be closed (R39).
+    /// A guard was made in interrupt context and dropped outside of it, or made in a pause and
+    /// dropped after it, or the reverse. Its level cannot be closed (R39).
     Asymmetric,
     /// [`crate::Mmu::set_backend`] was called inside a section.
     InSection,
-    /// The backend defers more than barriers, and the kernel gives its CPUs no [`crate::Batch`].
+    /// The strategy defers more than barriers, and [`crate::Context::batch`] returns `None`.
     NoBatch,
-    /// The task would lose its CPU in an active section, and the backend does not allow it (R38).
+    /// The task would lose its CPU in an active section, and the strategy does not allow that, or
+    /// the library is working on the CPU's batch (R38).
     NotPreemptible,
-    /// The task ended inside of a section, a pause or a suspension (R39).
+    /// The task ended inside a section, a pause or a suspension (R39).
     EndedInside,
     /// [`crate::Lazy::exit`] was called in an interrupt, which cannot end the task (R3).
     InInterrupt,
-    /// An address space whose tables a CPU may walk was dropped; they stay allocated.
+    /// An address space was dropped whose tables a CPU may walk. The tables stay allocated.
     TablesLeaked,
 }
 
@@ -242,7 +245,7 @@ impl fmt::Display for LazyMmuError {
                 "Lazy::exit was called in an interrupt and did nothing (R3): call it as the task that ends"
             }
             Self::TablesLeaked => {
-                "an AddressSpace was dropped after its root had been asked for, and its tables stay allocated: end it by destroy() when no CPU uses the root any more, or keep the tables by into_root()"
+                "an AddressSpace was dropped although a CPU may walk its tables, so they stay allocated: end it with destroy() when no CPU uses the root any more, or keep the tables with into_root()"
             }
         })
     }
@@ -250,7 +253,7 @@ impl fmt::Display for LazyMmuError {
 
 impl core::error::Error for LazyMmuError {}
 
-/// FEAT_ETS2 is asked for and some CPU lacks it.
+/// The barrier policy `ets2` was chosen, and the features say that a CPU lacks FEAT_ETS2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoEts2;
 

@@ -1,27 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Contiguous groups as values: 16 entries that a TLB may hold as one of 64 KiB.
+//! Contiguous groups as values: 16 entries that a TLB may hold as one entry of 64 KiB.
 //!
-//! A group is a promise to the hardware. Its 16 neighboring entries, aligned to 16, translate 64
-//! KiB of consecutive memory, aligned to 64 KiB, with the same attributes, and each entry sets the
-//! contiguous hint (Arm ARM D8.7.1). Setting or clearing the hint in live entries changes the size
-//! of a TLB entry, so it needs break-before-make of all 16 (R29): empty all, invalidate all, write
-//! all. Linux calls the two directions *fold* and *unfold* (contpte).
+//! The 16 entries of a group are neighbors, aligned to 16. They translate 64 KiB of consecutive
+//! memory, aligned to 64 KiB, with the same attributes, and each of them has the contiguous hint
+//! (Arm ARM D8.7.1). Setting or clearing the hint in live entries changes the size of a TLB entry,
+//! so it needs break-before-make of all 16 (R29): empty all, invalidate all, write all. Linux calls
+//! the two directions *fold* and *unfold* (contpte).
 //!
-//! Only user mappings are folded, as in Linux. While a group is broken, accesses to it fault, and
-//! only the handler of a user's fault can answer by looking at the entry again. A group whose
-//! entries were all empty needs no break: it is written with the hint at once.
+//! Only user mappings are folded, as in Linux. While a group is broken, accesses to it fault. The
+//! handler of a user fault can read the entry again and return; code that faults in the kernel's
+//! own mappings cannot. A group whose entries were all empty needs no break: it is written with the
+//! hint at once.
 //!
 //! This module computes values. `space/fold.rs` folds and unfolds groups in tables, and
-//! `backend/defer_stores.rs` settles the groups of stores that wait.
+//! `backend/defer_stores.rs` those whose stores wait.
 
 use crate::addr::{ENTRIES, Frame, PAGE_SIZE, PageRange, VirtAddr};
 use crate::desc::{Desc, bits};
 use crate::table::{Pte, Table};
 use crate::tlbi::Scope;
 
-/// Entries of a group.
+/// The number of entries in a group.
 pub(crate) const GROUP: usize = 16;
-/// Groups of a table.
+/// The number of groups in a table.
 pub(crate) const GROUPS: usize = ENTRIES / GROUP;
 
 /// Bits that are not compared: hardware sets the access flag of one entry at a time, and the
@@ -34,18 +35,18 @@ pub(crate) const fn is_foldable(scope: Scope) -> bool {
     matches!(scope, Scope::Asid(_))
 }
 
-/// The pages of group `group` of the last-level table that translates `va`.
+/// The pages of group `group` (0..32) of the last-level table that translates `va`.
 pub(crate) const fn pages(va: VirtAddr, group: usize) -> PageRange {
     PageRange::of_table(va).part(group * GROUP, GROUP)
 }
 
-/// The entries of group `group` of a last-level table.
+/// The entries of group `group` (0..32) of a last-level table.
 pub(crate) fn entries(table: &Table, group: usize) -> &[Pte; GROUP] {
     &table.entries().as_chunks().0[group]
 }
 
-/// What all entries of a group have in common. Under DBM, hardware clears `AP[2]` of one entry at a
-/// time.
+/// The bits of an entry that must match in a group: all but [`NOT_COMPARED`], and if DBM is set,
+/// all but `AP[2]`, which hardware then clears in one entry at a time.
 const fn comparable(entry: Desc) -> u64 {
     let mut raw = entry.as_u64() & !NOT_COMPARED;
     if raw & bits::DBM != 0 {
@@ -54,19 +55,20 @@ const fn comparable(entry: Desc) -> u64 {
     raw
 }
 
-/// Whether 16 entries can be one group; `value(i)` is entry `i`. Reads one or two of them where the answer is no because
-/// the group does not begin on 64 KiB, or is not full yet.
+/// Whether 16 entries can be one group; `value(i)` returns entry `i`. If the frames do not begin on
+/// a multiple of 64 KiB, or the last entry does not fit, only one or two entries are read.
 #[inline]
 pub(crate) fn can_be_one(value: impl Fn(usize) -> Desc) -> bool {
     let first = value(0);
     let wanted = comparable(first);
     let aligned = wanted & bits::ADDRESS & (GROUP as u64 * PAGE_SIZE - 1) == 0;
-    // The last one first: most groups that are none were filled in part, from the front.
+    // From the last entry down: most incomplete groups were filled from the front.
     let follows = |i: usize| comparable(value(i)) == wanted.wrapping_add(i as u64 * PAGE_SIZE);
     first.is_valid() && aligned && (1..GROUP).rev().all(follows)
 }
 
-/// The values of a folded group, if `values` can be one: access and dirty bits gathered.
+/// The values of the folded group, if `values` can be one. Access and dirty bits of one member are
+/// set in all of them.
 pub(crate) fn folded(values: &[Desc; GROUP]) -> Option<[Desc; GROUP]> {
     if !can_be_one(|i| values[i]) {
         return None;
@@ -83,9 +85,9 @@ pub(crate) fn folded(values: &[Desc; GROUP]) -> Option<[Desc; GROUP]> {
     }))
 }
 
-/// Where whole groups lie in `pages`, if consecutive frames from `first` on are mapped there: the
-/// number of entries before the first group, and the number of groups. No groups if the scope is
-/// not folded, or if address and frame are aligned differently.
+/// The whole groups in `pages` if they are mapped to consecutive frames from `first` on: the number
+/// of entries before the first group, and the number of groups. `(0, 0)` if the scope is not
+/// folded, or if addresses and frames are aligned differently.
 pub(crate) fn whole_groups(pages: PageRange, first: Frame, scope: Scope) -> (usize, usize) {
     let (va, pa) = (
         pages.start().as_u64() / PAGE_SIZE,

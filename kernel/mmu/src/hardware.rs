@@ -1,26 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the library asks of the kernel that uses it.
+//! The traits that a kernel implements.
 //!
-//! [`Hardware`] is the only way to the machine: accesses to entries, barriers, TLB invalidations.
-//! On bare AArch64 each method has a body that executes the instruction, so a kernel writes
-//! `unsafe impl Hardware for MyKernel {}`. On a host there is no such instruction, and a test
-//! implements the barriers by a model. [`TableFrames`] gives memory for tables. [`Context`] says
-//! which task runs, and whether an interrupt handler is running instead. [`Kernel`] is the three
-//! together. [`OneTask`](crate::OneTask) is a ready kernel for code that runs as one task without
-//! interrupts.
+//! * [`Hardware`]: accesses to entries, barriers and TLB invalidations. The library reaches the
+//!   machine only by this trait. On bare AArch64 each method has a body that executes the
+//!   instruction, so a kernel writes `unsafe impl Hardware for MyKernel {}`. A host does not have
+//!   these instructions, so a test implements the barriers by a model.
+//! * [`TableFrames`]: memory for tables.
+//! * [`Context`]: which task runs, and whether the caller is in interrupt context.
+//!
+//! A type that implements all three is a [`Kernel`]. [`OneTask`](crate::OneTask) is a ready one for
+//! code that runs as one task without interrupts.
 //!
 //! The methods of [`Hardware`] are named after instructions on purpose: the trait is a list of
-//! effects, not an abstraction of memory management. Why each is called, and which test would
-//! notice its absence, is written where it is called.
+//! effects, not an abstraction of memory management. The comment at each call says why it is needed
+//! and which test notices its absence.
 //!
 //! # Why the traits are unsafe
 //!
-//! Safe code can map a frame, unmap it and pass it on, because this library
-//! keeps the order of store, barrier and invalidation. It can do so only if the kernel below does
-//! what these traits say. A `load` that returns another value than memory holds makes the library
-//! follow a pointer to nowhere; a `dsb_ish` that does nothing lets a frame be reused while a TLB
-//! still translates to it; a [`Context::lazy`] that returns another task's state loses what waits
-//! in a batch. Implementing one of these traits is the promise to do what it documents.
+//! Safe code can map a frame, unmap it and reuse it, because this library keeps the order of store,
+//! barrier and invalidation. That order holds only if the kernel does what these traits say. With a
+//! `load` that returns another value than memory holds, the library follows an arbitrary pointer.
+//! With a `dsb_ish` that does nothing, a frame is reused while a TLB still translates to it. With a
+//! [`Context::lazy`] that returns another task's state, what waits in a batch is never drained. An
+//! implementation of one of these traits promises to do what the trait documents.
 
 #[cfg(all(target_arch = "aarch64", not(any(unix, windows))))]
 use crate::aarch64::{self, barrier};
@@ -34,9 +36,9 @@ use crate::task::LazyMmuState;
 use crate::tlbi::TlbiOp;
 use core::ptr::NonNull;
 
-/// Two ways to do something: where this crate's instructions exist, and elsewhere. An AArch64
-/// system with a hosted operating system is elsewhere: its programs run at EL0, and its tests watch
-/// each store.
+/// Chooses between code for bare AArch64, where the crate has its instructions, and portable code
+/// for all other targets. AArch64 with a hosted operating system takes the portable code: its
+/// programs run at EL0, and its tests record each store.
 macro_rules! by_instruction {
     ({ $($instruction:tt)* } else { $($portable:tt)* }) => {
         #[cfg(all(target_arch = "aarch64", not(any(unix, windows))))]
@@ -50,8 +52,7 @@ macro_rules! by_instruction {
     };
 }
 
-/// A method that is one instruction where this crate's instructions exist, and must be implemented
-/// elsewhere.
+/// Methods that execute one instruction on bare AArch64, and must be implemented on other targets.
 macro_rules! instructions {
     ($($(#[$doc:meta])* fn $name:ident(&self $(, $argument:ident: $type:ty)*) => $instruction:path;)+) => {
         $(
@@ -71,15 +72,15 @@ macro_rules! instructions {
 
 /// Effects on the machine.
 ///
-/// The accesses to entries have bodies that do what they say with relaxed atomics. A test overrides them to record each
-/// access. On a host the four methods for runs call [`Hardware::load`] and [`Hardware::store`]; on bare AArch64 they write
-/// pairs of entries by instructions of their own, so an implementation that overrides `store` there overrides all of
-/// them.
+/// The accesses to entries have default bodies with relaxed atomics. A test overrides them to
+/// record each access. On a host the four methods for runs call [`Hardware::load`] and
+/// [`Hardware::store`]. On bare AArch64 they write pairs of entries by instructions of their own,
+/// so an implementation that overrides `store` there must override all of them.
 ///
 /// # Safety
 /// Each method has the effect that it documents, on the CPU that executes it, and no other effect
-/// on memory. It does not call this library. A compiler barrier is part of each barrier and
-/// invalidation: an implementation by `asm!` must not say `nomem`.
+/// on memory. It does not call this library. Each barrier and invalidation is a compiler barrier as
+/// well: an implementation by `asm!` must not have the option `nomem`.
 pub unsafe trait Hardware {
     /// Reads one entry.
     #[inline(always)]
@@ -93,8 +94,8 @@ pub unsafe trait Hardware {
         pte.store(desc);
     }
 
-    /// Writes one entry and returns what it held, in one atomic step, so that access and dirty bits
-    /// set by hardware are not lost.
+    /// Writes one entry and returns its old value, in one atomic step, so that access and dirty
+    /// bits set by hardware are not lost.
     #[inline(always)]
     fn swap(&self, pte: &Pte, desc: Desc) -> Desc {
         pte.swap(desc)
@@ -103,7 +104,7 @@ pub unsafe trait Hardware {
     /// Writes `new` to an entry if it holds `old`, in one atomic step.
     ///
     /// # Errors
-    /// What the entry holds instead; nothing is written.
+    /// The value of the entry if it is not `old`. Nothing is written.
     #[inline(always)]
     fn compare_exchange(&self, pte: &Pte, old: Desc, new: Desc) -> Result<Desc, Desc> {
         pte.compare_exchange(old, new)
@@ -170,14 +171,14 @@ pub unsafe trait Hardware {
         /// `DSB ISHST`: completes earlier entry writes.
         fn dsb_ishst(&self) => barrier::dsb_ishst;
 
-        /// `DSB ISH`: completes earlier TLB maintenance, and everything else.
+        /// `DSB ISH`: completes earlier TLB maintenance and earlier accesses of any kind.
         fn dsb_ish(&self) => barrier::dsb_ish;
 
-        /// `ISB`: later instructions are fetched and translated anew.
+        /// `ISB`: later instructions are fetched and translated again.
         fn isb(&self) => barrier::isb;
 
-        /// Issues one TLB maintenance instruction. `operand` is the value of its register, made by
-        /// [`crate::tlbi`]; the forms without an operand ignore it.
+        /// Issues one TLB maintenance instruction. `operand` is the value of its register, as
+        /// [`crate::tlbi`] computes it; the forms without an operand ignore it.
         fn tlbi(&self, op: TlbiOp, operand: u64) => aarch64::tlbi::issue;
     }
 }
@@ -192,67 +193,70 @@ pub unsafe trait TableFrames {
     /// A zeroed frame for a table, or `None` when memory is exhausted.
     fn alloc_table(&self) -> Option<Frame>;
 
-    /// Takes a table's frame back.
+    /// Frees the frame of a table.
     ///
     /// # Safety
-    /// The frame came from `alloc_table`; no descriptor points to it any more
-    /// and no TLB or walker can hold one that does (R32).
+    /// The frame came from `alloc_table`. No descriptor points to it any more, and no TLB or walker
+    /// can hold a descriptor that does (R32).
     unsafe fn free_table(&self, frame: Frame);
 
-    /// Where software finds the table in `frame`.
+    /// The virtual address at which software accesses the table in `frame`.
     fn table_ptr(&self, frame: Frame) -> NonNull<Table>;
 }
 
 /// Which task is running, and whether an interrupt handler is running instead.
 ///
-/// What belongs to a task, its state and its counters, may be freed with it. A reference to it
-/// must therefore not outlive the call for which it was asked, and the methods that return one are
-/// `unsafe`. Safe code asks [`Lazy::state`](crate::Lazy::state) and [`Mmu::counts`](crate::Mmu::counts),
-/// which return values.
+/// The state and the counters of a task may be freed with the task. A reference to them must
+/// therefore not outlive the call for which it was obtained, and the methods that return one are
+/// `unsafe`. Safe code calls [`Lazy::state`](crate::Lazy::state) and
+/// [`Mmu::counts`](crate::Mmu::counts), which return values.
 ///
 /// # Safety
-/// The answers are those of the CPU and task that call. [`Context::lazy`] is the same value for as
-/// long as the task lives, and no other task's. What [`Context::batch`] returns is one CPU's, and
-/// the same at each call on that CPU; [`Context::in_interrupt`] does not change during a call of
-/// the library. None of the methods calls this library, except that [`Context::preemption_point`]
-/// may switch tasks.
+/// Each method answers for the CPU and the task that call it:
+///
+/// * [`Context::lazy`] returns the same value during the whole life of a task, and a different one
+///   for each task.
+/// * [`Context::batch`] returns the same value at each call on one CPU, and a different one on each
+///   CPU.
+/// * [`Context::in_interrupt`] does not change during a call of the library.
+/// * No method calls this library, except that [`Context::preemption_point`] may switch tasks.
 pub unsafe trait Context {
-    /// Lazy MMU state of the task that runs on this CPU, or that was interrupted on it: an
-    /// interrupt may look, and leaves the state alone (R3).
+    /// The lazy MMU state of the task that runs on this CPU, or that was interrupted on it. An
+    /// interrupt handler may read the state and does not change it (R3).
     ///
     /// # Safety
-    /// The caller uses the reference only while the task that runs or was interrupted here cannot
-    /// end, and passes it to no other task: in an implementation of these traits, or in one call of
-    /// this library.
+    /// The caller passes the reference to no other task, and uses it only while the task that runs
+    /// on this CPU, or was interrupted on it, cannot end: in an implementation of these traits, or
+    /// during one call of this library.
     unsafe fn lazy(&self) -> &LazyMmuState;
 
-    /// Whether the caller runs in an interrupt, or in a section that counts as
-    /// one (Linux's `in_interrupt()`: hard or soft interrupt, NMI, or bottom
-    /// halves disabled). The answer does not change during a call of the library, nor
-    /// during its callbacks. Where bottom halves are off in a section, what the task has let wait for
-    /// the very entries of a call is drained first.
+    /// Whether the caller is in interrupt context, as Linux's `in_interrupt()`: in a hard or soft
+    /// interrupt, in an NMI, or with bottom halves disabled. The result does not change during a
+    /// call of the library, nor during its callbacks. If a task disables bottom halves in a
+    /// section, a call first drains what the task has let wait for the entries of that call.
     fn in_interrupt(&self) -> bool;
 
-    /// Where the caller's events are counted. One instance has one writer at a time: a task, or the
-    /// interrupts of one CPU.
+    /// The counters to which the caller's events are added. One instance has one writer at a time:
+    /// a task, or the interrupt handlers of one CPU.
     ///
     /// # Safety
     /// As for [`Context::lazy`].
     unsafe fn counters(&self) -> &Counters;
 
-    /// [`Context::counters`] if the caller is the task, and `None` in an interrupt. The shortest
-    /// paths ask both questions at once.
+    /// [`Context::counters`] if the caller is the task, and `None` in interrupt context. The
+    /// shortest paths of the library need both facts, and an implementation may get them with one
+    /// load.
     ///
     /// # Safety
     /// As for [`Context::lazy`].
     #[inline(always)]
     unsafe fn task_counters(&self) -> Option<&Counters> {
-        // SAFETY: the caller's promise is the one that is asked for here.
+        // SAFETY: this function has the contract of `counters`.
         (!self.in_interrupt()).then(|| unsafe { self.counters() })
     }
 
-    /// Room for what this CPU defers. Without it a [`crate::Backend`] that defers more than
-    /// barriers cannot be chosen ([`crate::Mmu::set_backend`]).
+    /// Room for what this CPU defers. If it is `None`, [`crate::Mmu::set_backend`] refuses each
+    /// [`crate::Backend`] that defers more than barriers.
     fn batch(&self) -> Option<&Batch> {
         None
     }
@@ -263,22 +267,22 @@ pub unsafe trait Context {
         None
     }
 
-    /// Called by the task when a [`Lazy::switch_out`](crate::Lazy::switch_out) that was refused
-    /// before would succeed now. A kernel that put off a preemption does it here. If interrupts are
-    /// masked, it does nothing. The default does nothing: the kernel then tries again at the next
-    /// interrupt. Linux: the check in `preempt_enable()`.
+    /// The library calls this as the task, when a [`Lazy::switch_out`](crate::Lazy::switch_out)
+    /// that may have been refused before would succeed now. A kernel that has put off a preemption
+    /// does it here, unless interrupts are masked. The default does nothing; the kernel then tries
+    /// again at the next interrupt. Linux: the check in `preempt_enable()`.
     #[inline(always)]
     fn preemption_point(&self) {}
 
-    /// Logs an error that cannot be returned, because it occurred in a `drop`: a guard was dropped
-    /// where its section cannot be closed (R8, R39).
+    /// Logs an error that occurred in a `drop` and so cannot be returned: for example, a guard was
+    /// dropped in a context in which its section cannot be closed (R8, R39).
     fn report(&self, error: LazyMmuError);
 }
 
 /// Executes the calls of [`crate::Backend::Multicall`].
 ///
 /// # Safety
-/// When [`Hypervisor::multicall`] returns, its calls have been executed as it says.
+/// When [`Hypervisor::multicall`] returns, the calls have the effects that it documents.
 pub unsafe trait Hypervisor {
     /// Executes `calls` in order. When it returns, the walkers of every CPU see the stores, each
     /// invalidation is complete, and this CPU's context is synchronized. (The return from a
@@ -286,15 +290,15 @@ pub unsafe trait Hypervisor {
     fn multicall(&self, calls: &[Call]);
 }
 
-/// Everything a kernel supplies.
+/// Everything that a kernel supplies.
 pub trait Kernel: Hardware + TableFrames + Context {}
 
 impl<T: Hardware + TableFrames + Context> Kernel for T {}
 
-/// What belongs to the task that calls this library, for one call of it.
+/// Safe access to the state and the counters of the calling task, during one call of this library.
 ///
-/// The library keeps none of these references in a value that it returns, but for guards, which are
-/// not `Send`: they are used by the task that made them.
+/// The library keeps none of these references in a value that it returns, except for guards. These
+/// are not `Send`, so only the task that made them uses them.
 pub(crate) trait CurrentTask: Context {
     /// [`Context::lazy`].
     #[inline(always)]

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Programs that the compiler must refuse. `cargo test --doc` compiles each, and fails if it can.
+//! Programs that the compiler must refuse. `cargo test --doc` compiles each of them, and fails if
+//! one compiles. (`tests/tokens.rs` checks which types are not `Send` or not `Sync`.)
 //!
-//! That a type is not `Send` or not `Sync` is in `tests/tokens.rs`.
-//!
-//! What belongs to a task is freed with it, so safe code gets no reference to it:
+//! The state and the counters of a task are freed with it, so safe code gets no reference to them:
 //!
 //! ```compile_fail,E0133
 //! fn keep(mmu: &'static lazymmu::Mmu<impl lazymmu::Kernel>) -> &'static lazymmu::LazyMmuState {
@@ -26,7 +25,7 @@
 //! }
 //! ```
 //!
-//! A change of the strategy or of the features concerns what other tasks have deferred:
+//! Changing the strategy or the features affects what other tasks have deferred, so it is `unsafe`:
 //!
 //! ```compile_fail,E0133
 //! fn change(mmu: &lazymmu::Mmu<impl lazymmu::Kernel>) {

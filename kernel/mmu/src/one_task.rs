@@ -21,12 +21,13 @@ use core::ptr::NonNull;
 /// A kernel of one task. It takes its tables from `F`, and on bare AArch64 it executes this crate's
 /// instructions.
 ///
-/// It is neither `Send` nor `Sync`, so an [`Mmu`](crate::Mmu) of it stays with the CPU or thread that made it: a barrier
-/// that is owed must be executed by the CPU that stored (R17). Interrupt handlers must not use it. It has a [`Batch`], so every strategy can be chosen.
+/// It is neither `Send` nor `Sync`, so its [`Mmu`](crate::Mmu) stays with the CPU or thread that
+/// made it: the CPU that has stored must execute the barrier that it owes (R17). Interrupt handlers
+/// must not use it. It has a [`Batch`], so every strategy can be chosen.
 ///
-/// `Mmu::for_one_task` binds the library to it. On bare AArch64 that is a function of this crate.
-/// On a host, where no instruction of Arm's exists, the trait `ForOneTask` of `lazymmu-testkit` has
-/// a function of the same name, which binds the library to the machine of the test kit.
+/// `Mmu::for_one_task` binds the library to it. On bare AArch64 that is a function of this crate. A
+/// host has no arm64 instructions; there the trait `ForOneTask` of `lazymmu-testkit` has a function
+/// of the same name, which binds the library to the machine of the test kit.
 pub struct OneTask<F> {
     frames: F,
     state: LazyMmuState,
@@ -43,28 +44,29 @@ impl<F> OneTask<F> {
             frames,
             state: LazyMmuState::new(),
             counters: Counters::new(),
-            // SAFETY: only `batch` hands it out. The type stays on one CPU, so one flow of control uses it.
+            // SAFETY: only `batch` returns it. The type is neither `Send` nor `Sync`, so one flow
+            // of control uses it.
             batch: unsafe { Batch::new() },
             last_report: Cell::new(None),
             _cpu: PhantomData,
         }
     }
 
-    /// Takes the last error that the library could not return to a caller: a guard was dropped
-    /// where its section cannot be closed (R39).
+    /// Takes the last error that the library could not return to a caller ([`Context::report`]),
+    /// for example because a guard was dropped where its section cannot be closed (R39).
     pub fn take_report(&self) -> Option<LazyMmuError> {
         self.last_report.take()
     }
 }
 
-// SAFETY: the frames are those of `F`, whose promise is the same.
+// SAFETY: each method calls that of `F`, which has made the same promise.
 unsafe impl<F: TableFrames> TableFrames for OneTask<F> {
     fn alloc_table(&self) -> Option<Frame> {
         self.frames.alloc_table()
     }
 
     unsafe fn free_table(&self, frame: Frame) {
-        // SAFETY: the caller's promise is the one that is asked for here.
+        // SAFETY: this function has the contract of the one that it calls.
         unsafe { self.frames.free_table(frame) }
     }
 
@@ -74,7 +76,7 @@ unsafe impl<F: TableFrames> TableFrames for OneTask<F> {
     }
 }
 
-// SAFETY: there is one task, one CPU and no interrupt, so each answer is always the same.
+// SAFETY: there is one task, one CPU and no interrupt, so each method always returns the same.
 unsafe impl<F> Context for OneTask<F> {
     #[inline(always)]
     unsafe fn lazy(&self) -> &LazyMmuState {
@@ -106,8 +108,8 @@ unsafe impl<F> Hardware for OneTask<F> {}
 
 #[cfg(all(target_arch = "aarch64", not(any(unix, windows))))]
 impl<F: TableFrames> Mmu<OneTask<F>> {
-    /// The library for one task without interrupts, with tables from `frames`, for example a
-    /// [`TablePool`](crate::TablePool), and this crate's instructions.
+    /// Binds the library to one task without interrupts, with tables from `frames`, for example a
+    /// [`TablePool`](crate::TablePool), and with this crate's instructions.
     pub const fn for_one_task(frames: F) -> Self {
         Self::new(OneTask::new(frames))
     }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which writes owe which barriers.
 //!
-//! There are two questions. The first is whether a write owes any barrier, and R14 answers it with
-//! Linux's list: a valid kernel leaf, any valid entry of levels 1 and 2, and any write to level 0.
-//! A user leaf owes nothing: at worst a user access takes a spurious fault, and the exception
-//! return from the handler synchronizes. An entry made invalid owes nothing, because the
-//! invalidation that must follow has barriers of its own.
+//! Whether a write owes any barrier is decided by R14, which is Linux's list: a valid kernel leaf,
+//! any valid entry of levels 1 and 2, and any write to level 0. A user leaf owes nothing: at worst
+//! a user access takes a spurious fault, and the exception return from the handler synchronizes. An
+//! entry made invalid owes nothing, because the invalidation that must follow has barriers of its
+//! own.
 //!
-//! The second question is which barriers it owes, and the [`BarrierPolicy`] answers it. The
-//! verdicts are those of Arm's model (herd7, catalogue aarch64-VMSA). After an entry becomes valid,
+//! Which barriers such a write owes is decided by the [`BarrierPolicy`]. The following verdicts are
+//! those of Arm's model (herd7, catalogue aarch64-VMSA). After an entry becomes valid,
 //! a load on the same CPU may fault after `DSB` alone and cannot fault after `DSB ST; ISB` (rows M3
 //! and M5). With FEAT_ETS2 it cannot fault even without a barrier (row M1), because R_NNFPF orders
 //! the walk of a faulting access after earlier explicit writes. R_NNFPF does not cover
@@ -35,10 +35,10 @@ bitflags! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum BarrierPolicy {
-    /// `DSB ISHST; ISB`, right on every CPU.
+    /// `DSB ISHST; ISB`, correct on every CPU.
     Classic = 0,
-    /// Nothing for data mappings; executable ones stay Classic (R35, R36). Only
-    /// where **every** CPU has FEAT_ETS2.
+    /// Nothing for data mappings, and `DSB ISHST; ISB` for executable ones (R35, R36). Allowed only
+    /// if **every** CPU has FEAT_ETS2.
     Ets2 = 1,
 }
 
@@ -50,14 +50,14 @@ impl BarrierPolicy {
         }
     }
 
-    /// What a write of `new` at `level` owes under this policy, given that R14
-    /// lists it ([`is_listed`]).
+    /// The barriers that a write of `new` at `level` owes under this policy, if R14 lists the write
+    /// ([`is_listed`]).
     #[inline]
     pub(crate) const fn owed(self, level: Level, new: Desc) -> Owed {
         match self {
             Self::Classic => Owed::all(),
-            // A table entry under which something executable is about to appear
-            // is followed by that leaf's own pair: links come before leaves.
+            // A link owes nothing, also if an executable leaf will follow below it: the leaf is
+            // stored after the link, and its pair covers both.
             Self::Ets2 => match level {
                 Level::L3 if new.is_executable() => Owed::all(),
                 Level::L1 | Level::L2 if new.is_leaf(level) && new.is_executable() => Owed::all(),
@@ -66,7 +66,7 @@ impl BarrierPolicy {
         }
     }
 
-    /// What a kernel leaf owes that is not executable.
+    /// The barriers that a kernel leaf owes if it is not executable.
     #[inline(always)]
     pub(crate) const fn owed_by_data(self) -> Owed {
         self.owed(Level::L3, Desc::page(Frame::ZERO, Prot::KERNEL))
@@ -82,7 +82,7 @@ impl fmt::Display for BarrierPolicy {
     }
 }
 
-/// What a write of `new` at `level` owes.
+/// The barriers that a write of `new` at `level` owes under `policy`.
 #[inline]
 pub(crate) const fn owed_by(policy: BarrierPolicy, level: Level, new: Desc) -> Owed {
     if is_listed(level, new) {
@@ -92,7 +92,7 @@ pub(crate) const fn owed_by(policy: BarrierPolicy, level: Level, new: Desc) -> O
     }
 }
 
-/// R14: whether a write of `new` at `level` needs barriers at all.
+/// Whether R14 lists a write of `new` at `level`: whether it needs barriers at all.
 #[inline]
 pub(crate) const fn is_listed(level: Level, new: Desc) -> bool {
     match level {

@@ -1,26 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The names of the strategies, and what each of them demands of a kernel.
+//! The names of the strategies, and what each of them requires of a kernel.
 //!
-//! What a strategy does with a write is in `backend`, one file for each.
+//! The implementations are in `backend`, one file for each strategy. The module text there lists
+//! what a new strategy touches.
 
 use core::fmt;
 
-/// The strategy in use: what is deferred in a lazy section.
+/// A strategy: what is deferred in a lazy section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Backend {
-    /// The state before lazy MMU mode: each write that R14 lists is followed by its barriers, in a
-    /// section as well as outside.
+    /// The state before lazy MMU mode: each write that R14 lists is followed by its barriers,
+    /// inside and outside of sections.
     Eager = 0,
-    /// arm64: stores happen at once, and their barriers when the section is left, paused or flushed
-    /// (R13-R17).
+    /// As on arm64: entries are stored at once, and their barriers are executed when the section is
+    /// left, paused or flushed (R13-R17).
     DeferBarriers = 1,
-    /// s390: in announced ranges, stores and their invalidations wait (R20-R24).
+    /// As on s390: in announced ranges, stores and their invalidations wait (R20-R24).
     DeferStores = 2,
-    /// powerpc and sparc64: stores happen at once, and invalidations are collected and executed
-    /// together.
+    /// As on powerpc and sparc64: entries are stored at once, and invalidations are collected and
+    /// executed together.
     BatchInvalidations = 3,
-    /// Xen PV: stores and invalidations wait in one queue.
+    /// As in a Xen PV guest: stores and invalidations wait in one queue.
     Multicall = 4,
 }
 
@@ -34,7 +35,7 @@ impl Backend {
         Backend::Multicall,
     ];
 
-    /// Its name in reports.
+    /// The name of the strategy in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Eager => "eager",
@@ -45,14 +46,15 @@ impl Backend {
         }
     }
 
-    /// Whether a task may lose its CPU inside an active section (R38): the context switch drains
-    /// what waits. Where it may not, the kernel neither preempts such a task nor lets it sleep.
+    /// Whether a task may lose its CPU inside an active section (R38), because the context switch
+    /// drains what waits. With other strategies the kernel must not preempt such a task, and the
+    /// task must not sleep.
     pub const fn is_preemptible(self) -> bool {
         !matches!(self, Self::DeferStores)
     }
 
-    /// Whether the strategy itself invalidates what it writes over. Such a strategy needs a
-    /// [`Batch`](crate::Batch) on each CPU.
+    /// Whether the strategy itself invalidates live entries that it changes. Such a strategy needs
+    /// a [`Batch`](crate::Batch) on each CPU.
     pub const fn invalidates(self) -> bool {
         matches!(
             self,

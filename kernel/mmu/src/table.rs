@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The memory that hardware walks: one entry, one table.
+//! The memory that hardware walks: [`Pte`], one entry, and [`Table`], 512 of them.
 //!
-//! A [`Pte`] is an atomic cell because three parties access it at once: software on other CPUs, the table walker, and
-//! hardware that sets access and dirty bits. A plain `u64` behind `&mut` would be worse than racy: the compiler may
-//! delete a store that only the walker reads, even across a `dsb`, because the unique borrow tells it that the assembly
-//! cannot see the memory.
+//! A [`Pte`] is an atomic cell because software on other CPUs, table walkers, and hardware that
+//! sets access and dirty bits may access it at the same time. A plain `u64` behind `&mut` would be
+//! worse than a data race: the compiler may delete a store that only the walker reads, even before
+//! a `dsb`, because the unique borrow implies that the assembly does not access the memory.
 //!
-//! Safe code outside of this crate cannot write an entry of a space: it gets no reference to one.
+//! Safe code outside of this crate cannot write an entry of a space, because it gets no reference
+//! to one.
 
 use crate::addr::ENTRIES;
 use crate::desc::Desc;
@@ -23,15 +24,14 @@ impl Pte {
         Self(AtomicU64::new(0))
     }
 
-    /// Address of the entry, for implementations of [`crate::Hardware`] that
-    /// store with instructions of their own.
+    /// The virtual address of the entry, for implementations of [`crate::Hardware`] that store with
+    /// instructions of their own.
     pub const fn as_ptr(&self) -> *mut u64 {
         self.0.as_ptr()
     }
 
-    /// Relaxed is enough everywhere: order towards the walker is made by
-    /// barriers (R_TGRMW: the walker is a separate observer), never by C11
-    /// orderings.
+    /// Reads the entry. All accesses are relaxed: barriers make the order towards the walker, which
+    /// is a separate observer (R_TGRMW), and C11 orderings do not.
     #[inline]
     pub(crate) fn load(&self) -> Desc {
         Desc::from_u64(self.0.load(Ordering::Relaxed))
@@ -85,14 +85,14 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table without entries.
+    /// A table of 512 empty entries.
     pub const fn new() -> Self {
         Self {
             entries: [const { Pte::new() }; ENTRIES],
         }
     }
 
-    /// The entries, by index.
+    /// The entries in the order of their indices.
     pub const fn entries(&self) -> &[Pte; ENTRIES] {
         &self.entries
     }

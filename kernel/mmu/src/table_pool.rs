@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Memory for tables out of a `static`: for code that has no allocator yet.
+//! Memory for tables from a `static`, for code that has no allocator yet.
 
 use crate::addr::{Frame, PAGE_SIZE};
 use crate::hardware::TableFrames;
@@ -10,25 +10,25 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 /// `N` tables of 4 KiB each. `&'static TablePool<N>` implements [`TableFrames`].
 ///
-/// A call for a table looks for a free one from the start, so it takes up to `N` steps.
+/// An allocation searches for a free table from the start, so it takes up to `N` steps.
 pub struct TablePool<const N: usize> {
     tables: [Table; N],
     taken: [AtomicBool; N],
-    /// Virtual minus physical addresses of the pool, in bytes, modulo 2^64.
+    /// The virtual minus the physical address of the pool, in bytes, modulo 2^64.
     offset: u64,
 }
 
 impl<const N: usize> TablePool<N> {
     /// A pool whose virtual addresses are `offset` bytes above its physical ones, modulo 2^64: 0 in
     /// an identity map, and for a pool in a kernel's image the link address minus the load address.
-    /// A table at a physical address that is not below 2^48 is never handed out.
+    /// A table at a physical address of 2^48 or above is never allocated.
     ///
-    /// The pool is to be a `static`. It takes `N` times 4096 bytes and is aligned to 4096; all bytes are zero, so an
-    /// image does not contain them.
+    /// Put the pool into a `static`. It takes `N` times 4096 bytes and is aligned to 4096. All
+    /// bytes are zero, so they take no room in an image.
     ///
     /// # Safety
-    /// `offset` is the virtual minus the physical address of the pool for as long as it is used. With another offset a
-    /// walker reads other memory than this library writes.
+    /// `offset` is the virtual minus the physical address of the pool while it is in use. With
+    /// another offset a walker would read other memory than this library writes.
     pub const unsafe fn new(offset: u64) -> Self {
         Self {
             tables: [const { Table::new() }; N],
@@ -37,39 +37,43 @@ impl<const N: usize> TablePool<N> {
         }
     }
 
-    /// Tables that are not in use.
+    /// The number of tables that are not in use.
     pub fn free_tables(&self) -> usize {
         let is_free = |taken: &&AtomicBool| !taken.load(Ordering::Relaxed);
         self.taken.iter().filter(is_free).count()
     }
 
-    /// The frame of table `index`, if its physical address is one.
+    /// The frame of table `index`, if its physical address is below 2^48.
     fn frame(&self, index: usize) -> Option<Frame> {
         let address = (&raw const self.tables[index]).expose_provenance() as u64;
         Frame::from_u64(address.wrapping_sub(self.offset))
     }
 
-    /// The number of the table in `frame`.
+    /// The index of the table in `frame`.
     ///
     /// # Panics
-    /// If the frame is none of the pool's.
+    /// If no table of the pool is in `frame`.
     fn index(&self, frame: Frame) -> usize {
         let base = self.tables.as_ptr().addr() as u64;
         let distance = frame.as_u64().wrapping_add(self.offset).wrapping_sub(base);
         let index = (distance / PAGE_SIZE) as usize;
-        assert!(index < N, "{frame:?} is no table of this pool");
+        assert!(
+            index < N,
+            "{frame:?} is not a table of this pool: free it where it came from"
+        );
         index
     }
 }
 
-// SAFETY: a table is handed out to one caller from `alloc_table` to `free_table`, zeroed. The pool is a `static`, so it
-// stays where it is and is ordinary memory, at the physical address that its maker vouched for.
+// SAFETY: a table belongs to one caller from `alloc_table`, which returns it zeroed, to
+// `free_table`. The pool is a `static`, so it does not move and is ordinary memory, at the physical
+// address that the caller of `new` has promised.
 unsafe impl<const N: usize> TableFrames for &'static TablePool<N> {
     fn alloc_table(&self) -> Option<Frame> {
         for (index, taken) in self.taken.iter().enumerate() {
             let frame = self.frame(index)?;
-            // Acquire pairs with the release in `free_table`: this caller sees the zeros written
-            // there.
+            // Acquire pairs with the release in `free_table`, so this caller reads the zeros that
+            // were written there.
             if !taken.swap(true, Ordering::Acquire) {
                 return Some(frame);
             }

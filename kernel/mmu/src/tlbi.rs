@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! TLB maintenance: operands, and which operations cover a range.
+//! TLB maintenance as values: operands, and the operations that cover a range.
 //!
-//! A wrong operand invalidates the wrong entries. A stray bit of a kernel address in the TTL field
-//! tells the CPU that the entry is at another level, and the invalidation may be dropped:
-//! so the address field is masked here, once, and nowhere else is an operand made.
+//! A wrong operand invalidates the wrong entries. If a bit of a kernel address reaches into the TTL
+//! field, it tells the CPU that the entry is at another level, and the invalidation may have no
+//! effect. So this module is the only place that computes operands, and it masks the address.
 //!
-//! [`plan`] covers a range with the fewest operations that the CPU offers, and
-//! falls back to invalidating everything where Linux does: from 512 operations on
-//! without range operations (its MAX_DVM_OPS, which bounds the time spent with
-//! broadcasts, not a point of better performance), above 2^21 pages with them.
+//! [`plan`] covers a range with the operations that the CPUs have, and invalidates everything where
+//! Linux does: without range operations from 512 pages on (Linux's `MAX_DVM_OPS`, which bounds the
+//! time that broadcasts take and is not the point from which invalidating everything is faster),
+//! with them above 2^21 pages.
 
 use crate::addr::{Asid, Level, PAGE_SHIFT, PAGE_SIZE, PageRange, VirtAddr};
 
 /// A TLB maintenance instruction of the EL1&0 regime, stage 1.
 ///
-/// All are broadcast to the Inner Shareable domain.
+/// All of them are broadcast to the Inner Shareable domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum TlbiOp {
@@ -40,8 +40,8 @@ pub enum TlbiOp {
     Rvaale1is,
 }
 
-/// What the CPUs offer beyond plain by-address operations. Each must hold on
-/// every CPU of the system.
+/// The features of the CPUs for TLB maintenance. A feature may be set only if every CPU of the
+/// system has it; `repeat` must be set if any CPU has the erratum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TlbFeatures {
     /// FEAT_TTL: operands may carry the level (ID_AA64MMFR2_EL1.TTL).
@@ -53,34 +53,35 @@ pub struct TlbFeatures {
     pub repeat: bool,
 }
 
-/// The ASIDs that an operation covers.
+/// The ASIDs whose entries an operation covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Entries of every ASID: kernel mappings are global.
+    /// Global entries and entries of every ASID. For kernel mappings, which are global.
     AllAsids,
     /// Non-global entries of one ASID.
     Asid(Asid),
 }
 
-/// Which entries of the walk.
+/// The levels of the walk whose cached entries an operation covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Pages: last-level entries at level 3, as the operand says where there is FEAT_TTL. A block in the range may stay
-    /// in the TLB.
+    /// Pages: last-level entries at level 3. With FEAT_TTL the operand says so, and a block in the
+    /// range may stay in the TLB.
     Page,
-    /// Last-level entries of any level, pages and blocks: leaves changed, tables stayed.
+    /// Last-level entries at any level, pages and blocks. For changed leaves whose tables stay.
     Leaf,
-    /// All levels: a table is about to be freed (R32).
+    /// Entries of all levels. For a table that is about to be freed (R32).
     Walk,
 }
 
-/// From this many operations on, everything is invalidated instead.
+/// Without range operations, everything is invalidated from this number of pages on.
 pub const MAX_DVM_OPS: u64 = 512;
-/// Largest number of pages that range operations are used for.
+/// With range operations, everything is invalidated above this number of pages.
 pub const MAX_RANGE_PAGES: u64 = 1 << 21;
 
-/// Operand of the by-address forms: `address[55:12]` in bits `[43:0]`, TTL in
-/// `[47:44]`, ASID in `[63:48]` (Arm ARM C5.5, TLBI VAE1).
+/// The operand of the by-address forms: `address[55:12]` in bits `[43:0]`, TTL in `[47:44]`, ASID
+/// in `[63:48]` (Arm ARM C5.5, TLBI VAE1). `ttl` is the level of the entries, or `None` if it is
+/// not known or the CPUs lack FEAT_TTL.
 pub const fn va_operand(va: VirtAddr, scope: Scope, ttl: Option<Level>) -> u64 {
     let address = (va.as_u64() >> PAGE_SHIFT) & ((1 << 44) - 1);
     let ttl = match ttl {
@@ -90,13 +91,12 @@ pub const fn va_operand(va: VirtAddr, scope: Scope, ttl: Option<Level>) -> u64 {
     asid_operand(scope) | ttl << 44 | address
 }
 
-/// Operand of the range forms: BADDR in bits `[36:0]` in units of 4 KiB, TTL in
-/// `[38:37]`, NUM in `[43:39]`, SCALE in `[45:44]`, TG in `[47:46]`, ASID in `[63:48]`.
-/// Covers `(num + 1) << (5 * scale + 1)` pages from `va`; `num` is at most 31 and
-/// `scale` at most 3.
+/// The operand of the range forms: BADDR in bits `[36:0]` in units of 4 KiB, TTL in `[38:37]`, NUM
+/// in `[43:39]`, SCALE in `[45:44]`, TG in `[47:46]`, ASID in `[63:48]`. The operation covers `(num
+/// + 1) << (5 * scale + 1)` pages from `va` on. `num` is at most 31 and `scale` at most 3.
 ///
 /// # Panics
-/// If `num` or `scale` is larger: a masked number would name another range.
+/// If `num` or `scale` is larger: the operand would name another range.
 pub const fn range_operand(
     va: VirtAddr,
     scope: Scope,
@@ -108,7 +108,7 @@ pub const fn range_operand(
     range_fields(va, scope, ttl, scale, num)
 }
 
-/// The same for a `scale` and a `num` that [`plan`] chose.
+/// [`range_operand`] without its check, for the `scale` and `num` that [`plan`] has computed.
 const fn range_fields(va: VirtAddr, scope: Scope, ttl: Option<Level>, scale: u64, num: u64) -> u64 {
     let base = (va.as_u64() >> PAGE_SHIFT) & ((1 << 37) - 1);
     let ttl = match ttl {
@@ -118,7 +118,7 @@ const fn range_fields(va: VirtAddr, scope: Scope, ttl: Option<Level>, scale: u64
     asid_operand(scope) | GRANULE_4K << 46 | scale << 44 | num << 39 | ttl << 37 | base
 }
 
-/// ASID in bits `[63:48]`, the rest zero: also the operand of `ASIDE1IS`.
+/// The ASID in bits `[63:48]`, all other bits zero. This is also the operand of `ASIDE1IS`.
 pub const fn asid_operand(scope: Scope) -> u64 {
     match scope {
         Scope::AllAsids => 0,
@@ -126,10 +126,11 @@ pub const fn asid_operand(scope: Scope) -> u64 {
     }
 }
 
-/// The TG encoding of a 4 KiB granule, in TTL and range operands alike.
+/// The encoding of a 4 KiB granule, in the TTL field and in the TG field of range operands.
 const GRANULE_4K: u64 = 0b01;
 
-/// The operation that invalidates everything of `scope`, tables included.
+/// The operation that invalidates every entry of `scope`, those of tables included, with its
+/// operand.
 pub const fn everything(scope: Scope) -> (TlbiOp, u64) {
     match scope {
         Scope::AllAsids => (TlbiOp::Vmalle1is, 0),
@@ -137,7 +138,7 @@ pub const fn everything(scope: Scope) -> (TlbiOp, u64) {
     }
 }
 
-/// Whether `pages` pages are invalidated by one operation for all of the scope.
+/// Whether an invalidation of `pages` pages is replaced by one of the whole scope.
 pub(crate) const fn is_everything(pages: u64, features: TlbFeatures) -> bool {
     if features.range {
         pages > MAX_RANGE_PAGES
@@ -146,7 +147,8 @@ pub(crate) const fn is_everything(pages: u64, features: TlbFeatures) -> bool {
     }
 }
 
-/// Yields the operations that invalidate `range`, in ascending order.
+/// Yields the operations that invalidate `range`, with their operands, in ascending order of
+/// address. The barriers before and after them are the caller's task.
 pub fn plan(
     range: PageRange,
     scope: Scope,
@@ -168,8 +170,8 @@ pub fn plan(
         (false, false) => TlbiOp::Rvale1is,
         (false, true) => TlbiOp::Rvae1is,
     };
-    // The level is a promise about every entry that is to go. Only pages have one level; with tables about to be
-    // freed, or leaves of any size, no single level is true.
+    // The TTL field must be true for every entry that is to be invalidated. `Reach::Page` has one
+    // level; with the others the entries may have several.
     let ttl = match reach {
         Reach::Page if features.ttl => Some(Level::L3),
         _ => None,
@@ -196,7 +198,7 @@ pub fn plan(
             ((single, va_operand(at, scope, ttl)), 1)
         };
         left -= pages;
-        // At the very end of a half there is no next address, and none is used.
+        // At the end of a half there is no next address, and no operation follows.
         at = at.offset(pages * PAGE_SIZE).unwrap_or(at);
         Some(operation)
     })
@@ -283,7 +285,8 @@ mod tests {
         }
     }
 
-    /// The level is said only where it is known: a block survives an operation with the hint of another level.
+    /// The operand holds a level only if it is known: an operation with the level of a page may
+    /// leave a block in the TLB.
     #[test]
     fn r33_only_pages_carry_a_level() {
         let block = range(0xffff_8000_0020_0000, 512);

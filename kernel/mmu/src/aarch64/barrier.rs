@@ -3,20 +3,21 @@
 //!
 //! # Rules and witnesses
 //!
-//! Each function names the rule because of which callers need it, and the witness that notices its
-//! loss. QEMU is no witness: it executes a barrier as a no-op, and every test in the target passes without. The
-//! witnesses are
+//! The comment at each function names the rule for which callers need the barrier, and the
+//! witnesses: the tests that notice if it is missing. QEMU is not a witness: it executes a barrier
+//! as a no-op, so every test in the target passes without barriers. The witnesses are:
 //!
-//! - *count*: the self-test suites `lazy-counts` and `interrupts` of the kernel compare what was counted with
-//!   what the contract says. They notice a lost and an additional barrier, but not a barrier in the wrong place;
-//! - *order*: the host tests of this crate record every effect and check kind and order of each. They see the
-//!   calls that the library makes, not this file. That the instruction here is the one that its name says
-//!   is checked by reading;
-//! - *model*: the same library on a machine model that computes what Arm's rules allow each access to see, and
-//!   so finds a barrier that was left out (`tests/model_*.rs`);
-//! - *verdict*: the outcome that Arm's model gives to the named litmus test (published in herd7's catalogue). It
-//!   says why the barrier is needed. The machine model is checked against these verdicts (`model_verdicts.rs`);
-//!   herd7 itself is not run here.
+//! - *count*: the self-test suites `lazy-counts` and `interrupts` of the kernel compare the
+//!   counters with what the contract says. They notice a missing and an additional barrier, but not
+//!   a barrier in the wrong place;
+//! - *order*: the host tests of this crate record every effect and check its kind and order. They
+//!   see the calls that the library makes, not this file. Only a reader can check that a function
+//!   of this file executes the instruction after which it is named;
+//! - *model*: the library runs on a machine model that computes what Arm's rules allow each access
+//!   to see, and so finds a barrier that was left out (`tests/model_*.rs`);
+//! - *verdict*: the outcome of the named litmus test in Arm's model (published in herd7's
+//!   catalogue). It says why the barrier is needed. The machine model is checked against these
+//!   verdicts (`model_verdicts.rs`); herd7 itself is not run here.
 
 use core::arch::asm;
 
@@ -25,19 +26,20 @@ macro_rules! barrier {
         $(#[$doc])*
         #[inline(always)]
         pub fn $name() {
-            // SAFETY: a barrier changes nothing that Rust can observe; it only orders what the
-            // program does anyway.
+            // SAFETY: a barrier changes no memory and no register. It orders the accesses of the
+            // program.
             unsafe { asm!($instruction, options(nostack, preserves_flags)) };
         }
     };
 }
 
 barrier! {
-    /// Completes earlier stores before anything later except walks and fetches; inner shareable.
+    /// Completes earlier stores before later instructions, but not before later walks and fetches;
+    /// inner shareable.
     ///
     /// Rule: R_SPVBD: an entry's store is guaranteed observable by walks only after a DSB by the
-    /// same PE. Stores suffice: verdict M5 (`DSB ST; ISB; access` is forbidden to fault), U2
-    /// before a TLBI.
+    /// same PE. The store-only form suffices: verdict M5 (after `DSB ST; ISB` the access cannot
+    /// fault), U2 before a TLBI.
     /// Witness: count; order; model (`r15_*`, `r16_*`, `r27_*`); verdicts `I2V-W-DSB.ST-ISB-R`,
     /// `V2I-W-DSB.ST-TLBI-DSB.ISH-ISB-R`.
     dsb_ishst, "dsb ishst"
@@ -65,8 +67,8 @@ barrier! {
 barrier! {
     /// Completes earlier accesses and maintenance of this CPU alone; non-shareable.
     ///
-    /// Rule: R_YNJCP: completes a TLBI without IS, whose reach is this CPU. Too weak for anything that
-    /// another CPU or a shared TLB entry is concerned with.
+    /// Rule: R_YNJCP: completes a TLBI without IS, which affects only this CPU. It is too weak for
+    /// entries that another CPU or a shared TLB may hold.
     /// Witness: none: `mode=litmus` measures it, nothing else uses it.
     dsb_nsh, "dsb nsh"
 }
@@ -81,10 +83,11 @@ barrier! {
 }
 
 barrier! {
-    /// Context synchronization: later instructions are fetched and translated anew.
+    /// Synchronizes the context: later instructions are fetched and translated again, and earlier
+    /// writes to system registers take effect.
     ///
-    /// Rule: verdicts M3 (`DSB` alone: the access may still fault without FEAT_ETS2), M5 (with
-    /// ISB: forbidden); R_BLDZX after a TLBI; register writes take effect.
+    /// Rule: verdicts M3 (after `DSB` alone the access may still fault without FEAT_ETS2), M5 (with
+    /// ISB it cannot); R_BLDZX after a TLBI.
     /// Witness: count; order; model (`r15_*`, `r27_*`); verdict `D15347-load-DSB-ISB`.
     isb, "isb"
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Stores to runs of table entries.
 //!
-//! Runs are stored by `STP`, two entries each. Each aligned 8-byte half of an `STP` is single-copy atomic by itself
-//! (Arm ARM B2.2.1), which is all that a walker needs, and entries are always 8-byte aligned.
+//! An `STP` stores two entries. Each aligned 8-byte half of an `STP` is single-copy atomic by
+//! itself (Arm ARM B2.2.1), and entries are always 8-byte aligned, so a walker never reads a part
+//! of an entry.
 //!
-//! Instructions per entry in whole blocks (the loops are unrolled by eight entries, or by 32, and count
-//! blocks; the rest of a run is stored by halves):
+//! The loops are unrolled by blocks of eight entries, or of 32 in [`store_linear`]. What is left
+//! after the last whole block is stored in smaller steps. Instructions in whole blocks:
 //!
 //! | run | instructions for a block | per entry |
 //! |---|---|---:|
@@ -19,17 +20,18 @@ use crate::desc::Desc;
 use crate::table::Pte;
 use core::arch::asm;
 
-/// Entries that one round of an unrolled loop stores.
+/// The number of entries that one turn of an unrolled loop stores.
 const BLOCK: usize = 8;
-/// The same where nothing is read, and a round is short.
+/// The number of entries that one turn of [`store_linear`] stores, which takes few instructions per
+/// entry.
 const LINEAR_BLOCK: usize = 32;
 
 /// Stores `first`, `first + step`, `first + 2 * step`, ... to the entries of `run`.
 #[inline(always)]
 pub fn store_linear(run: &[Pte], first: Desc, step: u64) {
-    // SAFETY: writes `run.len()` entries from the start of `run`, which are atomics, so that
-    // writing through a shared reference is allowed; `stp` and `str` write each of them whole.
-    // Not `nomem`: the compiler must know that memory changes.
+    // SAFETY: writes `run.len()` entries from the start of `run`. They are atomics, so writing
+    // through a shared reference is allowed, and `stp` and `str` write each of them as a whole. The
+    // option `nomem` is not set, so the compiler knows that memory changes.
     unsafe {
         asm!(
             "cbz {blocks}, 3f",
@@ -92,7 +94,7 @@ pub fn store_frames(run: &[Pte], frames: &[Frame], template: Desc) {
         frames.len(),
         "store_frames: one frame for each entry"
     );
-    // SAFETY: as in `store_linear`; reads as many frames, each a transparent u64, from the
+    // SAFETY: as in `store_linear`. Also reads `run.len()` frames, each a transparent u64, from the
     // start of `frames`, which has the same length.
     unsafe {
         asm!(
@@ -139,11 +141,12 @@ pub fn store_frames(run: &[Pte], frames: &[Frame], template: Desc) {
     }
 }
 
-/// Replaces each entry `e` of `run` by `e & keep | set`. The load and the store of an entry are two steps, so
-/// nobody else may write it in between: the caller holds the table, and TCR_EL1.HA and HD are 0.
+/// Replaces each entry `e` of `run` by `e & keep | set`. The load and the store of an entry are two
+/// steps. Nothing may write the entry in between: the caller holds the table, and TCR_EL1.HA and HD
+/// are 0.
 #[inline(always)]
 pub fn update_run(run: &[Pte], keep: u64, set: u64) {
-    // SAFETY: as in `store_linear`; each entry is read and written whole.
+    // SAFETY: as in `store_linear`. Each entry is read and written as a whole.
     unsafe {
         asm!(
             "cbz {blocks}, 3f",

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! TLB maintenance: one function, one instruction.
+//! TLB maintenance: one function per instruction.
 //!
-//! The operand is made by [`crate::tlbi`], which masks the address and puts ASID and TTL in place (R33: an
-//! unmasked address of the upper half reaches into the TTL field, and the instruction then invalidates
-//! nothing). An instruction here starts an invalidation. It is *complete* only after a
-//! [`dsb_ish`](super::barrier::dsb_ish), and it covers only stores to entries that a
-//! [`dsb_ishst`](super::barrier::dsb_ishst) before it has completed.
+//! [`crate::tlbi`] computes the operand: it masks the address, and sets ASID and TTL (R33: an
+//! unmasked address of the upper half reaches into the TTL field, and the instruction may then
+//! invalidate nothing). Each function here starts an invalidation. The invalidation is *complete*
+//! only after a [`dsb_ish`](super::barrier::dsb_ish), and it covers only those stores to entries
+//! that a [`dsb_ishst`](super::barrier::dsb_ishst) before it has completed.
 //!
-//! The witnesses are those of [`barrier`](super::barrier). In addition, "QEMU" means that a self-test fails under
-//! QEMU, which does model a TLB per CPU.
+//! The witnesses are those of [`barrier`](super::barrier). In addition, "QEMU" means that a
+//! self-test fails under QEMU, which models a TLB per CPU.
 
 use crate::tlbi::TlbiOp;
 use core::arch::asm;
@@ -18,8 +18,8 @@ macro_rules! tlbi {
         $(#[$doc])*
         #[inline(always)]
         pub fn $name() {
-            // SAFETY: dropping cached translations changes no memory; what the tables say still
-            // holds.
+            // SAFETY: invalidating cached translations changes no memory. Later accesses are
+            // translated by the tables.
             unsafe { asm!($instruction, options(nostack, preserves_flags)) };
         }
     };
@@ -27,7 +27,7 @@ macro_rules! tlbi {
         $(#[$doc])*
         #[inline(always)]
         pub fn $name($operand: u64) {
-            // SAFETY: as above, whatever the operand: at worst it invalidates the wrong entries.
+            // SAFETY: as above, with any operand: a wrong one invalidates other cached entries.
             unsafe {
                 asm!($instruction, in(reg) $operand, options(nostack, preserves_flags))
             };
@@ -51,11 +51,11 @@ tlbi! {
 }
 
 tlbi! {
-    /// One page of one ASID, leaf and the tables on the way.
+    /// One page of one ASID: the leaf and the entries of tables on the way to it.
     ///
-    /// Rule: R32: before a table page is freed, its non-leaf entries must go.
-    /// Witness: count; order; model (the leaf form leaves the walk cache); QEMU keeps no walk cache and
-    /// does not show it.
+    /// Rule: R32: before a table is freed, the cached entries that lead to it must be invalidated.
+    /// Witness: count; order; model (the last-level form leaves entries in the walk cache). QEMU
+    /// has no walk cache and does not show it.
     vae1is, "tlbi vae1is, {}", operand
 }
 
@@ -67,7 +67,7 @@ tlbi! {
 }
 
 tlbi! {
-    /// One page of all ASIDs and global, leaf and the tables on the way.
+    /// One page of all ASIDs and global: the leaf and the entries of tables on the way to it.
     ///
     /// Rule: R32, R33; Witness: count; order; model.
     vaae1is, "tlbi vaae1is, {}", operand
@@ -81,15 +81,16 @@ tlbi! {
 }
 
 tlbi! {
-    /// The same on this CPU alone, completed by [`dsb_nsh`](super::barrier::dsb_nsh).
+    /// [`vaale1is`] on this CPU alone. [`dsb_nsh`](super::barrier::dsb_nsh) completes it.
     ///
-    /// Rule: R27: wrong for every mapping that another CPU may have used.
+    /// Rule: R27: not enough for a mapping that another CPU may have used.
     /// Witness: none: `mode=litmus` measures it, nothing else uses it.
     vaale1, "tlbi vaale1, {}", operand
 }
 
-// FEAT_TLBIRANGE, as SYS instructions: the mnemonics need an assembler that is told of the extension, and the
-// target is Armv8.0. The instructions are UNDEFINED without the feature.
+// FEAT_TLBIRANGE. The instructions are written as SYS, because the assembler accepts the mnemonics
+// only if the extension is enabled, and the target is Armv8.0. Without the feature they are
+// UNDEFINED.
 
 tlbi! {
     /// `TLBI RVAE1IS`: a range of one ASID, all levels.
@@ -120,7 +121,8 @@ tlbi! {
     rvaale1is, "sys #0, c8, c2, #7, {}", operand
 }
 
-/// Issues `op`, whose operand was made by [`crate::tlbi`]; the forms without an operand ignore it.
+/// Issues `op` with an operand that [`crate::tlbi`] has computed. The forms without an operand
+/// ignore it.
 #[inline(always)]
 pub fn issue(op: TlbiOp, operand: u64) {
     match op {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The first mapping with `lazymmu`, as its documentation shows it. On bare AArch64 it executes the CPU's instructions, on
-//! a host those of the test kit's machine, which checks each of them.
+//! The first mapping with `lazymmu`: the example of its documentation. On bare AArch64 it executes
+//! the CPU's instructions. On a host it runs on the machine of the test kit, which checks each of
+//! them.
 
 #![cfg_attr(target_os = "none", no_std)]
 
@@ -13,10 +14,10 @@ use lazymmu_testkit::ForOneTask as _;
 /// Maps 512 pages of a kernel's address space to 2 MiB of memory, looks one up, and unmaps them.
 ///
 /// # Errors
-/// Those of the library, none of which occurs here.
+/// The errors of the library. None of them occurs here.
 ///
 /// # Panics
-/// If what was mapped cannot be looked up.
+/// If a page that was mapped cannot be looked up.
 pub fn first_mapping() -> Result<(), lazymmu::SpaceError> {
     // SAFETY: the map is an identity map, so virtual addresses are 0 bytes above physical ones.
     static TABLES: TablePool<8> = unsafe { TablePool::new(0) };
@@ -39,7 +40,7 @@ pub fn first_mapping() -> Result<(), lazymmu::SpaceError> {
 
 #[cfg(test)]
 mod tests {
-    /// The example in the library's documentation is this one, line by line.
+    /// The library's documentation, whose first example must have the lines of this one.
     const DOCUMENTATION: &str = include_str!("../../../README.md");
 
     #[test]
