@@ -24,6 +24,8 @@
 //! [`Context::lazy`] that returns another task's state, what waits in a batch is never drained. An
 //! implementation of one of these traits promises to do what the trait documents.
 
+#![expect(clippy::disallowed_methods, reason = "it defines what stores")]
+
 #[cfg(all(target_arch = "aarch64", not(any(unix, windows))))]
 use crate::aarch64::{self, barrier};
 use crate::addr::Frame;

@@ -9,6 +9,8 @@
 //! Safe code outside of this crate cannot write an entry of a space, because it gets no reference
 //! to one.
 
+#![expect(clippy::disallowed_methods, reason = "it defines what stores")]
+
 use crate::addr::ENTRIES;
 use crate::desc::Desc;
 use core::fmt;

@@ -351,6 +351,7 @@ fn poke(i: usize, value: impl FnOnce(u64) -> u64, then: impl FnOnce(&Fake)) {
     // SAFETY: the space is alive, and so is its table.
     let pte = unsafe { &kernel.table_ptr(table).as_ref().entries()[i] };
     let new = value(kernel.load(pte).as_u64());
+    #[expect(clippy::disallowed_methods, reason = "as hardware sets bits")]
     kernel.store(pte, Desc::from_u64(new));
     then(kernel);
 }

@@ -13,8 +13,9 @@ use crate::failure::Failure;
 use crate::workspace::Workspace;
 use anyhow::Result;
 use clap::Args;
-use lints::{LINTS, Severity};
+use lints::LINTS;
 use source::Source;
+use tools::TOOLS;
 
 /// Check formatting, clippy (host and target), documentation, the house rules and the machine code
 ///
@@ -31,80 +32,30 @@ impl Check {
     /// Runs the checks, cheap ones first.
     pub fn execute(self) -> Result<()> {
         let workspace = Workspace::find();
-        let mut tally = Tally::default();
         let sources = Source::collect(workspace.root())?;
-        for lint in LINTS.iter().filter(|lint| self.wants(lint.name)) {
-            tally.count(lint.name, house_rule(lint, &sources));
-        }
-        if self.wants(layers::NAME) {
-            tally.count(layers::NAME, layers::run(&sources));
-        }
-        for tool in tools::TOOLS.iter().filter(|tool| self.wants(tool.name)) {
-            tally.count(tool.name, tool.run(&workspace)?);
-        }
-        if self.wants(disassembly::NAME) {
-            tally.count(disassembly::NAME, disassembly::run(&workspace)?);
-        }
-        println!("\n{} passed, {} failed", tally.passed, tally.failed.len());
-        if tally.failed.is_empty() && tally.passed > 0 {
+        let (mut passed, mut failed) = (0, 0);
+        // Each check prints what it finds, and tells whether nothing breaks its rule.
+        let mut count = |name: &str, check: &dyn Fn() -> Result<bool>| -> Result<()> {
+            let only = self.only.as_deref().unwrap_or_default();
+            if name.contains(only) {
+                let is_clean = check()?;
+                println!("{name}: {}", if is_clean { "ok" } else { "FAILED" });
+                *(if is_clean { &mut passed } else { &mut failed }) += 1;
+            }
             Ok(())
-        } else {
-            Err(Failure::new(1, "").into())
+        };
+        for lint in &LINTS {
+            count(lint.name, &|| Ok(lint.run(&sources)))?;
+        }
+        count(layers::NAME, &|| Ok(layers::run(&sources)))?;
+        for tool in &TOOLS {
+            count(tool.name, &|| tool.run(&workspace))?;
+        }
+        count(disassembly::NAME, &|| disassembly::run(&workspace))?;
+        println!("\n{passed} passed, {failed} failed");
+        match (passed, failed) {
+            (1.., 0) => Ok(()),
+            _ => Err(Failure::new(1, "").into()),
         }
     }
-
-    fn wants(&self, name: &str) -> bool {
-        self.only
-            .as_ref()
-            .is_none_or(|only| name.contains(only.as_str()))
-    }
-}
-
-/// How a check ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Clean,
-    Findings,
-}
-
-#[derive(Debug, Default)]
-struct Tally {
-    passed: usize,
-    failed: Vec<&'static str>,
-}
-
-impl Tally {
-    fn count(&mut self, name: &'static str, verdict: Verdict) {
-        match verdict {
-            Verdict::Clean => {
-                println!("{name}: ok");
-                self.passed += 1;
-            }
-            Verdict::Findings => {
-                println!("{name}: FAILED");
-                self.failed.push(name);
-            }
-        }
-    }
-}
-
-/// Applies one house rule to all files and prints what it finds.
-fn house_rule(lint: &lints::Lint, sources: &[Source]) -> Verdict {
-    let mut verdict = Verdict::Clean;
-    for source in sources {
-        for finding in (lint.check)(source) {
-            let severity = match finding.severity {
-                Severity::Error => {
-                    verdict = Verdict::Findings;
-                    ""
-                }
-                Severity::Warning => "warning: ",
-            };
-            println!(
-                "{}:{}: {}: {severity}{}",
-                source.path, finding.line, lint.name, finding.message
-            );
-        }
-    }
-    verdict
 }

@@ -1,28 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Files of the checkout as the house rules see them: by line, with Rust's code,
-//! comments and strings told apart.
-//!
-//! The division is lexical and small: it knows comments (nested ones too),
-//! strings (raw ones too) and characters, which is all that is needed to tell
-//! `asm!` in code from `asm!` in a sentence.
+//! Files of the checkout as the house rules see them: by line, with Rust's code and comments told
+//! apart by rustc's own lexer.
 
 use anyhow::{Context, Result};
+use ra_ap_rustc_lexer::{FrontmatterAllowed, LiteralKind, TokenKind, tokenize};
 use std::fs;
 use std::path::Path;
 
-/// Suffixes and names of the files that are looked at.
-const SUFFIXES: [&str; 9] = [
-    ".rs", ".toml", ".ld", ".s", ".S", ".sh", ".yml", ".gdbinit", ".md",
+/// How the names of the files end that the rules are about.
+const ENDS: [&str; 10] = [
+    ".rs", ".toml", ".ld", ".s", ".S", ".sh", ".yml", ".gdbinit", ".md", ".ci/run",
 ];
-const NAMES: [&str; 1] = [".ci/run"];
-/// Directories that hold nothing of ours, wherever they are.
+/// Directories that hold no source, at any depth.
 const SKIPPED: [&str; 2] = ["target", ".git"];
 
 /// One line of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Line {
-    /// The code, with comments removed and strings emptied. All of the line in a
+    /// The code, without comments and with strings and characters emptied. All of the line in a
     /// file that is not Rust.
     pub code: String,
     /// The text of comments, with their slashes.
@@ -43,21 +39,17 @@ pub struct Source {
 impl Source {
     /// Reads a file's text.
     pub fn new(path: &str, text: &str) -> Self {
-        let lines = if path.ends_with(".rs") {
-            divide(text)
-        } else {
-            text.lines()
-                .map(|text| Line {
-                    code: text.to_owned(),
-                    comment: text.to_owned(),
-                    text: text.to_owned(),
-                })
-                .collect()
+        let whole = |text: &str| Line {
+            code: text.to_owned(),
+            comment: text.to_owned(),
+            text: text.to_owned(),
         };
-        Self {
-            path: path.to_owned(),
-            lines,
-        }
+        let path = path.to_owned();
+        let lines = match path.ends_with(".rs") {
+            true => divide(text),
+            false => text.lines().map(whole).collect(),
+        };
+        Self { path, lines }
     }
 
     /// Reads every file below `root` that a rule may be about, in order of their paths.
@@ -67,27 +59,20 @@ impl Source {
     /// When a directory or file cannot be read.
     pub fn collect(root: &Path) -> Result<Vec<Self>> {
         let mut sources = Vec::new();
-        let mut directories = vec![root.to_path_buf()];
-        while let Some(directory) = directories.pop() {
-            let unreadable = || format!("cannot read {}", directory.display());
-            for entry in fs::read_dir(&directory).with_context(unreadable)? {
-                let path = entry.with_context(unreadable)?.path();
-                let shown = path
-                    .strip_prefix(root)
-                    .unwrap_or(&path)
-                    .to_string_lossy()
-                    .into_owned();
-                if path.is_dir() {
-                    if !SKIPPED.iter().any(|name| path.ends_with(name)) {
-                        directories.push(path);
+        let mut open = vec![root.to_path_buf()];
+        while let Some(path) = open.pop() {
+            let unreadable = || format!("cannot read {}", path.display());
+            let below = path.strip_prefix(root).unwrap_or(&path);
+            let shown = below.to_string_lossy();
+            if path.is_dir() {
+                if !SKIPPED.iter().any(|name| below.ends_with(name)) {
+                    for entry in fs::read_dir(&path).with_context(unreadable)? {
+                        open.push(entry.with_context(unreadable)?.path());
                     }
-                } else if SUFFIXES.iter().any(|suffix| shown.ends_with(suffix))
-                    || NAMES.contains(&shown.as_str())
-                {
-                    let text = fs::read_to_string(&path)
-                        .with_context(|| format!("cannot read {shown}"))?;
-                    sources.push(Self::new(&shown, &text));
                 }
+            } else if ENDS.iter().any(|end| shown.ends_with(end)) {
+                let text = fs::read_to_string(&path).with_context(unreadable)?;
+                sources.push(Self::new(&shown, &text));
             }
         }
         sources.sort_by(|a, b| a.path.cmp(&b.path));
@@ -101,10 +86,7 @@ impl Source {
 
     /// The lines with their numbers, counted from 1.
     pub fn numbered(&self) -> impl Iterator<Item = (usize, &Line)> {
-        self.lines
-            .iter()
-            .enumerate()
-            .map(|(index, line)| (index + 1, line))
+        (1..).zip(&self.lines)
     }
 
     /// Number of lines before the unit tests at the end.
@@ -128,129 +110,48 @@ impl Source {
     }
 }
 
-/// What the division is in the middle of.
-#[derive(Clone, Copy)]
-enum Inside {
-    Code,
-    LineComment,
-    /// With the depth of nesting.
-    BlockComment(u32),
-    Text,
-    /// With the number of `#` that end it.
-    RawText(usize),
-}
-
 /// Divides Rust text into code and comments.
 fn divide(text: &str) -> Vec<Line> {
-    let mut inside = Inside::Code;
-    text.lines()
-        .map(|line| divide_line(line, &mut inside))
-        .collect()
-}
-
-fn divide_line(text: &str, inside: &mut Inside) -> Line {
-    let mut line = Line {
+    let whole = |text: &str| Line {
         text: text.to_owned(),
         ..Line::default()
     };
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let length = match *inside {
-            Inside::Code => code(rest, first, inside, &mut line),
-            Inside::LineComment => {
-                line.comment.push_str(rest);
-                rest.len()
+    let mut lines: Vec<Line> = text.lines().map(whole).collect();
+    let (mut at, mut number) = (0, 0);
+    for token in tokenize(text, FrontmatterAllowed::No) {
+        let token_text = &text[at..at + token.len as usize];
+        at += token_text.len();
+        let emptied;
+        let (is_comment, shown) = match token.kind {
+            TokenKind::LineComment { .. } | TokenKind::BlockComment { .. } => (true, token_text),
+            TokenKind::Literal { kind, .. } => {
+                emptied = empty(kind, token_text);
+                (false, emptied.as_str())
             }
-            Inside::BlockComment(depth) => {
-                let (length, depth) = match rest.get(..2) {
-                    Some("*/") => (2, depth - 1),
-                    Some("/*") => (2, depth + 1),
-                    _ => (first.len_utf8(), depth),
-                };
-                line.comment.push_str(&rest[..length]);
-                *inside = if depth == 0 {
-                    Inside::Code
-                } else {
-                    Inside::BlockComment(depth)
-                };
-                length
-            }
-            Inside::Text => match first {
-                '\\' => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
-                '"' => {
-                    line.code.push('"');
-                    *inside = Inside::Code;
-                    1
-                }
-                _ => first.len_utf8(),
-            },
-            Inside::RawText(hashes) => {
-                let ends = first == '"'
-                    && rest[1..].bytes().take_while(|byte| *byte == b'#').count() >= hashes;
-                if ends {
-                    line.code.push('"');
-                    *inside = Inside::Code;
-                }
-                if ends { 1 + hashes } else { first.len_utf8() }
-            }
+            _ => (false, token_text),
         };
-        rest = &rest[length..];
+        for (breaks, part) in shown.split('\n').enumerate() {
+            number += usize::from(breaks > 0);
+            // The last line break of a file begins no line.
+            let Some(line) = lines.get_mut(number) else {
+                continue;
+            };
+            match is_comment {
+                true => line.comment.push_str(part),
+                false => line.code.push_str(part),
+            }
+        }
     }
-    if matches!(inside, Inside::LineComment) {
-        *inside = Inside::Code;
-    }
-    line
+    lines
 }
 
-/// Takes the next piece of code and returns its length in bytes.
-fn code(rest: &str, first: char, inside: &mut Inside, line: &mut Line) -> usize {
-    if rest.starts_with("//") {
-        *inside = Inside::LineComment;
-        return 0;
+/// A literal without what it says, and with its line breaks.
+fn empty(kind: LiteralKind, text: &str) -> String {
+    match kind {
+        LiteralKind::Int { .. } | LiteralKind::Float { .. } => text.to_owned(),
+        LiteralKind::Char { .. } | LiteralKind::Byte { .. } => "' '".to_owned(),
+        _ => format!("\"{}\"", "\n".repeat(text.matches('\n').count())),
     }
-    if rest.starts_with("/*") {
-        *inside = Inside::BlockComment(1);
-        line.comment.push_str("/*");
-        return 2;
-    }
-    let in_word = line
-        .code
-        .ends_with(|c: char| c.is_alphanumeric() || c == '_');
-    let raw = rest
-        .strip_prefix("br")
-        .or_else(|| rest.strip_prefix('r'))
-        .filter(|_| !in_word);
-    if let Some(opening) = raw {
-        let hashes = opening.bytes().take_while(|byte| *byte == b'#').count();
-        if opening[hashes..].starts_with('"') {
-            *inside = Inside::RawText(hashes);
-            line.code.push('"');
-            return rest.len() - opening.len() + hashes + 1;
-        }
-    }
-    match first {
-        '"' => *inside = Inside::Text,
-        // A character, not a lifetime: 'x' or '\...'.
-        '\'' => {
-            let after = &rest[1..];
-            let character = if after.starts_with('\\') {
-                after
-                    .get(2..)
-                    .and_then(|rest| rest.find('\''))
-                    .map(|at| at + 3)
-            } else {
-                let width = after.chars().next().map_or(0, char::len_utf8);
-                after[width..].starts_with('\'').then_some(width + 1)
-            };
-            if let Some(length) = character {
-                line.code.push_str("' '");
-                return 1 + length;
-            }
-        }
-        _ => {}
-    }
-    line.code.push(first);
-    first.len_utf8()
 }
 
 #[cfg(test)]
@@ -284,12 +185,12 @@ mod tests {
 
     #[test]
     fn characters_and_lifetimes_are_told_apart() {
-        assert_eq!(code_of("f('\"', '\\'', '//') // x"), ["f(' ', ' ', '"]);
+        assert_eq!(code_of("f('\"', '\\'', '/') // x"), ["f(' ', ' ', ' ') "]);
         assert_eq!(
             code_of("fn f<'a>(x: &'a str) {} // '"),
             ["fn f<'a>(x: &'a str) {} "]
         );
-        assert_eq!(code_of("x('é', b'\"') y"), ["x(' ', b' ') y"]);
+        assert_eq!(code_of("x('é', b'\"') y"), ["x(' ', ' ') y"]);
     }
 
     #[test]

@@ -2,9 +2,8 @@
 
 //! The checks that cargo's own tools make, all with warnings as errors.
 
-use super::Verdict;
 use crate::process;
-use crate::workspace::{KERNEL_TARGET, Workspace};
+use crate::workspace::Workspace;
 use anyhow::Result;
 use std::path::Path;
 use std::process::Stdio;
@@ -14,8 +13,9 @@ use std::process::Stdio;
 pub struct Tool {
     /// Name of the check.
     pub name: &'static str,
-    arguments: &'static [&'static str],
-    /// `RUSTDOCFLAGS`, empty if not needed.
+    /// Its words, separated by blanks.
+    command: &'static str,
+    /// `RUSTDOCFLAGS`, which no other tool reads.
     rustdoc: &'static str,
 }
 
@@ -23,94 +23,56 @@ pub struct Tool {
 pub const TOOLS: [Tool; 5] = [
     Tool {
         name: "rustfmt",
-        arguments: &["fmt", "--all", "--check", "--", "--files-with-diff"],
+        command: "fmt --all --check -- --files-with-diff",
         rustdoc: "",
     },
     Tool {
         name: "clippy-host",
-        arguments: &[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "--deny=warnings",
-        ],
+        command: "clippy --workspace --all-targets -- --deny=warnings",
         rustdoc: "",
     },
     Tool {
         name: "clippy-target",
-        arguments: &[
-            "clippy",
-            "--target",
-            KERNEL_TARGET,
-            "--package=kernel",
-            "--package=modes",
-            "--package=image",
-            "--package=boot",
-            "--package=lazymmu",
-            "--package=first-mapping",
-            "--",
-            "--deny=warnings",
-        ],
+        command: "clippy --target aarch64-unknown-none-softfloat --package=kernel --package=modes \
+                  --package=image --package=boot --package=lazymmu --package=first-mapping \
+                  -- --deny=warnings",
         rustdoc: "",
     },
     Tool {
         name: "rustdoc-library",
-        arguments: &[
-            "doc",
-            "--no-deps",
-            "--package=lazymmu",
-            "--package=lazymmu-testkit",
-        ],
+        command: "doc --no-deps --package=lazymmu --package=lazymmu-testkit",
         rustdoc: "--deny=warnings",
     },
     Tool {
         name: "rustdoc-kernel",
-        // Nobody links to the kernel: its documentation is for those who work on it.
-        arguments: &[
-            "doc",
-            "--no-deps",
-            "--document-private-items",
-            "--lib",
-            "--target",
-            KERNEL_TARGET,
-            "--package=kernel",
-            "--package=modes",
-            "--package=boot",
-        ],
+        // No other crate links to the kernel: its documentation is for those who work on it.
+        command: "doc --no-deps --document-private-items --lib --target aarch64-unknown-none-softfloat \
+                  --package=kernel --package=modes --package=boot",
         rustdoc: "--deny=warnings --allow=rustdoc::private_intra_doc_links",
     },
 ];
 
 impl Tool {
-    /// Runs it. Clippy and rustdoc print their findings themselves.
+    /// Runs it, and tells whether it succeeds. Clippy and rustdoc print their findings themselves.
     ///
     /// # Errors
     ///
     /// When cargo cannot be started.
-    pub fn run(&self, workspace: &Workspace) -> Result<Verdict> {
+    pub fn run(&self, workspace: &Workspace) -> Result<bool> {
         let mut command = process::cargo(workspace);
-        command.args(self.arguments);
-        if !self.rustdoc.is_empty() {
-            command.env("RUSTDOCFLAGS", self.rustdoc);
-        }
+        command.args(self.command.split_whitespace());
+        command.env("RUSTDOCFLAGS", self.rustdoc);
         // Only rustfmt prints to standard output: the names of files.
         let output = process::finish(&mut command, Stdio::piped(), Stdio::inherit())?;
         for file in String::from_utf8_lossy(&output.stdout).lines() {
             let file = Path::new(file);
-            let shown = file
-                .strip_prefix(workspace.root())
-                .unwrap_or(file)
-                .display();
-            println!(
-                "{shown}:1: {}: not formatted; type: cargo fmt --all",
-                self.name
-            );
+            let file = file.strip_prefix(workspace.root()).unwrap_or(file);
+            let (file, name) = (file.display(), self.name);
+            println!("{file}:1: {name}: not formatted; type: cargo fmt --all");
         }
-        if output.status.success() {
-            return Ok(Verdict::Clean);
+        if !output.status.success() {
+            eprintln!("`cargo {}` failed", self.command);
         }
-        eprintln!("`cargo {}` failed", self.arguments.join(" "));
-        Ok(Verdict::Findings)
+        Ok(output.status.success())
     }
 }

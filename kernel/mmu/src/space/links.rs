@@ -6,6 +6,8 @@
 //! table may hold a leaf that is not Normal write-back memory. A store that changes nothing else
 //! owes no barrier and no invalidation.
 
+#![expect(clippy::disallowed_methods, reason = "it stores links of tables")]
+
 use crate::addr::{ENTRIES, Level};
 use crate::backend;
 use crate::desc::{Desc, Prot};

@@ -71,36 +71,24 @@ impl fmt::Display for Op {
         match *self {
             Self::Write(register) => {
                 let field = |low: u32, bits: u32| register >> low & ((1 << bits) - 1);
+                let (op0, op1, op2) = (field(14, 2), field(11, 3), field(0, 3));
                 write!(
                     f,
-                    "msr s{}_{}_c{}_c{}_{}",
-                    field(14, 2),
-                    field(11, 3),
+                    "msr s{op0}_{op1}_c{}_c{}_{op2}",
                     field(7, 4),
-                    field(3, 4),
-                    field(0, 3)
+                    field(3, 4)
                 )
             }
-            Self::Access(access) => {
-                let what = if access.is_store { "store" } else { "load" };
-                write!(f, "{what} of {} bytes at x{}", access.size, access.base)
+            Self::Access(Access {
+                is_store,
+                size,
+                base,
+                ..
+            }) => {
+                let what = if is_store { "store" } else { "load" };
+                write!(f, "{what} of {size} bytes at x{base}")
             }
-            Self::Literal { at, .. } => write!(f, "ldr of the literal at {at:#x}"),
-            Self::Exclusive => f.write_str("load or store exclusive"),
-            Self::Atomic => f.write_str("atomic access"),
-            Self::BranchRegister(register) => write!(f, "br x{register}"),
-            Self::CallRegister => f.write_str("blr"),
-            Self::Return => f.write_str("ret"),
-            Self::Clean(Cache::Invalidate) => f.write_str("dc ivac"),
-            Self::Clean(Cache::Clean) => f.write_str("dc cvac"),
-            Self::Clean(Cache::CleanInvalidate) => f.write_str("dc civac"),
-            Self::Clean(Cache::ToUnification) => f.write_str("dc cvau"),
-            Self::SetWay => f.write_str("dc by set and way"),
-            Self::ZeroBlock => f.write_str("dc zva"),
-            Self::Smc => f.write_str("smc"),
-            Self::Event => f.write_str("sev"),
-            Self::Tlbi => f.write_str("tlbi"),
-            Self::Simd => f.write_str("fp or simd"),
+            Self::Literal { at, .. } => write!(f, "load of the literal at {at:#x}"),
             ref other => write!(f, "{other:?}"),
         }
     }

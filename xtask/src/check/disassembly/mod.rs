@@ -17,7 +17,6 @@ mod orders;
 mod paths;
 mod rules;
 
-use super::Verdict;
 use crate::build;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
@@ -29,19 +28,13 @@ use std::fs;
 /// Name of the check.
 pub const NAME: &str = "disassembly";
 
-/// Builds the kernel and checks its code; prints what it finds.
+/// Builds the kernel, prints what its code breaks, and tells whether that is nothing.
 ///
 /// # Errors
 ///
-/// When what was built cannot be read.
-pub(super) fn run(workspace: &Workspace) -> Result<Verdict> {
-    let elf = match build::build(workspace) {
-        Ok(artifacts) => artifacts.elf,
-        Err(error) => {
-            eprintln!("{error:#}");
-            return Ok(Verdict::Findings);
-        }
-    };
+/// When the kernel cannot be built or read.
+pub(super) fn run(workspace: &Workspace) -> Result<bool> {
+    let elf = build::build(workspace)?.elf;
     let bytes = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let code = Code::read(&bytes)?;
     let (before_mmu, findings) = check(&code);
@@ -52,10 +45,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<Verdict> {
     for finding in &findings {
         println!("{}: {}: {}", finding.place, finding.rule, finding.message);
     }
-    Ok(match findings.is_empty() {
-        true => Verdict::Clean,
-        false => Verdict::Findings,
-    })
+    Ok(findings.is_empty())
 }
 
 /// All rules: how many instructions run with the MMU off, and what is found.

@@ -3,7 +3,7 @@
 //! The obligations of docs/hardware.md that a disassembly can witness, by their numbers.
 
 use super::code::Code;
-use super::decode::{Cache, Op, SP, SY, register};
+use super::decode::{Cache, ISH, NSH, Op, SP, SY, register};
 use super::orders::SCTLR_EL1;
 use super::paths::{self, Step};
 use std::collections::BTreeSet;
@@ -73,7 +73,7 @@ pub fn missing(rule: &'static str, name: &str) -> Finding {
     }
 }
 
-/// H2 to H5, H21, H24: code that runs with the MMU off, `reached`, lies in `boot` and does nothing that
+/// H2 to H5, H21: code that runs with the MMU off, `reached`, lies in `boot` and does nothing that
 /// Device memory does not support.
 pub fn with_mmu_off(code: &Code, reached: &BTreeSet<u64>, boot: &Range<u64>) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -86,37 +86,32 @@ pub fn with_mmu_off(code: &Code, reached: &BTreeSet<u64>, boot: &Range<u64>) -> 
                 "runs with the MMU off and is not in .text.boot, which the identity map covers",
             );
         }
-        match op {
+        let (rule, message) = match op {
             Op::BranchRegister(register) if !is_way_up(code, address, register) => {
-                find("H2", "a branch to an unknown place with the MMU off");
+                ("H2", "a branch to an unknown place with the MMU off")
             }
-            Op::CallRegister => find("H2", "a call of an unknown place with the MMU off"),
+            Op::CallRegister => ("H2", "a call of an unknown place with the MMU off"),
             Op::Access(access) if access.base == SP => {
-                find("H2", "uses a stack, and there is none with the MMU off");
+                ("H2", "uses a stack, and there is none with the MMU off")
             }
-            Op::Access(access) if !access.keeps_alignment => {
-                find(
-                    "H3",
-                    "may be unaligned, which Device memory does not support",
-                );
-            }
-            Op::Literal { at, size, .. } if at % u64::from(size) != 0 => {
-                find(
-                    "H3",
-                    "reads an unaligned literal, which Device memory does not support",
-                );
-            }
-            Op::UnknownAccess => find("H3", "an access that this check does not know"),
-            Op::Exclusive | Op::Atomic => {
-                find(
-                    "H4",
-                    "an atomic access, which Device memory does not support",
-                );
-            }
-            Op::ZeroBlock => find("H5", "faults on Device memory"),
-            Op::Smc => find("H21", "an SMC that nobody may serve"),
-            _ => {}
-        }
+            Op::Access(access) if !access.keeps_alignment => (
+                "H3",
+                "may be unaligned, which Device memory does not support",
+            ),
+            Op::Literal { at, size, .. } if at % u64::from(size) != 0 => (
+                "H3",
+                "reads an unaligned literal, which Device memory does not support",
+            ),
+            Op::UnknownAccess => ("H3", "an access that this check does not know"),
+            Op::Exclusive | Op::Atomic => (
+                "H4",
+                "an atomic access, which Device memory does not support",
+            ),
+            Op::ZeroBlock => ("H5", "faults on Device memory"),
+            Op::Smc => ("H21", "an SMC that may be served by no firmware"),
+            _ => continue,
+        };
+        find(rule, message);
     }
     findings
 }
@@ -171,91 +166,69 @@ pub fn everywhere(code: &Code, before_mmu: &BTreeSet<u64>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for address in code.addresses() {
         let Some(op) = code.op(address) else { continue };
-        let mut find = |rule, message| findings.push(Finding::new(code, rule, address, message));
-        match op {
-            Op::Access(access) if access.base == SP && !access.keeps_alignment => {
-                find(
-                    "H3",
-                    "unaligned on the stack: the compiler was not told +strict-align",
-                );
-            }
+        let function = code.function_at(address);
+        let (rule, message) = match op {
+            Op::Access(access) if access.base == SP && !access.keeps_alignment => (
+                "H3",
+                "unaligned on the stack: the compiler was not told +strict-align",
+            ),
             Op::Atomic | Op::UnknownAccess => {
-                find("H24", "not in Armv8.0: a Cortex-A72 takes it as UNDEFINED");
+                ("H24", "not in Armv8.0: a Cortex-A72 takes it as UNDEFINED")
             }
-            Op::Simd => find(
+            Op::Simd => (
                 "H24",
                 "traps: CPACR_EL1.FPEN is 0, and no register of these is saved",
             ),
-            Op::SetWay => find(
+            Op::SetWay => (
                 "H12",
                 "maintenance by set and way, which other CPUs' caches undo",
             ),
-            Op::Write(CNTFRQ_EL0) => {
-                find(
-                    "H22",
-                    "writes the counter's frequency, which is firmware's to know",
-                );
-            }
+            Op::Write(CNTFRQ_EL0) => (
+                "H22",
+                "writes the counter's frequency, which only firmware knows",
+            ),
             Op::Write(SCTLR_EL1) => {
-                let ends = paths::unsynchronized(code, address, before_mmu);
-                if let Some(end) = ends.first() {
-                    let message = format!(
-                        "no ISB or ERET behind it on the way to {}",
-                        code.describe(*end)
-                    );
+                if let Some(end) = paths::unsynchronized(code, address, before_mmu).first() {
+                    let end = code.describe(*end);
+                    let message = format!("no ISB or ERET after it on the way to {end}");
                     findings.push(Finding::new(code, "H11", address, message));
                 }
+                continue;
             }
-            Op::Smc => {
-                let function = code.function_at(address).map_or("", |found| found.1);
-                if function != SMC_CALLER {
-                    find(
-                        "H21",
-                        "an SMC outside of the probe that finds out whether it is served",
-                    );
-                }
-            }
+            Op::Smc if function.is_none_or(|found| found.1 != SMC_CALLER) => (
+                "H21",
+                "an SMC outside of the probe that finds out whether it is served",
+            ),
             Op::Event => {
-                let start = code
-                    .function_at(address)
-                    .map_or(address, |found| found.0.start);
-                let ways = paths::ways(
-                    code,
-                    start,
-                    (&[Step::Dsb(SY)], Step::Event),
-                    Some(Step::Store),
-                );
-                if ways.iter().any(|way| *way == (address, 0)) {
-                    find("H17", "no DSB SY between the last store and the event");
+                let start = function.map_or(address, |found| found.0.start);
+                let last = (&[Step::Dsb(SY)] as &[Step], Step::Event);
+                if !paths::ways(code, start, last, Some(Step::Store)).contains(&(address, 0)) {
+                    continue;
                 }
+                ("H17", "no DSB SY between the last store and the event")
             }
-            Op::Clean(kind) => {
-                let wanted = match kind {
-                    Cache::ToUnification => super::decode::ISH,
-                    _ => SY,
+            Op::Clean(_) | Op::Tlbi | Op::Fetch => {
+                let wanted = match op {
+                    Op::Clean(Cache::ToUnification) => ISH,
+                    Op::Clean(_) => SY,
+                    _ if before_mmu.contains(&address) => NSH,
+                    // The library completes its own in another function.
+                    _ => continue,
                 };
-                if !is_completed(code, address, wanted) {
-                    find("H12", "no DSB completes it before its function ends");
+                let steps = [Step::Dsb(wanted)];
+                let ways = paths::ways(code, address, (&steps, Step::Leave), None);
+                if ways.iter().all(|(_, done)| *done == 1) {
+                    continue;
                 }
+                ("H12", "no DSB completes it before its function ends")
             }
-            Op::Tlbi | Op::Fetch
-                if before_mmu.contains(&address)
-                    && !is_completed(code, address, super::decode::NSH) =>
-            {
-                find("H12", "no DSB completes it before its function ends");
-            }
-            _ => {}
-        }
+            _ => continue,
+        };
+        findings.push(Finding::new(code, rule, address, message));
     }
     findings
 }
 
-/// Whether a `DSB` stands on every way from `address` to the end of its function.
-fn is_completed(code: &Code, address: u64, wanted: u8) -> bool {
-    let steps = [Step::Dsb(wanted)];
-    let ways = paths::ways(code, address, (&steps, Step::Leave), None);
-    ways.iter().all(|(_, done)| *done == 1)
-}
 #[cfg(test)]
 mod tests {
     use super::super::code::{Code, Content};

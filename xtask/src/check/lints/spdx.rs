@@ -1,37 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! spdx: every source file says its license on the first line, or on the second
-//! after `#!`. The plugin has QEMU's, whose interface it uses; everything else has ours.
+//! spdx: every source file says its license on the first line, or on the second after `#!`. The
+//! plugin has QEMU's license, because it uses QEMU's interface; everything else has ours.
 
 use super::Finding;
 use crate::check::source::Source;
 
 const LICENSE: &str = "SPDX-License-Identifier: MIT OR Apache-2.0";
-/// Where another one holds, and which.
-const PLUGIN: (&str, &str) = ("xtask/plugin/", "SPDX-License-Identifier: GPL-2.0-or-later");
+const PLUGIN: &str = "xtask/plugin/";
+const LICENSE_OF_PLUGIN: &str = "SPDX-License-Identifier: GPL-2.0-or-later";
 
 /// Finds files without it.
 pub fn check(source: &Source) -> Vec<Finding> {
-    let license = match source.path.starts_with(PLUGIN.0) {
-        true => PLUGIN.1,
+    let license = match source.path.starts_with(PLUGIN) {
+        true => LICENSE_OF_PLUGIN,
         false => LICENSE,
     };
-    let shebang = source
-        .lines
-        .first()
-        .is_some_and(|line| line.text.starts_with("#!/"));
-    let line = usize::from(shebang);
-    let found = source
-        .lines
-        .get(line)
-        .is_some_and(|line| line.text.contains(license));
-    if found || source.path.ends_with(".md") {
+    let text = |line: usize| source.lines.get(line).map_or("", |line| line.text.as_str());
+    let line = usize::from(text(0).starts_with("#!/"));
+    if source.path.ends_with(".md") || text(line).contains(license) {
         return Vec::new();
     }
-    vec![Finding::error(
-        line + 1,
-        format!("this line must be a comment with `{license}`"),
-    )]
+    let message = format!("this line must be a comment with `{license}`");
+    vec![Finding::error(line + 1, message)]
 }
 
 #[cfg(test)]
