@@ -14,7 +14,6 @@ mod bench;
 mod build;
 mod check;
 mod console;
-mod counts;
 mod expectation;
 mod failure;
 mod gdb;
@@ -23,8 +22,10 @@ mod guard;
 mod guest;
 mod image;
 mod ktap;
+mod measure;
 mod miri;
 mod mutants;
+mod parallel;
 mod process;
 mod qemu;
 mod run;
@@ -32,11 +33,11 @@ mod scratch;
 mod serial;
 mod symbols;
 mod test;
-mod windows;
 mod workspace;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::env;
 use std::process::ExitCode;
 
 /// Builds, boots, tests and checks lazymmu.
@@ -55,15 +56,14 @@ enum Command {
     Check(check::Check),
     Miri(miri::Miri),
     Mutants(mutants::Mutants),
-    Counts(counts::Counts),
-    Bench(bench::BenchCommand),
+    Bench(bench::Bench),
     Gdb(gdb::Gdb),
     Image(image::Image),
     Serial(serial::Serial),
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(bench::without_alias(env::args_os())) {
         Ok(cli) => cli,
         Err(usage) => return failure::show_usage(&usage),
     };
@@ -84,7 +84,6 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Check(command) => command.execute(),
         Command::Miri(command) => command.execute(),
         Command::Mutants(command) => command.execute(),
-        Command::Counts(command) => command.execute(),
         Command::Bench(command) => command.execute(),
         Command::Gdb(command) => command.execute(),
         Command::Image(command) => command.execute(),

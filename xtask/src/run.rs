@@ -2,11 +2,12 @@
 
 //! `cargo xtask run`: from a fresh checkout to the demonstration on the screen.
 
-use crate::bench::headline;
 use crate::build;
+use crate::measure::headline;
 use crate::process::quoted;
 use crate::qemu::Input;
 use crate::qemu::boot::Watch;
+pub use crate::qemu::boot::again;
 use crate::qemu::{Boot, MachineOptions, Plugin, Qemu, Verdict};
 use crate::workspace::Workspace;
 use anyhow::{Result, bail};
@@ -82,11 +83,4 @@ fn counting(workspace: &Workspace, qemu: &Qemu, out: &Path) -> Result<Qemu> {
     }
     // QEMU is started elsewhere.
     Ok(plugin.given_to(qemu, &path::absolute(out)?))
-}
-
-/// The command line that boots the same again.
-pub fn again(options: &str, bootargs: &str) -> String {
-    let words: Vec<String> = bootargs.split_whitespace().map(quoted).collect();
-    let separator = if words.is_empty() { "" } else { " -- " };
-    format!("cargo xtask run{options}{separator}{}", words.join(" "))
 }

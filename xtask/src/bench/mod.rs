@@ -1,60 +1,58 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! `cargo xtask bench`: what the library, the scheduler and the boot execute, counted from outside on every CPU model,
-//! policy and backend, beside Linux.
+//! policy and backend, beside Linux; and in short what the kernel counts itself.
 //!
-//! One room each: [`counted`] boots, [`sides`] compares kernel, model and plugin, [`statements`] and [`baseline`] judge,
-//! [`changes`] compares two results, [`table`], [`json`] and [`html`] show. [`linux`] has Linux's figures. [`headline`] is the short
-//! form, and [`mca`] estimates
-//! cycles, which nobody counts.
+//! [`crate::measure`] measures. [`statements`] judges what is claimed of the counts, [`tables`], [`summary`] and
+//! [`html`] show them.
 //!
 //! Instructions are no time: a machine that executes fewer of them is not faster by as much, and a barrier costs
 //! what the bus makes of it. What repeats exactly are counts, so they can be compared with those of
 //! yesterday.
 
-pub mod baseline;
-pub mod changes;
-pub mod counted;
-pub mod headline;
-pub mod html;
-pub mod json;
-pub mod linux;
-mod mca;
+mod html;
 mod memory;
-pub mod prediction;
-pub mod results;
-pub mod sides;
-pub mod statements;
-pub mod table;
+mod statements;
+mod summary;
+mod tables;
 
 use crate::build;
 use crate::failure::{self, Failure};
 use crate::guest;
+use crate::measure::agreement;
+use crate::measure::baseline;
+use crate::measure::boots::{
+    BACKENDS, CLASSIC, CPUS, Counted, DEFER_BARRIERS, LARGE, MAX, MOST_OF_USUAL, MOST_PAGES,
+    Measurement, POLICIES, Setup, Terms,
+};
+use crate::measure::changes::changes;
+use crate::measure::prediction::Prediction;
+use crate::measure::results::Results;
+use crate::parallel;
 use crate::qemu::{Plugin, Qemu};
-use crate::test::parallel;
-use crate::test::soak::tasks::BACKENDS;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use counted::{
-    CPUS, Counted, LARGE, LINEAR_MAP, MOST_OF_USUAL, MOST_PAGES, POLICIES, Setup, Terms,
-};
-use prediction::Prediction;
-use results::{Results, Subject};
 use statements::Statement;
+use std::ffi::OsString;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::thread;
+
+/// The document that shows the baseline, from the workspace's root.
+const DOCUMENT: &str = "docs/instruction-counts.md";
 
 /// Count what each operation executes, on all CPU models, policies and backends, beside Linux's figures
 ///
 /// Boots the kernel under QEMU with a plugin that counts instructions, DSB, ISB and TLBI between marks; on virt, one CPU,
 /// -icount. Prints a table for each operation, what the scheduler and the boot cost, the targets, and
 /// what else is claimed of the counts. Needs a QEMU that loads plugins, as 10.0 does.
+///
+/// `cargo xtask counts` is short for `cargo xtask bench --no-plugin`.
 #[derive(Args, Debug)]
-pub struct BenchCommand {
+pub struct Bench {
     /// Only with this CPU model; may be given several times
     #[arg(long, value_name = "MODEL", value_parser = PossibleValuesParser::new(CPUS))]
     cpu: Vec<String>,
@@ -68,14 +66,16 @@ pub struct BenchCommand {
     policy: Vec<String>,
 
     /// Pages of the largest windows: 1, 16, 512, 4096, 65536 or 1048576, which needs a guest of 8 GiB and is skipped
-    /// where there is less; windows in which each page is a call of its own end at 65536
-    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u64).range(1..=MOST_PAGES))]
-    pages: u64,
+    /// where there is less; windows in which each page is a call of its own end at 65536 [default: 65536; with
+    /// --no-plugin, --check 4096]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MOST_PAGES))]
+    pages: Option<u64>,
 
-    /// Estimate the cycles per page-table entry of the hot loops on cortex-a72 instead, by llvm-mca, which has to
-    /// be installed; boots nothing
-    #[arg(long, conflicts_with_all = ["cpu", "backend", "policy", "once", "json", "html", "compare", "write"])]
-    mca: bool,
+    /// Let the kernel count alone, on the CPU max, whose timer can be made to tick once per instruction: prints what one
+    /// page more costs beside its target and Linux, and what the scheduler costs, with the backend defer-barriers and
+    /// the policy classic unless others are given
+    #[arg(long, conflicts_with_all = ["cpu", "once", "json", "html", "compare", "write"])]
+    no_plugin: bool,
 
     /// Boot each configuration once instead of twice, and do not say whether counts repeat
     #[arg(long)]
@@ -93,19 +93,30 @@ pub struct BenchCommand {
     #[arg(long, value_name = "OLD.json")]
     compare: Option<PathBuf>,
 
-    /// Write the counts that `cargo xtask test` compares with, xtask/src/bench/baseline.json
+    /// Fail if anything is worse than in xtask/src/measure/baseline.json, as `cargo xtask test` does
+    #[arg(long, conflicts_with_all = ["pages", "write"])]
+    check: bool,
+
+    /// Write the counts that `cargo xtask test` compares with, xtask/src/measure/baseline.json, and the document that
+    /// shows them, docs/instruction-counts.md
     #[arg(long, conflicts_with_all = ["cpu", "backend", "policy"])]
     write: bool,
 }
 
-impl BenchCommand {
+/// The arguments, with `bench --no-plugin` in place of `counts`.
+pub fn without_alias(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.collect();
+    if arguments.get(1).is_some_and(|command| command == "counts") {
+        arguments.splice(1..=1, ["bench", "--no-plugin"].map(OsString::from));
+    }
+    arguments
+}
+
+impl Bench {
     /// Measures, prints, and writes what was asked for.
     pub fn execute(self) -> Result<()> {
         let workspace = Workspace::find();
-        if self.mca {
-            return mca::analyse(&workspace);
-        }
-        let all: Vec<Terms> = Terms::all().filter(|terms| self.wants(terms)).collect();
+        let all = self.selected();
         ensure!(
             !all.is_empty(),
             "no configuration has all of that: the policy ets2 needs --cpu max"
@@ -113,32 +124,77 @@ impl BenchCommand {
         // Before minutes of work.
         let old = self.compare.as_deref().map(read).transpose()?;
         let qemu = Qemu::provide()?;
-        let plugin = Plugin::build(&workspace)?;
-        if let Some(why) = plugin.refused_by(&qemu)? {
-            bail!("{why}");
-        }
+        let plugin = match self.no_plugin {
+            true => None,
+            false => Some(plugin(&workspace, &qemu)?),
+        };
         let artifacts = build::build(&workspace)?;
         let setup = Setup {
             workspace: &workspace,
             qemu: &qemu,
             artifacts: &artifacts,
-            plugin: &plugin,
+            plugin: plugin.as_ref(),
         };
+        if self.no_plugin {
+            self.without_plugin(&setup, &all)
+        } else {
+            self.with_plugin(&setup, &all, old.as_ref())
+        }
+    }
 
-        let skipped = skipped(self.pages, memory::available());
+    /// The measurements that are asked for: those of the terms, and the boots of their CPUs.
+    fn selected(&self) -> Vec<Measurement> {
+        let terms: Vec<Terms> = Terms::all().filter(|terms| self.wants(terms)).collect();
+        let boots = CPUS
+            .into_iter()
+            .filter(|cpu| !self.no_plugin && terms.iter().any(|terms| terms.cpu == *cpu));
+        let boots: Vec<_> = boots.map(|cpu| Measurement::Boot(cpu.to_owned())).collect();
+        let windows = terms.into_iter().map(Measurement::Windows);
+        windows.chain(boots).collect()
+    }
+
+    fn wants(&self, terms: &Terms) -> bool {
+        let wants = |asked: &[String], one: &str, without_plugin: &str| match asked {
+            [] => !self.no_plugin || one == without_plugin,
+            asked => asked.iter().any(|asked| asked == one),
+        };
+        wants(&self.cpu, &terms.cpu, MAX)
+            && wants(&self.policy, &terms.policy, CLASSIC)
+            && wants(&self.backend, &terms.backend, DEFER_BARRIERS)
+    }
+
+    fn without_plugin(&self, setup: &Setup<'_>, all: &[Measurement]) -> Result<()> {
+        let pages = self.pages.unwrap_or(baseline::PAGES);
+        let mut results = Results::default();
+        for measurement in all {
+            let costs = setup.count(measurement, pages)?.inside;
+            println!("{}", summary::shown(measurement, &costs)?);
+            results.measured.insert(measurement.clone(), costs);
+        }
+        self.check(setup.workspace, &results)
+    }
+
+    fn with_plugin(
+        &self,
+        setup: &Setup<'_>,
+        all: &[Measurement],
+        old: Option<&Results>,
+    ) -> Result<()> {
+        let workspace = setup.workspace;
+        let pages = self.pages.unwrap_or(match self.check {
+            true => baseline::PAGES,
+            false => MOST_OF_USUAL,
+        });
+        let skipped = skipped(pages, memory::available());
         let pages = match skipped {
             Some(_) => MOST_OF_USUAL,
-            None => self.pages,
+            None => pages,
         };
-        let prediction = Prediction::make(&workspace, pages)?;
-        let (results, differing) = round(&setup, &all, pages, Some(&prediction))?;
-        // The kernel says nothing of the rest of the boot.
-        let both =
-            |subject: &&Subject| !matches!(subject, Subject::Boot(_, op, _) if *op != LINEAR_MAP);
-        let windows = results.entries().keys().filter(both).count();
-        let mut said = vec![statements::agree(windows, pages, differing)];
+        let prediction = Prediction::make(workspace, pages)?;
+        let (results, differing) = round(setup, all, pages, Some(&prediction))?;
+        let mut said = vec![statements::agree(&results, pages, differing)];
         if !self.once {
-            let (second, _) = round(&setup, &all, pages, None)?;
+            let (second, _) = round(setup, all, pages, None)?;
             said.push(statements::repeats(&results, &second));
         }
         said.extend(statements::sections(&results));
@@ -149,8 +205,8 @@ impl BenchCommand {
         if let Some(line) = &skipped {
             println!("{line}\n");
         }
-        if let Some(old) = &old {
-            println!("{}", compared(old, &results, &all, pages));
+        if let Some(old) = old {
+            println!("{}", compared(old, &results, all, pages));
         }
         let target = |given: &Option<PathBuf>, name: &str| {
             given
@@ -161,31 +217,60 @@ impl BenchCommand {
             target(&self.json, "bench.json"),
             target(&self.html, "bench.html"),
         );
-        write(&json, &json::write(&results))?;
-        write(&html, &html::page(&results, &said))?;
+        write(&json, &results.to_json()?)?;
+        write(&html, &html::page(&results, &said)?)?;
         println!("Written: {} and {}", json.display(), html.display());
         if self.write && failed == 0 {
             // With the sizes of `cargo xtask test`: the largest window can cost a few instructions less.
-            let (results, _) = round(&setup, &all, baseline::PAGES, None)?;
-            baseline::write(&workspace, results)?;
-            println!("Written: {}", baseline::FILE);
+            let (results, _) = round(setup, all, baseline::PAGES, None)?;
+            write(&workspace.root().join(baseline::FILE), &results.to_json()?)?;
+            write(
+                &workspace.root().join(DOCUMENT),
+                &summary::document(&results)?,
+            )?;
+            println!("Written: {} and {DOCUMENT}", baseline::FILE);
         }
         match failed {
-            0 => Ok(()),
+            0 => self.check(workspace, &results),
             1 => Err(Failure::new(1, "one statement above does not hold").into()),
             some => Err(Failure::new(1, format!("{some} statements above do not hold")).into()),
         }
     }
 
-    fn wants(&self, terms: &Terms) -> bool {
-        let wants = |asked: &[String], one: &String| asked.is_empty() || asked.contains(one);
-        wants(&self.cpu, &terms.cpu)
-            && wants(&self.backend, &terms.backend)
-            && wants(&self.policy, &terms.policy)
+    /// Compares with the baseline, if that was asked for.
+    fn check(&self, workspace: &Workspace, results: &Results) -> Result<()> {
+        if !self.check {
+            return Ok(());
+        }
+        let committed = baseline::read(workspace)?;
+        let mut good = true;
+        for (measurement, costs) in &results.measured {
+            for line in baseline::worse(&committed, measurement, costs) {
+                println!("{measurement}: {line}");
+                good = false;
+            }
+        }
+        if good {
+            println!("Not worse than {}", baseline::FILE);
+            return Ok(());
+        }
+        let next = format!("if that is meant to be so: {} again", baseline::WRITE);
+        Err(Failure::new(1, format!("worse than {}", baseline::FILE))
+            .with_next(next)
+            .into())
     }
 }
 
-/// Why windows of so many pages are left out with so many MiB of memory; who does not know how much there is tries.
+fn plugin(workspace: &Workspace, qemu: &Qemu) -> Result<Plugin> {
+    let plugin = Plugin::build(workspace)?;
+    match plugin.refused_by(qemu)? {
+        Some(why) => bail!("{why}; `cargo xtask counts` needs no plugin"),
+        None => Ok(plugin),
+    }
+}
+
+/// Why windows of so many pages are left out with so many MiB of memory; where it is not known how much there is, they
+/// are tried.
 fn skipped(pages: u64, available: Option<u64>) -> Option<String> {
     let available = available.filter(|mebibytes| *mebibytes < LARGE.into())?;
     (pages >= MOST_PAGES).then(|| {
@@ -196,10 +281,10 @@ fn skipped(pages: u64, available: Option<u64>) -> Option<String> {
     })
 }
 
-/// Boots everything once; comes back with where kernel, model and plugin differ as well.
+/// Measures everything once, and returns where kernel, model and plugin differ as well.
 fn round(
     setup: &Setup<'_>,
-    all: &[Terms],
+    all: &[Measurement],
     pages: u64,
     prediction: Option<&Prediction>,
 ) -> Result<(Results, Vec<String>)> {
@@ -213,63 +298,46 @@ fn round(
         let guests = usize::try_from(mebibytes / u64::from(LARGE))?;
         jobs = jobs.min(guests).max(1);
     }
-    let counted: Vec<Counted> = parallel::each(all, jobs, |terms| {
-        setup.count(terms, pages).with_context(|| terms.to_string())
+    let counted: Vec<Counted> = parallel::each(all, jobs, |measurement| {
+        let counted = setup.count(measurement, pages);
+        counted.with_context(|| measurement.to_string())
     })?;
-    let mut results = Results {
-        qemu: setup.qemu.version().to_string(),
-        ..Results::default()
-    };
-    let mut differing = Vec::new();
-    for (terms, counted) in all.iter().zip(counted) {
-        let found = sides::differences(terms, &counted, prediction);
-        differing.extend(found.into_iter().map(|what| format!("{terms}: {what}")));
-        results.add(terms, counted.outside);
-    }
-    for cpu in CPUS
-        .into_iter()
-        .filter(|cpu| all.iter().any(|terms| terms.cpu == *cpu))
-    {
-        if !guest::interrupted() {
-            let counted = setup.count_boot(cpu)?;
-            let found = sides::differences_of_boot(cpu, &counted, prediction);
-            differing.extend(found.into_iter().map(|what| format!("{cpu}, boot: {what}")));
-            results.boots.insert(cpu.to_owned(), counted.outside);
-        }
-    }
     if guest::interrupted() {
         bail!(Failure::new(
             failure::INTERRUPTED,
             "interrupted; every QEMU was ended"
         ));
     }
+    let mut results = Results {
+        qemu: setup.qemu.version().to_string(),
+        ..Results::default()
+    };
+    let mut differing = Vec::new();
+    for (measurement, counted) in all.iter().zip(counted) {
+        let found = agreement::differences(measurement, &counted, prediction);
+        differing.extend(found.iter().map(|what| format!("{measurement}: {what}")));
+        results
+            .measured
+            .insert(measurement.clone(), counted.outside);
+    }
     Ok((results, differing))
 }
 
 /// What is printed.
 fn report(results: &Results, said: &[Statement]) -> String {
-    let mut text = String::new();
-    let mut add = |table: &table::Titled| {
-        text.push_str(&table.shown());
-        text.push_str("\n\n");
-    };
-    for (_, table) in table::of_operations(results) {
-        add(&table);
-    }
-    add(&table::of_scheduler(results));
-    add(&table::of_boot(results));
+    let mut parts: Vec<String> = tables::of_operations(results)
+        .iter()
+        .map(|(_, table)| table.shown())
+        .collect();
+    parts.push(tables::of_scheduler(results).shown());
+    parts.push(tables::of_boot(results).shown());
     let aims = statements::targets(results);
     if !aims.is_empty() {
-        add(&table::of_targets(&aims));
+        parts.push(tables::of_targets(&aims).shown());
     }
-    let lines = [
-        table::where_calls_end(results),
-        statements::not_judged(results),
-    ];
-    for line in lines.into_iter().flatten() {
-        text.push_str(&line);
-        text.push_str("\n\n");
-    }
+    parts.extend(tables::where_calls_end(results));
+    parts.extend(statements::not_judged(results));
+    let mut text = parts.join("\n\n") + "\n\n";
     for statement in said {
         let verdict = if statement.holds() {
             "holds"
@@ -277,22 +345,18 @@ fn report(results: &Results, said: &[Statement]) -> String {
             "DOES NOT HOLD"
         };
         text.push_str(&format!("{verdict}: {}\n", statement.claim));
-        for line in &statement.against {
-            text.push_str(&format!("    against it: {line}\n"));
-        }
-        for line in &statement.notes {
-            text.push_str(&format!("    cheaper: {line}\n"));
+        for line in statement.details() {
+            text.push_str(&format!("    {line}\n"));
         }
     }
     text
 }
 
-/// What has changed, in words, of what this run was asked for: these terms, and windows of up to `pages` pages.
-fn compared(old: &Results, new: &Results, all: &[Terms], pages: u64) -> String {
-    let found = changes::changes_of(old, new, |subject| match subject {
-        Subject::Window(terms, _, of) => all.contains(terms) && *of <= pages,
-        Subject::Event(terms, _) => all.contains(terms),
-        Subject::Boot(cpu, ..) | Subject::Wake(cpu, _) => all.iter().any(|terms| terms.cpu == *cpu),
+/// What has changed, in words, of what this run was asked for: these measurements, and windows of up to `pages` pages.
+fn compared(old: &Results, new: &Results, all: &[Measurement], pages: u64) -> String {
+    let found = changes(old, new, |measurement, of| {
+        let boot = matches!(measurement, Measurement::Boot(_));
+        all.contains(measurement) && (boot || of <= pages)
     });
     let mut text = format!(
         "Since then {} counted things are the same, {} are not.\n",
@@ -314,7 +378,7 @@ fn compared(old: &Results, new: &Results, all: &[Terms], pages: u64) -> String {
 fn read(path: &Path) -> Result<Results> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    json::read(&text).with_context(|| format!("{} cannot be compared with", path.display()))
+    Results::from_json(&text).with_context(|| format!("{} cannot be compared with", path.display()))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -322,77 +386,4 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::results::tests::results;
-    use super::*;
-    use crate::counts::OPERATIONS;
-
-    #[test]
-    fn the_report_has_every_operation_and_statement() {
-        let results = results(&[1, 512, 4096, 65_536]);
-        let mut said: Vec<_> = statements::sections(&results).into_iter().collect();
-        said.extend(statements::flat(&results));
-        let text = report(&results, &said);
-        for operation in &OPERATIONS {
-            assert!(text.contains(operation.title), "{}", operation.title);
-        }
-        assert_eq!(text.matches("\nholds: ").count(), 2, "{text}");
-        said[0].against.push("a case".to_owned());
-        assert!(report(&results, &said).contains("DOES NOT HOLD: A section of 1 to 65536 pages"));
-        assert!(report(&results, &said).contains("against it: a case"));
-    }
-
-    #[test]
-    fn what_changed_is_told() {
-        let (old, new) = (results(&[1]), results(&[1, 16]));
-        let all: Vec<Terms> = Terms::all().collect();
-        let text = compared(&old, &new, &all, 16);
-        assert!(text.contains("pages=16: only in the new results"), "{text}");
-        assert!(text.starts_with(&format!("Since then {} counted", old.entries().len())));
-        assert!(!text.contains("not asked for"), "{text}");
-    }
-
-    #[test]
-    fn what_was_not_asked_for_is_one_line() {
-        let (old, mut new) = (results(&[1, 16]), results(&[1]));
-        new.counted.retain(|terms, _| terms.cpu == "max");
-        new.boots.retain(|cpu, _| cpu == "max");
-        let all: Vec<Terms> = new.counted.keys().cloned().collect();
-        let gone = old.entries().len() - new.entries().len();
-        assert_eq!(
-            compared(&old, &new, &all, 1),
-            format!(
-                "Since then {} counted things are the same, 0 are not.\n\
-                 {gone} entries of the old file were not asked for in this run, and are not compared.\n",
-                new.entries().len()
-            )
-        );
-        let text = compared(&old, &new, &all, 16);
-        assert!(text.contains("pages=16: only in the old results"), "{text}");
-    }
-
-    #[test]
-    fn the_largest_windows_are_skipped_where_memory_lacks() {
-        assert_eq!(
-            skipped(1_048_576, Some(8191)).unwrap(),
-            "skipped: 1048576 pages need a guest of 8 GiB, this machine has 8191 MiB available"
-        );
-        for (pages, available) in [
-            (1_048_576, Some(8192)),
-            (1_048_576, None),
-            (65_536, Some(1)),
-        ] {
-            assert_eq!(skipped(pages, available), None);
-        }
-    }
-
-    #[test]
-    fn a_report_without_the_headline_says_who_judges_targets() {
-        let mut some = results(&[1, 512, 4096]);
-        assert!(!report(&some, &[]).contains("not judged"));
-        some.counted.retain(|terms, _| terms.backend == "eager");
-        let text = report(&some, &[]);
-        assert!(text.contains("\nThe targets were not judged"), "{text}");
-        assert!(!text.contains("Targets: of a page"));
-    }
-}
+mod tests;

@@ -3,11 +3,12 @@
 //! What the results are held against: that they repeat, that both sides agree, that a section costs what it should at
 //! any size, and the targets.
 
-use super::changes::changes;
-use super::counted::ETS2;
-use super::prediction::LARGEST;
-use super::results::{HEADLINE, Results, name_of};
-use crate::counts::{EVENTS, Measured, OPERATIONS, Standing, instructions};
+use crate::measure::boots::{ETS2, Measurement};
+use crate::measure::changes::changes;
+use crate::measure::costs::{Costs, instructions};
+use crate::measure::prediction::LARGEST;
+use crate::measure::results::{HEADLINE, Results};
+use crate::measure::subjects::{Group, LINEAR_MAP, SUBJECTS, Standing, Subject};
 
 /// Percent that a page may cost more in a larger window.
 const FLAT: f64 = 5.0;
@@ -17,7 +18,14 @@ const FROM: u64 = 512;
 /// behind [`FROM`].
 const EITHER_WAY: u64 = 4096;
 /// Operations that are one section, whatever their size.
-const SECTIONS: [u8; 6] = [1, 4, 8, 11, 128, 129];
+const SECTIONS: [&str; 6] = [
+    "map_scattered_and_build_tables",
+    "map_contiguous_and_build_tables",
+    "map_scattered",
+    "apply_set",
+    "map_each_in_a_section",
+    "map_contiguous",
+];
 /// The backend in which each write pays for itself.
 const NO_SECTION: &str = "eager";
 
@@ -37,20 +45,30 @@ impl Statement {
     pub fn holds(&self) -> bool {
         self.against.is_empty()
     }
+
+    /// What contradicts it and what is worth knowing, in lines.
+    pub fn details(&self) -> impl Iterator<Item = String> {
+        let against = self.against.iter();
+        let against = against.map(|line| format!("against it: {line}"));
+        against.chain(self.notes.iter().map(|line| format!("cheaper: {line}")))
+    }
 }
 
 /// That two rounds have counted the same.
 pub fn repeats(first: &Results, second: &Results) -> Statement {
     // With the host's clock nothing repeats exactly; the best of several is taken there.
-    let exact = |results: &Results| {
+    let [first, second] = [first, second].map(|results| {
         let mut results = results.clone();
+        for (measurement, costs) in &mut results.measured {
+            if let Measurement::Boot(_) = measurement {
+                costs.0.retain(|(op, _), _| {
+                    Subject::of(*op).is_some_and(|subject| subject.group == Group::Boot)
+                });
+            }
+        }
         results
-            .boots
-            .values_mut()
-            .for_each(|boot| boot.events.clear());
-        results
-    };
-    let found = changes(&exact(first), &exact(second));
+    });
+    let found = changes(&first, &second, |_, _| true);
     Statement {
         claim: format!(
             "Counts repeat: {} windows have the same ones in two boots under -icount",
@@ -62,12 +80,17 @@ pub fn repeats(first: &Results, second: &Results) -> Statement {
 }
 
 /// That kernel and plugin have counted the same, and what the model has predicted; `differing` is where they have not.
-pub fn agree(windows: usize, pages: u64, differing: Vec<String>) -> Statement {
+pub fn agree(results: &Results, pages: u64, differing: Vec<String>) -> Statement {
+    // Of the boot the kernel says its linear map only.
+    let windows = results
+        .windows()
+        .filter(|((_, subject, _), _)| subject.group != Group::Boot || subject.op == LINEAR_MAP);
     Statement {
         claim: format!(
-            "Kernel, model and plugin agree in {windows} windows: DSB and ISB everywhere, TLBI in those of operations, \
+            "Kernel, model and plugin agree in {} windows: DSB and ISB everywhere, TLBI in those of operations, \
              kernel and plugin in their DMB, and in instructions of operations and the scheduler's events on max; \
              the model is asked up to {} pages",
+            windows.count(),
             pages.min(LARGEST)
         ),
         against: differing,
@@ -80,7 +103,7 @@ pub fn sections(results: &Results) -> Option<Statement> {
     let mut against = Vec::new();
     let mut most = 0;
     let mut pairs = Vec::new();
-    for (terms, measured) in &results.counted {
+    for (terms, costs) in results.terms() {
         let pair = match (terms.policy.as_str(), terms.backend.as_str()) {
             (ETS2, _) => 0,
             (_, NO_SECTION) => continue,
@@ -89,14 +112,15 @@ pub fn sections(results: &Results) -> Option<Statement> {
         if !pairs.contains(&pair) {
             pairs.push(pair);
         }
-        for op in SECTIONS {
-            if measured.of(op).next().is_none() {
-                against.push(format!("{terms}: {} was not measured", name_of(op)));
+        for name in SECTIONS {
+            let windows = Subject::named(name).map(|subject| costs.of(subject.op));
+            let mut windows = windows.into_iter().flatten().peekable();
+            if windows.peek().is_none() {
+                against.push(format!("{terms}: {name} was not measured"));
             }
-            for (pages, cost) in measured.of(op) {
+            for (pages, cost) in windows {
                 most = most.max(pages);
                 if (cost.dsb, cost.isb, cost.tlbi) != (pair, pair, 0) {
-                    let name = name_of(op);
                     against.push(format!(
                         "{terms}: {name} pages={pages}: {} DSB, {} ISB, {} TLBI",
                         cost.dsb, cost.isb, cost.tlbi
@@ -133,11 +157,8 @@ struct Slope {
     instructions: f64,
 }
 
-fn slopes(measured: &Measured, op: u8) -> Vec<Slope> {
-    let sizes: Vec<_> = measured
-        .of(op)
-        .filter(|(pages, _)| *pages >= FROM)
-        .collect();
+fn slopes(costs: &Costs, op: u8) -> Vec<Slope> {
+    let sizes: Vec<_> = costs.of(op).filter(|(pages, _)| *pages >= FROM).collect();
     sizes
         .windows(2)
         .map(|pair| {
@@ -163,9 +184,9 @@ pub fn flat(results: &Results) -> Option<Statement> {
     let mut largest = 0;
     // To the first difference, and between the others.
     let mut found = [[f64::INFINITY, f64::NEG_INFINITY]; 2];
-    for (terms, measured) in &results.counted {
-        for operation in &OPERATIONS {
-            let slopes = slopes(measured, operation.op);
+    for (terms, costs) in results.terms() {
+        for operation in Subject::all(Group::Operation) {
+            let slopes = slopes(costs, operation.op);
             let mut compare = |to: Slope, of: Slope, either_way: bool| {
                 let (to, slope, pages) = (to.instructions, of.instructions, of.many);
                 if to.abs() < NOTHING && slope.abs() < NOTHING {
@@ -230,33 +251,31 @@ pub struct Aimed {
 
 /// All targets under the terms under which they are meant; none if these were not measured.
 pub fn targets(results: &Results) -> Vec<Aimed> {
-    let Some((_, measured)) = results.headline() else {
+    let Some(costs) = results.headline() else {
         return Vec::new();
     };
-    let operations = OPERATIONS.iter().filter_map(|operation| {
-        let (target, page) = (operation.target?, measured.per_page(operation.op)?);
-        Some(aimed(
-            operation.title,
-            target.to_string(),
-            page.instructions,
-            target.instructions(),
-            operation.standing(measured),
-        ))
-    });
-    let events = EVENTS.iter().filter_map(|event| {
-        let (target, cost) = (event.target?, measured.events.get(event.name)?);
-        Some(aimed(
-            event.title,
-            format!("<= {target}"),
-            cost.instructions as f64,
-            target as f64,
-            event.standing(measured),
-        ))
-    });
-    operations.chain(events).collect()
+    let aimed = |subject: &Subject| {
+        let (target, measured) = (subject.target?, subject.instructions(costs)?);
+        let percent = (measured / target.instructions - 1.0) * 100.0;
+        let standing = subject.standing(costs);
+        Some(Aimed {
+            title: subject.title,
+            target: target.to_string(),
+            measured: match measured.fract() == 0.0 {
+                true => measured.to_string(),
+                false => instructions(measured),
+            },
+            standing,
+            by: match standing {
+                Standing::Missed if percent <= 0.0 => "barriers".to_owned(),
+                _ => format!("{percent:+.0} %"),
+            },
+        })
+    };
+    SUBJECTS.iter().filter_map(aimed).collect()
 }
 
-/// That nobody has judged the targets, and who would, if they were not measured.
+/// That the targets were not judged, and what judges them, if they were not measured.
 pub fn not_judged(results: &Results) -> Option<String> {
     let [cpu, policy, backend] = HEADLINE;
     results.headline().is_none().then(|| {
@@ -267,220 +286,5 @@ pub fn not_judged(results: &Results) -> Option<String> {
     })
 }
 
-fn aimed(
-    title: &'static str,
-    target: String,
-    measured: f64,
-    most: f64,
-    standing: Standing,
-) -> Aimed {
-    let percent = (measured / most - 1.0) * 100.0;
-    let by = match standing {
-        Standing::Missed if measured <= most => "barriers".to_owned(),
-        _ => format!("{percent:+.0} %"),
-    };
-    let shown = match measured.fract() == 0.0 {
-        true => measured.to_string(),
-        false => instructions(measured),
-    };
-    Aimed {
-        title,
-        target,
-        measured: shown,
-        standing,
-        by,
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::super::counted::Terms;
-    use super::super::results::tests::results;
-    use super::*;
-
-    const SIZES: [u64; 4] = [1, 512, 4096, 65_536];
-
-    #[test]
-    fn who_judges_the_targets_is_told_where_nobody_does() {
-        let mut results = results(&SIZES);
-        assert_eq!(not_judged(&results), None);
-        results.counted.retain(|terms, _| terms.cpu != "cortex-a72");
-        assert_eq!(
-            not_judged(&results).unwrap(),
-            "The targets were not judged, because they are meant for cortex-a72, classic, defer-barriers: \
-             --cpu cortex-a72 --policy classic --backend defer-barriers judges them."
-        );
-    }
-
-    fn changed(op: u8, pages: u64, change: impl Fn(&mut crate::counts::Cost)) -> Results {
-        let mut results = results(&SIZES);
-        let terms = Terms::new("max", "ets2", "multicall");
-        if let Some(measured) = results.counted.get_mut(&terms) {
-            measured.costs.entry((op, pages)).and_modify(change);
-        }
-        results
-    }
-
-    #[test]
-    fn nothing_is_claimed_of_what_was_not_measured() {
-        let mut some = results(&SIZES);
-        some.counted
-            .retain(|terms, _| terms.backend == NO_SECTION && terms.policy != ETS2);
-        assert!(sections(&some).is_none());
-        let mut some = results(&SIZES);
-        some.counted.retain(|terms, _| terms.policy != ETS2);
-        assert!(!sections(&some).unwrap().claim.contains("ets2"));
-        for measured in some.counted.values_mut() {
-            measured.costs.retain(|(op, _), _| *op != 128);
-        }
-        assert!(sections(&some).unwrap().against[0].ends_with("was not measured"));
-    }
-
-    #[test]
-    fn results_that_are_as_they_should_be_hold() {
-        let results = results(&SIZES);
-        for statement in [
-            repeats(&results, &results),
-            sections(&results).unwrap(),
-            flat(&results).unwrap(),
-            agree(1, 4096, Vec::new()),
-        ] {
-            assert!(statement.holds(), "{statement:?}");
-            assert_eq!(statement.notes, [""; 0]);
-        }
-        assert!(
-            sections(&results)
-                .unwrap()
-                .claim
-                .contains("1 to 65536 pages")
-        );
-        assert!(flat(&results).unwrap().claim.contains("up to 65536 pages"));
-        assert_eq!(
-            flat(&super::super::results::tests::results(&[512, 4096])),
-            None
-        );
-    }
-
-    #[test]
-    fn a_count_that_differs_in_the_second_round_is_named() {
-        let mut other = changed(8, 512, |cost| cost.spread = 1);
-        // With the host's clock it may.
-        other
-            .boots
-            .values_mut()
-            .for_each(|boot| boot.events.clear());
-        assert_eq!(
-            repeats(&results(&SIZES), &other).against,
-            ["max, ets2, multicall: map_scattered pages=512: spread 0 -> 1"]
-        );
-    }
-
-    #[test]
-    fn a_barrier_in_a_section_is_named() {
-        let statement = sections(&changed(128, 4096, |cost| cost.isb = 1)).unwrap();
-        assert_eq!(
-            statement.against,
-            ["max, ets2, multicall: map_each_in_a_section pages=4096: 0 DSB, 1 ISB, 0 TLBI"]
-        );
-        assert!(
-            sections(&changed(13, 4096, |cost| cost.isb = 1))
-                .unwrap()
-                .holds(),
-            "no section"
-        );
-    }
-
-    #[test]
-    fn a_page_that_costs_more_in_a_large_window_is_named() {
-        // 10 instructions a page, and half of one more.
-        let dearer = flat(&changed(9, 65_536, |cost| {
-            cost.instructions += 61_440 / 2 + 61_440 / 100
-        }))
-        .unwrap();
-        assert_eq!(
-            dearer.against,
-            [
-                "max, ets2, multicall: unmap up to pages=65536: 10.5 instead of 10.0 instructions per page (+5.1 %)"
-            ]
-        );
-        assert!(
-            flat(&changed(9, 65_536, |cost| cost.instructions += 61_440 / 2 - 1))
-                .unwrap()
-                .holds()
-        );
-        let range = dearer.claim.split_once("found: ").unwrap().1;
-        assert_eq!(range, "from +0.0 % to +5.1 %");
-        let cheaper = flat(&changed(9, 65_536, |cost| cost.instructions -= 61_440)).unwrap();
-        assert!(cheaper.holds());
-        let range = cheaper.claim.split_once("found: ").unwrap().1;
-        assert_eq!(range, "from -10.0 % to +0.0 %");
-        assert_eq!(cheaper.notes.len(), 1);
-    }
-
-    #[test]
-    fn a_page_costs_the_same_either_way_among_large_windows() {
-        let sizes = [1, 512, 4096, 65_536, 1_048_576];
-        let changed = |by: i64| {
-            let mut results = results(&sizes);
-            let measured = results
-                .counted
-                .get_mut(&Terms::new("max", "ets2", "multicall"))
-                .expect("of all terms");
-            measured
-                .costs
-                .entry((9, 1_048_576))
-                .and_modify(|cost| cost.instructions = cost.instructions.wrapping_add_signed(by));
-            flat(&results).expect("there are several sizes")
-        };
-        let more = 1_048_576 - 65_536;
-        let good = changed(0);
-        assert!(good.holds());
-        let said = "; from 4096 on within 5 % either way, found: from +0.0 % to +0.0 %";
-        assert!(good.claim.ends_with(said), "{}", good.claim);
-        for (by, percent) in [(-more, "-10.0 %"), (more, "+10.0 %")] {
-            let bad = changed(by);
-            let last = bad.against.last().expect("it contradicts");
-            assert!(last.ends_with(&format!("({percent})")), "{last}");
-        }
-        // Downwards to the first difference is no contradiction, and is told.
-        assert_eq!(
-            (changed(-more).against.len(), changed(-more).notes.len()),
-            (1, 1)
-        );
-        let little = flat(&results(&[1, 512, 4096, 65_536])).expect("there are several sizes");
-        assert!(!little.claim.contains("either way"), "{}", little.claim);
-    }
-
-    #[test]
-    fn targets_are_met_or_missed_by_percents() {
-        let mut results = results(&SIZES);
-        let aims = targets(&results);
-        assert_eq!(aims.len(), 15);
-        let of = |aims: &[Aimed], title: &str| {
-            let aim = aims.iter().find(|aim| aim.title.contains(title)).unwrap();
-            (aim.measured.clone(), aim.standing, aim.by.clone())
-        };
-        // 1 + op instructions a page.
-        assert_eq!(
-            of(&aims, "map scattered frames, tables built"),
-            ("2".to_owned(), Standing::Met, "-50 %".to_owned())
-        );
-        assert_eq!(
-            of(&aims, "map scattered frames, tables there").1,
-            Standing::Missed
-        );
-        assert_eq!(of(&aims, "yield").2, "-56 %");
-        if let Some(measured) =
-            results
-                .counted
-                .get_mut(&Terms::new("cortex-a72", "classic", "defer-barriers"))
-        {
-            measured
-                .costs
-                .entry((1, 4096))
-                .and_modify(|cost| cost.dsb = 2);
-        }
-        assert_eq!(of(&targets(&results), "tables built").2, "barriers");
-        assert!(targets(&Results::default()).is_empty());
-    }
-}
+mod tests;

@@ -160,3 +160,10 @@ pub fn with_defaults(bootargs: &str) -> String {
         .trim_start()
         .to_owned()
 }
+
+/// The command line that boots the same again.
+pub fn again(options: &str, bootargs: &str) -> String {
+    let words: Vec<String> = bootargs.split_whitespace().map(quoted).collect();
+    let separator = if words.is_empty() { "" } else { " -- " };
+    format!("cargo xtask run{options}{separator}{}", words.join(" "))
+}

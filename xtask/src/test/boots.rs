@@ -3,12 +3,12 @@
 //! The in-kernel suite: boots, a few at a time, and what their logs say.
 
 use super::matrix::Planned;
-use super::parallel;
 use super::summary::{Failed, Row};
 use crate::build::Artifacts;
 use crate::failure::{self, Failure};
 use crate::glob;
 use crate::ktap::{Parser, Report, Status};
+use crate::parallel;
 use crate::qemu::Input;
 use crate::qemu::boot::Watch;
 use crate::qemu::{Boot, MachineOptions, Qemu, Verdict};

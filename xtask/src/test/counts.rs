@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the library's operations and the scheduler execute, against docs/instruction-counts.md: one
-//! test each.
+//! What the library's operations and the scheduler execute on the CPU max, as the kernel counts it alone, against the
+//! committed baseline: one test each. It needs no QEMU that loads plugins; what a plugin counts of the same windows, and
+//! of all others, is the row `bench`.
 
 use super::boots::Bench;
 use super::summary::{Failed, Row};
-use crate::counts::{committed, measure, names, problems};
+use crate::measure::baseline;
+use crate::measure::boots::{CLASSIC, DEFER_BARRIERS, MAX, Measurement, Setup, Terms};
+use crate::measure::compare::worse;
+use crate::measure::subjects::Subject;
 use anyhow::Result;
-use std::fmt::Write;
 use std::time::Instant;
 
 /// Name of the row, and first part of the names of its tests.
@@ -19,26 +22,41 @@ const ROW: &str = "counts";
 ///
 /// When the log cannot be written.
 pub fn run(bench: &Bench<'_>) -> Result<Option<Row>> {
-    let selected = |name: &str| bench.selects(&format!("{ROW}.{name}"));
-    if !names().any(selected) {
+    let measurement = Measurement::Windows(Terms::new(MAX, CLASSIC, DEFER_BARRIERS));
+    let name = |subject: &Subject| format!("{ROW}.{}", subject.name);
+    let selected: Vec<&Subject> = measurement
+        .subjects()
+        .filter(|subject| bench.selects(&name(subject)))
+        .collect();
+    if selected.is_empty() {
         return Ok(None);
     }
     let mut row = Row::new(ROW);
     let start = Instant::now();
-    let mut log = String::new();
-    let measured = measure(bench.workspace, bench.qemu, bench.artifacts, &[], |line| {
-        let _ = writeln!(log, "{line}");
-    });
+    let setup = Setup {
+        workspace: bench.workspace,
+        qemu: bench.qemu,
+        artifacts: bench.artifacts,
+        plugin: None,
+    };
+    let counted = setup.count(&measurement, baseline::PAGES);
+    let log = counted
+        .as_ref()
+        .map_or_else(|error| format!("{error:#}"), |counted| counted.log.clone());
     bench.keep(ROW, &log)?;
-    match measured.and_then(|measured| Ok(problems(&committed(bench.workspace)?, &measured))) {
-        Ok(problems) => {
-            for name in names().filter(|name| selected(name)) {
-                let mine = problems.iter().filter(|problem| problem.subject == name);
-                let detail: Vec<String> = mine.map(|problem| problem.what.clone()).collect();
-                if detail.is_empty() {
+    let both = counted.and_then(|counted| Ok((counted.inside, baseline::read(bench.workspace)?)));
+    let both = both.and_then(|(inside, committed)| {
+        let before = baseline::of(&committed, &measurement)?.clone();
+        Ok((before, inside))
+    });
+    match both {
+        Ok((before, now)) => {
+            for subject in selected {
+                let found = worse(subject, &before, &now);
+                if found.is_empty() {
                     row.passed += 1;
                 } else {
-                    row.fail(failed(&format!("{ROW}.{name}"), detail));
+                    row.fail(failed(&name(subject), found));
                 }
             }
         }
@@ -54,7 +72,7 @@ pub fn run(bench: &Bench<'_>) -> Result<Option<Row>> {
 
 fn failed(name: &str, detail: Vec<String>) -> Failed {
     Failed {
-        again: "again: cargo xtask counts --check\nif that is meant to be so: cargo xtask counts --write"
+        again: "again: cargo xtask counts --check\nif that is meant to be so: cargo xtask bench --write"
             .to_owned(),
         ..Failed::new(name, detail)
     }

@@ -13,7 +13,6 @@ mod matrix;
 mod odd;
 mod odd_tree;
 mod outside;
-pub mod parallel;
 mod plugin;
 mod serial;
 pub mod soak;

@@ -1,164 +1,148 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Bars: what one page more costs in each operation, a bar for each backend, and a mark where Linux is.
+//! Bars: what one page more costs in each operation, a bar for each backend, and a line where Linux is.
 //!
 //! The scale is logarithmic, because a queue of calls costs a hundred times what a store does.
 
-use super::super::linux::{self, Figure, Linux, NEWEST};
-use super::element::{Element, element};
-use super::plot::{label, rule};
-use crate::counts::{Measured, OPERATIONS, instructions};
+use super::drawing::{self, Area, Axis, Hover, INK, Place};
+use crate::measure::boots::BACKENDS;
+use crate::measure::costs::{Costs, instructions};
+use crate::measure::linux::{self, Figure, Linux, NEWEST};
+use crate::measure::subjects::{Group, Subject};
+use anyhow::Result;
+use plotters::prelude::*;
+use plotters::style::text_anchor::HPos;
 
-const WIDTH: f64 = 1060.0;
-/// Where bars begin and end.
-const SPAN: [f64; 2] = [330.0, 900.0];
-/// What the ends stand for.
+/// Pixels of the width.
+const WIDTH: u32 = 1060;
+/// What the ends of the scale represent.
 const RANGE: [f64; 2] = [1.0, 1000.0];
-/// Height of a bar, and of what is between operations.
-const BAR: f64 = 11.0;
-const GAP: f64 = 10.0;
-/// Where the first operation is: below title and legend.
-const TOP: f64 = 74.0;
+/// Pixels of the height of a bar, and of what is between operations.
+const BAR: i32 = 11;
+const GAP: i32 = 10;
+/// Pixels above and below the bars: title and legend, and the axis.
+const ABOVE: i32 = 74;
+const BELOW: i32 = 44;
+/// Linux's slot.
+const LINUX: usize = BACKENDS.len();
 
-/// The bars of these backends: the slot of a color, a name, counts.
-pub fn draw(title: &str, backends: &[(usize, &str, &Measured)]) -> Element {
-    let per_page = |measured: &Measured, op| measured.per_page(op).map(|page| page.instructions);
-    let known = OPERATIONS.iter().filter(|operation| {
-        backends
-            .iter()
-            .any(|(_, _, measured)| per_page(measured, operation.op).is_some())
-    });
-    let known: Vec<_> = known.collect();
-    let group = backends.len() as f64 * BAR + GAP;
-    let bottom = TOP + known.len() as f64 * group;
-    let mut drawing = element("svg")
-        .set("viewBox", format!("0 0 {WIDTH} {:.0}", bottom + 46.0))
-        .set("role", "img")
-        .with(element("title").text(title))
-        .with(label(0.0, 20.0, "title", title));
-    drawing = legend(drawing, backends);
-    let mut tick = RANGE[0];
-    while tick <= RANGE[1] {
-        let at = place(tick);
-        drawing = drawing
-            .with(rule([at, TOP - 6.0], [at, bottom], "grid"))
-            .with(label(at, bottom + 16.0, "middle soft", &format!("{tick}")));
-        tick *= 10.0;
-    }
-    let middle = (SPAN[0] + SPAN[1]) / 2.0;
-    drawing = drawing.with(label(
-        middle,
-        bottom + 36.0,
-        "middle",
-        "instructions per page, from 512 to 4096 pages",
-    ));
-    for (row, operation) in known.iter().enumerate() {
-        let top = TOP + row as f64 * group;
-        let center = top + (group - GAP) / 2.0 + 4.0;
-        drawing = drawing.with(label(SPAN[0] - 10.0, center, "end", operation.title));
-        for (i, (slot, name, measured)) in backends.iter().enumerate() {
-            let Some(value) = per_page(measured, operation.op) else {
-                continue;
+/// The bars of these backends: the slot, a name, costs.
+///
+/// # Errors
+///
+/// Those of plotters.
+pub fn draw(title: &str, backends: &[(usize, &str, &Costs)]) -> Result<String> {
+    let known: Vec<&Subject> = Subject::all(Group::Operation)
+        .filter(|operation| {
+            let mut all = backends.iter();
+            all.any(|(_, _, costs)| costs.per_page(operation.op).is_some())
+        })
+        .collect();
+    let group = i32::try_from(backends.len())? * BAR + GAP;
+    let height = ABOVE + i32::try_from(known.len())? * group + BELOW;
+    drawing::svg((WIDTH, height.unsigned_abs()), |root| {
+        root.draw(&Text::new(title.to_owned(), (0, 6), drawing::title()))?;
+        legend(root, backends)?;
+        let mut chart = ChartBuilder::on(root)
+            .margin_top(ABOVE)
+            .margin_right(140)
+            .x_label_area_size(BELOW)
+            .y_label_area_size(350)
+            .build_cartesian_2d(Axis::of(RANGE.into_iter()), 0.0..1.0)?;
+        let mut mesh = chart.configure_mesh();
+        drawing::style(&mut mesh);
+        mesh.disable_y_mesh()
+            .y_labels(0)
+            .x_desc("instructions per page, from 512 to 4096 pages")
+            .draw()?;
+        // What the scale does not reach is at its end.
+        let x = |value: f64| {
+            let value = value.clamp(RANGE[0], RANGE[1]);
+            chart.backend_coord(&(value, 0.0)).0
+        };
+        let left = x(RANGE[0]);
+        let mut hovers = Vec::new();
+        for (row, operation) in (0..).zip(&known) {
+            let top = ABOVE + row * group;
+            let middle = top + (group - GAP) / 2;
+            let title = operation.title;
+            drawing::write(root, title, (left - 10, middle), HPos::Right, INK)?;
+            let mut hover = |corners: [Place; 2], name: &str, value: &str| {
+                let text = format!("{title}, {name}: {value} instructions per page");
+                hovers.push(Hover { corners, text });
             };
-            let said = format!(
-                "{}, {name}: {} instructions per page",
-                operation.title,
-                instructions(value)
-            );
-            let (y, end) = (top + i as f64 * BAR, place(value));
-            let bar = element("rect")
-                .set("class", format!("f{slot}"))
-                .set("x", SPAN[0])
-                .set("y", format!("{y:.1}"))
-                .set("width", format!("{:.1}", (end - SPAN[0]).max(1.0)))
-                .set("height", BAR - 2.0);
-            drawing = drawing
-                .with(bar.with(element("title").text(&said)))
-                .with(label(
-                    end + 4.0,
-                    y + BAR - 2.0,
-                    "soft",
-                    &instructions(value),
-                ));
+            for (y, (slot, name, costs)) in
+                (top..).step_by(BAR.unsigned_abs() as usize).zip(backends)
+            {
+                let Some(page) = costs.per_page(operation.op) else {
+                    continue;
+                };
+                let end = x(page.instructions).max(left + 1);
+                let corners = [(left, y), (end, y + BAR - 2)];
+                root.draw(&Rectangle::new(corners, drawing::color(*slot).filled()))?;
+                let value = instructions(page.instructions);
+                drawing::write(root, &value, (end + 4, y + BAR / 2), HPos::Left, INK)?;
+                hover(corners, name, &value);
+            }
+            let linux = Linux::get().page(operation.op, NEWEST);
+            if let Some(value) = linux.and_then(Figure::instructions) {
+                let (at, bottom) = (x(value), top + group - GAP + 1);
+                drawing::line(root, LINUX, vec![(at, top - 3), (at, bottom)])?;
+                let corners = [(at - 3, top - 3), (at + 3, bottom)];
+                hover(corners, &format!("Linux {NEWEST}"), &value.to_string());
+            }
         }
-        if let Some(value) = Linux::get()
-            .page(operation.op, NEWEST)
-            .and_then(Figure::instructions)
-        {
-            let at = place(value);
-            let said = format!(
-                "{}, Linux {NEWEST}: {value} instructions per page",
-                operation.title
-            );
-            let mark = rule([at, top - 3.0], [at, top + group - GAP + 1.0], "line s5");
-            drawing = drawing.with(mark.with(element("title").text(&said)));
-        }
-    }
-    drawing
+        Ok(hovers)
+    })
 }
 
-fn legend(mut drawing: Element, backends: &[(usize, &str, &Measured)]) -> Element {
-    let mut x = 0.0;
+fn legend(root: &Area<'_>, backends: &[(usize, &str, &Costs)]) -> Result<()> {
+    let mut x = 0;
     for (slot, name, _) in backends {
-        let key = element("rect")
-            .set("class", format!("f{slot}"))
-            .set("x", format!("{x:.1}"))
-            .set("y", 36)
-            .set("width", 12)
-            .set("height", 12);
-        drawing = drawing.with(key).with(label(x + 18.0, 47.0, "", name));
-        x += 160.0;
+        let key = Rectangle::new([(x, 36), (x + 12, 48)], drawing::color(*slot).filled());
+        root.draw(&key)?;
+        drawing::write(root, name, (x + 18, 42), HPos::Left, INK)?;
+        x += 160;
     }
-    drawing
-        .with(rule([x + 6.0, 34.0], [x + 6.0, 50.0], "line s5"))
-        .with(label(x + 18.0, 47.0, "", &linux::label(NEWEST)))
-}
-
-/// Where a value is; what the scale does not reach is at its end.
-fn place(value: f64) -> f64 {
-    let [low, high] = RANGE.map(f64::log10);
-    let share = (value.max(RANGE[0]).log10() - low) / (high - low);
-    SPAN[0] + share.min(1.0) * (SPAN[1] - SPAN[0])
+    drawing::line(root, LINUX, vec![(x + 6, 34), (x + 6, 50)])?;
+    let name = linux::label(NEWEST);
+    drawing::write(root, &name, (x + 18, 42), HPos::Left, INK)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::results::tests::results;
-    use super::super::element::tests::check;
+    use super::super::tests::check;
     use super::*;
+    use crate::measure::results::tests::results;
 
     #[test]
     fn each_operation_has_a_bar_for_each_backend() {
         let results = results(&[512, 4096]);
         let backends: Vec<_> = results
-            .counted
-            .values()
+            .terms()
             .take(2)
             .enumerate()
-            .map(|(i, one)| (i, "x < y", one))
+            .map(|(i, (_, costs))| (i, "x < y", costs))
             .collect();
-        let drawn = draw("a & b", &backends).to_string();
+        let drawn = draw("a & b", &backends).unwrap();
         check(&drawn);
-        // Two keys of the legend.
-        assert_eq!(drawn.matches("<rect").count(), 2 + 2 * OPERATIONS.len());
+        let operations = Subject::all(Group::Operation).count();
+        for color in ["#0060B5", "#B54300"] {
+            // One for each operation, and the key of the legend.
+            let filled = format!("fill=\"{color}\"");
+            assert_eq!(drawn.matches(&filled).count(), operations + 1, "{color}");
+        }
         assert!(
             drawn.contains(
                 "map scattered frames, tables built, x &lt; y: 2.00 instructions per page"
             )
         );
         assert!(drawn.contains("Linux 7.2.12: 120.8 instructions per page"));
+        assert!(drawn.contains("\ninstructions per page, from 512 to 4096 pages\n"));
     }
 
     #[test]
     fn nothing_can_be_drawn() {
-        check(&draw("nothing", &[]).to_string());
-    }
-
-    #[test]
-    fn values_outside_of_the_scale_are_at_its_ends() {
-        assert_eq!(
-            [0.1, 1.0, 1000.0, 1e6].map(place),
-            [SPAN[0], SPAN[0], SPAN[1], SPAN[1]]
-        );
+        check(&draw("nothing", &[]).unwrap());
     }
 }

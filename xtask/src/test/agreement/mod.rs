@@ -8,15 +8,14 @@
 pub mod selftests;
 
 use super::boots::Bench;
-use super::parallel;
 use super::summary::{Failed, Row};
-use crate::bench::baseline;
-use crate::bench::counted::{CPUS, Counted, Setup, Terms};
-use crate::bench::prediction::Prediction;
-use crate::bench::sides::{differences, differences_of_boot};
+use crate::measure::agreement::differences;
+use crate::measure::baseline;
+use crate::measure::boots::{Counted, Measurement, Setup};
+use crate::measure::prediction::Prediction;
+use crate::parallel;
 use crate::qemu::Plugin;
 use anyhow::Result;
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 /// Name of the row, and first part of the names of its tests.
@@ -24,47 +23,16 @@ pub const ROW: &str = "agreement";
 /// The same of what is compared with the baseline.
 pub const BASELINE: &str = "bench";
 
-/// What a test is about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Planned {
-    /// The windows of a boot under these terms.
-    Windows(Terms),
-    /// The boot of this CPU, and waking a task there.
-    Boot(&'static str),
-}
-
-impl Planned {
-    fn all() -> impl Iterator<Item = Self> {
-        let boots = CPUS.into_iter().map(Self::Boot);
-        Terms::all().map(Self::Windows).chain(boots)
-    }
-
-    /// As part of the test's name.
-    fn name(&self) -> String {
-        match self {
-            Self::Windows(terms) => terms.name(),
-            Self::Boot(cpu) => format!("{}.boot_and_wake_up", cpu.replace('-', "_")),
-        }
-    }
-
-    fn count(&self, setup: &Setup<'_>) -> Result<Counted> {
-        match self {
-            Self::Windows(terms) => setup.count(terms, baseline::PAGES),
-            Self::Boot(cpu) => setup.count_boot(cpu),
-        }
-    }
-}
-
-fn selected_test(bench: &Bench<'_>, row: &str, planned: &Planned) -> bool {
-    bench.selects(&format!("{row}.{}", planned.name()))
+fn selected_test(bench: &Bench<'_>, row: &str, measurement: &Measurement) -> bool {
+    bench.selects(&format!("{row}.{}", measurement.name()))
 }
 
 /// Tells whether the filter selects any.
 pub fn selected(bench: &Bench<'_>) -> bool {
-    Planned::all().any(|planned| {
+    Measurement::all().any(|measurement| {
         [ROW, BASELINE]
             .iter()
-            .any(|row| selected_test(bench, row, &planned))
+            .any(|row| selected_test(bench, row, &measurement))
     })
 }
 
@@ -79,17 +47,16 @@ pub fn run(bench: &Bench<'_>, plugin: &Plugin, jobs: usize) -> Result<Vec<Row>> 
         workspace: bench.workspace,
         qemu: bench.qemu,
         artifacts: bench.artifacts,
-        plugin,
+        plugin: Some(plugin),
     };
-    let wanted = |row: &'static str| {
-        Planned::all().filter(move |planned| selected_test(bench, row, planned))
-    };
-    let all: BTreeSet<Planned> = wanted(ROW).chain(wanted(BASELINE)).collect();
-    let all: Vec<Planned> = all.into_iter().collect();
-    let counted = parallel::each(&all, jobs, |planned| {
-        let name = planned.name();
+    let wanted = |row: &str, measurement: &Measurement| selected_test(bench, row, measurement);
+    let all: Vec<Measurement> = Measurement::all()
+        .filter(|measurement| wanted(ROW, measurement) || wanted(BASELINE, measurement))
+        .collect();
+    let counted = parallel::each(&all, jobs, |measurement| {
+        let name = measurement.name();
         bench.progress.set_message(format!("{ROW}: {name}"));
-        let counted = planned.count(&setup);
+        let counted = setup.count(measurement, baseline::PAGES);
         let log = counted
             .as_ref()
             .map_or_else(|error| format!("{error:#}"), |counted| counted.log.clone());
@@ -97,39 +64,40 @@ pub fn run(bench: &Bench<'_>, plugin: &Plugin, jobs: usize) -> Result<Vec<Row>> 
         Ok(counted)
     })?;
     // After Ctrl-C there are fewer.
-    let counted: Vec<(&Planned, &Result<Counted>)> = all.iter().zip(&counted).collect();
+    let counted: Vec<(&Measurement, &Result<Counted>)> = all.iter().zip(&counted).collect();
     let booted = start.elapsed().as_secs_f64();
 
     let start = Instant::now();
     let mut agreement = Row::new(ROW);
     // It takes the model a while.
-    let prediction = wanted(ROW)
-        .next()
-        .map(|_| Prediction::make(bench.workspace, baseline::PAGES))
+    let prediction = all
+        .iter()
+        .any(|measurement| wanted(ROW, measurement))
+        .then(|| Prediction::make(bench.workspace, baseline::PAGES))
         .transpose();
-    judge(bench, &mut agreement, &counted, |planned, counted| {
-        match (planned, &prediction) {
-            (_, Err(error)) => lines(error),
-            (Planned::Boot(cpu), Ok(known)) => differences_of_boot(cpu, counted, known.as_ref()),
-            (Planned::Windows(terms), Ok(known)) => differences(terms, counted, known.as_ref()),
-        }
-    });
+    judge(
+        bench,
+        &mut agreement,
+        &counted,
+        |measurement, counted| match &prediction {
+            Err(error) => lines(error),
+            Ok(known) => differences(measurement, counted, known.as_ref()),
+        },
+    );
     agreement.seconds = booted + start.elapsed().as_secs_f64();
 
     let start = Instant::now();
     let mut kept = Row::new(BASELINE);
     let committed = baseline::read(bench.workspace);
-    judge(bench, &mut kept, &counted, |planned, counted| {
-        match (planned, &committed) {
-            (Planned::Windows(terms), Ok(committed)) => {
-                baseline::worse(committed, terms, &counted.outside)
-            }
-            (Planned::Boot(cpu), Ok(committed)) => {
-                baseline::worse_boot(committed, cpu, &counted.outside)
-            }
-            (_, Err(error)) => lines(error),
-        }
-    });
+    judge(
+        bench,
+        &mut kept,
+        &counted,
+        |measurement, counted| match &committed {
+            Ok(committed) => baseline::worse(committed, measurement, &counted.outside),
+            Err(error) => lines(error),
+        },
+    );
     kept.seconds = start.elapsed().as_secs_f64();
     let rows = [agreement, kept].into_iter();
     Ok(rows.filter(|row| row.passed + row.failed > 0).collect())
@@ -143,22 +111,22 @@ fn lines(error: &anyhow::Error) -> Vec<String> {
 fn judge(
     bench: &Bench<'_>,
     row: &mut Row,
-    counted: &[(&Planned, &Result<Counted>)],
-    problems: impl Fn(&Planned, &Counted) -> Vec<String>,
+    counted: &[(&Measurement, &Result<Counted>)],
+    problems: impl Fn(&Measurement, &Counted) -> Vec<String>,
 ) {
-    for (planned, counted) in counted {
-        if !selected_test(bench, &row.name, planned) {
+    for (measurement, counted) in counted {
+        if !selected_test(bench, &row.name, measurement) {
             continue;
         }
         let problems = match counted {
-            Ok(counted) => problems(planned, counted),
+            Ok(counted) => problems(measurement, counted),
             Err(error) => lines(error),
         };
         if problems.is_empty() {
             row.passed += 1;
             continue;
         }
-        let name = format!("{}.{}", row.name, planned.name());
+        let name = format!("{}.{}", row.name, measurement.name());
         let mut again = format!("again: cargo xtask test --filter '{name}'");
         if row.name == BASELINE {
             again.push_str("\nif that is meant to be so: cargo xtask bench --write");

@@ -8,15 +8,15 @@
 
 use crate::guest;
 use crate::ktap::Parser;
+use crate::measure::boots::BACKENDS;
+use crate::measure::windows::{Window, Windows};
 use crate::qemu::boot::Watch;
 use crate::qemu::machine::Clock;
 use crate::qemu::{Boot, Input, Machine, Plugin, Verdict};
 use crate::run::again;
 use crate::scratch;
 use crate::test::boots::Bench;
-use crate::test::soak::tasks::BACKENDS;
 use crate::test::summary::Row;
-use crate::windows::{Window, Windows};
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;

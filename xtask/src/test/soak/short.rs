@@ -5,9 +5,9 @@
 
 use super::tasks::{Scene, Soaked, soak};
 use crate::glob;
+use crate::parallel;
 use crate::qemu::machine::Gic::{self, V2, V3};
 use crate::test::boots::Bench;
-use crate::test::parallel;
 use crate::test::summary::{Failed, Row};
 use anyhow::Result;
 use std::time::Instant;

@@ -7,6 +7,7 @@
 
 use super::{Round, Seed, Work};
 use crate::failure;
+use crate::measure::boots::BACKENDS;
 use crate::qemu::boot::Watch;
 use crate::qemu::machine::{Board, Gic};
 use crate::qemu::{Boot, Input, Machine, Verdict};
@@ -31,14 +32,6 @@ const MACHINES: [(&str, Gic); 4] = [
     ("max", Gic::V3),
     ("cortex-a72", Gic::V3),
     ("max", Gic::V2),
-];
-/// With which backend.
-pub const BACKENDS: [&str; 5] = [
-    "defer-barriers",
-    "defer-stores",
-    "batch-invalidations",
-    "multicall",
-    "eager",
 ];
 
 /// A machine, and the backend of its kernel.

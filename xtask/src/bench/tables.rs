@@ -2,14 +2,13 @@
 
 //! The tables, for the terminal and for the document: ours beside Linux's, one table for each operation.
 
-use super::counted::MOST_OF_USUAL;
-use super::linux::{Figure, Linux, NEWEST};
-use super::results::{BOOT, Results};
 use super::statements::Aimed;
-use crate::counts::{
-    Cost, EVENTS, Measured, OPERATIONS, Operation, PerPage, WAKES, few, instructions,
-};
-use comfy_table::{CellAlignment, Table, presets};
+use crate::measure::boots::{DEFER_BARRIERS, MOST_OF_USUAL, Measurement};
+use crate::measure::costs::{Cost, instructions};
+use crate::measure::linux::{Figure, Linux, NEWEST};
+use crate::measure::results::Results;
+use crate::measure::subjects::{Group, Subject};
+use comfy_table::{CellAlignment, Table, TableStyle, presets};
 use std::collections::BTreeSet;
 
 /// A table with its title.
@@ -24,76 +23,82 @@ pub struct Titled {
 }
 
 impl Titled {
-    /// For the terminal.
-    pub fn shown(&self) -> String {
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_BORDERS_ONLY);
-        table.set_header(&self.header);
-        for row in &self.rows {
-            table.add_row(row);
-        }
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        format!("{}\n{table}", self.title)
-    }
-
-    fn new(title: String, header: &[&str], rows: Vec<Vec<String>>) -> Self {
+    /// A table.
+    pub fn new(title: impl Into<String>, header: &[&str], rows: Vec<Vec<String>>) -> Self {
         Self {
-            title,
+            title: title.into(),
             header: header.iter().map(|name| (*name).to_owned()).collect(),
             rows,
         }
     }
+
+    /// For the terminal.
+    pub fn shown(&self) -> String {
+        format!("{}\n{}", self.title, self.drawn(presets::UTF8_BORDERS_ONLY))
+    }
+
+    /// For a document, without its title.
+    pub fn markdown(&self) -> String {
+        self.drawn(presets::ASCII_MARKDOWN)
+    }
+
+    fn drawn(&self, style: TableStyle) -> String {
+        let mut table = Table::new();
+        table.load_style(style);
+        table.set_header(&self.header);
+        table.add_rows(&self.rows);
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table.to_string()
+    }
+}
+
+/// A cell of what may be unknown.
+fn cell(of: Option<impl ToString>) -> String {
+    of.map_or_else(|| "-".to_owned(), |of| of.to_string())
 }
 
 /// What an operation costs, and what it costs Linux.
-pub fn of_operation(results: &Results, operation: &Operation) -> Titled {
+fn of_operation(results: &Results, operation: &Subject) -> Titled {
     let op = operation.op;
     let sizes: BTreeSet<u64> = results
-        .counted
-        .values()
-        .flat_map(|measured| measured.of(op).map(|(pages, _)| pages))
+        .terms()
+        .flat_map(|(_, costs)| costs.of(op).map(|(pages, _)| pages))
         .collect();
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    for (terms, measured) in &results.counted {
-        let mut cells = vec![measured.per_page(op).map_or_else(|| "-".to_owned(), page)];
-        cells.extend(sizes.iter().map(|pages| {
-            let cost = measured.costs.get(&(op, *pages));
-            cost.map_or_else(|| "-".to_owned(), call)
-        }));
+    // Most CPUs execute the same: a row says it once. So it is the CPUs, what is the same on them, and the cells.
+    let mut ours: Vec<(Vec<&str>, String, Vec<String>)> = Vec::new();
+    for (terms, costs) in results.terms() {
+        let calls = sizes.iter().map(|pages| cell(costs.get(op, *pages)));
+        let cells: Vec<String> = [cell(costs.per_page(op))]
+            .into_iter()
+            .chain(calls)
+            .collect();
         let name = format!("{}, {}", terms.policy, terms.backend);
-        // Most CPUs execute the same: a row says it once.
-        let same = rows.iter_mut().find(|row| {
-            row[0]
-                .split_once(": ")
-                .is_some_and(|(_, known)| known == name)
-                && row[1..] == cells
-        });
-        match same {
-            Some(row) => row[0] = row[0].replacen(": ", &format!(", {}: ", terms.cpu), 1),
-            None => {
-                cells.insert(0, format!("{}: {name}", terms.cpu));
-                rows.push(cells);
-            }
+        match ours.iter_mut().find(|row| row.1 == name && row.2 == cells) {
+            Some((cpus, ..)) => cpus.push(&terms.cpu),
+            None => ours.push((vec![&terms.cpu], name, cells)),
         }
     }
+    let mut rows: Vec<Vec<String>> = ours
+        .into_iter()
+        .map(|(cpus, name, cells)| row(format!("{}: {name}", cpus.join(", ")), cells))
+        .collect();
     let linux = Linux::get();
-    for kernel in &linux.kernels {
-        let figure = |figure: Option<Figure>| {
-            figure.map_or_else(|| "-".to_owned(), |figure| figure.to_string())
-        };
-        let mut row = vec![format!("Linux {kernel}"), figure(linux.page(op, kernel))];
-        row.extend(
-            sizes
-                .iter()
-                .map(|pages| figure(linux.call(op, *pages, kernel))),
-        );
-        if row[1..].iter().any(|cell| cell != "-") {
-            rows.push(row);
-        }
-    }
-    rows.extend(ratio(results, op, &sizes));
+    let of_linux = linux.kernels.iter().map(|kernel| {
+        let calls = sizes
+            .iter()
+            .map(|pages| cell(linux.call(op, *pages, kernel)));
+        let cells = [cell(linux.page(op, kernel))].into_iter().chain(calls);
+        row(format!("Linux {kernel}"), cells.collect())
+    });
+    let ratio = ratio(results, op, &sizes);
+    // What was not measured has no row.
+    rows.extend(
+        of_linux
+            .chain(ratio)
+            .filter(|row| row[1..].iter().any(|cell| cell != "-")),
+    );
     let mut header = vec!["", "one page more"];
     let calls: Vec<String> = sizes.iter().map(|pages| plural(*pages)).collect();
     header.extend(calls.iter().map(String::as_str));
@@ -108,10 +113,17 @@ pub fn of_operation(results: &Results, operation: &Operation) -> Titled {
     Titled::new(title, &header, rows)
 }
 
+fn row(first: String, mut cells: Vec<String>) -> Vec<String> {
+    cells.insert(0, first);
+    cells
+}
+
 /// That calls for one page each have no windows of the largest size, if others have.
 pub fn where_calls_end(results: &Results) -> Option<String> {
-    let sizes = results.counted.values().flat_map(|one| one.costs.keys());
-    let largest = sizes.map(|(_, pages)| *pages).max()?;
+    let operations = results
+        .windows()
+        .filter(|((_, subject, _), _)| subject.group == Group::Operation);
+    let largest = operations.map(|((_, _, pages), _)| pages).max()?;
     (largest > MOST_OF_USUAL).then(|| {
         format!("Windows in which each page is a call of its own end at {MOST_OF_USUAL} pages.")
     })
@@ -126,67 +138,38 @@ fn plural(pages: u64) -> String {
 
 /// How many times as many instructions the newest Linux executes as ours on the same CPU.
 fn ratio(results: &Results, op: u8, sizes: &BTreeSet<u64>) -> Option<Vec<String>> {
-    let (terms, ours) = results.headline()?;
+    let ours = results.headline()?;
     let linux = Linux::get();
-    let times = |linux: Option<Figure>, ours: Option<f64>| match (
-        linux.and_then(Figure::instructions),
-        ours,
-    ) {
-        (Some(linux), Some(ours)) if ours > 0.0 => format!("{:.1} x", linux / ours),
-        _ => "-".to_owned(),
+    let times = |linux: Option<Figure>, ours: Option<f64>| {
+        let (linux, ours) = (linux?.instructions()?, ours.filter(|ours| *ours > 0.0)?);
+        Some(format!("{:.1} x", linux / ours))
     };
     let page = ours.per_page(op).map(|page| page.instructions);
-    let mut row = vec![
-        format!("Linux {NEWEST} : {}", terms.backend),
-        times(linux.page(op, NEWEST), page),
-    ];
-    row.extend(sizes.iter().map(|pages| {
-        let cost = ours.costs.get(&(op, *pages));
-        times(
-            linux.call(op, *pages, NEWEST),
-            cost.map(|cost| cost.instructions as f64),
-        )
-    }));
-    row[1..].iter().any(|cell| cell != "-").then_some(row)
-}
-
-pub fn page(page: PerPage) -> String {
-    let barriers = [page.dsb, page.isb, page.tlbi].map(few).join(" / ");
-    format!("{} / {barriers}", instructions(page.instructions))
-}
-
-fn call(cost: &Cost) -> String {
-    format!(
-        "{} / {} / {} / {}",
-        cost.instructions, cost.dsb, cost.isb, cost.tlbi
-    )
+    let calls = sizes.iter().map(|pages| {
+        let cost = ours.get(op, *pages).map(|cost| cost.instructions as f64);
+        times(linux.call(op, *pages, NEWEST), cost)
+    });
+    let cells = [times(linux.page(op, NEWEST), page)]
+        .into_iter()
+        .chain(calls);
+    let name = format!("Linux {NEWEST} : {DEFER_BARRIERS}");
+    Some(row(name, cells.map(cell).collect()))
 }
 
 /// What the scheduler costs.
 pub fn of_scheduler(results: &Results) -> Titled {
     let header = ["", "CPU", "instructions", "DSB", "ISB", "target"];
     let mut rows: Vec<Vec<String>> = Vec::new();
-    for event in EVENTS.iter().chain(&WAKES) {
-        let counted = results
-            .counted
-            .iter()
-            .map(|(terms, measured)| (&terms.cpu, measured));
-        let of: Vec<(&String, &Measured)> = counted.chain(&results.boots).collect();
-        for (cpu, measured) in of {
-            let Some(cost) = measured.events.get(event.name) else {
-                continue;
-            };
-            let target = event
-                .target
-                .map(|target| format!("<= {target}"))
-                .unwrap_or_default();
+    for group in [Group::Scheduler, Group::WakeUp] {
+        for (event, measurement, _, cost) in of_group(results, group) {
+            let target = event.target.map(|target| target.to_string());
             let row = vec![
                 event.title.to_owned(),
-                cpu.clone(),
+                measurement.cpu().to_owned(),
                 cost.instructions.to_string(),
                 cost.dsb.to_string(),
                 cost.isb.to_string(),
-                target,
+                target.unwrap_or_default(),
             ];
             // A backend changes nothing here as a rule.
             if !rows.contains(&row) {
@@ -195,7 +178,7 @@ pub fn of_scheduler(results: &Results) -> Titled {
         }
     }
     let title = "The scheduler: all that is executed, drivers included; waking needs two CPUs, without -icount, best of 8";
-    Titled::new(title.to_owned(), &header, rows)
+    Titled::new(title, &header, rows)
 }
 
 /// What a boot costs.
@@ -210,31 +193,42 @@ pub fn of_boot(results: &Results) -> Titled {
         "ISB",
         "TLBI",
     ];
-    let mut rows = Vec::new();
-    for (op, _, title) in BOOT {
-        for (cpu, measured) in &results.boots {
-            for (pages, cost) in measured.of(op) {
-                let (of, each) = match pages {
-                    0 => (String::new(), String::new()),
-                    _ => (
-                        pages.to_string(),
-                        instructions(cost.instructions as f64 / pages as f64),
-                    ),
-                };
-                rows.push(vec![
-                    title.to_owned(),
-                    cpu.clone(),
-                    of,
-                    cost.instructions.to_string(),
-                    each,
-                    cost.dsb.to_string(),
-                    cost.isb.to_string(),
-                    cost.tlbi.to_string(),
-                ]);
-            }
-        }
-    }
-    Titled::new("The boot, with one CPU and 1 GiB".to_owned(), &header, rows)
+    let rows = of_group(results, Group::Boot).map(|(window, measurement, pages, cost)| {
+        let (of, each) = match pages {
+            0 => (String::new(), String::new()),
+            _ => (
+                pages.to_string(),
+                instructions(cost.instructions as f64 / pages as f64),
+            ),
+        };
+        vec![
+            window.title.to_owned(),
+            measurement.cpu().to_owned(),
+            of,
+            cost.instructions.to_string(),
+            each,
+            cost.dsb.to_string(),
+            cost.isb.to_string(),
+            cost.tlbi.to_string(),
+        ]
+    });
+    Titled::new("The boot, with one CPU and 1 GiB", &header, rows.collect())
+}
+
+/// The windows of the subjects of `group`, subject by subject.
+fn of_group(
+    results: &Results,
+    group: Group,
+) -> impl Iterator<Item = (&'static Subject, &Measurement, u64, &Cost)> {
+    Subject::all(group).flat_map(move |subject| {
+        results
+            .measured
+            .iter()
+            .flat_map(move |(measurement, costs)| {
+                let windows = costs.of(subject.op);
+                windows.map(move |(pages, cost)| (subject, measurement, pages, cost))
+            })
+    })
 }
 
 /// The targets.
@@ -250,18 +244,16 @@ pub fn of_targets(aims: &[Aimed]) -> Titled {
         ]
     });
     let title = "Targets: of a page or an event, on cortex-a72, classic, defer-barriers";
-    Titled::new(title.to_owned(), &header, rows.collect())
+    Titled::new(title, &header, rows.collect())
 }
 
 /// All tables of operations that were measured, in the order of the report.
-pub fn of_operations(results: &Results) -> Vec<(&'static Operation, Titled)> {
-    let measured = |operation: &&Operation| {
-        results
-            .counted
-            .values()
-            .any(|one| one.of(operation.op).next().is_some())
+pub fn of_operations(results: &Results) -> Vec<(&'static Subject, Titled)> {
+    let measured = |operation: &&Subject| {
+        let mut all = results.terms();
+        all.any(|(_, costs)| costs.of(operation.op).next().is_some())
     };
-    let known = OPERATIONS.iter().filter(measured);
+    let known = Subject::all(Group::Operation).filter(measured);
     known
         .map(|operation| (operation, of_operation(results, operation)))
         .collect()
@@ -269,9 +261,9 @@ pub fn of_operations(results: &Results) -> Vec<(&'static Operation, Titled)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::results::tests::results;
     use super::super::statements::targets;
     use super::*;
+    use crate::measure::results::tests::{cost, results};
 
     fn row<'a>(table: &'a Titled, first: &str) -> &'a [String] {
         let row = table.rows.iter().find(|row| row[0] == first);
@@ -281,7 +273,7 @@ mod tests {
     #[test]
     fn ours_stand_beside_those_of_linux() {
         let results = results(&[1, 512, 4096]);
-        let table = of_operation(&results, &OPERATIONS[0]);
+        let table = of_operation(&results, Subject::of(1).unwrap());
         assert_eq!(
             table.header,
             ["", "one page more", "1 page", "512 pages", "4096 pages"]
@@ -313,11 +305,8 @@ mod tests {
 
     #[test]
     fn what_linux_was_not_asked_for_has_no_row() {
-        let op = OPERATIONS
-            .iter()
-            .find(|operation| operation.op == 12)
-            .unwrap();
-        let table = of_operation(&results(&[512, 4096]), op);
+        let apply_clear = Subject::of(12).unwrap();
+        let table = of_operation(&results(&[512, 4096]), apply_clear);
         assert!(
             table.rows.iter().all(|row| !row[0].contains("Linux")),
             "{table:?}"
@@ -334,9 +323,9 @@ mod tests {
     #[test]
     fn cpus_that_differ_have_rows_of_their_own() {
         let mut results = results(&[512, 4096]);
-        let (_, first) = results.counted.iter_mut().next().unwrap();
-        first.costs.entry((1, 512)).and_modify(|cost| cost.tlbi = 1);
-        let table = of_operation(&results, &OPERATIONS[0]);
+        let terms = ["cortex-a72", "classic", "batch-invalidations"];
+        cost(&mut results, terms, "map_scattered_and_build_tables", 512).tlbi = 1;
+        let table = of_operation(&results, Subject::of(1).unwrap());
         assert_eq!(
             row(&table, "cortex-a72: classic, batch-invalidations")[2],
             "1124 / 1 / 1 / 1"
@@ -351,7 +340,7 @@ mod tests {
     fn scheduler_boot_and_targets_have_tables() {
         let results = results(&[512, 4096]);
         let scheduler = of_scheduler(&results);
-        assert_eq!(scheduler.rows.len(), 2 * (EVENTS.len() + WAKES.len()));
+        assert_eq!(scheduler.rows.len(), 2 * (5 + 2));
         let boot = of_boot(&results);
         assert_eq!(
             row(&boot, "linear map of all memory")[2..5],

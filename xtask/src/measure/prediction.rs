@@ -2,11 +2,13 @@
 
 //! What the machine model says that each window executes (kernel/tests/windows.rs).
 
-use super::counted::{MOST_OF_USUAL, Terms};
+use super::boots::{MOST_OF_USUAL, Terms};
+use super::lines;
 use crate::process;
 use crate::scratch;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
 
@@ -18,16 +20,32 @@ const PAGES: &str = "LAZYMMU_PAGES";
 /// DSB, ISB, TLBI, and the `DSB ISH` among the DSB.
 pub type Barriers = [u64; 4];
 
-/// By `backend= policy= tlb=`, number and pages; an event of the scheduler's has none.
+/// The barriers of each window, by `backend= policy= tlb=`, number and pages; the scheduler's events have 0 pages.
 #[derive(Clone, Debug, Default)]
 pub struct Prediction {
-    known: BTreeMap<(String, u8, Option<u64>), Barriers>,
+    known: BTreeMap<(String, u8, u64), Barriers>,
     /// Pages of the largest windows that the model was asked for.
     most: u64,
 }
 
 /// Pages of the largest windows that it has.
 pub const LARGEST: u64 = MOST_OF_USUAL;
+
+/// A line of the model's.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    backend: String,
+    policy: String,
+    tlb: String,
+    op: u8,
+    #[serde(default)]
+    pages: u64,
+    dsb: u64,
+    isb: u64,
+    tlbi: u64,
+    ish: u64,
+}
 
 impl Prediction {
     /// Lets the model predict windows of up to `pages` pages, or as many as it has.
@@ -57,44 +75,29 @@ impl Prediction {
     }
 
     fn parse(text: &str, most: u64) -> Result<Self> {
-        let mut all = BTreeMap::new();
-        for line in text.lines() {
-            let read = || -> Result<_> {
-                let words = line.strip_prefix("predicted ").context("no prediction")?;
-                let (terms, rest) = words.split_once(" op=").context("`op=` is missing")?;
-                let (op, mut rest) = rest.split_once(' ').context("nothing follows `op=`")?;
-                let mut next = |name: &str| -> Result<u64> {
-                    let (word, behind) = rest.split_once(' ').unwrap_or((rest, ""));
-                    let digits = word.strip_prefix(name);
-                    let digits = digits.with_context(|| format!("`{name}` is missing"))?;
-                    rest = behind;
-                    Ok(digits.parse()?)
-                };
-                let pages = words.contains(" pages=").then(|| next("pages="));
-                let barriers = [next("dsb=")?, next("isb=")?, next("tlbi=")?, next("ish=")?];
-                Ok((
-                    (terms.to_owned(), op.parse()?, pages.transpose()?),
-                    barriers,
-                ))
-            };
-            let (key, barriers) = read().with_context(|| format!("in `{line}`"))?;
+        let mut known = BTreeMap::new();
+        for text in text.lines() {
+            let words = text.strip_prefix("predicted ").context("no prediction");
+            let line: Line = words
+                .and_then(lines::fields)
+                .with_context(|| format!("in `{text}`"))?;
+            let terms = key(&line.backend, &line.policy, &line.tlb);
+            let barriers = [line.dsb, line.isb, line.tlbi, line.ish];
             ensure!(
-                all.insert(key, barriers).is_none(),
-                "`{line}` is the second one of its kind"
+                known
+                    .insert((terms, line.op, line.pages), barriers)
+                    .is_none(),
+                "`{text}` is the second one of its kind"
             );
         }
-        ensure!(!all.is_empty(), "the model has predicted no window");
-        Ok(Self { known: all, most })
+        ensure!(!known.is_empty(), "the model has predicted no window");
+        Ok(Self { known, most })
     }
 
-    /// What is predicted for a window.
+    /// What is predicted for a window, or for an event of the scheduler, which has 0 pages.
     pub fn of(&self, terms: &Terms, op: u8, pages: u64) -> Option<Barriers> {
-        self.known.get(&(key(terms), op, Some(pages))).copied()
-    }
-
-    /// What is predicted for an event of the scheduler's.
-    pub fn of_event(&self, terms: &Terms, op: u8) -> Option<Barriers> {
-        self.known.get(&(key(terms), op, None)).copied()
+        let terms = key(&terms.backend, &terms.policy, terms.tlb());
+        self.known.get(&(terms, op, pages)).copied()
     }
 
     /// Whether the model was asked for windows of `pages` pages.
@@ -102,19 +105,21 @@ impl Prediction {
         pages <= self.most
     }
 
-    /// The windows that are predicted.
+    /// The windows that are predicted, without the events.
     pub fn windows(&self, terms: &Terms) -> impl Iterator<Item = (u8, u64)> {
-        let key = key(terms);
-        self.known
+        let wanted = key(&terms.backend, &terms.policy, terms.tlb());
+        let of_terms = self
+            .known
             .keys()
-            .filter(move |(terms, _, _)| *terms == key)
-            .filter_map(|(_, op, pages)| Some((*op, (*pages)?)))
-            .filter(|(_, pages)| self.covers(*pages))
+            .filter(move |(terms, ..)| *terms == wanted);
+        of_terms
+            .map(|(_, op, pages)| (*op, *pages))
+            .filter(|(_, pages)| *pages > 0 && self.covers(*pages))
     }
 }
 
-fn key(terms: &Terms) -> String {
-    format!("{} tlb={}", terms.said(), terms.tlb())
+fn key(backend: &str, policy: &str, tlb: &str) -> String {
+    format!("backend={backend} policy={policy} tlb={tlb}")
 }
 
 #[cfg(test)]
@@ -147,8 +152,8 @@ predicted backend=eager policy=classic tlb=none op=131 dsb=1 isb=0 tlbi=0 ish=1
         assert!(read.covers(4096) && !read.covers(4097));
         let fewer = Prediction::parse(TEXT, 4).unwrap();
         assert_eq!(fewer.windows(&small).collect::<Vec<_>>(), [(8, 4)]);
-        assert_eq!(read.of_event(&small, 131), Some([1, 0, 0, 1]));
-        assert_eq!(read.of_event(&small, 8), None);
+        assert_eq!(read.of(&small, 131, 0), Some([1, 0, 0, 1]));
+        assert_eq!(read.of(&small, 8, 0), None);
         assert_eq!(read.of(&small, 131, 4), None);
     }
 
@@ -156,12 +161,12 @@ predicted backend=eager policy=classic tlb=none op=131 dsb=1 isb=0 tlbi=0 ish=1
     fn a_line_that_says_something_else_is_refused() {
         for (from, to, expected) in [
             ("predicted", "perhaps", "no prediction"),
-            (" op=8 ", " ", "`op=` is missing"),
-            ("dsb=4", "dsb=four", "invalid digit"),
-            ("isb=4 ", "", "`isb=` is missing"),
+            (" op=8 ", " ", "missing field `op`"),
+            ("dsb=4", "dsb=four", "invalid type: string \"four\""),
+            ("isb=4 ", "", "missing field `isb`"),
             ("pages=16", "pages=4", "is the second one of its kind"),
-            ("pages=16", "pages=", "cannot parse integer"),
-            ("op=131", "op=131 page=1", "`dsb=` is missing"),
+            ("pages=16", "pages=", "invalid type: string \"\""),
+            ("op=131", "op=131 page=1", "unknown field `page`"),
         ] {
             let error = Prediction::parse(&TEXT.replace(from, to), 4096).unwrap_err();
             assert!(format!("{error:#}").contains(expected), "{to}: {error:#}");

@@ -6,8 +6,7 @@
 use super::baseline;
 use super::linux::{self, Linux};
 use super::results::Results;
-use super::table;
-use crate::counts::OPERATIONS;
+use super::subjects::Subject;
 use crate::workspace::Workspace;
 use anyhow::Result;
 
@@ -48,15 +47,14 @@ pub fn shown(workspace: &Workspace) -> Result<String> {
 }
 
 fn rows(results: &Results) -> Vec<Row> {
-    let Some((_, measured)) = results.headline() else {
+    let Some(costs) = results.headline() else {
         return Vec::new();
     };
     let row = |op: u8| {
-        let operation = OPERATIONS.iter().find(|operation| operation.op == op)?;
         let linux = Linux::get().page(op, linux::NEWEST)?;
         Some(Row {
-            title: operation.title,
-            here: table::page(measured.per_page(op)?),
+            title: Subject::of(op)?.title,
+            here: costs.per_page(op)?.to_string(),
             linux: linux.to_string(),
         })
     };

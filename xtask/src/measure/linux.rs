@@ -4,8 +4,7 @@
 //!
 //! The file is part of xtask, so that a report needs no other machine; nothing here measures Linux.
 
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::LazyLock;
@@ -16,11 +15,8 @@ pub const NEWEST: &str = "7.2.12";
 /// What it was measured on, linux.json: barriers are those without FEAT_ETS2.
 const MEASURED_ON: &str = "cortex-a72, classic";
 
-const TEXT: &str = include_str!("linux.json");
-
 static LINUX: LazyLock<Linux> = LazyLock::new(|| {
-    // A file that is compiled in is as good as code: a test reads it.
-    Linux::parse(TEXT).unwrap_or_default()
+    serde_json::from_str(include_str!("linux.json")).expect("a test has read the same text")
 });
 
 /// In legends: the kernel, and what it was measured on, whatever the plot is about.
@@ -29,7 +25,7 @@ pub fn label(kernel: &str) -> String {
 }
 
 /// Instructions, DSB, ISB and TLBI, as far as they were measured.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 pub struct Figure([Option<f64>; 4]);
 
 impl Figure {
@@ -38,25 +34,9 @@ impl Figure {
         self.0[0]
     }
 
-    /// DSB.
-    pub fn dsb(self) -> Option<f64> {
-        self.0[1]
-    }
-
-    /// ISB.
-    pub fn isb(self) -> Option<f64> {
-        self.0[2]
-    }
-
-    fn parse(value: &Value) -> Result<Self> {
-        let list = value.as_array().context("a figure is no list")?;
-        ensure!(list.len() == 4, "a figure has {} numbers", list.len());
-        let mut figure = Self::default();
-        for (to, from) in figure.0.iter_mut().zip(list) {
-            ensure!(from.is_null() || from.is_number(), "`{from}` is no number");
-            *to = from.as_f64();
-        }
-        Ok(figure)
+    /// DSB and ISB together.
+    pub fn barriers(self) -> Option<f64> {
+        Some(self.0[1]? + self.0[2]?)
     }
 }
 
@@ -78,26 +58,29 @@ impl fmt::Display for Figure {
 }
 
 /// A row of the file.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Row {
     /// What was called.
     pub window: String,
     /// The windows of ours that do the same.
-    pub ours: Vec<u64>,
+    pub ours: Vec<u8>,
     /// On how many pages; 0 where a page more is meant.
+    #[serde(default)]
     pub pages: u64,
     /// By kernel.
+    #[serde(flatten)]
     pub figures: BTreeMap<String, Figure>,
 }
 
 /// The whole file.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Linux {
     /// How it was measured, in sentences.
     pub how: Vec<String>,
     /// The kernels, newest first.
     pub kernels: Vec<String>,
     /// What a page more costs, from 512 to 4096.
+    #[serde(rename = "per_page_from_512_to_4096_pages")]
     pub per_page: Vec<Row>,
     /// What a call costs.
     pub whole_calls: Vec<Row>,
@@ -127,71 +110,22 @@ impl Linux {
         let row = rows.find(|row| row.is(op) && row.pages == pages)?;
         row.figures.get(kernel).copied()
     }
-
-    fn parse(text: &str) -> Result<Self> {
-        let file: Value = serde_json::from_str(text)?;
-        let list = |name: &str| {
-            let list = file.get(name).and_then(Value::as_array);
-            list.with_context(|| format!("the list `{name}` is missing"))
-        };
-        let words = |name: &str| -> Result<Vec<String>> {
-            let words = list(name)?
-                .iter()
-                .map(|word| word.as_str().map(str::to_owned));
-            words
-                .collect::<Option<_>>()
-                .with_context(|| format!("`{name}` is no list of texts"))
-        };
-        let kernels = words("kernels")?;
-        let rows = |name: &str| -> Result<Vec<Row>> {
-            list(name)?
-                .iter()
-                .map(|row| Row::parse(row, &kernels))
-                .collect()
-        };
-        Ok(Self {
-            how: words("how")?,
-            per_page: rows("per_page_from_512_to_4096_pages")?,
-            whole_calls: rows("whole_calls")?,
-            kernels,
-        })
-    }
 }
 
 impl Row {
     fn is(&self, op: u8) -> bool {
-        self.ours.contains(&op.into())
-    }
-
-    fn parse(row: &Value, kernels: &[String]) -> Result<Self> {
-        let window = row["window"].as_str().context("a row has no `window`")?;
-        let ours = row["ours"].as_array().context("a row has no list `ours`")?;
-        let ours = ours.iter().map(Value::as_u64).collect::<Option<_>>();
-        let mut figures = BTreeMap::new();
-        for kernel in kernels {
-            if let Some(figure) = row.get(kernel) {
-                let figure = Figure::parse(figure).with_context(|| format!("in `{window}`"))?;
-                figures.insert(kernel.clone(), figure);
-            }
-        }
-        Ok(Self {
-            window: window.to_owned(),
-            ours: ours.with_context(|| format!("`ours` of `{window}` are no numbers"))?,
-            pages: row["pages"].as_u64().unwrap_or(0),
-            figures,
-        })
+        self.ours.contains(&op)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::counts::OPERATIONS;
+    use crate::measure::subjects::{Group, Subject};
 
     #[test]
     fn the_file_is_read_as_it_is_written() {
-        let linux = Linux::parse(TEXT).unwrap();
-        assert_eq!(*Linux::get(), linux);
+        let linux = Linux::get();
         assert_eq!(linux.kernels, [NEWEST, "6.12.107", "6.1.176"]);
         assert_eq!((linux.per_page.len(), linux.whole_calls.len()), (16, 5));
         let shown = |op, kernel| linux.page(op, kernel).map(|figure| figure.to_string());
@@ -207,8 +141,8 @@ mod tests {
         assert_eq!([13, 255].map(|op| linux.window(op)), [Some(window), None]);
         let call = linux.call(1, 65_536, NEWEST).unwrap();
         assert_eq!(
-            (call.instructions(), call.dsb()),
-            (Some(7.92e6), Some(131.0))
+            (call.instructions(), call.barriers()),
+            (Some(7.92e6), Some(131.0 + 153.0))
         );
         assert_eq!(linux.call(1, 5, NEWEST), None);
     }
@@ -219,19 +153,23 @@ mod tests {
         for row in linux.per_page.iter().chain(&linux.whole_calls) {
             assert!(!row.figures.is_empty(), "{}", row.window);
             for op in &row.ours {
-                let known = OPERATIONS.iter().any(|known| u64::from(known.op) == *op);
+                let known = Subject::all(Group::Operation).any(|known| known.op == *op);
                 assert!(known, "{}: {op}", row.window);
+            }
+            for kernel in row.figures.keys() {
+                assert!(linux.kernels.contains(kernel), "{}: {kernel}", row.window);
             }
         }
     }
 
     #[test]
     fn what_is_not_known_is_not_shown_as_zero() {
-        let shown = |list: &str| Figure::parse(&serde_json::from_str(list).unwrap());
+        let shown = |list: &str| serde_json::from_str::<Figure>(list);
         assert_eq!(
             shown("[1322, 2, null, 1]").unwrap().to_string(),
             "1322 / 2 / - / 1"
         );
+        assert_eq!(shown("[1, 2, null, 1]").unwrap().barriers(), None);
         assert_eq!(shown("[1, null, null, null]").unwrap().to_string(), "1");
         assert!(shown("[1, 2, 3]").is_err());
         assert!(shown("[1, 2, 3, \"4\"]").is_err());
