@@ -8,8 +8,8 @@
 //! fixed here: `MIRIFLAGS` of the environment does not count. Random tests know
 //! of Miri and do a two-hundredth of their work (`reduced` in `kernel/testkit/src/fake`).
 //!
-//! Miri uses one CPU, so as many test binaries run side by side as there are CPUs, each a cargo of its
-//! own. They are built by one before: cargos that build wait for each other.
+//! Miri uses one CPU, so as many modules of tests run side by side as there are CPUs, each by a cargo of
+//! its own. One cargo builds the test binaries before: cargos that build wait for each other.
 
 use crate::failure::Failure;
 use crate::process;
@@ -17,17 +17,16 @@ use crate::test::host;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
-use std::fs;
+use std::collections::BTreeMap;
 use std::num::NonZero;
-use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 /// The package whose tests run.
 const PACKAGE: &str = "lazymmu";
-/// Where its integration tests are, from the workspace's root: a file is a test binary.
-const TESTS: &str = "kernel/mmu/tests";
+/// Its test binaries, as cargo's arguments: the unit tests, and `kernel/mmu/tests`.
+const BINARIES: [&str; 3] = ["--lib", "--test=library", "--test=model"];
 /// Beyond Miri's defaults: a pointer is never made from a number, and alignment must hold
 /// by construction, not by luck of the allocator. The library passes with both.
 const FLAGS: &str = "-Zmiri-strict-provenance -Zmiri-symbolic-alignment-check";
@@ -37,8 +36,8 @@ const COMPONENTS: [&str; 2] = ["miri", "rust-src"];
 /// Run the tests of the page-table library under Miri, which finds undefined behavior
 ///
 /// Needs a nightly toolchain; adds it, or its components miri and rust-src, by rustup if they are
-/// missing. Test binaries run side by side, one per CPU; what one printed is shown when it has ended.
-/// The last line is `N passed, N failed`; a test binary that Miri stops counts as one failure.
+/// missing. Modules of tests run side by side, one per CPU; what one printed is shown when it has ended.
+/// The last line is `N passed, N failed`; a module that Miri stops counts as one failure.
 #[derive(Args, Debug)]
 pub struct Miri {
     /// The toolchain, as rustup names it
@@ -55,9 +54,15 @@ impl Miri {
     pub fn execute(self) -> Result<()> {
         let workspace = Workspace::find();
         provide(&self.toolchain)?;
-        let binaries = binaries(&workspace.root().join(TESTS))?;
-        process::run(&mut self.command(&workspace, &["--no-run", "--lib", "--tests"]))?;
-        let (passed, failed) = self.run_all(&workspace, binaries)?;
+        process::run(&mut self.command(&workspace, &[&BINARIES[..], &["--no-run"]].concat()))?;
+        let mut modules = Vec::new();
+        for binary in BINARIES {
+            let list = [binary, "--", "--list", "--format=terse"];
+            let listed = process::capture(&mut self.command(&workspace, &list))?;
+            let names = String::from_utf8_lossy(&listed.stdout);
+            modules.extend(modules_of(binary, &names, self.only.as_deref()));
+        }
+        let (passed, failed) = self.run_all(&workspace, modules)?;
         println!("\n{passed} passed, {failed} failed");
         if failed == 0 && passed > 0 {
             Ok(())
@@ -72,20 +77,20 @@ impl Miri {
         command
             .args(["miri", "test", "--no-fail-fast", "--package", PACKAGE])
             .args(arguments)
-            .args(self.only.as_ref().map(|name| ["--", name]).iter().flatten())
             .env("MIRIFLAGS", FLAGS);
         command
     }
 
-    /// Runs the binaries, one per CPU at a time, and returns how many tests passed and failed.
-    fn run_all(&self, workspace: &Workspace, binaries: Vec<Binary>) -> Result<(usize, usize)> {
+    /// Runs the modules, one per CPU at a time, and returns how many tests passed and failed.
+    fn run_all(&self, workspace: &Workspace, modules: Vec<Module>) -> Result<(usize, usize)> {
         let cpus = thread::available_parallelism().map_or(1, NonZero::get);
-        let left = Mutex::new(binaries.into_iter());
+        let left = Mutex::new(modules.into_iter());
         let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
         let work = || {
             let (mut passed, mut failed) = (0, 0);
-            while let Some(binary) = next() {
-                let arguments: Vec<&str> = binary.iter().map(String::as_str).collect();
+            while let Some((binary, tests)) = next() {
+                let mut arguments = vec![binary, "--", "--exact"];
+                arguments.extend(tests.iter().map(String::as_str));
                 let output = process::capture(&mut self.command(workspace, &arguments))
                     .context("rustup is needed; see https://rustup.rs")?;
                 show(&output);
@@ -108,26 +113,22 @@ impl Miri {
     }
 }
 
-/// What chooses a test binary, as cargo's arguments.
-type Binary = Vec<String>;
+/// A test binary, and the tests of one of its modules.
+type Module = (&'static str, Vec<String>);
 
-/// The library's unit tests, and each file of `tests`.
-fn binaries(tests: &Path) -> Result<Vec<Binary>> {
-    let cannot = || format!("cannot read {}", tests.display());
-    let mut binaries = vec![vec!["--lib".to_owned()]];
-    for entry in fs::read_dir(tests).with_context(cannot)? {
-        let path = entry.with_context(cannot)?.path();
-        if path.extension().is_some_and(|extension| extension == "rs")
-            && let Some(name) = path.file_stem().and_then(|stem| stem.to_str())
-        {
-            binaries.push(vec!["--test".to_owned(), name.to_owned()]);
+/// The modules of `binary` and their tests whose name contains `only`, from what the binary `listed`.
+fn modules_of(binary: &'static str, listed: &str, only: Option<&str>) -> Vec<Module> {
+    let mut modules = BTreeMap::<&str, Vec<String>>::new();
+    for name in listed.lines().filter_map(|it| it.strip_suffix(": test")) {
+        if only.is_none_or(|only| name.contains(only)) {
+            let module = name.split("::").next().unwrap_or_default();
+            modules.entry(module).or_default().push(name.to_owned());
         }
     }
-    binaries.sort();
-    Ok(binaries)
+    modules.into_values().map(|tests| (binary, tests)).collect()
 }
 
-/// Shows what a binary printed, in one piece: cargo's words, what Miri found, and the results.
+/// Shows what a module printed, in one piece: cargo's words, what Miri found, and the results.
 fn show(output: &Output) {
     eprintln!("{}", String::from_utf8_lossy(&output.stderr).trim_end());
     print!("{}", String::from_utf8_lossy(&output.stdout));
@@ -195,21 +196,38 @@ mod tests {
     fn flags_of_the_environment_do_not_count() {
         let miri = Miri {
             toolchain: "nightly".to_owned(),
-            only: Some("r18".to_owned()),
+            only: None,
         };
         let command = miri.command(&Workspace::find(), &["--lib"]);
         let flags = command.get_envs().find(|(name, _)| *name == "MIRIFLAGS");
         assert_eq!(flags.and_then(|(_, value)| value), Some(FLAGS.as_ref()));
         let arguments: Vec<_> = command.get_args().collect();
         assert_eq!(arguments[..5], ["run", "nightly", "cargo", "miri", "test"]);
-        assert_eq!(arguments[arguments.len() - 3..], ["--lib", "--", "r18"]);
+        assert_eq!(arguments.last(), Some(&"--lib".as_ref()));
     }
 
     #[test]
-    fn every_file_of_tests_is_a_binary() {
-        let tests = Workspace::find().root().join(TESTS);
-        let found = binaries(&tests).unwrap_or_default();
-        assert_eq!(found[0], ["--lib"]);
-        assert!(found.contains(&vec!["--test".to_owned(), "barriers".to_owned()]));
+    fn modules_are_those_of_the_selected_tests() {
+        let listed =
+            "edges::one: test\nholes::one: test\nholes::two: test\n\n3 tests, 0 benchmarks\n";
+        let of = |only| modules_of("--lib", listed, only);
+        let tests = |names: &[&str]| ("--lib", names.iter().map(|it| (*it).to_owned()).collect());
+        assert_eq!(
+            of(None),
+            [tests(&["edges::one"]), tests(&["holes::one", "holes::two"])]
+        );
+        assert_eq!(of(Some("two")), [tests(&["holes::two"])]);
+        assert_eq!(of(Some("three")), []);
+    }
+
+    /// Cargo refuses a `BINARIES` that is not there, but nothing else tells of one that is missing here.
+    #[test]
+    fn every_folder_of_tests_is_a_binary() {
+        let tests = Workspace::find().root().join("kernel/mmu/tests");
+        for entry in tests.read_dir().unwrap() {
+            let name = entry.unwrap().file_name();
+            let binary = format!("--test={}", name.display());
+            assert!(BINARIES.contains(&binary.as_str()), "{binary}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Programs that the compiler must refuse. `cargo test --doc` compiles each of them, and fails if
-//! one compiles. (`tests/tokens.rs` checks which types are not `Send` or not `Sync`.)
+//! one compiles. (`tests/library/tokens.rs` checks which types are not `Send` or not `Sync`.)
 //!
 //! The state and the counters of a task are freed with it, so safe code gets no reference to them:
 //!

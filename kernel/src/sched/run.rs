@@ -123,7 +123,7 @@ pub(super) fn schedule(why: Why, _masked: &Masked) {
     let next = unsafe { &*next };
     if next.arrive(index as u32) {
         // Rule: rows X2, X3 (R37). Behind the acquisition of the queue's lock, on whose outcome there has been a branch.
-        // Witness: the model (`model_scheduler` of `lazymmu`); QEMU shows nothing, and `arrivals` counts it only.
+        // Witness: the model (`model::scheduler` of `lazymmu`); QEMU shows nothing, and `arrivals` counts it only.
         barrier::isb();
         decision.count_arrival();
     }

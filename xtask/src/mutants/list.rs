@@ -320,7 +320,10 @@ mod tests {
                     let home = match host.binary.as_str() {
                         "--lib" if own.exists() => own,
                         "--lib" => root.join(list.sources).join(&mutant.file),
-                        binary => root.join(list.tests).join(binary).with_extension("rs"),
+                        binary => {
+                            let path = root.join(list.tests).join(binary).join(module);
+                            path.with_extension("rs")
+                        }
                     };
                     let text = fs::read_to_string(&home).unwrap_or_default();
                     let test = host.test.rsplit("::").next().unwrap_or_default();

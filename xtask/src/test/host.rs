@@ -19,11 +19,11 @@ pub struct Set {
     package: &'static str,
     /// Which of its tests run on the host, and how they are built.
     targets: &'static [&'static str],
-    /// Random programs of the `lazymmu` crate's property tests (kernel/mmu/tests/model_properties.rs).
+    /// Random programs of the `lazymmu` crate's property tests (kernel/mmu/tests/model/properties.rs).
     programs: u32,
 }
 
-/// Random programs that a debug build runs on the way.
+/// Random programs that each crate's own tests run.
 const FEW_PROGRAMS: u32 = 500;
 /// Random programs that count as evidence.
 const MANY_PROGRAMS: u32 = 100_000;
@@ -37,11 +37,11 @@ pub const SETS: [Set; 7] = [
         targets: &[],
         programs: FEW_PROGRAMS,
     },
-    // The library under random programs on the machine model, twenty times as fast optimized.
+    // The library under random programs on the machine model.
     Set {
         name: "lazymmu, random programs",
         package: "lazymmu",
-        targets: &["--release", "--test=model_properties"],
+        targets: &["--test=model", "properties::"],
         programs: MANY_PROGRAMS,
     },
     // What the library's tests are made of, and its checks for the traits of other kernels.

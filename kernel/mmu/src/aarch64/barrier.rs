@@ -14,10 +14,10 @@
 //!   see the calls that the library makes, not this file. Only a reader can check that a function
 //!   of this file executes the instruction after which it is named;
 //! - *model*: the library runs on a machine model that computes what Arm's rules allow each access
-//!   to see, and so finds a barrier that was left out (`tests/model_*.rs`);
+//!   to see, and so finds a barrier that was left out (`tests/model`);
 //! - *verdict*: the outcome of the named litmus test in Arm's model (published in herd7's
 //!   catalogue). It says why the barrier is needed. The machine model is checked against these
-//!   verdicts (`model_verdicts.rs`); herd7 itself is not run here.
+//!   verdicts (`model/verdicts.rs`); herd7 itself is not run here.
 
 use core::arch::asm;
 

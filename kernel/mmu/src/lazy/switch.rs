@@ -34,7 +34,7 @@
 //! the TLBI: a walker could still read the old entry after the TLBI and cache it again. The machine
 //! model reports the stale translation in that order:
 //! `r11_r17_a_call_that_moves_at_any_moment_takes_effect_on_both_cpus`
-//! (`tests/model_scheduler.rs`).
+//! (`tests/model/scheduler.rs`).
 //!
 //! # What it costs
 //!

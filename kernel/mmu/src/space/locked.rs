@@ -119,7 +119,7 @@ impl<K: Kernel, R: RawMutex> DerefMut for SpaceGuard<'_, '_, K, R> {
 
 impl<K: Kernel, R: RawMutex> Drop for SpaceGuard<'_, '_, K, R> {
     /// Drains. The field `space`, and with it the lock, is dropped afterwards. Tests that notice a
-    /// missing drain: `tests/locked.rs`, the self-tests `backends.r43_*`.
+    /// missing drain: `tests/library/locked.rs`, the self-tests `backends.r43_*`.
     #[inline]
     fn drop(&mut self) {
         // If an interrupt handler took the lock, what waits belongs to the interrupted task and is

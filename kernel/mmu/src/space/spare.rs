@@ -5,7 +5,10 @@
 //! no other memory. No walker reaches a reserved table. A walker may still reach a table that was
 //! just unlinked, until the invalidation is complete; so the chain's links are invalid descriptors.
 
-#![expect(clippy::disallowed_methods, reason = "it stores chains of tables that no tree links")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "it stores chains of tables that no tree links"
+)]
 
 use crate::addr::{Frame, PageRange};
 use crate::desc::Desc;

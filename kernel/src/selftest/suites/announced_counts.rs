@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How many instructions an announced range takes beyond a plain section.
 //!
-//! The library's host tests hold stores, DSB, ISB and TLBI (`tests/announced_costs*.rs`). Here a tick of the timer is an
+//! The library's host tests hold stores, DSB, ISB and TLBI (`tests/library/announced_costs*.rs`). Here a tick of the timer is an
 //! instruction, so the rest is held, too: a fixed number for a range, whatever its pages, one for its fold, and one for each
 //! group that it folds. Where stores wait, the drain and each of these stores take a fixed number as well.
 

@@ -23,7 +23,7 @@
 //! | contiguous groups, blocks, ASIDs that return        | R29, R33                | `walk`     |
 //! | frames and tables given back; repeated TLBI         | R25, R32, R34, U5, U7   | `reuse`    |
 //!
-//! `model_verdicts.rs` of the library's tests holds all of it against the verdicts of Arm's own model.
+//! `model/verdicts.rs` of the library's tests holds all of it against the verdicts of Arm's own model.
 //!
 //! # How to use it
 //!

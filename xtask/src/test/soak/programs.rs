@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! Random programs of the page-table library on the machine model: one `cargo test`
-//! (kernel/mmu/tests/model_properties.rs), built with optimization. So it tests the checkout as it is when
+//! (kernel/mmu/tests/model/properties.rs). So it tests the checkout as it is when
 //! the round begins.
 
 use super::{Round, Seed, Work};
@@ -17,24 +17,23 @@ use std::time::Duration;
 
 /// The tests of a round.
 const TESTS: [&str; 2] = [
-    "random_programs_keep_the_contract_on_classic_cpus",
-    "random_programs_keep_the_contract_with_ets2",
+    "properties::random_programs_keep_the_contract_on_classic_cpus",
+    "properties::random_programs_keep_the_contract_with_ets2",
 ];
 /// Their package.
 const PACKAGE: &str = "lazymmu";
 /// What cargo is told before their names. A test that passes shows how many programs it ran.
-const ARGUMENTS: [&str; 9] = [
+const ARGUMENTS: [&str; 8] = [
     "test",
-    "--release",
     "--package",
     PACKAGE,
     "--test",
-    "model_properties",
+    "model",
     "--",
     "--exact",
     "--show-output",
 ];
-/// Random programs of a round: 10 to 20 seconds on two CPUs; the start of cargo is lost in them.
+/// Random programs of a round: 20 to 30 seconds on two CPUs; the start of cargo is lost in them.
 const PROGRAMS: u32 = 120_000;
 /// A program that never ends must not keep the soak from ending. Leaves time for a build.
 const LIMITS: Limits = Limits {
@@ -114,7 +113,7 @@ fn judge(seed: Seed, output: &Output) -> Round {
     // Without this, a test that got another name would pass by never running.
     if counted.passed < TESTS.len() || programs == 0 {
         let why = format!(
-            "{} of {} tests ran, {programs} programs; kernel/mmu/tests/model_properties.rs and \
+            "{} of {} tests ran, {programs} programs; kernel/mmu/tests/model/properties.rs and \
              xtask/src/test/soak/programs.rs must agree on names and on what is printed",
             counted.passed,
             TESTS.len()
@@ -160,10 +159,10 @@ mod tests {
     const PASSED: &str = "
 successes:
 
----- random_programs_keep_the_contract_on_classic_cpus stdout ----
+---- properties::random_programs_keep_the_contract_on_classic_cpus stdout ----
 40000 programs, 2930 per second
 
----- random_programs_keep_the_contract_with_ets2 stdout ----
+---- properties::random_programs_keep_the_contract_with_ets2 stdout ----
 40016 programs, 2744 per second
 
 test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 2 filtered out
@@ -187,19 +186,19 @@ test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 2 filtered out
     #[test]
     fn failure_keeps_its_program_and_the_command_that_repeats_it() {
         let stdout = "
-test random_programs_keep_the_contract_with_ets2 ... FAILED
+test properties::random_programs_keep_the_contract_with_ets2 ... FAILED
 
----- random_programs_keep_the_contract_on_classic_cpus stdout ----
+---- properties::random_programs_keep_the_contract_on_classic_cpus stdout ----
 40000 programs, 2930 per second
 
 failures:
 
----- random_programs_keep_the_contract_with_ets2 stdout ----
+---- properties::random_programs_keep_the_contract_with_ets2 stdout ----
 a stale translation
    0: CPU 0: Flush
 
 failures:
-    random_programs_keep_the_contract_with_ets2
+    properties::random_programs_keep_the_contract_with_ets2
 
 test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 2 filtered out
 ";
@@ -210,9 +209,9 @@ test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 2 filtered out
         assert_eq!(failures[0].detail[1], "   0: CPU 0: Flush");
         assert_eq!(
             failures[0].again,
-            "again: LAZYMMU_SEED=7 LAZYMMU_PROGRAMS=120000 cargo test --release --package lazymmu \
-             --test model_properties -- --exact --show-output \
-             random_programs_keep_the_contract_with_ets2"
+            "again: LAZYMMU_SEED=7 LAZYMMU_PROGRAMS=120000 cargo test --package lazymmu \
+             --test model -- --exact --show-output \
+             properties::random_programs_keep_the_contract_with_ets2"
         );
     }
 

@@ -3,6 +3,7 @@
 //! one break, one invalidation and one make for all groups that are folded at its end.
 //! `announced_costs_random.rs` asks the same of random programs.
 
+use crate::panics;
 use lazymmu::{
     AddressSpace, Backend, BarrierPolicy, FastPteRange, Features, Mmu, PAGE_SIZE, PageRange, Prot,
     Reach, SpaceError, SpaceKind, TlbFeatures, bits,
@@ -11,7 +12,6 @@ use lazymmu_testkit::fake::{
     self, Choose, Effect, Executed, Fake, KINDS, USER, contiguous, data, enable_fast, frame,
     is_leaf, leaves, new_mmu, new_mmu_with, new_space_with_tables, pages, table_of, tlbis,
 };
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const AT: u64 = 1 << 30;
 
@@ -226,8 +226,8 @@ fn r22_a_range_that_ends_anywhere_folds_once_or_not_at_all() {
                         assert!(i < 40, "the source is at its end");
                         frame(32 + i as u64)
                     };
-                    let set = AssertUnwindSafe(move || fast.set_each(0, 64, Prot::USER, source));
-                    assert!(catch_unwind(set).is_err());
+                    let set = move || fast.set_each(0, 64, Prot::USER, source);
+                    assert!(panics::catch(set).is_err());
                 }
                 1 => {
                     let _pause = mmu.lazy().paused().unwrap();

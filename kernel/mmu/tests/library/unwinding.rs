@@ -2,17 +2,15 @@
 //! A callback of the caller's panics and is caught: afterwards the space is as after an error. What the callback did before
 //! stays and is counted, no range stays announced, no section stays open, and no entry is half given back.
 
+use crate::panics;
 use lazymmu::{AddressSpace, Backend, Desc, Mmu, PAGE_SIZE, PageRange, SpaceError};
 use lazymmu_testkit::fake::{
     self, Fake, KINDS, contiguous, data, destroy, frame, new_mmu_with, new_space, pages,
 };
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const PAGES: u64 = 20;
 
 fn each(test: impl Fn(Backend, lazymmu::SpaceKind, bool, u64)) {
-    // What panics says so on standard error; that is not what these tests are about.
-    std::panic::set_hook(Box::new(|_| {}));
     for backend in fake::backends() {
         for kind in KINDS {
             for in_section in [false, true] {
@@ -43,7 +41,7 @@ fn panics(
 ) {
     let mmu = space.mmu();
     let section = in_section.then(|| mmu.lazy().section().unwrap());
-    let result = catch_unwind(AssertUnwindSafe(|| work(space)));
+    let result = panics::catch(|| work(space));
     assert!(result.is_err(), "it must panic");
     let state = mmu.lazy().state();
     assert_eq!(state.enable_count(), u8::from(in_section));
@@ -111,7 +109,6 @@ fn a_callback_that_sets_entries() {
 /// The same at the edges: the first page and the last one of each half, whose table has one page less above.
 #[test]
 fn a_callback_at_the_ends_of_a_half() {
-    std::panic::set_hook(Box::new(|_| {}));
     for backend in fake::backends() {
         for kind in KINDS {
             let half = kind.half();

@@ -2,6 +2,7 @@
 //! `lazy_mmu_mode_enable_fast_pte_range()`: what Linux's proposal says of it (mail of 13 April 2026),
 //! and where ours goes further without showing it (R21, R22). `fast_pte_range_random.rs` has the rest of R22.
 
+use crate::panics;
 use lazymmu::{
     AddressSpace, Asid, Backend, Backing, Frame, LazyMmuError, Mmu, PAGE_SIZE, Prot, RangeError,
     SpaceError, SpaceKind,
@@ -397,8 +398,7 @@ fn panics_outside(request: impl FnOnce(&mut lazymmu::FastPteRange<'_, '_, Fake>)
     space.restrict(part(5, 4));
     let before = mmu.kernel().image();
     let mut fast = space.fast_pte_range(part(5, 4)).unwrap();
-    let at_work = std::panic::AssertUnwindSafe(|| request(&mut fast));
-    assert!(std::panic::catch_unwind(at_work).is_err());
+    assert!(panics::catch(|| request(&mut fast)).is_err());
     drop(fast);
     assert_eq!(mmu.kernel().image(), before);
 }
@@ -418,10 +418,6 @@ fn pages_outside_of_the_range_are_nobody_s() {
         let every = |_| frame(7);
         fast.set_each(usize::MAX, 1, Prot::KERNEL, every).unwrap();
     });
-}
-
-thread_local! {
-    static AT: std::cell::Cell<Option<(u32, bool)>> = const { std::cell::Cell::new(None) };
 }
 
 /// A page that is not in the range is named with the range, and with the line of the caller.
@@ -446,24 +442,19 @@ fn a_page_outside_of_the_range_is_named_with_its_caller() {
             _ = fast.set_each(usize::MAX, 9, Prot::USER, |_| frame(0));
         }),
     ];
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        if AT.get().is_none() {
-            return before(info);
-        }
-        AT.set(info.location().map(|at| (at.line(), at.file() == file!())));
-    }));
     for (what, line, call) in calls {
         let mmu = new_mmu();
         let mut space = fake::new_space(&mmu, USER);
         let mut fast = space.fast_pte_range(pages(1 << 30, 16)).unwrap();
-        AT.set(Some((0, false)));
-        let thrown = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| call(&mut fast)));
-        let at = AT.take().unwrap();
-        let message = *thrown.unwrap_err().downcast::<String>().unwrap();
+        let caught = panics::catch(|| call(&mut fast)).unwrap_err();
+        let message = *caught.payload.downcast::<String>().unwrap();
         assert!(message.starts_with(what), "{message}");
         assert!(message.ends_with("whose pages are 0 to 15"), "{message}");
-        assert!((line..line + 2).contains(&at.0) && at.1, "{at:?}");
+        let place = (caught.file.as_str(), caught.line);
+        assert!(
+            place.0 == file!() && (line..line + 2).contains(&place.1),
+            "{place:?}"
+        );
         drop(fast);
         fake::destroy(space);
     }

@@ -3,7 +3,7 @@
 //!
 //! The writer maps a page and hands it over. What the reader may rely on depends on what *it* does between
 //! learning of the page and its access: the writer's pair synchronizes the writer. The rows are those of
-//! `model_verdicts.rs`; here they are asked of what the library executes.
+//! `verdicts.rs`; here they are asked of what the library executes.
 
 use Kind::{Fetch, Read};
 use lazymmu::{Backend, Mmu, PAGE_SIZE, Prot};

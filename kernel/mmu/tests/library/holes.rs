@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Ranges with holes: one call visits or unmaps what is there, and skips the rest table by table.
 
+use crate::panics;
 use lazymmu::{
     AddressSpace, Backend, BarrierPolicy, Desc, Features, Frame, Half, Level, Mmu, PAGE_SIZE,
     PageRange, Prot, SpaceError, SpaceKind, VirtAddr, bits,
@@ -11,7 +12,6 @@ use lazymmu_testkit::fake::{
     new_space, pages, refused, tlbis,
 };
 use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 /// Every page of a half that is in a range.
@@ -512,10 +512,9 @@ fn pages_of_a_forgotten_gather_can_be_had_again() {
 /// The callback may change what it is shown, and its panic leaves what an error leaves.
 #[test]
 fn a_visitor_clears_and_may_panic() {
-    std::panic::set_hook(Box::new(|_| {}));
     each(|mmu, kind, place| {
         if place == Place::Paused {
-            // `catch_unwind` and a pause: as outside.
+            // A panic and a pause: as outside.
             return;
         }
         let mut space = new_space(mmu, kind);
@@ -526,7 +525,7 @@ fn a_visitor_clears_and_may_panic() {
             let mut calls = 0;
             place.run(&mut space, islands[0], |space| {
                 let all = whole(kind.half());
-                let result = catch_unwind(AssertUnwindSafe(|| {
+                let result = panics::catch(|| {
                     space.apply_to_existing_page_range(all, |entry| {
                         let va = entry.va().as_u64();
                         let i = order.binary_search(&va).unwrap() as u64;
@@ -535,7 +534,7 @@ fn a_visitor_clears_and_may_panic() {
                         calls += 1;
                         Ok::<_, SpaceError>(())
                     })
-                }));
+                });
                 assert_eq!(result.is_err(), stop < mapped);
                 space.invalidate_range(all).unwrap();
             });

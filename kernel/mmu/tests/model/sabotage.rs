@@ -68,7 +68,7 @@ const SUPERFLUOUS: &[(&str, Option<Backend>, Sabotage, u32, &str)] = &[
 
 /// Groups are folded and split between two invalidations of the same translations, which differ in
 /// size only. The model does not tell sizes apart; the checker of the host tests does (`r29_*` in
-/// `tests/contiguous.rs`).
+/// `tests/library/contiguous.rs`).
 fn is_size_only(miss: &(&str, Backend, Sabotage, u32)) -> bool {
     let of_sizes = [
         "fold_a_group",
@@ -123,7 +123,7 @@ fn run(
 #[test]
 #[cfg_attr(
     miri,
-    ignore = "tests what the model notices; the library runs on it in model_library and model_properties"
+    ignore = "tests what the model notices; the library runs on it in the modules library and properties"
 )]
 fn every_dropped_or_weakened_instruction_is_detected() {
     let (mut detected, mut all, mut missed) = (0, 0, Vec::new());
