@@ -59,7 +59,7 @@ impl<const N: usize> TablePool<N> {
         let index = (distance / PAGE_SIZE) as usize;
         assert!(
             index < N,
-            "{frame:?} is not a table of this pool: free it where it came from"
+            "{frame:?} is not a table of this pool: pass only frames of this pool"
         );
         index
     }

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Checks for the traits that a kernel implements: does each method do what it says?
+//! Checks that a kernel's implementations of the library's traits do what the traits document.
 //!
-//! The first three are not about order, which a test on one CPU cannot see. The fourth is: it runs
-//! the kernel on the machine model.
+//! * [`hardware`] checks the entry accesses of [`Hardware`], for runs of every length.
+//! * [`table_frames`] checks [`TableFrames`]: frames must be zeroed, distinct, and accessible where
+//!   `table_ptr` points.
+//! * [`context`] checks that the methods of [`Context`] return the same values at each call.
+//! * [`on_the_model`] runs the library with the kernel on the machine model, and so checks the
+//!   barriers and TLBIs of [`Hardware`] together with [`Context`].
 //!
-//! * [`hardware`]: the entry accesses of [`Hardware`], for runs of every length.
-//! * [`table_frames`]: [`TableFrames`], whose frames must be zeroed, distinct, and where
-//!   `table_ptr` says.
-//! * [`context`]: the answers of [`Context`], which must not change by being asked for.
-//! * [`on_the_model`]: the barriers and TLBIs of [`Hardware`], with the library between them and
-//!   [`Context`].
+//! The first three do not check order, which a test on one CPU cannot observe. The last one does.
 
 use crate::model::scenarios;
 use crate::model::world::{Setup, frame};
@@ -23,34 +22,34 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a check has found.
+/// A broken promise that a check has found, as text.
 pub type Finding = String;
 
-/// What an entry holds, read without the kernel's help.
+/// The value of an entry, read without the kernel's methods.
 fn held(pte: &Pte) -> u64 {
     // SAFETY: a `Pte` is a live, aligned, atomically accessed 64-bit cell.
     unsafe { AtomicU64::from_ptr(pte.as_ptr()) }.load(Ordering::Relaxed)
 }
 
-/// Writes an entry without the kernel's help.
+/// Writes an entry without the kernel's methods.
 fn put(pte: &Pte, raw: u64) {
     // SAFETY: as in `held`.
     unsafe { AtomicU64::from_ptr(pte.as_ptr()) }.store(raw, Ordering::Relaxed);
 }
 
-/// A value for entry `i` that differs from that of any other entry and round, and that no walker
-/// takes for a link or a page.
+/// A value for entry `i` that differs from that of any other entry and round, and that is an
+/// invalid descriptor.
 const fn invalid(round: usize, i: usize) -> u64 {
     ((round as u64) << 24) | ((i as u64) << 12) | 0x800
 }
 
-/// The lengths of runs that are tried: all, or under Miri some.
+/// The lengths of runs that are checked: all, or some of them under Miri.
 fn lengths() -> impl Iterator<Item = usize> {
     let odd = |n: &usize| n % 37 < 2 || *n > ENTRIES - 2;
     (0..=ENTRIES).filter(move |n| !cfg!(miri) || odd(n))
 }
 
-/// A scratch table, and what it must hold.
+/// A scratch table, and the values that it must hold.
 struct Scratch<'a> {
     entries: &'a [Pte; ENTRIES],
     expected: [u64; ENTRIES],
@@ -70,8 +69,8 @@ impl Scratch<'_> {
         }
     }
 
-    /// Writes the first `n` entries by `write`, and then the last `n`. Afterwards entry `i` of a
-    /// run must hold `value(i, before)`, and no other entry may have changed.
+    /// Writes the first `n` entries by `write`, and then the last `n`. After each of the two, entry
+    /// `i` of the run must hold `value(round, i, before)`, and no other entry may have changed.
     fn run(
         &mut self,
         name: &str,
@@ -91,12 +90,12 @@ impl Scratch<'_> {
     }
 }
 
-/// Checks that the entry accesses of `hardware` do what they say: those of one entry at both ends
-/// of a table, and those of runs with every length at both ends. `table` is a table of the kernel's
-/// that nothing links; what it holds is lost.
+/// Checks that the entry accesses of `hardware` do what they document: accesses to single entries
+/// at both ends of a table, and runs of every length at both ends. `table` is a table of the kernel
+/// that no descriptor links. Its contents are lost.
 ///
 /// # Errors
-/// The first method that does something else, and what.
+/// The first method that does something else, and the difference.
 pub fn hardware(hardware: &impl Hardware, table: &Table) -> Result<(), Finding> {
     let mut scratch = Scratch {
         entries: table.entries(),
@@ -142,7 +141,7 @@ pub fn hardware(hardware: &impl Hardware, table: &Table) -> Result<(), Finding> 
     Ok(())
 }
 
-/// The accesses to one entry.
+/// Checks the accesses to one entry.
 fn single(hardware: &impl Hardware, scratch: &mut Scratch<'_>, i: usize) -> Result<(), Finding> {
     let pte = &scratch.entries[i];
     let [first, second, third] = [1, 2, 3].map(|round| invalid(round, i));
@@ -180,9 +179,9 @@ fn single(hardware: &impl Hardware, scratch: &mut Scratch<'_>, i: usize) -> Resu
     scratch.check(&|| format!("compare_exchange of entry {i}"))
 }
 
-/// Checks that `frames` gives up to `most` tables that are zeroed, distinct, aligned, and where
-/// `table_ptr` says for as long as they live, and that they can be given back and had again, zeroed
-/// again. At the end all of them are given back.
+/// Checks that `frames` allocates up to `most` tables that are zeroed, distinct, aligned, and
+/// accessible where `table_ptr` points until they are freed; and that they can be freed and
+/// allocated again, zeroed again. At the end all of them are freed.
 ///
 /// # Errors
 /// The first promise that does not hold.
@@ -240,7 +239,7 @@ fn take_all(frames: &impl TableFrames, most: usize) -> Result<Vec<Frame>, Findin
         }
         all.push(frame);
     }
-    // Later ones have left the earlier ones alone.
+    // Writing to later tables must not have changed earlier ones.
     for (number, frame) in all.iter().enumerate() {
         let mut entries = table(*frame)?.entries().iter().enumerate();
         if let Some((i, pte)) = entries.find(|(i, pte)| held(pte) != invalid(number, *i)) {
@@ -253,14 +252,14 @@ fn take_all(frames: &impl TableFrames, most: usize) -> Result<Vec<Frame>, Findin
     Ok(all)
 }
 
-/// Checks that the answers of `context` do not change by being asked for, and agree with each
-/// other. Nothing else may run on the CPU meanwhile.
+/// Checks that each method of `context` returns the same value twice, and that the values agree
+/// with each other. Nothing else may run on the CPU during the check.
 ///
 /// # Errors
-/// The first answer that has changed.
+/// The first method whose value has changed or disagrees.
 pub fn context(context: &impl Context) -> Result<(), Finding> {
     let address = |of: Option<usize>| of.map_or_else(|| "none".into(), |at| format!("{at:#x}"));
-    // SAFETY: no task ends meanwhile, and only the address is kept. The same holds below.
+    // SAFETY: no task ends during the check, and only the address is kept. The same holds below.
     let lazy = || address(Some(ptr::from_ref(unsafe { context.lazy() }).addr()));
     // SAFETY: as above.
     let counters = || address(Some(ptr::from_ref(unsafe { context.counters() }).addr()));
@@ -282,12 +281,12 @@ pub fn context(context: &impl Context) -> Result<(), Finding> {
     ];
     let ask = || answers.map(|(_, answer)| answer());
     let first = ask();
-    // The second time in the other order, so that no question answers the next.
+    // The second time in the reverse order, so that no call can prepare the result of the next.
     let mut again: Vec<_> = answers.iter().rev().map(|(_, answer)| answer()).collect();
     again.reverse();
     for (((name, _), before), after) in answers.iter().zip(&first).zip(&again) {
         if before != after {
-            return Err(format!("{name} says {before} and then {after}"));
+            return Err(format!("{name} returns {before} and then {after}"));
         }
     }
     let expected = if context.in_interrupt() {
@@ -297,25 +296,24 @@ pub fn context(context: &impl Context) -> Result<(), Finding> {
     };
     if first[3] != expected {
         return Err(format!(
-            "task_counters says {} instead of {expected}",
+            "task_counters returns {} instead of {expected}",
             first[3]
         ));
     }
     Ok(())
 }
 
-/// Runs every scenario of the model with every backend, on a kernel that `make` builds around the
-/// machine. Some backends need a batch, so [`Context::batch`] must return one, in the tests at
-/// least.
+/// Runs every scenario of the model with every strategy, on a kernel that `make` builds around the
+/// machine. Some strategies need a batch, so [`Context::batch`] must return one, at least in tests.
 ///
-/// It does not see a [`Batch`](lazymmu::Batch) that two CPUs share, because one CPU writes; a
-/// [`Modelled::counted`] that is wrong, which [`programs::run`](crate::programs::run) compares; and
-/// a [`Hardware::swap`] that is not atomic, because nothing else writes the entry meanwhile.
+/// Three mistakes are not found: a [`Batch`](lazymmu::Batch) that two CPUs share, because only one
+/// CPU writes; a wrong [`Modelled::counted`], which [`programs::run`](crate::programs::run)
+/// compares; and a [`Hardware::swap`] that is not atomic, because nothing else writes the entry.
 ///
 /// # Errors
-/// An answer of [`Context`] that does not fit the machine. Otherwise the first scenario that
-/// panics, in which the library reports a broken rule, or after which something is possible that
-/// the contract forbids, and what.
+/// A value of [`Context`] that does not fit the machine. Otherwise the first scenario that panics,
+/// in which the library reports a broken rule, or after which an outcome is possible that the
+/// contract forbids.
 pub fn on_the_model<K: Modelled>(make: impl Fn(Sim) -> K) -> Result<(), Finding> {
     states_of_tasks(&make(Setup::classic(Backend::DeferBarriers).sim()))?;
     for scenario in scenarios::all() {
@@ -328,8 +326,8 @@ pub fn on_the_model<K: Modelled>(make: impl Fn(Sim) -> K) -> Result<(), Finding>
                      current CPU's"
                 ));
             }
-            // A kernel that answers with a wrong state makes the library refuse what the scenario
-            // asks for.
+            // With a kernel that returns a wrong state, the library may refuse a call of the
+            // scenario, which then panics.
             let run = AssertUnwindSafe(|| {
                 let mmu = setup.mmu(kernel);
                 (scenario.run)(&mmu)?;
@@ -345,7 +343,7 @@ pub fn on_the_model<K: Modelled>(make: impl Fn(Sim) -> K) -> Result<(), Finding>
     Ok(())
 }
 
-/// [`Context::lazy`] and [`Modelled::lazy_of`] must agree on every CPU.
+/// Checks that [`Context::lazy`] and [`Modelled::lazy_of`] agree on every CPU.
 fn states_of_tasks<K: Modelled>(kernel: &K) -> Result<(), Finding> {
     let sim = kernel.sim();
     for cpu in 0..CPUS {
@@ -364,7 +362,7 @@ fn states_of_tasks<K: Modelled>(kernel: &K) -> Result<(), Finding> {
     Ok(())
 }
 
-/// What a panic says.
+/// The text of a panic.
 fn text_of(panic: &(dyn Any + Send)) -> Finding {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());

@@ -2,39 +2,39 @@
 //! Test support of [`lazymmu`]: two simulated machines, random programs that run on them, and
 //! checks for the traits that a kernel implements.
 //!
-//! The library's own tests use it. It is a crate because a kernel that uses the library can
-//! test its own implementation of [`lazymmu::Hardware`], [`lazymmu::TableFrames`] and
+//! The library's own tests use it. It is a crate of its own so that a kernel that uses the library
+//! can test its implementation of [`lazymmu::Hardware`], [`lazymmu::TableFrames`] and
 //! [`lazymmu::Context`] on the same machines (see below).
 //!
 //! # What each part finds
 //!
-//! * [`fake`] records every effect in its order and judges each store at once: a live entry that is
-//!   replaced without a break (R29), a table that is linked too early (R18) or freed too early
-//!   (R32), a contiguous group that is half changed. It compares the library's counters with what
-//!   was executed. It does not know what another CPU may observe.
-//! * [`model`] computes everything that the architecture allows each CPU to observe. A barrier or
-//!   TLBI that is missing shows as an outcome that the contract forbids, in every run. It does not
-//!   know the sizes of TLB entries and the contents of pages.
-//! * [`programs`] finds sequences of calls that no test has named. [`programs::run`] executes them
-//!   on the model and holds every outcome against the contract; [`programs::oracle`] executes them
-//!   on the fake machine and holds every page against a map from page to entry.
-//! * [`conformance`] asks whether the methods of a kernel's own traits do what they say, for every
-//!   length of a run. It does not see their order.
+//! * [`fake`] records every effect in its order and checks each store at once: it finds a live
+//!   entry that is replaced without a break (R29), a table that is linked too early (R18) or freed
+//!   too early (R32), and a contiguous group of which only a part has changed. It compares the
+//!   library's counters with what was executed. It does not compute what another CPU may observe.
+//! * [`model`] computes everything that the architecture allows each CPU to observe. A missing
+//!   barrier or TLBI shows, in every run, as an outcome that the contract forbids. It does not
+//!   model the sizes of TLB entries and the contents of pages.
+//! * [`programs`] finds sequences of calls that no test spells out. [`programs::run`] executes them
+//!   on the model and compares every outcome with the contract; [`programs::oracle`] executes them
+//!   on the fake machine and compares every page with a map from page to entry.
+//! * [`conformance`] checks that the methods of a kernel's own traits do what they document, for
+//!   every length of a run. It does not check their order.
 //!
 //! All of them run on the host; no Arm instruction is executed.
 //!
 //! # How another kernel uses it
 //!
-//! Three steps, each of which finds other mistakes.
+//! There are three steps, and each of them finds other mistakes.
 //!
-//! 1. [`conformance::hardware`], [`conformance::table_frames`] and [`conformance::context`] take
+//! 1. [`conformance::hardware`], [`conformance::table_frames`] and [`conformance::context`] check
 //!    the kernel's own types as they are, as far as they can run on a host.
-//! 2. [`fake::Watched`] takes the kernel's allocator of tables, and does the rest of the kernel
-//!    itself. Every test that is written for [`fake::Fake`] can be written for it.
-//! 3. [`model::Modelled`] takes a kernel whose instructions are told to a [`model::Sim`]. Where the
-//!    kernel would execute `DSB ISH`, its implementation for tests calls the `Sim`'s `dsb_ish`, and
-//!    so on; what the kernel does around it (a workaround for an erratum, a choice between
-//!    instructions, which task's state it answers with) stays its own.
+//! 2. [`fake::Watched`] takes the kernel's allocator of tables, and implements the rest of the
+//!    kernel itself. Every test that is written for [`fake::Fake`] can be written for it.
+//! 3. [`model::Modelled`] takes a kernel that reports its instructions to a [`model::Sim`]. Where
+//!    the kernel would execute `DSB ISH`, its implementation for tests calls `dsb_ish` of the
+//!    `Sim`, and so on. The kernel keeps its own code around the instructions: a workaround for an
+//!    erratum, a choice between instructions, the selection of the task's state.
 //!    [`conformance::on_the_model`] then runs every scenario on it, and [`programs::run`] random
 //!    programs.
 //!
@@ -142,7 +142,7 @@
 //!     }
 //! }
 //!
-//! // Where the model asks for something that it does not have, it is told.
+//! // The model has no states and counters of its own for this kernel, so the kernel returns them.
 //! impl Modelled for MyKernel {
 //!     fn sim(&self) -> &Sim {
 //!         &self.sim
@@ -168,8 +168,8 @@
 //! }
 //! ```
 //!
-//! A kernel whose `dsb_ish` does nothing is caught. What it lacks is not counted but missed: after
-//! a page was unmapped, the model finds that some CPU may still reach it.
+//! A kernel whose `dsb_ish` does nothing is found, and not by counting barriers: after a page was
+//! unmapped, the model computes that a CPU may still reach it.
 //!
 //! ```
 //! use lazymmu::{

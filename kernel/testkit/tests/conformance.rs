@@ -343,7 +343,7 @@ fn an_answer_that_changes_is_found() {
     }
     let what = found("task_counters").expect_err("two answers differ");
     assert!(
-        what.starts_with("task_counters says none instead of"),
+        what.starts_with("task_counters returns none instead of"),
         "{what}"
     );
 }

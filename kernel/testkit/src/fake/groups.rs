@@ -1,26 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Contiguous groups, judged entry by entry (R29).
+//! The checker of contiguous groups, which checks each store to a member (R29).
 //!
-//! A group is 16 entries of a last-level table, and it is *folded* if its members carry the contiguous
-//! hint. A TLB may then hold all of it as one entry. The rules:
+//! A group is 16 entries of a last-level table. It is *folded* if its members have the contiguous
+//! hint; a TLB may then hold all of it as one entry. The rules:
 //!
-//! * at no moment is one valid member folded and another not: a TLB would hold two
-//!   sizes for one address;
-//! * a member that becomes valid in a folded group continues the others' frames, with their attributes;
-//! * a folded group may be changed in place or emptied as a whole. That takes 16 stores, so in between its
-//!   members differ. It must be whole again, or empty, when the invalidation of any of them
-//!   is complete (later there is no reason for one), and when no section is open.
+//! * At no moment one valid member has the hint and another has not: a TLB would hold entries of
+//!   two sizes for one address.
+//! * A member that becomes valid in a folded group continues the frames of the others, with their
+//!   attributes.
+//! * A folded group may be changed in place or emptied as a whole. That takes 16 stores, so its
+//!   members differ in between. They must match again, or be empty, when the invalidation of one of
+//!   them is complete, and when no section is open.
 //!
-//! So whoever changes a part of a folded group without breaking it is caught: by the invalidation of that
-//! part, at the latest by the end of the section. What hardware ignores or sets by itself may differ: AF,
-//! software's bits, and `AP[2]` under DBM.
+//! So a change of a part of a folded group without a break is found by the invalidation of that
+//! part, or at the latest by the end of the section. Bits that hardware ignores or sets by itself
+//! may differ: AF, the bits for software, and `AP[2]` if DBM is set.
 
 use lazymmu::{PAGE_SIZE, bits};
 use std::collections::BTreeSet;
 
 pub(super) const GROUP: usize = 16;
 
-/// Groups that were ever folded, as table and number.
+/// The groups that have been folded at some time, as table and number in the table.
 #[derive(Debug, Default)]
 pub(super) struct Groups(BTreeSet<(u64, usize)>);
 
@@ -32,7 +33,8 @@ const fn is_valid(raw: u64) -> bool {
     raw & bits::VALID != 0
 }
 
-/// What all members have in common: attributes, and the frame that the first one would have.
+/// The bits that all members must have in common: the attributes, and the frame of the first
+/// member, computed from that of member number `member`.
 const fn common(raw: u64, member: usize) -> u64 {
     let mut raw = raw & !(bits::AF | bits::CONT | bits::SOFTWARE);
     if raw & bits::DBM != 0 {
@@ -42,12 +44,13 @@ const fn common(raw: u64, member: usize) -> u64 {
 }
 
 impl Groups {
-    /// Whether the store of `new` over `old` says anything about a group.
+    /// Whether the store of `new` over `old` may change a group that is or was folded.
     pub(super) fn concerns(&self, table: u64, index: usize, old: u64, new: u64) -> bool {
         (old | new) & bits::CONT != 0 || self.0.contains(&(table, index / GROUP))
     }
 
-    /// A member became `now[index % GROUP]`.
+    /// Checks a group after the store to entry `index`, which held `old` before. `now` is the group
+    /// after the store.
     pub(super) fn stored(&mut self, table: u64, index: usize, old: u64, now: &[u64; GROUP]) {
         let member = index % GROUP;
         let new = now[member];
@@ -72,12 +75,12 @@ impl Groups {
         }
     }
 
-    /// Groups of which nothing may be half done now.
+    /// All groups that have been folded at some time.
     pub(super) fn all(&self) -> Vec<(u64, usize)> {
         self.0.iter().copied().collect()
     }
 
-    /// `now` is no half-changed group.
+    /// Checks that the members of `now` match and are aligned, or that none of them has the hint.
     pub(super) fn check_whole(table: u64, group: usize, now: &[u64; GROUP]) {
         let members = now.iter().filter(|raw| is_folded(**raw)).count();
         assert!(

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tables of the fake's own: each is a box.
+//! The allocator of [`super::Fake`]: each table is a box.
 
 use lazymmu::{Frame, PAGE_SIZE, Table, TableFrames};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 
-/// Frames without end, numbered upwards, each with a table on the heap. A frame is never handed out
-/// twice.
+/// An unlimited allocator of frames with ascending addresses, each with a table on the heap. No
+/// frame is allocated twice.
 #[derive(Debug)]
 pub struct Heap {
     tables: RefCell<BTreeMap<u64, NonNull<Table>>>,
@@ -23,7 +23,8 @@ impl Default for Heap {
     }
 }
 
-// SAFETY: each frame number names one zeroed, leaked box from `alloc_table` to `free_table`.
+// SAFETY: from `alloc_table` to `free_table`, each frame stands for one leaked box, zeroed at
+// first.
 unsafe impl TableFrames for Heap {
     fn alloc_table(&self) -> Option<Frame> {
         let frame = self.next_frame.get();
@@ -52,7 +53,7 @@ unsafe impl TableFrames for Heap {
 impl Drop for Heap {
     fn drop(&mut self) {
         for &table in self.tables.get_mut().values() {
-            // SAFETY: a live table is a leaked box that nobody else reclaims.
+            // SAFETY: a live table is a leaked box, and only `free_table` and this drop reclaim it.
             drop(unsafe { Box::from_raw(table.as_ptr()) });
         }
     }

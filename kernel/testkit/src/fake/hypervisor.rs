@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A hypervisor that executes what [`lazymmu::Backend::Multicall`] asks for, and remembers it.
+//! A hypervisor that executes the calls of [`lazymmu::Backend::Multicall`] and records them.
 //!
-//! Its barriers are its own: the library neither executes nor counts them. Order is checked all the same.
+//! The library neither executes nor counts the hypervisor's barriers. The order of its stores and
+//! invalidations is checked like that of the library's.
 
 use super::Watched;
 use lazymmu::tlbi::{self, Reach};
 use lazymmu::{Call, Desc, Frame, Hardware, Hypervisor, PAGE_SIZE, TableFrames, TlbFeatures, bits};
 
 impl<F: TableFrames> Watched<F> {
-    /// From now on calls are the hypervisor's, not the library's.
+    /// From now on the hypervisor executes the calls, and the library does not.
     pub fn start_hypervisor(&self) {
         self.has_hypervisor.set(true);
     }
 
-    /// What the hypervisor was asked for since the last call, one list per transition.
+    /// The calls that the hypervisor has executed since the last call of this function, one list
+    /// per transition.
     pub fn take_multicalls(&self) -> Vec<Vec<Call>> {
         self.multicalls.take()
     }
@@ -31,7 +33,7 @@ unsafe impl<F: TableFrames> Hypervisor for Watched<F> {
                     // SAFETY: the fake panics if no table lives in the frame.
                     let table = unsafe { self.table_ptr(frame).as_ref() };
                     let pte = &table.entries()[(at % PAGE_SIZE / 8) as usize];
-                    // MMU_PT_UPDATE_PRESERVE_AD, as far as this fake's tests need it.
+                    // The part of MMU_PT_UPDATE_PRESERVE_AD that the tests need: the access flag.
                     let young = self.load(pte).as_u64() & !seen.as_u64() & bits::AF;
                     self.store(pte, Desc::from_u64(new.as_u64() | young));
                 }

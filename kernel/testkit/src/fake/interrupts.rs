@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Interrupts at exact moments, and the task that they let run.
+//! Interrupts at chosen moments, and the task that they let run.
 //!
-//! A moment is a call of the library to its kernel: the only place between two of its instructions that a
-//! test can name. At each of them, while [`Watched::strike_when`] has armed it, the fake asks whether an
-//! interrupt arrives now. [`preempt_when`] makes of that what a timer tick is to a kernel: it asks for the
-//! task's CPU ([`lazymmu::Lazy::switch_out`]), and if it gets it, another task runs for a while.
+//! A *moment* is a call of the library to its kernel: the only points inside the library that a
+//! test can name. After [`Watched::strike_when`] the fake asks at each moment whether the interrupt
+//! arrives. [`preempt_when`] uses this for a timer interrupt: its handler calls
+//! [`lazymmu::Lazy::switch_out`], and if the call does not refuse, another task runs for a while.
 //!
-//! No interrupt arrives while one is being handled, nor in what the other task does.
+//! No interrupt arrives while one is handled, nor while the other task runs.
 
 use super::{Arrival, Fake, Watched};
 use lazymmu::{LazyMmuError, Mmu, TableFrames};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-/// A call to the kernel, by what it asks. [`lazymmu::Context::report`] and allocations are none.
+/// The kind of a call to the kernel. [`lazymmu::Context::report`] and allocations are not moments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// An entry is read, and only that.
+    /// An entry is read and not written.
     Load,
     /// An entry is written.
     Store,
@@ -34,7 +34,7 @@ pub enum Moment {
 
 type Ask<F> = Box<dyn FnMut(&Watched<F>, Moment) -> Arrival>;
 
-/// The interrupt that is to come, and whether one came.
+/// The interrupt that is armed, and whether one has arrived.
 pub(super) struct Interrupts<F: TableFrames> {
     next: RefCell<Option<Ask<F>>>,
     struck: Cell<bool>,
@@ -58,18 +58,19 @@ impl<F: TableFrames> Interrupts<F> {
 }
 
 impl<F: TableFrames> Watched<F> {
-    /// From now on `ask` is asked at each moment whether the interrupt arrives, and handles it there, until
-    /// it says so.
+    /// Arms an interrupt: from now on, `ask` is called at each moment. When the interrupt arrives,
+    /// `ask` handles it and returns [`Arrival::Now`], and is not called again.
     pub fn strike_when(&self, ask: impl FnMut(&Self, Moment) -> Arrival + 'static) {
         *self.interrupts.next.borrow_mut() = Some(Box::new(ask));
     }
 
-    /// A handler that goes on watching has let another task run, so what barriers were for cannot be told.
+    /// For a handler that stays armed: notes that it has let another task run, so that the fake
+    /// does not check what each barrier was for.
     pub fn was_preempted(&self) {
         self.interrupts.struck.set(true);
     }
 
-    /// The interrupt that did not arrive does not any more.
+    /// Disarms the interrupt if it has not arrived.
     pub fn strike_no_more(&self) {
         self.interrupts.next.take();
     }
@@ -80,12 +81,15 @@ impl<F: TableFrames> Watched<F> {
     }
 
     pub(super) fn offer(&self) {
-        assert!(!self.interrupt.get(), "an interrupt is no task to preempt");
+        assert!(
+            !self.interrupt.get(),
+            "preemption_point() is called in interrupt context, where no task can be preempted"
+        );
         self.interrupts.offers.set(self.interrupts.offers.get() + 1);
     }
 
     pub(super) fn moment(&self, moment: Moment) {
-        // Taken out: what the handler asks of the kernel is no moment.
+        // Taken out, so that the handler's calls to the kernel are no moments.
         let Some(mut ask) = self.interrupts.next.take() else {
             return;
         };
@@ -96,19 +100,19 @@ impl<F: TableFrames> Watched<F> {
     }
 }
 
-/// What came of a preemption: `None` if its moment never came, else what the task's
-/// [`lazymmu::Lazy::switch_out`] said.
+/// The result of a preemption: `None` if its moment has not come, and otherwise the result of
+/// [`lazymmu::Lazy::switch_out`] for the interrupted task.
 pub type Outcome = Rc<Cell<Option<Result<(), LazyMmuError>>>>;
 
-/// A timer interrupt at the first moment that `when` chooses. If the task may leave its CPU, task 1 runs
-/// `other` there, and leaves it again.
+/// Arms a timer interrupt at the first moment for which `when` returns true. If the task may leave
+/// its CPU, task 1 executes `other` there and is switched out again.
 pub fn preempt_when(
     mmu: &Rc<Mmu<Fake>>,
     mut when: impl FnMut(&Fake, Moment) -> bool + 'static,
     other: impl FnOnce(&Mmu<Fake>) + 'static,
 ) -> Outcome {
     let outcome = Outcome::default();
-    // Weak: the fake, which keeps the handler, would keep itself.
+    // Weak, because the fake holds the handler, and would otherwise keep itself alive.
     let (at, told) = (Rc::downgrade(mmu), outcome.clone());
     let mut other = Some(other);
     mmu.kernel().strike_when(move |kernel, moment| {
@@ -135,7 +139,7 @@ pub fn preempt_when(
     outcome
 }
 
-/// Calls `visit` at each moment that `work` comes by.
+/// Calls `visit` at each moment of `work`.
 pub fn at_moments(
     mmu: &Rc<Mmu<Fake>>,
     visit: impl Fn(&Mmu<Fake>, Moment) + 'static,
@@ -153,7 +157,7 @@ pub fn at_moments(
     mmu.kernel().strike_no_more();
 }
 
-/// Chooses the moment of this number, from 0.
+/// A choice for [`preempt_when`]: the moment of this number, from 0.
 pub fn nth(n: usize) -> impl FnMut(&Fake, Moment) -> bool + 'static {
     let mut left = n;
     move |_, _| {

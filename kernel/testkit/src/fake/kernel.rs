@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the library asks of a kernel, answered by a [`Watched`].
+//! The traits of the library, implemented for [`Watched`].
 //!
-//! Each call but those for tables is a moment at which an interrupt may arrive ([`super::interrupts`]).
+//! Each call except those of [`TableFrames`] is a moment at which an interrupt may arrive
+//! ([`super::interrupts`]).
 
 use super::interrupts::Moment;
 use super::{Effect, Watched, cell};
@@ -12,8 +13,8 @@ use lazymmu::{
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
-// SAFETY: each access does to the entry what it says, and an order is judged, not executed: no CPU
-// walks these tables.
+// SAFETY: each access has its documented effect on the entry. Barriers and TLBI are only recorded
+// and checked, which is enough because no CPU walks these tables.
 unsafe impl<F: TableFrames> Hardware for Watched<F> {
     fn load(&self, pte: &Pte) -> Desc {
         self.moment(Moment::Load);
@@ -72,7 +73,7 @@ unsafe impl<F: TableFrames> Hardware for Watched<F> {
     }
 }
 
-// SAFETY: the frames are `F`'s, which keeps these promises.
+// SAFETY: each method calls that of `F`, which has made the same promise.
 unsafe impl<F: TableFrames> TableFrames for Watched<F> {
     fn alloc_table(&self) -> Option<Frame> {
         let left = self.budget.get().checked_sub(1)?;
@@ -118,7 +119,7 @@ unsafe impl<F: TableFrames> TableFrames for Watched<F> {
         self.groups.borrow_mut().forget(number);
         self.frame_at.borrow_mut().remove(&table.addr().get());
         self.record(Effect::Free(number));
-        // SAFETY: the caller's promises are the ones asked for.
+        // SAFETY: this function has the contract of the one that it calls.
         unsafe { self.frames.free_table(frame) };
     }
 
@@ -127,8 +128,8 @@ unsafe impl<F: TableFrames> TableFrames for Watched<F> {
     }
 }
 
-// SAFETY: one thing at a time happens on a fake, so the state, counters and batch are those of the
-// caller.
+// SAFETY: one flow of control uses a fake, so state, counters and batch are those of the current
+// task and CPU, which is the caller.
 unsafe impl<F: TableFrames> Context for Watched<F> {
     unsafe fn lazy(&self) -> &LazyMmuState {
         self.moment(Moment::Lazy);

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A kernel of paper: every effect is recorded, counted apart and checked.
+//! A fake kernel that records, counts and checks every effect.
 //!
-//! [`Watched`] implements what [`lazymmu::Kernel`] asks for. It executes nothing, but knows for
-//! each store which table it hit ([`order`] judges it at once), and at its end compares its own
-//! tallies with the library's counters: a test need not mention counters to check them.
+//! [`Watched`] implements [`lazymmu::Kernel`]. It executes no instruction. It knows the table to
+//! which each store goes, and [`order`] checks the store at once. When it is dropped, it compares
+//! its own counts with the library's counters, so a test need not mention counters to check them.
 //!
-//! Its tables come from an allocator of the test's choice. [`Fake`] has its own, and is what most
-//! tests use. With [`Watched::new`] the allocator of another kernel is watched: it serves the
-//! library, and every store to its tables is recorded and judged.
+//! Its tables come from an allocator that the test chooses. [`Fake`] has an allocator of its own,
+//! and most tests use it. [`Watched::new`] takes the allocator of another kernel: it serves the
+//! library, and every store to its tables is recorded and checked.
 
 mod groups;
 mod heap;
@@ -36,18 +36,18 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use walker::Walker;
 
-/// One effect on the machine, in the order in which they happened.
+/// One effect on the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// An entry was written, with `value`.
+    /// A store to an entry.
     Store {
-        /// What the store was.
+        /// The kind of the entry.
         role: Role,
-        /// The frame of the table that it went to.
+        /// The physical address of its table.
         table: u64,
-        /// The index of the entry in it.
+        /// Its index in the table.
         index: usize,
-        /// What the entry holds now.
+        /// The value that was stored.
         value: u64,
     },
     /// `DMB ISHST`.
@@ -60,17 +60,17 @@ pub enum Effect {
     Isb,
     /// A TLBI with its operand.
     Tlbi(TlbiOp, u64),
-    /// A table was allocated, in this frame.
+    /// The allocation of a table at this physical address.
     Alloc(u64),
-    /// The table in this frame was given back.
+    /// The freeing of the table at this physical address.
     Free(u64),
-    /// Written by a test.
+    /// A mark that a test has added with [`Watched::note`].
     Note(u64),
 }
 
 use Effect::{DsbIsh, DsbIshst, Isb};
 
-/// What was executed, in the units of [`Counts`].
+/// The fake's own counts of what was executed, in the units of [`Counts`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
     ptes: u64,
@@ -85,24 +85,27 @@ struct Tally {
     isb_paid: u64,
 }
 
-/// How much was executed: what an announced range must not make more.
+/// The effects that an announced range must not increase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Executed {
-    /// Stores to leaf entries, and of links of tables. What a link says of its table's population is no such store.
+    /// Stores to leaf entries and stores of links. A store that changes only the population in a
+    /// link is not counted.
     pub stores: u64,
-    /// `DSB`, of either kind.
+    /// Executed `DSB`, both `ISH` and `ISHST`.
     pub dsb: u64,
-    /// `ISB`.
+    /// Executed `ISB`.
     pub isb: u64,
-    /// TLBI, of whatever kind.
+    /// Executed TLBI of any kind.
     pub tlbi: u64,
-    /// The pages that they name. One that invalidates everything counts as the least number of pages for which it is used.
+    /// The pages that these TLBI name. A TLBI that invalidates everything counts as the smallest
+    /// number of pages for which it is used.
     pub pages: u64,
 }
 
 impl Executed {
-    /// Whether it is no more than `other` in any respect. Fewer pages may take more TLBI (63 take two ranged ones and 64 one),
-    /// and fewer TLBI may invalidate everything: one of the two numbers must not be larger.
+    /// Whether no number is larger than in `other`. Of `tlbi` and `pages` only one must not be
+    /// larger: fewer pages may take more TLBI (63 pages take two ranged ones and 64 take one), and
+    /// fewer TLBI may invalidate everything.
     pub const fn is_at_most(self, other: Self) -> bool {
         self.stores <= other.stores
             && self.dsb <= other.dsb
@@ -139,29 +142,29 @@ impl std::ops::Add for Executed {
     }
 }
 
-/// Whether an interrupt arrives at the moment at hand (see [`interrupts`]).
+/// Whether an interrupt arrives at the present moment (see [`interrupts`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// It does not.
+    /// The interrupt does not arrive yet.
     NotYet,
-    /// It does.
+    /// The interrupt arrives.
     Now,
 }
 
-/// CPUs. What runs on which is a test's to say.
+/// The number of CPUs. A test decides which task runs on which.
 pub const CPUS: usize = 2;
 
-/// A kernel whose tables come from `F`, and whose machine is this module's. See the module text.
+/// A kernel whose tables come from `F` and whose machine is the fake one. See the module text.
 pub struct Watched<F: TableFrames> {
     frames: F,
     /// Tables allocated and not freed, by frame.
     tables: RefCell<BTreeMap<u64, NonNull<Table>>>,
-    /// The frame of each, by address.
+    /// The physical address of each of these tables, by its virtual address.
     frame_at: RefCell<BTreeMap<usize, u64>>,
     budget: Cell<usize>,
     /// Whether the next table that is allocated is the root of a kernel's address space.
     root_is_next: Cell<bool>,
-    /// Whether whole trees are given back, which nobody walks any more.
+    /// Whether a test frees whole trees that no walker uses any more.
     pub teardown: Cell<bool>,
     order: RefCell<Order>,
     groups: RefCell<Groups>,
@@ -171,15 +174,15 @@ pub struct Watched<F: TableFrames> {
     /// The pages that TLBI have named ([`Executed::pages`]).
     invalidated: Cell<u64>,
     last: Cell<Effect>,
-    /// Whether the last invalidation was one of all ASIDs, which ends with an `ISB`.
+    /// Whether the last invalidation was for all ASIDs, so that an `ISB` ends it.
     of_all_asids: Cell<bool>,
     interrupt: Cell<bool>,
     interrupts: Interrupts<F>,
     tasks: [LazyMmuState; 2],
     current: Cell<usize>,
     counters: Counters,
-    /// One per CPU. Boxed for Miri, which takes note of each cell that a reference to the fake
-    /// reaches, whenever one is passed on: a batch has thousands.
+    /// One per CPU. Boxed for Miri, which visits each cell behind a reference to the fake whenever
+    /// the reference is passed on, and a batch has thousands of cells.
     batches: [Box<Batch>; CPUS],
     cpu: Cell<usize>,
     has_batch: Cell<bool>,
@@ -189,15 +192,15 @@ pub struct Watched<F: TableFrames> {
     depth_at_dsb: Cell<(u8, u8)>,
 }
 
-/// On a host, what [`Mmu`] has on bare AArch64: the library for one task without interrupts.
-/// Instead of a CPU, the fake machine executes and checks what the library does to one address
-/// space of a kernel.
+/// On a host, the counterpart of `Mmu::for_one_task` of bare AArch64: the library for one task
+/// without interrupts. The fake machine takes the place of the CPU, and checks what the library
+/// does to one kernel address space.
 ///
-/// The machine watches the first space that is built, and it must be a kernel's. It panics when a
-/// table of another space is written. A test with several spaces, or with a user's, uses
+/// The machine checks the first space that is built, which must be a kernel space. It panics when a
+/// table of another space is written. A test with several spaces, or with a user space, uses
 /// [`Watched::new`] and [`new_space`].
 pub trait ForOneTask<F> {
-    /// The library with tables from `frames`.
+    /// Binds the library to the fake machine, with tables from `frames`.
     fn for_one_task(frames: F) -> Self;
 }
 
@@ -207,7 +210,7 @@ impl<F: TableFrames> ForOneTask<F> for Mmu<Watched<F>> {
     }
 }
 
-/// A kernel of paper with tables of its own.
+/// A fake kernel with an allocator of its own.
 pub type Fake = Watched<Heap>;
 
 impl<F: TableFrames + Default> Default for Watched<F> {
@@ -217,7 +220,7 @@ impl<F: TableFrames + Default> Default for Watched<F> {
 }
 
 impl<F: TableFrames> Watched<F> {
-    /// A kernel whose tables come from `frames`. No effect has happened yet.
+    /// A kernel whose tables come from `frames`. No effect is recorded yet.
     pub fn new(frames: F) -> Self {
         Self {
             frames,
@@ -239,8 +242,8 @@ impl<F: TableFrames> Watched<F> {
             tasks: [const { LazyMmuState::new() }; 2],
             current: Cell::new(0),
             counters: Counters::new(),
-            // SAFETY: each is the one of the CPU of its number, and a fake does one thing at a
-            // time.
+            // SAFETY: `batch` returns each only for the CPU of its number, and one flow of control
+            // uses the fake.
             batches: std::array::from_fn(|_| Box::new(unsafe { Batch::new() })),
             cpu: Cell::new(0),
             has_batch: Cell::new(true),
@@ -251,9 +254,9 @@ impl<F: TableFrames> Watched<F> {
         }
     }
 
-    /// The same for one address space of a kernel: the first table that is allocated is its root,
-    /// and need not be named ([`new_space`]). Any other space must be built with [`new_space`]: the
-    /// first valid entry that is stored to a table which no known root reaches is a panic.
+    /// [`Watched::new`] for one kernel address space: the first table that is allocated is its
+    /// root, so the space need not be built with [`new_space`]. Other spaces must be: the first
+    /// valid entry that is stored to a table which no known root reaches causes a panic.
     pub fn for_one_space(frames: F) -> Self {
         let kernel = Self::new(frames);
         kernel.root_is_next.set(true);
@@ -261,7 +264,7 @@ impl<F: TableFrames> Watched<F> {
         kernel
     }
 
-    /// The state of the task that runs.
+    /// The state of the current task.
     pub fn current_state(&self) -> LazyMmuSnapshot {
         self.tasks[self.current.get()].read()
     }
@@ -271,7 +274,8 @@ impl<F: TableFrames> Watched<F> {
         &self.frames
     }
 
-    /// Effects since the last call. If no section is open, nothing may be half done (R29).
+    /// The effects since the last call. If no section is open, also checks the contiguous groups
+    /// ([`Watched::check_groups`]).
     pub fn take_effects(&self) -> Vec<Effect> {
         if self
             .tasks
@@ -283,7 +287,10 @@ impl<F: TableFrames> Watched<F> {
         std::mem::take(&mut self.effects.borrow_mut())
     }
 
-    /// No contiguous group is half folded, half changed or half emptied.
+    /// Checks that no contiguous group is folded, changed or emptied only in part (R29).
+    ///
+    /// # Panics
+    /// If one is.
     pub fn check_groups(&self) {
         for (table, group) in self.groups.borrow().all() {
             Groups::check_whole(table, group, &self.group(table, group));
@@ -295,53 +302,53 @@ impl<F: TableFrames> Watched<F> {
         std::array::from_fn(|i| cell(&entries[group * GROUP + i]).load(Ordering::Relaxed))
     }
 
-    /// This kernel gives its CPUs no batch.
+    /// From now on [`lazymmu::Context::batch`] returns `None`.
     pub fn withdraw_batch(&self) {
         self.has_batch.set(false);
     }
 
-    /// Whether nothing waits on the CPU at hand.
+    /// Whether nothing waits on the current CPU.
     pub fn is_batch_empty(&self) -> bool {
         self.batches[self.cpu.get()].is_empty()
     }
 
-    /// Allocation succeeds `tables` times more.
+    /// From now on `tables` more allocations succeed, and further ones fail.
     pub fn set_budget(&self, tables: usize) {
         self.budget.set(tables);
     }
 
-    /// What follows runs in an interrupt, or no longer does.
+    /// From now on the caller is in interrupt context, or no longer is.
     pub fn set_interrupt(&self, on: bool) {
         self.interrupt.set(on);
     }
 
-    /// What a context switch does to lazy state: nothing but this.
+    /// Makes `task` the current one. The lazy states do not change.
     pub fn switch_to(&self, task: usize) {
         self.current.set(task);
     }
 
-    /// What follows happens on CPU `cpu`, to the task of that number.
+    /// Makes `cpu` the current CPU, and the task of that number the current task.
     pub fn go_to(&self, cpu: usize) {
         self.cpu.set(cpu);
         self.switch_to(cpu);
     }
 
-    /// The task at hand goes on on CPU `cpu`.
+    /// Moves the current task to CPU `cpu`.
     pub fn move_to(&self, cpu: usize) {
         self.cpu.set(cpu);
     }
 
-    /// What the library has reported since the last call.
+    /// The errors that the library has reported since the last call.
     pub fn take_reports(&self) -> Vec<LazyMmuError> {
         self.reports.take()
     }
 
-    /// What the library says that it has executed.
+    /// The library's own counters.
     pub fn counts(&self) -> Counts {
         self.counters.read()
     }
 
-    /// What was executed so far.
+    /// What the fake has recorded so far.
     pub fn executed(&self) -> Executed {
         let tally = self.tally.get();
         Executed {
@@ -358,12 +365,12 @@ impl<F: TableFrames> Watched<F> {
         self.depth_at_dsb.get()
     }
 
-    /// Puts a mark among the effects.
+    /// Adds a mark to the effects.
     pub fn note(&self, what: u64) {
         self.record(Effect::Note(what));
     }
 
-    /// Tables allocated and not freed.
+    /// The number of tables that were allocated and not freed.
     pub fn live_tables(&self) -> usize {
         self.tables.borrow().len()
     }
@@ -373,8 +380,8 @@ impl<F: TableFrames> Watched<F> {
         self.order.borrow().all_invalidated()
     }
 
-    /// Whether no TLB may hold the old value of any entry but of the pages that `may` names, by
-    /// ASID and address.
+    /// Whether no TLB may hold the old value of any entry, except of the pages for which `may` is
+    /// true. Its arguments are the ASID and the address.
     pub fn all_invalidated_but(&self, may: impl Fn(Option<u16>, u64) -> bool) -> bool {
         self.order.borrow().all_invalidated_but(may)
     }
@@ -384,17 +391,18 @@ impl<F: TableFrames> Watched<F> {
         self.order.borrow().may_be_cached(asid, va)
     }
 
-    /// The frame that `va` was mapped to goes back to its owner, who may use it for something else. A test's callbacks
-    /// that take frames call this; so does whoever else gives one back.
+    /// Checks that the frame to which `va` was mapped may be reused. The callbacks of a test that
+    /// take frames call it, and all other code of the test that gives a frame back.
     ///
     /// # Panics
-    /// If a TLB may still translate `va` to it, in the space of this ASID or in one that shares the table (R25).
+    /// If a TLB may still translate `va` to the frame, in the space of this ASID or in one that
+    /// shares the table (R25).
     pub fn give_back(&self, asid: Option<u16>, va: u64, frame: Frame) {
         let order = self.order.borrow();
         order.give_back(asid, va, frame.as_u64());
     }
 
-    /// Every bit of every table.
+    /// The entries of every table as numbers, by physical address.
     pub fn image(&self) -> BTreeMap<u64, Vec<u64>> {
         let tables = self.tables.borrow();
         tables.keys().map(|&f| (f, self.raw(f))).collect()
@@ -403,8 +411,8 @@ impl<F: TableFrames> Watched<F> {
     /// The entries of a table as numbers.
     pub fn raw(&self, frame: u64) -> Vec<u64> {
         let table = NonNull::from(self.table(frame)).cast::<[u64; ENTRIES]>();
-        // SAFETY: a table is 512 cells of 64 bits, and nobody writes them meanwhile: `Self` is
-        // not `Sync`. One read, because 512 take their time under Miri.
+        // SAFETY: a table is 512 cells of 64 bits, and nothing writes them during the read, because
+        // `Self` is not `Sync`. It is one read, because 512 would be slow under Miri.
         unsafe { table.read() }.to_vec()
     }
 
@@ -430,8 +438,8 @@ impl<F: TableFrames> Watched<F> {
             DsbIsh => tally.dsb_ish += 1,
             Isb => {
                 tally.isb += 1;
-                // Behind the DSB ISH of all ASIDs it ends the invalidation and pays for no
-                // store. Behind that of one ASID it pays what the links of tables owe.
+                // After the DSB ISH of an invalidation for all ASIDs, the ISB ends the invalidation
+                // and pays for no store. After that of one ASID it pays what links of tables owe.
                 let ends_invalidation = last == DsbIsh && self.of_all_asids.replace(false);
                 tally.isb_paid += u64::from(!ends_invalidation);
             }
@@ -440,7 +448,7 @@ impl<F: TableFrames> Watched<F> {
                 self.invalidated
                     .set(self.invalidated.get() + pages_of(op, operand));
                 if last == DsbIshst {
-                    // It begins the invalidation and pays for no store.
+                    // The DSB ISHST begins the invalidation and pays for no store.
                     tally.dsb_paid -= 1;
                     self.of_all_asids.set(matches!(
                         op,
@@ -458,8 +466,8 @@ impl<F: TableFrames> Watched<F> {
         self.effects.borrow_mut().push(effect);
     }
 
-    /// R14, in words of its own: a valid kernel leaf, a valid entry of levels 1 and
-    /// 2, any write at level 0.
+    /// Whether R14 lists the store, computed without the library: a valid kernel leaf, a valid
+    /// entry of levels 1 and 2, any write at level 0.
     fn is_listed(role: Role, value: u64) -> bool {
         let kernel_leaf = bits::VALID | bits::UXN;
         match role {
@@ -504,7 +512,7 @@ impl<F: TableFrames> Watched<F> {
         Desc::from_u64(old)
     }
 
-    /// `DSB ISH`, as far as order is concerned.
+    /// The effect of a `DSB ISH` on the order of stores and invalidations.
     fn complete(&self) {
         let invalidated = self.order.borrow_mut().dsb_ish();
         for (table, index) in invalidated {
@@ -514,11 +522,15 @@ impl<F: TableFrames> Watched<F> {
     }
 
     /// Compares the library's counters with what was executed.
+    ///
+    /// # Panics
+    /// If they differ.
     pub fn check_counters(&self) {
         let counts = self.counters.read();
-        // What waited and was overtaken was asked for and never executed.
+        // Stores that waited and were overtaken are counted and were never executed.
         let late = counts.deferred + counts.late_stores > 0;
-        // What a barrier was for shows in what follows it, unless another task came in between.
+        // The effect after a barrier shows what the barrier was for, unless another task ran in
+        // between.
         let struck = self.interrupts.has_struck();
         let executed = self.tally.get();
         let counted = Tally {
@@ -554,7 +566,8 @@ impl<F: TableFrames> Drop for Watched<F> {
         if !std::thread::panicking() {
             self.check_groups();
             self.check_counters();
-            // A test may end with spaces whose roots it knows: their tables go with the fake.
+            // A test may end with spaces whose roots it has asked for: their tables are freed with
+            // the fake.
             let mut reports = self.reports.take();
             reports.retain(|report| *report != LazyMmuError::TablesLeaked);
             assert_eq!(reports, [], "reports that no test expected");
@@ -562,7 +575,7 @@ impl<F: TableFrames> Drop for Watched<F> {
     }
 }
 
-/// How many pages an operation names.
+/// The number of pages that an operation names.
 const fn pages_of(op: TlbiOp, operand: u64) -> u64 {
     match op {
         TlbiOp::Vmalle1is | TlbiOp::Aside1is => MAX_DVM_OPS,

@@ -1,49 +1,51 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The rules that every store of every test is held to, whatever the test is about.
+//! The order checker: rules that it applies to every store of every test.
 //!
-//! One CPU, tables and a TLB that caches whatever it may. For each entry whose old value a
-//! TLB may hold, the checker remembers how far its invalidation has come:
-//! written, completed by a `DSB`, named by a TLBI, gone after the `DSB ISH` (R27). It panics,
-//! naming the rule, on
+//! The checker knows one CPU, the tables, and a TLB that caches everything that it is allowed to.
+//! For each entry whose old value the TLB may hold, it remembers the state of the invalidation:
+//! written, completed by a `DSB`, named by a TLBI, and gone after the `DSB ISH` (R27). It panics
+//! with the number of the rule on
 //!
-//! * a table linked before its contents are ordered (R18);
-//! * an entry made valid again before the invalidation is complete (R27, R29);
-//! * a live entry replaced in place by one that needs break-before-make (R29);
-//! * a table given back while an entry links it, or a walker may hold its link (R32);
-//! * a frame given back, or a table allocated in one, while a TLB may translate an address to it (R25). Who
-//!   gives frames back says so by [`super::Watched::give_back`].
+//! * a table that is linked before its contents are ordered (R18);
+//! * an entry that is made valid again before the invalidation is complete (R27, R29);
+//! * a live entry that is replaced in place by one that needs break-before-make (R29);
+//! * a table that is freed while an entry links it, or while a walker may hold its link (R32);
+//! * a frame that is given back, or in which a table is allocated, while a TLB may translate an
+//!   address to it (R25). A test reports frames that it gives back to
+//!   [`super::Watched::give_back`].
 //!
-//! A table may be linked by several others: spaces share it. A TLB holds what it translates under the
-//! ASID of each tree that has reached it, and each of them must be invalidated. What a kernel's tree
-//! translates is global: an invalidation of one ASID leaves it alone.
+//! Several tables may link one table, because spaces share tables. A TLB holds the translations of
+//! such a table under the ASID of each tree that has reached it, and each of them must be
+//! invalidated. Translations of a kernel tree are global: an invalidation of one ASID does not
+//! reach them.
 //!
-//! It shares no code with the library: operands and attributes are decoded here.
+//! The checker shares no code with the library: it decodes operands and attributes itself.
 
 use lazymmu::{TlbiOp, bits};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a store was, judged by where the entry stands.
+/// The kind of a store, which follows from the place of the entry in the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// An entry of a last-level table.
     Leaf,
     /// A table linked or unlinked, at this level.
     Link(u8),
-    /// Only the population kept in a link's ignored bits changed.
+    /// Only the population in the ignored bits of a link changed.
     Population,
-    /// The table is not reachable: nobody walks it.
+    /// The table is not linked, so no walker reaches it.
     Scratch,
 }
 
-/// The ASID of a tree, `None` for a kernel's.
+/// The ASID of a tree, `None` for a kernel tree.
 type Tree = Option<u16>;
 
-/// Where a table hangs.
+/// The place of a table in the trees.
 #[derive(Clone, Debug)]
 struct Place {
-    /// Level of the table, 0 for a root.
+    /// The level of the table, 0 for a root.
     level: u8,
-    /// First address it translates.
+    /// The first address that it translates.
     base: u64,
     /// Each tree that has reached it so far.
     trees: Vec<Tree>,
@@ -67,15 +69,16 @@ enum Stage {
 #[derive(Clone, Copy, Debug)]
 struct Stale {
     stage: Stage,
-    /// What the old value led to: a table, or at level 3 a page.
+    /// The address in the old value: of a table, or at level 3 of a page.
     frame: u64,
-    /// Whether it was a table.
+    /// Whether the old value was a link.
     is_link: bool,
-    /// Table and index of the entry; `None` when the table is gone.
+    /// Table and index of the entry; `None` after the table was freed.
     at: Option<(u64, usize)>,
 }
 
-/// An entry in the view of a TLB, in a table of this frame: spaces of one ASID may have an entry each.
+/// The key of a TLB entry. It includes the table, because two spaces of one ASID may each have an
+/// entry for one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     tree: Tree,
@@ -84,15 +87,15 @@ struct Key {
     table: u64,
 }
 
-/// The rules, and how far each entry has come.
+/// The order checker: the places of tables, and the invalidations that are not complete.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     places: BTreeMap<u64, Place>,
-    /// Tables whose link is cleared and which are not free yet.
+    /// Tables whose links were cleared and which are not free yet.
     unlinked: BTreeMap<u64, Place>,
     unordered: BTreeSet<u64>,
     stale: BTreeMap<Key, Stale>,
-    /// Whether a table that is written and reached from no known root is a mistake of the test.
+    /// Whether a store to a table that no known root reaches is a mistake of the test.
     every_root_is_known: bool,
 }
 
@@ -113,12 +116,12 @@ fn is_live(level: u8, raw: u64) -> bool {
 }
 
 impl Order {
-    /// A root comes into being.
+    /// Adds the root of a new tree.
     pub(super) fn add_root(&mut self, frame: u64, base: u64, tree: Tree) {
         self.add_table(frame, 0, base, tree);
     }
 
-    /// A table is linked in a tree of other code, which was not watched when it was.
+    /// Adds a table of a tree that other code has built before the machine was told of it.
     pub(super) fn add_table(&mut self, frame: u64, level: u8, base: u64, tree: Tree) {
         let table = Place {
             level,
@@ -129,12 +132,13 @@ impl Order {
         self.places.insert(frame, table);
     }
 
-    /// From now on, a valid entry in a table that no known root reaches is a mistake of the test.
+    /// From now on, a valid entry that is stored to a table which no known root reaches is a
+    /// mistake of the test.
     pub(super) fn know_every_root(&mut self) {
         self.every_root_is_known = true;
     }
 
-    /// A table is allocated: its zeroes are stores like any other.
+    /// Adds a new table. Its zeroes are stores, which must be ordered before it is linked.
     pub(super) fn alloc(&mut self, frame: u64) {
         let translated = self
             .stale
@@ -148,7 +152,7 @@ impl Order {
         self.unordered.insert(frame);
     }
 
-    /// The frame that `va` of this tree was mapped to may be used for something else.
+    /// Checks that the frame to which `va` of this tree was mapped may be reused.
     pub(super) fn give_back(&self, tree: Tree, va: u64, frame: u64) {
         for (key, stale) in &self.stale {
             let is_it = (key.level, key.va, stale.frame) == (3, va, frame);
@@ -167,7 +171,7 @@ impl Order {
         self.stale.is_empty()
     }
 
-    /// The same, but for pages that `may` names.
+    /// [`Order::all_invalidated`], except for pages for which `may` is true.
     pub(super) fn all_invalidated_but(&self, may: impl Fn(Tree, u64) -> bool) -> bool {
         let mut stale = self.stale.keys();
         stale.all(|key| key.level == 3 && may(key.tree, key.va))
@@ -188,9 +192,11 @@ impl Order {
         self.stale.range(first..=last).next().is_some()
     }
 
+    /// Checks the store of `new` over `old` to entry `index` of the table at `frame`. Returns its
+    /// kind.
     pub(super) fn store(&mut self, frame: u64, index: usize, old: u64, new: u64) -> Role {
         if let Some(place) = self.unlinked.get(&frame) {
-            // A walker may still get here until the invalidation is complete.
+            // A walker may still reach the table until the invalidation is complete.
             assert!(
                 !is_live(place.level, new),
                 "R32: {new:#x} is written to table {frame:#x}, unlinked but still walked"
@@ -198,7 +204,7 @@ impl Order {
             return Role::Scratch;
         }
         let Some(place) = self.places.get(&frame) else {
-            // The links of chains of spare tables are not valid.
+            // Stores to a new table are allowed: the links in chains of spare tables are not valid.
             assert!(
                 !self.every_root_is_known || new & bits::VALID == 0,
                 "{new:#x} is stored to table {frame:#x}, which no root that this machine knows reaches: \
@@ -269,7 +275,7 @@ impl Order {
         }
     }
 
-    /// The entry `at`, which is that of a table with a place, links `child`.
+    /// Notes that the entry `at` links `child`. The table of `at` has a place.
     fn link(&mut self, child: u64, at: (u64, usize)) {
         let parent = &self.places[&at.0];
         let (level, base, trees) = (parent.level + 1, parent.va(at.1), parent.trees.clone());
@@ -288,7 +294,7 @@ impl Order {
         self.reach(child, &trees);
     }
 
-    /// The trees reach a table, and the tables below it.
+    /// Notes that `trees` reach `table` and the tables below it.
     fn reach(&mut self, table: u64, trees: &[Tree]) {
         let Some(place) = self.places.get_mut(&table) else {
             return;
@@ -300,7 +306,7 @@ impl Order {
             }
         }
         if before == 0 || before == place.trees.len() {
-            // Nothing is below a table that comes new into a tree.
+            // A new table has no tables below it, and a known one has gained no tree.
             return;
         }
         let is_below = |place: &Place| place.links.iter().any(|(from, _)| *from == table);
@@ -311,7 +317,8 @@ impl Order {
         }
     }
 
-    /// The entry `at` links `child` no more. The trees that have reached it this way may still have cached what is below.
+    /// Notes that the entry `at` no longer links `child`. The trees that have reached it by this
+    /// link may still have cached translations of the tables below.
     fn unlink(&mut self, child: u64, at: (u64, usize)) {
         if let Some(place) = self.places.get_mut(&child) {
             place.links.remove(&at);
@@ -323,7 +330,7 @@ impl Order {
         }
     }
 
-    /// A table goes back to the allocator, outside the teardown of a whole tree.
+    /// Checks that a table may be freed, and removes it. Not for the teardown of a whole tree.
     pub(super) fn free(&mut self, frame: u64) {
         assert!(
             !self.stale.values().any(|s| s.is_link && s.frame == frame),
@@ -332,7 +339,7 @@ impl Order {
         self.forget(frame);
     }
 
-    /// A table of a tree that nobody walks any more.
+    /// Removes a table of a tree that no walker uses any more.
     pub(super) fn forget(&mut self, frame: u64) {
         self.places.remove(&frame);
         self.unlinked.remove(&frame);
@@ -357,7 +364,7 @@ impl Order {
         }
     }
 
-    /// Returns table and index of the leaves whose invalidation this completes.
+    /// A `DSB ISH`. Returns table and index of the leaves whose invalidation it completes.
     pub(super) fn dsb_ish(&mut self) -> Vec<(u64, usize)> {
         let mut done = Vec::new();
         self.stale.retain(|key, stale| {
@@ -384,13 +391,13 @@ impl Order {
 /// A decoded TLBI (Arm ARM C5.5).
 #[derive(Clone, Copy, Debug)]
 pub struct Named {
-    /// First page and number of pages, in units of 4 KiB; `None` for everything.
+    /// The number of the first page and the number of pages; `None` for all addresses.
     pub pages: Option<(u64, u64)>,
     /// The ASID that it names; `None` for all of them.
     pub asid: Option<u16>,
-    /// Whether it leaves links to tables alone.
+    /// Whether it invalidates only leaves, and no links.
     pub leaf_only: bool,
-    /// Level that the operand promises.
+    /// The level in the TTL field, if there is one.
     pub ttl: Option<u8>,
 }
 
@@ -451,7 +458,7 @@ impl Named {
         let hit = self
             .pages
             .is_none_or(|(from, n)| from < first + span && first < from + n);
-        // An operation of one ASID leaves global entries alone.
+        // An operation of one ASID does not reach global entries.
         let whose = self.asid.is_none() || self.asid == tree;
         hit && whose && !(self.leaf_only && is_link) && self.ttl.is_none_or(|ttl| ttl == level)
     }

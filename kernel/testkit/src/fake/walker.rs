@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What hardware writes into entries by itself: access and dirty bits (R24).
+//! A table walker that sets access and dirty bits in entries (R24).
 //!
-//! The library keeps TCR_EL1.{HA,HD} clear, but its queues must not be what forbids setting them.
+//! The library requires TCR_EL1.{HA,HD} to be 0 today, but its queues must not rely on that.
 
 use super::{Watched, cell};
 use lazymmu::{Frame, Pte, TableFrames};
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
-/// A change that hardware makes at the moment at which the kernel next writes the entry.
+/// A change that hardware makes right before the kernel's next write to the entry.
 #[derive(Clone, Copy, Debug)]
 struct Race {
     entry: usize,
@@ -25,12 +25,13 @@ impl<F: TableFrames> Watched<F> {
         &self.table(table.as_u64()).entries()[index]
     }
 
-    /// What the entry holds in memory.
+    /// The value of the entry in memory.
     pub fn memory(&self, table: Frame, index: usize) -> u64 {
         cell(self.entry(table, index)).load(Ordering::Relaxed)
     }
 
-    /// Hardware sets and clears bits of the entry, now. No store of the kernel's, so nothing is recorded.
+    /// Sets and clears bits of the entry now, as hardware does. Nothing is recorded, because it is
+    /// not a store of the kernel.
     pub fn walker_writes(&self, table: Frame, index: usize, set: u64, clear: u64) {
         let cell = cell(self.entry(table, index));
         cell.store(
@@ -39,7 +40,7 @@ impl<F: TableFrames> Watched<F> {
         );
     }
 
-    /// The same, right before the kernel's next write to the entry.
+    /// [`Watched::walker_writes`], right before the kernel's next write to the entry.
     pub fn walker_races(&self, table: Frame, index: usize, set: u64, clear: u64) {
         let entry = self.entry(table, index).as_ptr() as usize;
         self.walker.0.set(Some(Race { entry, set, clear }));

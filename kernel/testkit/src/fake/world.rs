@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What tests build from a [`Fake`]: spaces, ranges, and the checks that most of them end with.
+//! Helpers for tests on a [`Fake`]: spaces, ranges, and the checks with which most tests end.
 
 use super::order::{Role, SHIFT};
 use super::{Effect, Fake, Watched};
@@ -10,11 +10,12 @@ use lazymmu::{
 
 /// The address space of most tests.
 pub const USER: SpaceKind = SpaceKind::User(Asid(0x2b));
-/// Kernel and user half.
+/// The kinds of space with which most tests run: the kernel half and the user half.
 #[cfg(not(miri))]
 pub const KINDS: [SpaceKind; 2] = [SpaceKind::Kernel, USER];
-/// Under Miri, where a test takes seconds for each, the user's, which has contiguous groups. What the
-/// kernel's alone has is in tests that name it.
+/// The kinds of space with which most tests run under Miri, where a test takes seconds for each:
+/// only the user half, which has contiguous groups. Tests of kernel mappings name that kind
+/// themselves.
 #[cfg(miri)]
 pub const KINDS: [SpaceKind; 1] = [USER];
 /// A 512 GiB boundary of the upper half, hence one of every level.
@@ -27,12 +28,13 @@ pub fn new_mmu() -> Mmu<Fake> {
 
 /// [`Mmu::set_backend`] and [`Mmu::set_features`] for tests.
 ///
-/// The memory of a fake machine is not the test's own, so a wrong choice is found by the checkers and harms nothing.
+/// They are safe here: no CPU walks the tables of a simulated machine, so the checkers find a wrong
+/// choice, and it does no harm.
 pub trait Choose {
     /// [`Mmu::set_backend`].
     ///
     /// # Errors
-    /// Its.
+    /// The errors of [`Mmu::set_backend`].
     fn choose_backend(&self, backend: Backend) -> Result<(), LazyMmuError>;
 
     /// [`Mmu::set_features`].
@@ -41,17 +43,17 @@ pub trait Choose {
 
 impl<K: Kernel> Choose for Mmu<K> {
     fn choose_backend(&self, backend: Backend) -> Result<(), LazyMmuError> {
-        // SAFETY: see the trait.
+        // SAFETY: no CPU walks the tables (see the trait).
         unsafe { self.set_backend(backend) }
     }
 
     fn choose_features(&self, features: Features) {
-        // SAFETY: see the trait.
+        // SAFETY: no CPU walks the tables (see the trait).
         unsafe { self.set_features(features) };
     }
 }
 
-/// The same with a strategy.
+/// The library on a new fake, with this strategy.
 pub fn new_mmu_with(backend: Backend) -> Mmu<Fake> {
     let mmu = new_mmu();
     mmu.choose_backend(backend)
@@ -59,7 +61,8 @@ pub fn new_mmu_with(backend: Backend) -> Mmu<Fake> {
     mmu
 }
 
-/// What a CPU offers, by number: a bit each for TTL, range operations, the repetition and FEAT_ETS2.
+/// CPU features by number, 0..16: one bit each for TTL, range operations, the repetition and
+/// FEAT_ETS2.
 pub const fn features(number: u8) -> Features {
     Features {
         tlb: TlbFeatures {
@@ -71,7 +74,7 @@ pub const fn features(number: u8) -> Features {
     }
 }
 
-/// Features with nothing but `ets2`.
+/// Features of which only `ets2` is set.
 pub fn with_ets2() -> Features {
     Features {
         ets2: true,
@@ -87,7 +90,7 @@ pub const fn asid_of(kind: SpaceKind) -> Option<u16> {
     }
 }
 
-/// An empty space whose root the checker knows.
+/// An empty space, whose root is made known to the order checker.
 pub fn new_space<F: TableFrames>(
     mmu: &Mmu<Watched<F>>,
     kind: SpaceKind,
@@ -101,7 +104,8 @@ pub fn new_space<F: TableFrames>(
     space
 }
 
-/// The same for a space whose root nobody has asked for, so that it is freed when it is dropped.
+/// [`new_space`] without a call of [`AddressSpace::root`], so that dropping the space frees its
+/// tables.
 pub fn new_private_space<F: TableFrames>(
     mmu: &Mmu<Watched<F>>,
     kind: SpaceKind,
@@ -117,7 +121,8 @@ pub fn new_private_space<F: TableFrames>(
     space
 }
 
-/// Makes a tree known to the checker that other code has built, by stores that were not watched.
+/// Makes a tree known to the order checker that other code has built by stores that were not
+/// recorded.
 pub fn know_tree<F: TableFrames>(kernel: &Watched<F>, root: u64, kind: SpaceKind) {
     know_table(kernel, root, (0, kind.half().start()), asid_of(kind));
 }
@@ -140,7 +145,7 @@ fn know_table<F: TableFrames>(
     }
 }
 
-/// A space of `lazymmu` in which the tables for `range` exist and nothing is mapped.
+/// A space in which the tables for `range` exist and nothing is mapped.
 pub fn new_space_with_tables<F: TableFrames>(
     mmu: &Mmu<Watched<F>>,
     kind: SpaceKind,
@@ -154,17 +159,18 @@ pub fn new_space_with_tables<F: TableFrames>(
     space
 }
 
-/// `n` pages from page `first` behind [`BASE`] on.
+/// `n` pages from page `first` after [`BASE`] on.
 pub fn part(first: u64, n: u64) -> PageRange {
     pages(BASE + first * PAGE_SIZE, n)
 }
 
-/// A kernel space in which the table of the 512 pages from [`BASE`] on exists and nothing is mapped.
+/// A kernel space in which the table of the 512 pages from [`BASE`] on exists and nothing is
+/// mapped.
 pub fn new_kernel_space(mmu: &Mmu<Fake>) -> AddressSpace<'_, Fake> {
     new_space_with_tables(mmu, SpaceKind::Kernel, part(0, 512))
 }
 
-/// Maps page `page` behind [`BASE`] of a kernel space to the frame of that number.
+/// Maps page `page` after [`BASE`] of a kernel space to the frame of that number.
 #[track_caller]
 pub fn map_page(space: &mut AddressSpace<'_, Fake>, page: u64) {
     space
@@ -178,14 +184,14 @@ pub fn close<F: TableFrames>(mmu: &Mmu<Watched<F>>) {
     while mmu.lazy().disable().is_ok() {}
 }
 
-/// The table of the pages of `range`, which exists.
+/// The last-level table of `range`, which the test has built.
 pub fn table_of<F: TableFrames>(space: &AddressSpace<'_, Watched<F>>, range: PageRange) -> Frame {
     space
         .last_level_table(range.start())
         .expect("the test has built the table")
 }
 
-/// Enters a section that announces `range`. No test frees the table meanwhile.
+/// Enters a section that announces `range`. No test frees the table in this section.
 pub fn enable_fast<F: TableFrames>(space: &AddressSpace<'_, Watched<F>>, range: PageRange) {
     let (lazy, table) = (space.mmu().lazy(), table_of(space, range));
     // SAFETY: the tests that free tables do so outside of sections.
@@ -193,7 +199,7 @@ pub fn enable_fast<F: TableFrames>(space: &AddressSpace<'_, Watched<F>>, range: 
         .expect("the range is one of the table's");
 }
 
-/// Number of TLBI instructions in `effects`.
+/// The number of TLBI instructions in `effects`.
 pub fn tlbis(effects: &[Effect]) -> usize {
     effects
         .iter()
@@ -201,12 +207,13 @@ pub fn tlbis(effects: &[Effect]) -> usize {
         .count()
 }
 
-/// Number of stores to leaves in `effects`.
+/// The number of stores to leaves in `effects`.
 pub fn leaves(effects: &[Effect]) -> usize {
     effects.iter().filter(|e| is_leaf(e)).count()
 }
 
-/// Gives the whole tree back, checks that nothing of it stays, and returns the effects.
+/// Destroys the space, checks that all of its tables are freed after the invalidation, and returns
+/// the effects.
 pub fn destroy<F: TableFrames>(space: AddressSpace<'_, Watched<F>>) -> Vec<Effect> {
     let kernel = space.mmu().kernel();
     let before = kernel.live_tables();
@@ -228,7 +235,7 @@ pub fn destroy<F: TableFrames>(space: AddressSpace<'_, Watched<F>>) -> Vec<Effec
     effects
 }
 
-/// Counts the tables of a tree, and checks each population on the way.
+/// Counts the tables of a tree, and checks the population in each link.
 pub fn tables_below<F: TableFrames>(kernel: &Watched<F>, frame: u64, level: u8) -> usize {
     let mut tables = 1;
     for entry in kernel.raw(frame) {
@@ -246,19 +253,19 @@ pub fn tables_below<F: TableFrames>(kernel: &Watched<F>, frame: u64, level: u8) 
     tables
 }
 
-/// Repetitions of a random test: `n`, or under Miri, which is some hundred times slower and
-/// looks for what one repetition shows as well as a thousand, a two-hundredth.
+/// The number of repetitions of a random test: `n`, or a two-hundredth of it under Miri, which is
+/// some hundred times slower, and finds in one repetition what it finds in a thousand.
 pub const fn reduced(n: usize) -> usize {
     if cfg!(miri) { n.div_ceil(200) } else { n }
 }
 
-/// The distance of the moments at which a test interrupts: 1, or under Miri `miri`.
+/// The distance between the moments at which a test interrupts: 1, or `miri` under Miri.
 pub const fn stride(miri: usize) -> usize {
     if cfg!(miri) { miri } else { 1 }
 }
 
-/// The strategies that a test runs with: all, or under Miri, which looks for what pointers do and not for
-/// results, the two with the most of it.
+/// The strategies with which a test runs: all, or under Miri, which checks the use of pointers and
+/// not results, the two that use most of them.
 pub fn backends() -> impl Iterator<Item = Backend> {
     let all = Backend::ALL.into_iter();
     all.filter(|backend| {
@@ -286,7 +293,7 @@ pub fn contiguous(n: u64) -> Backing<'static> {
     Backing::Contiguous(frame(n))
 }
 
-/// What `prot_of(kind)` maps in tests that do not care.
+/// The attributes of data, for tests in which the attributes do not matter.
 pub const fn data(kind: SpaceKind) -> Prot {
     match kind {
         SpaceKind::Kernel => Prot::KERNEL,
@@ -294,7 +301,8 @@ pub const fn data(kind: SpaceKind) -> Prot {
     }
 }
 
-/// The effects without those that no walker sees.
+/// The effects without those that no walker sees: stores to unlinked tables, changes of
+/// populations, and allocations.
 pub fn visible(effects: Vec<Effect>) -> Vec<Effect> {
     effects
         .into_iter()
@@ -310,7 +318,7 @@ pub fn visible(effects: Vec<Effect>) -> Vec<Effect> {
         .collect()
 }
 
-/// Number of `effect` in `effects`.
+/// The number of effects in `effects` that equal `effect`.
 pub fn count(effects: &[Effect], effect: Effect) -> usize {
     effects.iter().filter(|e| **e == effect).count()
 }
@@ -334,8 +342,9 @@ pub fn is_maintenance(effect: &Effect) -> bool {
     )
 }
 
-/// Runs `request`, which must be refused, and checks that nothing came of it: tables
-/// byte by byte, memory, lazy state, barriers, TLBI.
+/// Runs `request`, which must be refused, and checks that it changed nothing: the tables byte by
+/// byte, the allocated tables, the lazy state; and that it executed no barrier and no TLBI. Returns
+/// the error.
 #[track_caller]
 pub fn refused<F: TableFrames, T: std::fmt::Debug>(
     mmu: &Mmu<Watched<F>>,

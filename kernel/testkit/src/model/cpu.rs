@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One CPU: what its barriers have ordered, completed and synchronized.
 //!
-//! Five views, each for one thing that a later access can be ordered after:
+//! A CPU has five views. Each holds the stores and TLBIs after which some kind of later access is
+//! ordered:
 //!
 //! | view      | holds                                    | grows by                  | orders                        |
 //! |-----------|------------------------------------------|---------------------------|-------------------------------|
@@ -11,18 +12,18 @@
 //! | `done`    | complete                                 | DSB, by type              | later TLBIs (rows U2, U3)     |
 //! | `synced`  | what was `done` at the last CSE          | ISB, exception entry, ERET| every later walk and fetch    |
 //!
-//! Own stores enter `done` with a DSB of type stores or full (R_SPVBD, rows M5 and M6), own
-//! TLBIs with a full one only (R_YNJCP, row U4). A walk may have happened at any time since the
-//! last context synchronization, which is why `done` alone forbids nothing (row M3).
+//! A DSB of type stores or full adds the CPU's own stores to `done` (R_SPVBD, rows M5 and M6), and
+//! only a full one adds its own TLBIs (R_YNJCP, row U4). A walk may have been made at any time
+//! since the last context synchronization event (CSE), so `done` alone forbids nothing (row M3).
 //!
-//! A lock is more than an acquire. Its atomic also *writes*, behind the releasing store in
-//! coherence order, so a DSB of stores that completes it completes what came before the release; and
-//! the loop around it is a control dependency, so a CSE behind it comes after what it observed
-//! (`MP.RTf.inv+dmb+ctrl-isb`).
+//! Taking a lock is more than an acquire. Its atomic operation also *writes*, after the releasing
+//! store in coherence order, so a DSB of stores that completes this write also completes what came
+//! before the release. And the loop around the atomic is a control dependency, so a CSE after it
+//! comes after what the loop has observed (`MP.RTf.inv+dmb+ctrl-isb`).
 
 use super::view::View;
 
-/// Type of a DMB or DSB of the inner shareable domain.
+/// The type of a DMB or DSB of the inner shareable domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Barrier {
     /// `ISHST`: stores only.
@@ -46,9 +47,9 @@ impl Barrier {
 #[derive(Clone, Copy, Debug)]
 pub struct Cpu {
     id: usize,
-    /// Stores so far.
+    /// The number of stores so far.
     stores: u32,
-    /// TLBIs so far.
+    /// The number of TLBIs so far.
     tlbis: u32,
     /// Own stores that are ordered before later own stores.
     ordered: u32,
@@ -59,7 +60,7 @@ pub struct Cpu {
     pub synced: View,
     /// TLBIs that were complete when the last broadcast one was issued.
     before_last: u32,
-    /// TLBIs that are complete and followed by another, complete as well (R34).
+    /// TLBIs that are complete and were followed by another one that is complete as well (R34).
     repeated: u32,
 }
 
@@ -80,13 +81,13 @@ impl Cpu {
         }
     }
 
-    /// Numbers a store.
+    /// Counts a store and returns its number.
     pub const fn store(&mut self) -> u32 {
         self.stores += 1;
         self.stores
     }
 
-    /// Numbers a TLBI.
+    /// Counts a TLBI and returns its number.
     pub const fn tlbi(&mut self, broadcast: bool) -> u32 {
         if broadcast {
             self.before_last = self.done.tlbis[self.id];
@@ -124,8 +125,9 @@ impl Cpu {
         self.synced = self.done.joined(&self.locked);
     }
 
-    /// What a plain store makes its reader see: own stores behind a DMB or DSB of stores,
-    /// observations behind one of loads, own TLBIs that are complete.
+    /// What a CPU learns that reads a plain store of this one: this CPU's stores before its last
+    /// DMB or DSB of stores, what it had observed before its last one of loads, and its completed
+    /// TLBIs.
     pub fn published(&self) -> View {
         let mut view = self.acquired;
         view.stores[self.id] = view.stores[self.id].max(self.ordered);
@@ -133,48 +135,50 @@ impl Cpu {
         view
     }
 
-    /// What a store-release makes its reader see: everything before it.
+    /// What a CPU learns that reads a store-release of this one: everything before it in program
+    /// order, and its completed TLBIs.
     pub fn released(&self) -> View {
         let mut view = self.everything();
         view.tlbis[self.id] = self.done.tlbis[self.id];
         view
     }
 
-    /// All own stores, and all that was observed (program order alone; for ETS2).
+    /// All stores of this CPU, and all that it has observed. Only program order is needed for that
+    /// (used for ETS2).
     pub fn everything(&self) -> View {
         let mut view = self.seen;
         view.stores[self.id] = self.stores;
         view
     }
 
-    /// A load observes a store that carries `view`.
+    /// A load of this CPU observes a store that carries `view`.
     pub fn observe(&mut self, view: &View) {
         self.seen.join(view);
     }
 
-    /// The same with acquire semantics.
+    /// A load with acquire semantics observes a store that carries `view`.
     pub fn acquire(&mut self, view: &View) {
         self.seen.join(view);
         self.acquired.join(view);
     }
 
-    /// A lock is taken that was released with `view`.
+    /// This CPU takes a lock that was released with `view`.
     pub fn lock(&mut self, view: &View) {
         self.acquire(view);
         self.locked.join(view);
     }
 
-    /// Whether TLBI `number` of CPU `issuer` is ordered before the accesses of this CPU that
-    /// succeed through a cached entry. On the issuer ETS2 makes the final CSE superfluous for data
-    /// (R_BLDZX, row U5); elsewhere a CSE is needed (rows U8, P4, B3).
+    /// Whether TLBI `number` of CPU `issuer` is ordered before later accesses of this CPU that
+    /// would succeed through a cached entry. On the issuer, with ETS2 and for data, the DSB is
+    /// enough (R_BLDZX, row U5); otherwise a CSE is needed (rows U8, P4, B3).
     pub const fn follows(&self, issuer: usize, number: u32, ets2_data: bool) -> bool {
         let by_dsb = ets2_data && issuer == self.id;
         let view = if by_dsb { &self.done } else { &self.synced };
         number <= view.tlbis[issuer]
     }
 
-    /// Whether own TLBI `number` is complete: no other CPU uses what it invalidated (row U7).
-    /// With `repeat`, only if another TLBI and DSB followed (R34).
+    /// Whether TLBI `number` of this CPU is complete, so that no other CPU uses what it invalidated
+    /// (row U7). With `repeat`, another TLBI and DSB must have followed (R34).
     pub const fn completed(&self, number: u32, repeat: bool) -> bool {
         if repeat {
             number <= self.repeated
@@ -183,7 +187,7 @@ impl Cpu {
         }
     }
 
-    /// Everything that any CPU did so far is visible here.
+    /// Makes everything that any CPU has done so far, `all`, visible to this CPU.
     pub const fn settle(&mut self, all: View) {
         self.seen = all;
         self.acquired = all;
@@ -198,7 +202,7 @@ impl Cpu {
         self.id
     }
 
-    /// Numbers of the last store and the last TLBI.
+    /// The numbers of the last store and the last TLBI.
     pub const fn issued(&self) -> (u32, u32) {
         (self.stores, self.tlbis)
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the library asks of a kernel, answered by a [`Sim`].
+//! The traits of the library, implemented for [`Sim`].
 //!
-//! Every store goes to real memory, where the library reads it, and to the model; every barrier
-//! and TLBI is counted and goes to the model as the current CPU's.
+//! Every store goes to real memory, where the library reads it, and to the model. Every barrier and
+//! TLBI is counted and goes to the model as one of the current CPU.
 //!
-//! Each call but those for tables is also a moment at which an interrupt may arrive
+//! Each call except those of [`TableFrames`] is also a moment at which an interrupt may arrive
 //! ([`Sim::strike_at`]).
 
 use super::cpu::Barrier;
@@ -27,7 +27,7 @@ fn held(pte: &Pte) -> Desc {
 }
 
 impl Sim {
-    /// The entry holds `desc` from now on. Returns what it held.
+    /// Stores `desc` to the entry, in memory and in the model. Returns the old value.
     fn write(&self, pte: &Pte, desc: Desc) -> Desc {
         let old = cell(pte).swap(desc.as_u64(), Ordering::Relaxed);
         let at = self.location(pte);
@@ -43,8 +43,8 @@ impl Sim {
     }
 }
 
-// SAFETY: each access does to the entry what it says, and what a barrier or TLBI does is told to
-// the model: no CPU walks these tables.
+// SAFETY: each access has its documented effect on the entry. Barriers and TLBI take effect in the
+// model, which is enough because no CPU walks these tables.
 unsafe impl Hardware for Sim {
     fn load(&self, pte: &Pte) -> Desc {
         self.moment();
@@ -104,8 +104,8 @@ unsafe impl Hardware for Sim {
     }
 }
 
-// SAFETY: each frame number names one table of the pool from `alloc_table` to `free_table`, and
-// the pool lives and stays where it is as long as the `Sim`.
+// SAFETY: from `alloc_table` to `free_table`, each frame stands for one table of the pool, zeroed
+// at first. The pool lives as long as the `Sim` and does not move.
 unsafe impl TableFrames for Sim {
     fn alloc_table(&self) -> Option<Frame> {
         let left = self.budget.get().checked_sub(1)?;
@@ -134,7 +134,7 @@ unsafe impl TableFrames for Sim {
     }
 }
 
-// SAFETY: one CPU at a time is at work, and the answers are those of the current one.
+// SAFETY: one CPU at a time is the current one, and each method answers for it and its task.
 unsafe impl Context for Sim {
     unsafe fn lazy(&self) -> &LazyMmuState {
         self.moment();
@@ -157,7 +157,8 @@ unsafe impl Context for Sim {
     }
 
     fn report(&self, error: LazyMmuError) {
-        // A scenario ends with spaces that CPUs still walk, and their tables go with the machine.
+        // A scenario ends with spaces whose roots are in use. Their tables are freed with the
+        // machine.
         if error != LazyMmuError::TablesLeaked {
             self.reports.borrow_mut().push(error);
         }

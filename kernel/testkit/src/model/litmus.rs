@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Litmus tests: straight-line programs for a few CPUs, and what may come out.
+//! Litmus tests: straight-line programs for a few CPUs, and their possible outcomes.
 //!
-//! One kernel space. [`Slot::X`] is the last-level entry of one page. [`Slot::CHILD`] is the first
-//! entry of a table that nothing links until a program writes [`Slot::PARENT`]. At the
-//! beginning every CPU sees everything and no TLB holds anything old, but it may hold what is
-//! valid. Programs run in the order in which they are written; a flag that is read
-//! carries what its writer ordered before it, so the order of a listing matters only there.
+//! A test has one kernel space. [`Slot::X`] is the last-level entry of one page. [`Slot::CHILD`] is
+//! the first entry of a table that is not linked until a program writes [`Slot::PARENT`]. At the
+//! beginning every CPU sees every store, and a TLB may hold what is valid and nothing older.
+//!
+//! Instructions are executed in the order in which they are listed. Between CPUs this order matters
+//! only for the flag: a CPU that reads it learns what the writer has ordered before it.
 
 use super::cpu::Barrier;
 use super::machine::{Machine, Model, RootId, Token};
@@ -13,7 +14,7 @@ use super::memory::{Location, TableId};
 use super::outcome::{Kind, Outcome, Outcomes};
 use lazymmu::{Frame, PAGE_SHIFT, Prot, TlbiOp, bits};
 
-/// An entry that programs write.
+/// An entry that a program writes.
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
     table: usize,
@@ -39,10 +40,10 @@ impl Slot {
     }
 }
 
-/// What an entry holds.
+/// The value of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Value {
-    /// Nothing.
+    /// The empty entry.
     Invalid,
     /// Page 1, read and write.
     One,
@@ -69,13 +70,13 @@ impl Value {
         }
     }
 
-    /// What a read through the value gives.
+    /// The outcome of a read through the value.
     pub fn read(self) -> Outcome {
         Outcome::of_page(self.raw(), Kind::Read, false)
     }
 }
 
-/// One instruction, or what stands for a few.
+/// One instruction, or an event that replaces a few.
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
     /// `STR` to an entry.
@@ -106,11 +107,11 @@ pub enum Op {
     SeeAcquire,
     /// `LDR` of the flag, from which the address of this CPU's access is computed.
     SeeAddress,
-    /// An access that was translated by the newest value.
+    /// An access that is known to have been translated by the newest value.
     Translated(Slot),
 }
 
-/// The state that a program leaves.
+/// The state of the machine after the instructions so far.
 #[derive(Debug)]
 pub struct Litmus {
     machine: Machine,
@@ -121,7 +122,7 @@ pub struct Litmus {
 }
 
 impl Litmus {
-    /// `slot` holds `value`, and every CPU knows.
+    /// A machine in which each slot of `start` holds its value, and every CPU sees that.
     pub fn new(model: Model, start: &[(Slot, Value)]) -> Self {
         let mut machine = Machine::new(model, POOL, 5);
         let tables: Vec<_> = (0..5).map(|frame| machine.alloc(0, frame)).collect();
@@ -186,13 +187,13 @@ impl Litmus {
         }
     }
 
-    /// What an access by `cpu` through the page of `slot` may do now.
+    /// The possible outcomes of an access by `cpu` to the page of `slot` now.
     pub fn access(&self, cpu: usize, slot: Slot, kind: Kind) -> Outcomes {
         let address = self.address.as_ref();
         self.machine.access(cpu, self.root, slot.va, kind, address)
     }
 
-    /// Whether `cpu` may still reach the page that `value` maps, through `slot`.
+    /// Whether `cpu` may still access the page that `value` maps, through `slot`.
     pub fn may_use(&self, cpu: usize, slot: Slot, value: Value) -> bool {
         let frame = Frame::from_u64(value.raw() & bits::ADDRESS).map_or(0, Frame::as_u64);
         let user = self.machine.user_of_frame(self.root, slot.va, frame);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The machine: CPUs, tables, roots, and the instructions that move them.
+//! The machine: CPUs, tables and roots, and the instructions that change them.
 
 use super::cpu::{Barrier, Cpu};
 use super::memory::{Location, Memory, Place, TableId, VersionId};
@@ -7,12 +7,13 @@ use super::tlbi::Tlbi;
 use super::view::{CPUS, Stamp, View};
 use lazymmu::{PAGE_SHIFT, TlbiOp};
 
-/// What the CPUs of a machine are like.
+/// The properties of a machine's CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Model {
-    /// All CPUs have FEAT_ETS2.
+    /// Whether all CPUs have FEAT_ETS2.
     pub ets2: bool,
-    /// One TLBI and DSB do not end the writes of other CPUs through the old translation (R34).
+    /// Whether the CPUs have the repeat erratum: after one TLBI and DSB other CPUs may still write
+    /// through the old translation (R34).
     pub repeat_tlbi: bool,
 }
 
@@ -20,23 +21,24 @@ pub struct Model {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Root {
     pub table: TableId,
-    /// `None` for the kernel's half.
+    /// `None` for the kernel half.
     pub asid: Option<u16>,
-    /// How many TLBIs had been issued when the last TTBR stopped using it.
+    /// The number of TLBIs that had been issued when the last TTBR stopped using it; `None` while
+    /// one uses it.
     pub retired: Option<u32>,
-    /// Nothing of it can be cached any more.
+    /// Whether nothing of it can be cached any more.
     pub gone: bool,
 }
 
-/// Names a root of a machine.
+/// The number of a root of a machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RootId(pub(super) u16);
 
 /// What another CPU learns when it reads a flag, or takes a lock.
 pub type Token = View;
 
-/// A machine of [`CPUS`] CPUs. Its methods are the instructions that matter; the CPU that executes one
-/// is their first argument.
+/// A machine of [`CPUS`] CPUs. Its methods are the instructions that matter for translation; their
+/// first argument is the CPU that executes the instruction.
 pub struct Machine {
     pub(super) model: Model,
     pub(super) cpus: [Cpu; CPUS],
@@ -49,8 +51,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine with no table, whose pool of table frames begins at `first_frame` (a
-    /// physical address) and holds `frames` frames.
+    /// A machine without tables. Its pool for tables begins at the physical address `first_frame`
+    /// and has `frames` frames.
     pub fn new(model: Model, first_frame: u64, frames: usize) -> Self {
         Self {
             model,
@@ -67,14 +69,14 @@ impl Machine {
         Stamp::new(cpu, self.cpus[cpu].store())
     }
 
-    /// A frame of the pool becomes a zeroed table.
+    /// Makes frame number `frame` of the pool a zeroed table.
     pub fn alloc(&mut self, cpu: usize, frame: usize) -> TableId {
         let zeroed = self.stamp(cpu);
         self.memory.alloc(frame, zeroed)
     }
 
-    /// A table becomes a root. The context synchronization that loading a TTBR takes makes
-    /// its zeroes visible, so they count as old.
+    /// Makes the table in `frame` a root. The context synchronization that loading a TTBR needs
+    /// makes its zeroes visible, so they count as old.
     pub fn add_root(&mut self, frame: usize, base: u64, asid: Option<u16>) -> RootId {
         let table = self.memory.living(frame).expect("the root is a live table");
         let id = self.roots.len() as u16;
@@ -94,7 +96,7 @@ impl Machine {
         RootId(id)
     }
 
-    /// No TTBR points to the root any more. What was cached under its ASID stays cached.
+    /// Notes that no TTBR points to the root any more. What was cached under its ASID stays cached.
     pub fn retire_root(&mut self, root: RootId) {
         let now = self.tlbis.len() as u32;
         self.roots[root.0 as usize].retired = Some(now);
@@ -120,8 +122,8 @@ impl Machine {
         self.memory.store(at, raw, stamp, view, child);
     }
 
-    /// A software load of an entry. It reads the newest value (the callers hold locks); of
-    /// another CPU's store it learns what that store published.
+    /// A software load of an entry by `cpu`. It reads the newest value, because callers hold locks,
+    /// and observes what the store of that value published.
     pub fn load(&mut self, cpu: usize, at: Location) {
         let newest = self.memory.newest(at);
         if newest != VersionId::ZEROES {
@@ -131,7 +133,7 @@ impl Machine {
         }
     }
 
-    /// A walk on `cpu` is known to have read the newest value of an entry (rows X4, C1).
+    /// Notes that a walk on `cpu` has read the newest value of an entry (rows X4, C1).
     pub fn walk_observed(&mut self, cpu: usize, at: Location) {
         if let Some((_, version)) = self.memory.versions(at).next() {
             let view = self.memory.view_of(version).including(version.stamp);
@@ -149,12 +151,13 @@ impl Machine {
         self.cpus[cpu].dsb(kind);
     }
 
-    /// ISB, exception entry or exception return: all the same here (FEAT_ExS off).
+    /// `cpu` executes a context synchronization event: ISB, exception entry or exception return,
+    /// which do not differ without FEAT_ExS.
     pub fn cse(&mut self, cpu: usize) {
         self.cpus[cpu].cse();
     }
 
-    /// `cpu` issues a TLBI, for itself or for every CPU.
+    /// `cpu` issues a TLBI, for every CPU if `broadcast` and otherwise for itself.
     pub fn tlbi(&mut self, cpu: usize, op: TlbiOp, operand: u64, broadcast: bool) {
         let done = self.cpus[cpu].done;
         if let Some(last) = self.tlbis.last_mut()
@@ -169,7 +172,8 @@ impl Machine {
             .push(Tlbi::new(cpu, number, broadcast, done, op, operand));
     }
 
-    /// Everything that was done so far is visible everywhere, and no TLB holds anything old.
+    /// Makes everything that was done so far visible to every CPU, and removes old entries from
+    /// every TLB.
     pub fn settle(&mut self) {
         let mut all = View::EMPTY;
         for cpu in &self.cpus {

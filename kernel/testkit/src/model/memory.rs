@@ -1,33 +1,33 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Translation tables in memory: for each entry, every value it ever held.
+//! Translation tables in memory: for each entry, every value that it has held.
 //!
-//! A location is a list of [`Version`]s in coherence order, newest first. A version knows its
-//! store's stamp and the view that the store published, so that whoever reads a table link also
-//! knows which contents of the table it must find there (R18, rows T1 and T2).
+//! An entry is a list of [`Version`]s in coherence order, newest first. A version holds the stamp
+//! of its store and the view that the store published. So a walk that reads a link also knows which
+//! contents of the table it must find there (R18, rows T1 and T2).
 //!
-//! Values that hardware cannot tell apart are one version: links that differ in the ignored
-//! population bits, and invalid entries whatever else they hold. The older stamp stays, which
-//! is right for both: the value has been there ever since.
+//! Values that hardware cannot distinguish are one version: links that differ only in the ignored
+//! population bits, and all invalid entries. The older stamp stays, because the value that hardware
+//! sees has not changed since then.
 //!
-//! A frame that becomes a table again is a new [`Table`]. What was in the memory before its
-//! zeroes is unknown, and a walker that gets there early reads *garbage*.
+//! A frame that becomes a table again is a new [`Table`]. What its memory held before the zeroes is
+//! unknown, and a walker that reads it before the zeroes are visible reads *garbage*.
 
 use super::view::{Stamp, View};
 use lazymmu::bits;
 
-/// Level shifts of a walk, in bits.
+/// For each level, log2 of the number of bytes that an entry spans.
 pub const SHIFT: [u32; 4] = [39, 30, 21, 12];
 
 const ENTRIES: usize = lazymmu::ENTRIES;
 
-/// Index of a version. Two values are no index.
+/// The index of a version. Two values are not indices.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VersionId(u32);
 
 impl VersionId {
-    /// The zeroes that the table began with, and garbage before them.
+    /// The zeroes with which the table began, and the garbage before them.
     pub const ZEROES: Self = Self(u32::MAX);
-    /// Nothing older can be read by anybody.
+    /// The end of a list whose older versions no CPU can read.
     const NOTHING: Self = Self(u32::MAX - 1);
 }
 
@@ -40,7 +40,7 @@ pub struct TableId(u32);
 pub struct Version {
     pub raw: u64,
     pub stamp: Stamp,
-    /// Index of the view that the store published.
+    /// The index of the view that the store published.
     view: u32,
     /// The table that the value links, if it is a link.
     pub child: Option<TableId>,
@@ -56,14 +56,14 @@ pub struct Location {
     pub index: u16,
 }
 
-/// Where a table hangs.
+/// The place of a table in a tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
-    /// Index of the root among the machine's roots.
+    /// The index of the root among the machine's roots.
     pub root: u16,
-    /// Level of the table, 0 for a root.
+    /// The level of the table, 0 for a root.
     pub level: u8,
-    /// First page it translates, in units of 4 KiB, as a canonical address shifted right.
+    /// The number of the first page that it translates: a canonical address shifted right by 12.
     pub page: u64,
 }
 
@@ -76,20 +76,20 @@ pub struct Link {
 
 #[derive(Debug)]
 pub struct Table {
-    /// Number of the frame in the pool.
+    /// The number of the frame in the pool.
     pub frame: usize,
     pub zeroed: Stamp,
     newest: Box<[VersionId; ENTRIES]>,
     /// Whether any entry differs from zero.
     touched: bool,
     pub place: Option<Place>,
-    /// Every version that ever linked it.
+    /// Every version that has linked it at some time.
     pub links: Vec<Link>,
     pub freed: bool,
-    /// It was freed while some walker could reach it. Otherwise whoever still gets there got
-    /// there before (row U7), and found what it held then.
+    /// Whether it was freed while a walker could still reach it. If not, all walks to it were made
+    /// before (row U7), and read what it held then.
     pub freed_early: bool,
-    /// Whether any entry was ever part of a contiguous group.
+    /// Whether an entry was part of a contiguous group at some time.
     pub contiguous: bool,
 }
 
@@ -112,7 +112,7 @@ pub const fn is_cacheable(level: u8, raw: u64) -> bool {
     is_link(level, raw) || raw & (bits::VALID | bits::AF) == bits::VALID | bits::AF
 }
 
-/// Whether hardware can tell two values of an entry apart.
+/// Whether hardware can distinguish two values of an entry.
 const fn differ(level: u8, old: u64, new: u64) -> bool {
     if (old | new) & bits::VALID == 0 {
         return false;
@@ -154,7 +154,7 @@ impl Memory {
         self.lives.get(frame).copied().flatten()
     }
 
-    /// A frame becomes a table; its zeroes are the store `zeroed`.
+    /// Makes a frame a table. `zeroed` is the store of its zeroes.
     pub fn alloc(&mut self, frame: usize, zeroed: Stamp) -> TableId {
         let id = TableId(self.tables.len() as u32);
         self.tables.push(Table {
@@ -184,7 +184,7 @@ impl Memory {
         self.table(at.table).newest[at.index as usize]
     }
 
-    /// The versions of an entry, newest first, without the zeroes at the bottom.
+    /// The versions of an entry, newest first, without the zeroes at the end.
     pub fn versions(&self, at: Location) -> impl Iterator<Item = (VersionId, &Version)> {
         let mut next = self.newest(at);
         core::iter::from_fn(move || {
@@ -198,7 +198,7 @@ impl Memory {
         })
     }
 
-    /// Whether the zeroes that a table begins with are still in the entry's history.
+    /// Whether the zeroes with which the table began are still in the entry's history.
     pub fn reaches_zeroes(&self, at: Location) -> bool {
         match self.versions(at).last() {
             Some((_, oldest)) => oldest.older == VersionId::ZEROES,
@@ -206,13 +206,14 @@ impl Memory {
         }
     }
 
-    /// Keeps a view for the versions that are stored under it.
+    /// Adds a view for the versions of later stores, and returns its index.
     pub fn add_view(&mut self, view: View) -> u32 {
         self.views.push(view);
         self.views.len() as u32 - 1
     }
 
-    /// A store. `child` finds the table in a frame given by physical address.
+    /// Stores `raw` to an entry. `child` converts the physical address of a table to the number of
+    /// its frame in the pool.
     pub fn store(
         &mut self,
         at: Location,
@@ -222,7 +223,7 @@ impl Memory {
         child: impl Fn(u64) -> Option<usize>,
     ) {
         let place = self.table(at.table).place;
-        // A table that hangs nowhere yet may be of any level.
+        // A table that is not linked yet may be of any level.
         let level = place.map_or(0, |place| place.level);
         let older = self.newest(at);
         let old = match older {
@@ -259,8 +260,8 @@ impl Memory {
         }
     }
 
-    /// Hangs a table below a link. Written tables that come with tables of their own are
-    /// linked from the top by the library, so nothing below needs a place.
+    /// Gives a table its place below a link. The library links tables from the top down, so no
+    /// table below `child` needs a place then.
     fn link(&mut self, child: TableId, link: Link, place: Place) {
         let table = self.table_mut(child);
         assert!(
@@ -272,7 +273,7 @@ impl Memory {
         table.links.push(link);
     }
 
-    /// Forgets everything but the newest value of each entry.
+    /// Removes all versions except the newest one of each entry.
     pub fn settle(&mut self) {
         for table in &mut self.tables {
             table.zeroed = Stamp::GENESIS;

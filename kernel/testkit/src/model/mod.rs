@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A machine that punishes missing barriers.
+//! The machine model: a simulated machine on which a missing barrier shows in every run.
 //!
-//! Hardware that forgives cannot test this library: on an emulator every program below works
-//! with all barriers deleted, and real CPUs fail once in a million times. This machine does not
-//! try to fail. For every access it computes the *set* of outcomes that the architecture
-//! allows, from the history of stores, barriers and invalidations ([`Machine::access`]), and a test
-//! demands that nothing but the contract's outcome is in the set. A missing barrier is found
-//! in every run, by its consequence.
+//! An emulator and real CPUs cannot test this library: under an emulator the library works with all
+//! barriers deleted, and a real CPU fails once in a million times. This machine does not choose one
+//! outcome of an access. From the history of stores, barriers and invalidations it computes the
+//! *set* of outcomes that the architecture allows ([`Machine::access`]), and a test requires that
+//! the set contains only the outcome of the contract. So each run finds a missing barrier by its
+//! consequence.
 //!
-//! # The rules, and where they stand
+//! # The rules, and the files that implement them
 //!
 //! | subject                                             | rule or row             | file       |
 //! |-----------------------------------------------------|-------------------------|------------|
@@ -23,28 +23,30 @@
 //! | contiguous groups, blocks, ASIDs that return        | R29, R33                | `walk`     |
 //! | frames and tables given back; repeated TLBI         | R25, R32, R34, U5, U7   | `reuse`    |
 //!
-//! `model/verdicts.rs` of the library's tests holds all of it against the verdicts of Arm's own model.
+//! The library's test `model/verdicts.rs` compares the machine with the verdicts of Arm's own
+//! model.
 //!
 //! # How to use it
 //!
 //! [`litmus`] runs straight-line programs of instructions. [`Sim`] is a kernel for the library: it
 //! implements [`lazymmu::Hardware`], [`lazymmu::TableFrames`] and [`lazymmu::Context`].
-//! [`Saboteur`] is the same kernel with instructions left out. [`scenarios`] run on both, and on any other
-//! kernel that implements [`Modelled`]; [`world`] is what they are built from.
+//! [`Saboteur`] is the same kernel with instructions left out. The [`scenarios`] run on both, and
+//! on any other kernel that implements [`Modelled`]; [`world`] has the helpers that they share.
 //!
 //! # What it does not model
 //!
 //! * contents of pages, instruction caches, and the order of data accesses among each other;
 //! * access and dirty bits set by hardware (TCR_EL1.{HA,HD} = 0, as the library requires);
 //! * stage 2, the outer shareable domain, non-shareable barriers, FEAT_ExS, FEAT_BBM levels;
-//! * TLB conflict aborts: two entries for one address show as two outcomes, and if they differ in
-//!   size only, not at all (the checker of [`crate::fake`] judges the stores themselves, R29);
-//! * stores that become visible after some time without a barrier: it is never long enough;
+//! * TLB conflict aborts: two entries for one address show as two outcomes, and if they differ only
+//!   in size, not at all (the checker of [`crate::fake`] checks the stores themselves, R29);
+//! * the passing of time: without a barrier, a store may stay invisible for ever;
 //! * FEAT_ETS3, and the accesses that R_NNFPF excludes (SIMD and SVE).
 //!
-//! Where the architecture's readers disagree, or a set of stores is no prefix of its CPU's, the
-//! machine allows more: row U9 (a stale success behind `DMB LD`), a walk that read a store
-//! whose predecessors nobody ordered, and a page of a contiguous group that no operation named.
+//! Where sources disagree about the architecture, or a view cannot express a set of stores because
+//! it is not a prefix, the machine allows more: row U9 (a stale success after `DMB LD`), a walk
+//! that read a store whose predecessors are not ordered before it, and a page of a contiguous group
+//! that no operation named.
 
 mod cpu;
 mod hardware;

@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What scenarios and programs need to know of a kernel that runs on the model.
+//! [`Modelled`]: what scenarios and programs require of a kernel that runs on the model.
 
 use super::{Executed, Saboteur, Sim};
 use lazymmu::{Kernel, LazyMmuState};
 
-/// A kernel whose memory and instructions a [`Sim`] is told of.
+/// A kernel that runs on a [`Sim`].
 ///
-/// Its [`lazymmu::TableFrames`] must be the `Sim`'s, because the model knows the tables of its own
-/// pool only. Its [`lazymmu::Hardware`] tells the `Sim` what it executes, and its
-/// [`lazymmu::Context`] may be its own: then it answers the questions below by itself.
+/// Its [`lazymmu::TableFrames`] must call that of the `Sim`, because the model knows only the
+/// tables of its own pool. Its [`lazymmu::Hardware`] calls the method of the `Sim` for each
+/// instruction that it executes. Its [`lazymmu::Context`] may have states and counters of its own;
+/// then it overrides the methods below.
 pub trait Modelled: Kernel {
     /// The machine below the kernel.
     fn sim(&self) -> &Sim;
 
-    /// Lazy state of a task, by the number that the `Sim` gives it. The answer of
-    /// [`lazymmu::Context::lazy`] is that of the task `sim.running(sim.cpu())`.
+    /// The lazy state of a task, by its number in the `Sim`. [`lazymmu::Context::lazy`] returns
+    /// that of the task `sim.running(sim.cpu())`.
     fn lazy_of(&self, task: usize) -> &LazyMmuState {
         self.sim().lazy_of(task)
     }
 
-    /// What the library says that it has executed, summed over all of the kernel's counters.
+    /// What the library has executed by its own counters, summed over all counters of the kernel.
     fn counted(&self) -> Executed {
         self.sim().counted()
     }
@@ -29,10 +30,10 @@ pub trait Modelled: Kernel {
         false
     }
 
-    /// The library's next instructions are what a scenario is about.
+    /// Marks the start of the instructions that a scenario tests.
     fn arm(&self) {}
 
-    /// They were.
+    /// Marks the end of these instructions.
     fn disarm(&self) {}
 }
 

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What an access may do, and the set of all it may do.
+//! The outcomes of an access, and sets of them.
 
 use lazymmu::bits;
 use std::fmt;
 
-/// What the instruction wants of the page.
+/// The kind of an access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// A load.
     Read,
     /// A store.
     Write,
-    /// Instruction fetch: ETS2 does not speak of it (R35).
+    /// An instruction fetch, which ETS2 does not cover (R35).
     Fetch,
 }
 
@@ -24,30 +24,31 @@ impl Kind {
 /// One way in which an access may end.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
-    /// It reaches this page, through memory of this type and shareability.
+    /// It accesses this page, with this memory type and shareability.
     Page {
-        /// Physical address of the page.
+        /// The physical address of the page.
         page: u64,
-        /// AttrIndx and SH, as they stand in the descriptor.
+        /// AttrIndx and SH at their positions in the descriptor.
         memory: u64,
     },
     /// The walk ends at an invalid entry of this level.
     Translation {
-        /// Where the walk ends.
+        /// The level at which the walk ends.
         level: u8,
     },
     /// The entry is valid and its access flag is clear.
     AccessFlag,
     /// The entry does not allow it.
     Permission,
-    /// The walk reads memory that is no table any more, or not yet: anything can happen.
+    /// The walk reads memory that is not a table yet or no longer one: any result is possible.
     Garbage,
 }
 
 const MEMORY: u64 = bits::ATTR_INDX | bits::SH;
 
 impl Outcome {
-    /// What the leaf `raw` of `level` gives at `page` (a page number).
+    /// The outcome of an access to page number `page` through the leaf `raw` of `level`, from EL0
+    /// if `user`.
     pub fn of_leaf(raw: u64, level: u8, page: u64, kind: Kind, user: bool) -> Self {
         let no_execute = if user { bits::UXN } else { bits::PXN };
         let refused = match kind {
@@ -75,7 +76,7 @@ impl Outcome {
         matches!(self, Self::Translation { .. })
     }
 
-    /// What a whole, valid entry at level 3 gives.
+    /// The outcome of an access through the valid level-3 entry `raw`.
     pub fn of_page(raw: u64, kind: Kind, user: bool) -> Self {
         Self::of_leaf(raw & !bits::CONT, 3, 0, kind, user)
     }
@@ -93,7 +94,8 @@ impl fmt::Debug for Outcome {
     }
 }
 
-/// A set of outcomes. More than eight at once are cut off: the set is wrong by then anyway.
+/// A set of up to eight outcomes. Further ones are dropped: no test expects so many, so it fails in
+/// any case.
 #[derive(Clone, Copy)]
 pub struct Outcomes {
     list: [Outcome; 8],
@@ -120,7 +122,7 @@ impl Outcomes {
         self.as_slice().contains(&outcome)
     }
 
-    /// All outcomes, in no order.
+    /// All outcomes, in no particular order.
     pub fn as_slice(&self) -> &[Outcome] {
         &self.list[..self.len]
     }

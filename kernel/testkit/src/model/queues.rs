@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Scenarios for what waits: announced ranges, waiting stores and invalidations, contiguous groups, and the
-//! context switch. As [`super::scenarios`], each with every backend.
+//! Scenarios for stores and invalidations that wait, announced ranges, contiguous groups, and the
+//! context switch. They run with every strategy, like those of [`super::scenarios`].
 
 use super::scenarios::{
     Outcomes, Scenario, both, both_fault, good, mapped, ranged, scenarios, window,
@@ -12,7 +12,7 @@ use super::{Kind, Modelled, Outcome, RootId, Switch};
 use Kind::{Read, Write};
 use lazymmu::{AddressSpace, Backend, LazyMmuError, Mmu, PAGE_SIZE, PageRange, Prot, SpaceError};
 
-/// The context switch is the library's alone.
+/// A machine whose context switch executes nothing besides the library's `switch_out`.
 fn bare(backend: Backend) -> Setup {
     let mut setup = Setup::classic(backend);
     setup.switch = Switch::Bare;
@@ -43,7 +43,8 @@ fn leave<K: Modelled>(mmu: &Mmu<K>) {
     mmu.lazy().disable().expect("a section is open");
 }
 
-/// Where a backend takes invalidations over, they happen with the caller's section (R30).
+/// With a strategy that invalidates by itself, the restriction takes effect with the caller's
+/// section (R30).
 fn protect_in_a_section<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     let (mut space, _) = mapped(mmu, Prot::KERNEL);
     mmu.lazy().enable().expect("depth 0");
@@ -75,8 +76,9 @@ fn move_a_page_in_a_fast_range<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     both(mmu, KERNEL, Read, page(6, Prot::KERNEL))
 }
 
-/// R26, S13: the flush comes before the section's end, and works. Where the drain in front of it invalidates,
-/// it is asked for another page, so that its own invalidation does not cover for the drain's.
+/// An invalidation before the section's end takes effect at once (R26, S13). If the strategy
+/// invalidates by itself, the request is for another page, so that the drain before it must
+/// invalidate the changed one.
 fn restrict_and_flush_in_a_section<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     let (mut space, _) = mapped(mmu, Prot::KERNEL);
     announce(&space, pages(KERNEL, 8));
@@ -91,7 +93,7 @@ fn restrict_and_flush_in_a_section<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     result
 }
 
-/// R25: in the caller's section frames go back behind the invalidation, too.
+/// Also in a section of the caller, frames are given back after the invalidation (R25).
 fn gather_in_a_section<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     let (mut space, root) = mapped(mmu, Prot::KERNEL);
     let sim = mmu.kernel().sim();
@@ -107,8 +109,8 @@ fn gather_in_a_section<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     both_fault(mmu, KERNEL, Read)
 }
 
-/// What was emptied is gone when a pause begins, or where the backend leaves that to the caller, when it has
-/// flushed.
+/// An emptied page is invalidated when a pause begins. If the strategy leaves that to the caller,
+/// the caller invalidates it before.
 fn pause_behind_a_clear<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     let (mut space, _) = mapped(mmu, Prot::KERNEL);
     announce(&space, pages(KERNEL, 8));
@@ -128,7 +130,7 @@ fn pause_behind_a_clear<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     result
 }
 
-/// A user space with a folded group at [`USER`], frames 16 to 31, for long.
+/// A user space with a folded group at [`USER`], mapped to frames 16 to 31. The mapping is old.
 fn grouped<K: Modelled>(mmu: &Mmu<K>) -> (AddressSpace<'_, K>, RootId) {
     let (mut space, root) = user_space(mmu);
     let mut fast = good(space.fast_pte_range(pages(USER, 16)));
@@ -164,7 +166,7 @@ fn split_a_group_in_a_fast_range<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     split(mmu)
 }
 
-/// In place, all 16.
+/// All 16 entries of a group change in place.
 fn protect_a_group<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     let (mut space, _) = grouped(mmu);
     announce(&space, pages(USER, 16));
@@ -175,7 +177,7 @@ fn protect_a_group<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     (0..16).try_for_each(|i| both(mmu, USER + i * PAGE_SIZE, Write, Outcome::Permission))
 }
 
-/// 16 pages that are old become a group.
+/// 16 pages whose mappings are old become a group.
 fn fold_a_group<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     let (mut space, _) = user_space(mmu);
     good(space.map(pages(USER, 16), super::world::backing(16), Prot::USER));
@@ -188,7 +190,7 @@ fn fold_a_group<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     both(mmu, USER + 3 * PAGE_SIZE, Read, page(19, Prot::USER))
 }
 
-/// R17: the task goes on at another CPU, with what it wrote here.
+/// The task continues on another CPU after it has written on this one (R17).
 fn switch_out_in_a_section<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     let (mut space, _) = kernel_space(mmu);
     let sim = mmu.kernel().sim();

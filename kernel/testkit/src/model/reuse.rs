@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Memory that comes back: a table's frame while a walker may hold a link to it (R32).
+//! The check that memory is not reused too early: a frame while a TLB may translate to it (R25),
+//! and a table while a walker may hold a link to it (R32).
 //!
-//! A link may be used as long as no TLBI of all levels has named it after it was
-//! cleared, or after the table that it stands in was cut off in the same way. The question
-//! goes upwards, from a table to whatever ever linked it, to the root, which ends when no TTBR
-//! points to it.
+//! A walker may use a link until a TLBI of all levels has named it after it was cleared, or after
+//! the table that holds it became unreachable in the same way. So the check follows every entry
+//! that has linked a table upwards to the root, which walkers no longer use when no TTBR points to
+//! it.
 
 use super::machine::Machine;
 use super::memory::{SHIFT, TableId};
@@ -16,18 +17,18 @@ use std::fmt;
 /// Memory was given back too early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hazard {
-    /// R32: a table while `cpu` may still walk to it.
+    /// R32: a table was freed while `cpu` could still walk to it.
     Table {
-        /// Physical address of the table.
+        /// The physical address of the table.
         frame: u64,
         /// The CPU that may use it.
         cpu: usize,
     },
-    /// R25: a page while `cpu` may still translate `va` to it.
+    /// R25: a page was given back while `cpu` could still translate `va` to it.
     Frame {
-        /// Physical address of the page.
+        /// The physical address of the page.
         frame: u64,
-        /// Where it was mapped.
+        /// The virtual address at which it was mapped.
         va: u64,
         /// The CPU that may use it.
         cpu: usize,
@@ -50,13 +51,14 @@ impl fmt::Display for Hazard {
 }
 
 impl Machine {
-    /// The CPU whose walker may still get to `table`, if there is one.
+    /// A CPU whose walker may still reach `table`, if there is one.
     pub fn walker_of(&self, table: TableId) -> Option<usize> {
         self.memory.table(table).place?;
         (0..self.cpus.len()).find(|cpu| self.cut_off(*cpu, table) == NEVER)
     }
 
-    /// The TLBI from which on a walker of `cpu` cannot reach the table by a link that it reads.
+    /// The index of the TLBI after which a walker of `cpu` cannot reach the table any more;
+    /// [`NEVER`] if there is none.
     fn cut_off(&self, cpu: usize, table: TableId) -> u32 {
         let record = self.memory.table(table);
         let Some(place) = record.place else { return 0 };
@@ -85,7 +87,8 @@ impl Machine {
         record.links.iter().map(end).max().unwrap_or(0)
     }
 
-    /// The frame of a table goes back to the pool.
+    /// Frees a table at the physical address `frame`. Returns the hazard, if a walker may still
+    /// reach it.
     pub fn free(&mut self, table: TableId, frame: u64) -> Option<Hazard> {
         let hazard = self.walker_of(table);
         self.memory.free(table, hazard.is_some());

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A kernel that leaves out, or weakens, an instruction.
+//! A kernel that leaves an instruction out, or weakens it.
 //!
-//! [`Saboteur`] passes everything on to a [`Sim`] except the n-th instruction of a kind, or all of
-//! a kind, counted from [`Saboteur::arm`] on. The library does not know, and its counters say that
-//! all is well.
+//! [`Saboteur`] calls a [`Sim`] for every instruction except the n-th one of a kind, or all of a
+//! kind, counted from [`Saboteur::arm`] on. The library counts the instruction as executed.
 //!
-//! An instruction that is left out is a moment at which an interrupt may arrive, as the others are
+//! Also an instruction that is left out is a moment at which an interrupt may arrive
 //! ([`Sim::strike_at`]).
 
 use super::sim::{Executed, Sim};
@@ -16,7 +15,7 @@ use lazymmu::{
 use std::cell::Cell;
 use std::ptr::NonNull;
 
-/// What is done to an instruction.
+/// The change of an instruction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sabotage {
     /// A `DMB ISHST` is left out.
@@ -31,12 +30,12 @@ pub enum Sabotage {
     SkipTlbi,
     /// `DSB ISH` becomes `DSB ISHST`.
     WeakenDsb,
-    /// A broadcast TLBI stays on its CPU.
+    /// A broadcast TLBI becomes one for its CPU alone.
     LocalTlbi,
 }
 
 impl Sabotage {
-    /// All of them.
+    /// All kinds of changes.
     pub const ALL: [Self; 7] = [
         Self::SkipDmb,
         Self::SkipDsbIshst,
@@ -48,33 +47,34 @@ impl Sabotage {
     ];
 }
 
-/// Which instructions suffer.
+/// The instructions that are changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Plan {
     /// None.
     Nothing,
-    /// The one of this number, from 0.
+    /// The one of this number, from 0, among those to which the change applies.
     Nth(Sabotage, u32),
-    /// All of them.
+    /// All to which the change applies.
     Every(Sabotage),
 }
 
-/// A [`Sim`] with instructions left out or weakened, as its [`Plan`] says, from [`Saboteur::arm`]
-/// on. The library does not know.
+/// A [`Sim`] on which the instructions of a [`Plan`] are left out or weakened, from
+/// [`Saboteur::arm`] on.
 #[derive(Debug)]
 pub struct Saboteur {
-    /// The machine that is told of what is left.
+    /// The machine, which executes the other instructions.
     pub sim: Sim,
     plan: Plan,
     armed: Cell<bool>,
     seen: Cell<u32>,
-    /// What had been executed when the window opened, and in the window.
+    /// What had been executed when the window opened.
     before: Cell<Executed>,
+    /// What was executed in the last window.
     window: Cell<Executed>,
 }
 
 impl Saboteur {
-    /// Does nothing until [`Saboteur::arm`].
+    /// A saboteur that changes nothing until [`Saboteur::arm`].
     pub fn new(sim: Sim, plan: Plan) -> Self {
         Self {
             sim,
@@ -91,19 +91,19 @@ impl Saboteur {
         self.plan != Plan::Nothing
     }
 
-    /// Instructions count from now on.
+    /// Opens the window: instructions are changed from now on.
     pub fn arm(&self) {
         self.before.set(self.sim.executed());
         self.armed.set(true);
     }
 
-    /// Instructions do not count any more: the window is closed.
+    /// Closes the window: instructions are not changed any more.
     pub fn disarm(&self) {
         self.armed.set(false);
         self.window.set(self.sim.executed() - self.before.get());
     }
 
-    /// How many instructions `what` could be done to, in the window that was closed.
+    /// The number of instructions in the last window to which the change `what` applies.
     pub fn targets(&self, what: Sabotage) -> u32 {
         let window = self.window.get();
         let n = match what {
@@ -116,7 +116,7 @@ impl Saboteur {
         n as u32
     }
 
-    /// Whether the instruction at hand is the one.
+    /// Whether the present instruction, to which `what` applies, is to be changed.
     fn strikes(&self, what: Sabotage) -> bool {
         match self.plan {
             Plan::Nth(planned, n) if planned == what && self.armed.get() => {
@@ -130,8 +130,8 @@ impl Saboteur {
     }
 }
 
-// SAFETY: accesses are the `Sim`'s. Barriers that are left out are missed by the model, and by no
-// CPU.
+// SAFETY: accesses are those of the `Sim`. Barriers and TLBI that are left out matter only to the
+// model, because no CPU walks these tables.
 unsafe impl Hardware for Saboteur {
     fn load(&self, pte: &Pte) -> Desc {
         self.sim.load(pte)

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Scenarios in which every instruction that the library executes is needed.
 //!
-//! Each prepares on CPU 0, opens the window of the [`Saboteur`](super::Saboteur), lets the library do one thing,
-//! closes the window and demands the contract's outcome, on CPU 0 at once and on CPU 1 after it
-//! was told. Without sabotage every demand holds; with it, one must fail.
+//! Each scenario prepares on CPU 0, opens the window of the [`Saboteur`](super::Saboteur), makes
+//! one call of the library, closes the window, and requires the outcome of the contract: on CPU 0
+//! at once, and on CPU 1 after CPU 0 has published what it did. Without sabotage every requirement
+//! holds; with it, one must fail.
 
 use super::world::{
     ASID, KERNEL, Setup, USER, access, backing, faults, frame, kernel_space, no_hazards, only,
@@ -14,13 +15,13 @@ use Kind::{Fetch, Read, Write};
 use lazymmu::{Backend, BarrierPolicy, MemoryType, Mmu, PAGE_SIZE, Prot, SpaceError};
 use std::fmt;
 
-/// One thing that the library does, on a kernel of type `K`.
+/// A scenario on a kernel of type `K`.
 pub struct Scenario<K: Modelled> {
-    /// Its name, as in a message.
+    /// Its name in messages.
     pub name: &'static str,
-    /// The machine that it needs.
+    /// The configuration that it needs.
     pub setup: fn(Backend) -> Setup,
-    /// Does it and makes the demands. The error says which demand fails.
+    /// Executes the scenario. The error names the requirement that fails.
     pub run: fn(&Mmu<K>) -> Result<(), String>,
 }
 
@@ -50,7 +51,7 @@ macro_rules! scenarios {
 }
 pub(super) use scenarios;
 
-/// All scenarios, for every backend each.
+/// All scenarios. Each of them runs with every strategy.
 pub fn all<K: Modelled>() -> Vec<Scenario<K>> {
     let mut all = plain();
     all.extend(super::queues::queues());
@@ -83,7 +84,7 @@ pub(super) fn good<T>(result: Result<T, SpaceError>) -> T {
     result.expect("the scenario asks for nothing that is refused")
 }
 
-/// What CPU 0 sees at once, and CPU 1 when it is told.
+/// Requires an outcome on CPU 0 at once, and on CPU 1 after CPU 0 has published what it did.
 pub(super) fn both<K: Modelled>(mmu: &Mmu<K>, va: u64, kind: Kind, expected: Outcome) -> Outcomes {
     only(mmu, 0, va, kind, expected)?;
     tell(mmu);
@@ -104,7 +105,7 @@ fn map_a_page<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     both(mmu, KERNEL, Read, page(5, Prot::KERNEL))
 }
 
-/// The page next to it must not show what was in the table's memory before.
+/// An access to the next page must not find what was in the memory of the new table before.
 fn map_a_table<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     let (mut space, _) = kernel_space(mmu);
     let va = KERNEL + (1 << 21);
@@ -141,7 +142,7 @@ fn map_and_pause<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     result
 }
 
-/// In an interrupt a map takes effect at once (R3), whatever the interrupted task defers.
+/// In an interrupt a mapping takes effect at once (R3), also if the interrupted task defers.
 fn map_in_an_interrupt<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     let (mut space, _) = kernel_space(mmu);
     let sim = mmu.kernel().sim();
@@ -167,7 +168,7 @@ fn write_a_fast_range<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     both(mmu, KERNEL + 3 * PAGE_SIZE, Read, page(5, Prot::KERNEL))
 }
 
-/// A kernel space in which page 5 is mapped at [`KERNEL`], for long.
+/// A kernel space in which frame 5 is mapped at [`KERNEL`]. The mapping is old.
 pub(super) fn mapped<K: Modelled>(
     mmu: &Mmu<K>,
     prot: Prot,
@@ -229,7 +230,7 @@ fn change_the_memory_type<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     both(mmu, KERNEL, Read, page(5, uncached))
 }
 
-/// An emptied entry whose invalidation nobody asked for: mapping there invalidates first.
+/// An entry was emptied and not invalidated. Mapping it again invalidates first.
 fn map_where_it_was_emptied<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     let (mut space, _) = mapped(mmu, Prot::KERNEL);
     good(space.apply_to_page_range(pages(KERNEL, 1), |entry| {
@@ -242,7 +243,7 @@ fn map_where_it_was_emptied<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     both(mmu, KERNEL, Read, page(6, Prot::KERNEL))
 }
 
-/// Row V1: a mapping that nobody used and that is gone may be cached all the same.
+/// A mapping may be cached even if it was never used (row V1), so unmapping it must invalidate.
 fn unmap_what_nobody_used<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     let (mut space, _) = kernel_space(mmu);
     let section = mmu.lazy().section().expect("depth 0");
@@ -252,7 +253,7 @@ fn unmap_what_nobody_used<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     both_fault(mmu, KERNEL, Read)
 }
 
-/// The freed table's memory becomes another table at once.
+/// The memory of a freed table becomes another table at once.
 fn free_a_table<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     let (mut space, _) = kernel_space(mmu);
     let range = pages(KERNEL + (1 << 21), 1);
@@ -286,7 +287,7 @@ fn restrict_a_user_page<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     both(mmu, USER, Write, Outcome::Permission)
 }
 
-/// Tables, frames and the ASID have other owners right afterwards.
+/// Right after the call, tables, frames and the ASID are reused.
 fn destroy_a_user_space<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     let (mut space, root) = user_space(mmu);
     let sim = mmu.kernel().sim();
@@ -304,7 +305,7 @@ fn destroy_a_user_space<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     both_fault(mmu, USER, Read)
 }
 
-/// 42 pages: 32 + 10, two ranged operations with TTL 3.
+/// 106 pages take two ranged operations with TTL 3, of 64 and of 42 pages.
 fn unmap_a_range<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     let (mut space, _) = kernel_space(mmu);
     let range = pages(KERNEL, 42 + 64);
@@ -326,7 +327,7 @@ fn unmap_with_the_erratum<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     both_fault(mmu, KERNEL, Read)
 }
 
-/// R35: ETS2 does not speak of instruction fetch.
+/// ETS2 does not cover instruction fetches (R35).
 fn map_text<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     assert_eq!(mmu.policy(), BarrierPolicy::Ets2);
     let (mut space, _) = kernel_space(mmu);

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A kernel whose machine is the model: what the library executes, the model is told.
+//! [`Sim`]: a kernel that runs on the machine model.
 //!
-//! [`Sim`] has [`CPUS`] CPUs and as many tasks as asked for; one CPU at a time is the *current*
-//! one, and what runs on it is what the library's calls belong to. Entries live in real
-//! memory as well, so that the library reads what it wrote; the model keeps the rest.
+//! A `Sim` has [`CPUS`] CPUs and any number of tasks. One CPU at a time is the *current* one; calls
+//! of the library are calls of the task that runs on it. Each instruction that the library executes
+//! goes to the model. Entries are in real memory as well, so that the library reads what it wrote.
 //!
-//! What a kernel does around the library is done by methods here: context switch, exception
-//! entry and return, publication to another CPU, locks, and giving frames back, at which
-//! moment the model is asked who may still use them.
+//! The methods do what a kernel does around the library: context switch, exception entry and
+//! return, publication to another CPU, locks, and giving frames back. When a frame is given back,
+//! the model computes whether a CPU may still use it.
 
 use super::cpu::Barrier;
 use super::machine::{Machine, Model, RootId, Token};
@@ -31,11 +31,11 @@ pub const POOL: u64 = 0x4000_0000;
 pub enum Switch {
     /// `DSB ISH`, as Linux's `__switch_to()` does (R17).
     DsbIsh,
-    /// Nothing: a broken kernel.
+    /// Nothing: the switch of a broken kernel.
     Bare,
 }
 
-/// Instructions that the library executed.
+/// The numbers of instructions that the library has executed.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Executed {
     /// `DMB ISHST`.
@@ -46,7 +46,7 @@ pub struct Executed {
     pub dsb_ish: u64,
     /// `ISB`.
     pub isb: u64,
-    /// TLBI, of whatever kind.
+    /// TLBI of any kind.
     pub tlbi: u64,
 }
 
@@ -64,7 +64,7 @@ impl std::ops::Add for Executed {
     }
 }
 
-/// What several tasks and CPUs executed as one.
+/// Adds up what several tasks and CPUs have executed.
 impl std::iter::Sum for Executed {
     fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
         all.fold(Self::default(), std::ops::Add::add)
@@ -86,7 +86,7 @@ impl std::ops::Sub for Executed {
 }
 
 impl From<Counts> for Executed {
-    /// What the library says that it executed.
+    /// What the library has executed by its own counters.
     fn from(counts: Counts) -> Self {
         Self {
             dmb_ishst: counts.dmb_ishst,
@@ -101,25 +101,25 @@ impl From<Counts> for Executed {
 #[derive(Default)]
 pub(super) struct Task {
     pub(super) lazy: LazyMmuState,
-    /// The user tree it runs in.
+    /// The user tree in which it runs.
     root: Cell<Option<RootId>>,
-    /// What the CPU that it left had done.
+    /// What it has released when it left its last CPU.
     left_with: Cell<Token>,
-    /// Where it ran last; `None` before it has left a CPU.
+    /// The CPU that it left last; `None` before it has left one.
     left_from: Cell<Option<usize>>,
-    /// Where it runs.
+    /// The CPU on which it runs, if it runs.
     cpu: Cell<Option<usize>>,
 }
 
-/// What happens at a moment inside the library (see [`Sim::strike_at`]).
+/// The handler of an interrupt inside the library (see [`Sim::strike_at`]).
 type Strike = Box<dyn FnMut()>;
 
-/// Says whether lazy MMU mode is active for the task that runs on the current CPU.
+/// Returns whether lazy MMU mode is active for the task that runs on the current CPU.
 type Activity = Box<dyn Fn() -> bool>;
 
-/// A machine that a kernel runs on, and a kernel itself: [`CPUS`] CPUs, any number of tasks, and
-/// the memory of the tables. What the library executes, it tells to the model, which computes what
-/// each access may see.
+/// A kernel on the machine model, and the machine for other kernels
+/// ([`Modelled`](super::Modelled)): [`CPUS`] CPUs, any number of tasks, and the memory of the
+/// tables. See the module text.
 pub struct Sim {
     pub(super) machine: RefCell<Machine>,
     pub(super) tables: Box<[Table]>,
@@ -136,7 +136,7 @@ pub struct Sim {
     activity: RefCell<Option<Activity>>,
     kernel_root: Cell<Option<RootId>>,
     pub(super) counters: Counters,
-    /// Boxed for Miri, which takes note of each cell that a reference to the machine reaches.
+    /// Boxed for Miri, which visits each cell behind a reference to the machine.
     pub(super) batches: [Box<Batch>; CPUS],
     executed: Cell<Executed>,
     trace: RefCell<Vec<Event>>,
@@ -164,8 +164,8 @@ impl Sim {
             activity: RefCell::default(),
             kernel_root: Cell::new(None),
             counters: Counters::new(),
-            // SAFETY: each is handed out to the CPU of its number, and one CPU at a time is at
-            // work.
+            // SAFETY: `batch` returns each only for the CPU of its number, and one flow of control
+            // uses the machine.
             batches: std::array::from_fn(|_| Box::new(unsafe { Batch::new() })),
             executed: Cell::default(),
             trace: RefCell::default(),
@@ -178,12 +178,12 @@ impl Sim {
         sim
     }
 
-    /// From now on `cpu` is the current one.
+    /// Makes `cpu` the current one.
     pub fn on(&self, cpu: usize) {
         self.current.set(cpu);
     }
 
-    /// How many tasks there are.
+    /// The number of tasks.
     pub fn tasks(&self) -> usize {
         self.tasks.len()
     }
@@ -198,19 +198,20 @@ impl Sim {
         self.running[cpu].get()
     }
 
-    /// Where `task` runs.
+    /// The CPU on which `task` runs, if it runs.
     pub fn cpu_of(&self, task: usize) -> Option<usize> {
         self.tasks[task].cpu.get()
     }
 
-    /// Lazy state of a task.
+    /// The lazy state of a task.
     pub fn lazy_of(&self, task: usize) -> &LazyMmuState {
         &self.tasks[task].lazy
     }
 
-    /// `cpu` switches to `task`, which runs nowhere. The handover is a release and an acquire;
-    /// the barrier stands between both, so it completes what the leaving task did and what the
-    /// coming one is known to have done. There is no context synchronization.
+    /// `cpu` switches to `task`, which runs on no CPU. The leaving task releases and the arriving
+    /// one is acquired. The barrier comes after the acquire and before the release, so it completes
+    /// the stores of the leaving task and those that the arriving task has released. The switch
+    /// does not synchronize the context.
     pub fn switch(&self, cpu: usize, task: usize, how: Switch) {
         let mut machine = self.machine.borrow_mut();
         let (next, prev) = (&self.tasks[task], &self.tasks[self.running[cpu].get()]);
@@ -225,14 +226,14 @@ impl Sim {
         self.running[cpu].set(task);
     }
 
-    /// Whether `task`, which runs nowhere, has left another CPU than `cpu`: whoever switches to it
-    /// there synchronizes.
+    /// Whether `task`, which runs on no CPU, has left another CPU than `cpu`. The context must be
+    /// synchronized then, when `cpu` switches to it.
     pub fn has_moved(&self, task: usize, cpu: usize) -> bool {
         let left_from = self.tasks[task].left_from.get();
         left_from.is_some_and(|from| from != cpu)
     }
 
-    /// The lock of the run queue in which `task` waits, as `cpu` takes it.
+    /// `cpu` takes the lock of the run queue in which `task` waits.
     pub fn pick(&self, cpu: usize, task: usize) {
         self.lock(cpu, &self.tasks[task].left_with.get());
     }
@@ -242,7 +243,7 @@ impl Sim {
         self.batches[cpu].is_empty()
     }
 
-    /// Exception entry or return, or an ISB of the kernel's own.
+    /// `cpu` takes or returns from an exception, or the kernel executes an ISB on it.
     pub fn synchronize(&self, cpu: usize) {
         self.machine.borrow_mut().cse(cpu);
     }
@@ -253,19 +254,19 @@ impl Sim {
         self.interrupt.set(true);
     }
 
-    /// What an interrupt inside the library does.
+    /// Sets the handler of interrupts inside the library.
     pub fn on_strike(&self, strike: impl FnMut() + 'static) {
         *self.strike.borrow_mut() = Some(Box::new(strike));
     }
 
-    /// A kernel that keeps the lazy states of its tasks itself says here for which of them lazy MMU
-    /// mode is active.
+    /// Sets the function that returns whether lazy MMU mode is active for the current task. For a
+    /// kernel with lazy states of its own.
     pub fn ask_activity(&self, activity: impl Fn() -> bool + 'static) {
         *self.activity.borrow_mut() = Some(Box::new(activity));
     }
 
-    /// It arrives at the `n`-th call of the library to its kernel from now on, counted from 1. With
-    /// 0 it does not.
+    /// Arms an interrupt at the `n`-th call of the library to its kernel from now on, counted from
+    /// 1. With 0 no interrupt arrives.
     pub fn strike_at(&self, n: u32) {
         self.moments.set(n);
     }
@@ -284,7 +285,7 @@ impl Sim {
 
     #[cold]
     fn strike(&self) {
-        // Memory is short for the call that was interrupted, not for the interrupt.
+        // Only the interrupted call is short of memory, not the interrupt handler.
         let budget = self.budget.replace(usize::MAX);
         if let Some(strike) = self.strike.borrow_mut().as_mut() {
             strike();
@@ -298,12 +299,12 @@ impl Sim {
         self.synchronize(self.cpu());
     }
 
-    /// What a store-release of `cpu` hands to its reader.
+    /// What a CPU learns that reads a store-release of `cpu`.
     pub fn release(&self, cpu: usize) -> Token {
         self.machine.borrow().cpus[cpu].released()
     }
 
-    /// `cpu` reads it with a load-acquire.
+    /// `cpu` reads a flag that carries `token`, with a load-acquire.
     pub fn acquire(&self, cpu: usize, token: &Token) {
         self.machine.borrow_mut().cpus[cpu].acquire(token);
     }
@@ -313,12 +314,12 @@ impl Sim {
         self.machine.borrow_mut().cpus[cpu].lock(token);
     }
 
-    /// A `DSB ISH` of the kernel's own.
+    /// `cpu` executes a `DSB ISH` of the kernel, which is not counted.
     pub fn dsb(&self, cpu: usize) {
         self.machine.borrow_mut().dsb(cpu, Barrier::Full);
     }
 
-    /// What `from` has done reaches `to`: release, acquire, `DSB ISH`, `ISB` (row X3).
+    /// CPU `to` learns what `from` has done: release, acquire, `DSB ISH`, `ISB` (row X3).
     pub fn synchronize_with(&self, from: usize, to: usize) {
         let token = self.release(from);
         self.acquire(to, &token);
@@ -326,13 +327,13 @@ impl Sim {
         self.synchronize(to);
     }
 
-    /// Everything done so far is old (see [`Machine::settle`]).
+    /// Makes everything that was done so far old (see [`Machine::settle`]).
     pub fn settle(&self) {
         self.machine.borrow_mut().settle();
     }
 
-    /// `root`, the root of a space of `kind`, goes into TTBR1 for good, or may go into the
-    /// TTBR0 of tasks.
+    /// Adds the root of a space of `kind`. A kernel root is in TTBR1 from now on; a user root may
+    /// be given to tasks with [`Sim::set_root`].
     pub fn add_root(&self, root: Frame, kind: SpaceKind) -> RootId {
         let (base, asid) = match kind {
             SpaceKind::Kernel => (Half::Upper.start(), None),
@@ -346,7 +347,7 @@ impl Sim {
         id
     }
 
-    /// No task uses `root` any more.
+    /// Takes `root` out of use: no task runs in it any more.
     pub fn retire_root(&self, root: RootId) {
         for task in &self.tasks {
             if task.root.get() == Some(root) {
@@ -356,7 +357,7 @@ impl Sim {
         self.machine.borrow_mut().retire_root(root);
     }
 
-    /// `task` runs in the tree `root`.
+    /// Makes `task` run in the user tree `root`.
     pub fn set_root(&self, task: usize, root: RootId) {
         self.tasks[task].root.set(Some(root));
     }
@@ -369,8 +370,8 @@ impl Sim {
         }
     }
 
-    /// What an access of `task` on `cpu` may do. To a user address it is one from EL0, behind an
-    /// exception return of its own that leaves no trace.
+    /// The possible outcomes of an access by `task` on `cpu`. An access to a user address is made
+    /// from EL0, after an exception return that has no later effect.
     pub fn access(&self, cpu: usize, task: usize, va: u64, kind: Kind) -> Outcomes {
         let root = self.root_for(task, va).expect("the task has such a half");
         let mut machine = self.machine.borrow_mut();
@@ -383,8 +384,8 @@ impl Sim {
         outcomes
     }
 
-    /// What an access by `cpu` to the kernel's half may do whose address was computed from what it
-    /// read with `token`: a pointer that was handed over.
+    /// The possible outcomes of an access by `cpu` to the kernel half if the address depends on a
+    /// load that read `token`: a pointer that another CPU has published.
     pub fn access_through(&self, cpu: usize, token: &Token, va: u64, kind: Kind) -> Outcomes {
         let mut machine = self.machine.borrow_mut();
         let before = machine.cpus[cpu];
@@ -394,7 +395,8 @@ impl Sim {
         outcomes
     }
 
-    /// Page `frame`, which was mapped at `va` of `root`, is given back.
+    /// Notes that the page `frame`, which was mapped at `va` of `root`, is given back. If a CPU may
+    /// still access it, that is a hazard ([`Sim::take_hazards`]).
     pub fn reuse(&self, root: RootId, va: u64, frame: u64) {
         let user = self.machine.borrow().user_of_frame(root, va, frame);
         if let Some(cpu) = user {
@@ -408,42 +410,42 @@ impl Sim {
         self.kernel_root.get().expect("a kernel space was added")
     }
 
-    /// Allocation succeeds `tables` times more.
+    /// From now on `tables` more allocations succeed, and further ones fail.
     pub fn set_budget(&self, tables: usize) {
         self.budget.set(tables);
     }
 
-    /// Tables allocated and not freed.
+    /// The number of tables that were allocated and not freed.
     pub fn live_tables(&self) -> usize {
         self.tables.len() - self.free.borrow().len()
     }
 
-    /// Memory that was given back too early since the last call.
+    /// The memory that was given back too early since the last call.
     pub fn take_hazards(&self) -> Vec<Hazard> {
         self.hazards.take()
     }
 
-    /// What the library has reported since the last call.
+    /// The errors that the library has reported since the last call.
     pub fn take_reports(&self) -> Vec<LazyMmuError> {
         self.reports.take()
     }
 
-    /// What the library has executed since the machine began.
+    /// What the library has executed so far, as the machine has counted it.
     pub fn executed(&self) -> Executed {
         self.executed.get()
     }
 
-    /// What the library says that it executed.
+    /// What the library has executed so far by its own counters.
     pub fn counted(&self) -> Executed {
         self.counters.read().into()
     }
 
-    /// What was executed since the last call.
+    /// The trace since the last call.
     pub fn take_trace(&self) -> Vec<Event> {
         self.trace.take()
     }
 
-    /// Something was executed by whoever runs.
+    /// Adds an effect of the current task to the trace.
     pub(super) fn note(&self, what: Effect) {
         let active = !self.interrupt.get()
             && match &*self.activity.borrow() {
@@ -459,14 +461,14 @@ impl Sim {
         self.executed.set(executed);
     }
 
-    /// A TLBI of the current CPU alone, which no kernel of ours issues.
+    /// A TLBI for the current CPU alone, which only a [`Saboteur`](super::Saboteur) issues.
     pub fn tlbi_local(&self, op: TlbiOp, operand: u64) {
         self.count(|e| e.tlbi += 1);
         let cpu = self.cpu();
         self.machine.borrow_mut().tlbi(cpu, op, operand, false);
     }
 
-    /// Index in the pool of a table's frame.
+    /// The index of a table's frame in the pool.
     pub(super) fn slot(&self, frame: Frame) -> usize {
         ((frame.as_u64() - POOL) / PAGE_SIZE) as usize
     }

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! TLB maintenance: what an operation names, and when.
+//! TLB maintenance: the entries that an operation names, and what was complete when it was issued.
 //!
-//! Operands are decoded here from their bits (Arm ARM C5.5), independently of the library that
-//! encodes them. A TTL is a promise (R33): an entry of another level is not invalidated.
+//! This module decodes operands from their bits (Arm ARM C5.5), independently of the library, which
+//! encodes them. An operation with a TTL does not invalidate an entry of another level (R33).
 
 use super::view::View;
 use lazymmu::TlbiOp;
 
-/// One TLBI, or several in a row that differ in their page only.
+/// One TLBI, or several in a row that differ only in their page.
 #[derive(Clone, Copy, Debug)]
 pub struct Tlbi {
     pub cpu: usize,
-    /// Among the TLBIs of the CPU.
+    /// The number among the TLBIs of the CPU.
     pub number: u32,
     pub broadcast: bool,
-    /// What was complete when it was issued: only that cannot be read by a walk any more and
-    /// cached again (R27, rows U2 and U3).
+    /// What was complete when it was issued. A value that one of these stores has replaced cannot
+    /// be read by a walk and cached again (R27, rows U2 and U3).
     pub done: View,
     op: TlbiOp,
     named: Named,
@@ -24,27 +24,27 @@ pub struct Tlbi {
 /// A decoded operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Named {
-    /// First page and number of pages, in units of 4 KiB; `None` for everything.
+    /// The number of the first page and the number of pages; `None` for all addresses.
     pages: Option<(u64, u64)>,
     asid: Option<u16>,
     leaf_only: bool,
-    /// The only level that the operation reaches.
+    /// The only level whose entries the operation invalidates; `None` for all levels.
     ttl: Option<u8>,
 }
 
-/// A TLB entry, as far as maintenance can tell one from another.
+/// The properties of a TLB entry by which maintenance selects it.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    /// Level of the descriptor, 0..=3.
+    /// The level of the descriptor, 0..=3.
     pub level: u8,
     pub leaf: bool,
-    /// First page that the entry is looked up by, in units of 4 KiB, and their number.
+    /// The number of the first page by which the entry is looked up, and the number of such pages.
     pub pages: (u64, u64),
     /// `None` for a global leaf and for tables of the kernel's half.
     pub asid: Option<u16>,
 }
 
-/// Bits of a page number that both operand forms carry.
+/// The bits of a page number that both operand forms have.
 const PAGE_MASK: u64 = (1 << 37) - 1;
 
 impl Named {
@@ -65,7 +65,7 @@ impl Named {
             let (scale, num) = (operand >> 44 & 3, operand >> 39 & 31);
             let pages = match operand >> 46 & 3 {
                 1 => (num + 1) << (5 * scale + 1),
-                // Another granule: it may do nothing.
+                // With another granule the operation may do nothing.
                 _ => 0,
             };
             let ttl = (operand >> 37 & 3) as u8;
@@ -98,7 +98,7 @@ impl Named {
         let whose = match (self.asid, entry.asid) {
             (None, _) => true,
             (Some(named), Some(tag)) => named == tag,
-            // ASIDE1 leaves global entries alone, VAE1 takes global leaves along.
+            // ASIDE1 does not invalidate global entries; VAE1 invalidates global leaves as well.
             (Some(_), None) => self.pages.is_some() && entry.leaf,
         };
         let (first, pages) = entry.pages;
@@ -133,8 +133,8 @@ impl Tlbi {
         self.named.covers(entry)
     }
 
-    /// Takes over an operation of the same CPU on the next page, issued with nothing in
-    /// between. The two are one for every later question.
+    /// Adds an operation of the same CPU on the next page that was issued right after this one, so
+    /// that both are one operation from then on. Returns whether that was possible.
     pub fn extend(&mut self, done: &View, broadcast: bool, op: TlbiOp, operand: u64) -> bool {
         let next = Named::decode(op, operand);
         let alike = self.op == op && self.broadcast == broadcast && self.done == *done;

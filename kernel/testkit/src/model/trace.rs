@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the library executed since somebody last asked, as far as barriers are about it.
+//! The trace of a [`super::Sim`]: barriers, TLBIs, and the writes that owe barriers.
 
 use super::memory::is_link;
 use lazymmu::{TlbiOp, bits};
 
-/// One effect, and whether lazy MMU mode was active for whoever caused it.
+/// One effect, and whether lazy MMU mode was active for its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Event {
     /// What was executed.
@@ -13,12 +13,12 @@ pub struct Event {
     pub active: bool,
 }
 
-/// What was executed.
+/// An effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Effect {
     /// A write that R14 lists.
     Listed {
-        /// Whether some exception level may execute from it.
+        /// Whether the entry is executable at EL1.
         text: bool,
     },
     /// `DSB ISHST`.
@@ -34,8 +34,9 @@ pub enum Effect {
     },
 }
 
-/// R14, in words of its own: a valid kernel leaf, a valid entry of levels 1 and 2, any write at level
-/// 0. Bits that hardware ignores are no write.
+/// The effect of a write that R14 lists, computed without the library: a valid kernel leaf, a valid
+/// entry of levels 1 and 2, any write at level 0. A change only of bits that hardware ignores is
+/// not listed.
 pub(super) fn listed(level: u8, old: u64, new: u64) -> Option<Effect> {
     let same_table =
         is_link(level, old) && is_link(level, new) && (old ^ new) & !bits::TABLE_SOFTWARE == 0;

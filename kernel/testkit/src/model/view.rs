@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is ordered before what: vector clocks of stores and of invalidations.
+//! Views: vector clocks of stores and of TLBIs, which express order.
 //!
-//! Stores of one CPU are numbered, and so are its TLBIs. A [`View`] says, for each CPU, up to
-//! which number they are included. A prefix is enough: each barrier orders or completes
-//! *everything* of its kind that stands before it in program order.
+//! The stores of one CPU are numbered, and so are its TLBIs. A [`View`] holds, for each CPU, the
+//! number up to which they are included. A prefix is enough, because each barrier orders or
+//! completes *everything* of its kind that comes before it in program order.
 //!
-//! A view never depends on which CPU happened to run first in a test. It grows by barriers, by
-//! observing another CPU's flag, and by nothing else, so an outcome is forbidden only if
-//! the program itself forbids it.
+//! A view does not depend on the order in which a test executes the CPUs. It grows only by barriers
+//! and by observing another CPU's flag, so an outcome is forbidden only if the program itself
+//! forbids it.
 
-/// CPUs of a machine, at most.
+/// The number of CPUs of a machine.
 pub const CPUS: usize = 3;
 
-/// A store: which CPU's, and its number there, from 1 on.
+/// A store: its CPU, and its number among the stores of that CPU, from 1 on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stamp(u32);
 
 impl Stamp {
-    /// A store that precedes everything and is seen by everybody.
+    /// A store that precedes every other one and is in every view.
     pub const GENESIS: Self = Self(0);
 
     pub const fn new(cpu: usize, number: u32) -> Self {
@@ -36,9 +36,9 @@ impl Stamp {
 /// A set of stores and of completed TLBIs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct View {
-    /// Per CPU, the number of its last store in the set.
+    /// For each CPU, the number of its last store in the set.
     pub stores: [u32; CPUS],
-    /// Per CPU, the number of its last TLBI in the set.
+    /// For each CPU, the number of its last TLBI in the set.
     pub tlbis: [u32; CPUS],
 }
 
@@ -48,8 +48,8 @@ impl View {
         tlbis: [0; CPUS],
     };
 
-    /// The set with one store more. Only if the store is the next of its CPU: a prefix cannot
-    /// say that a later one was seen and an earlier one was not, and then says less.
+    /// The set with `store`, if it is the next store of its CPU. Otherwise the same set, because a
+    /// prefix cannot express that a later store was observed and an earlier one was not.
     pub const fn including(mut self, store: Stamp) -> Self {
         let last = &mut self.stores[store.cpu()];
         if store.number() == *last + 1 {

@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Accesses: the set of outcomes that the history allows.
 //!
-//! A walk reads one version of one entry per level. Which ones it may read, or find in a TLB:
+//! A walk reads one version of one entry per level. It may read, or find in a TLB:
 //!
-//! * a version that a **TLB may hold** (a link, or a leaf with the access flag) from the moment
-//!   it is stored, accessed or not (row V1), until a TLBI that names it, was issued when a newer
-//!   version was complete (R27, rows U1-U3), and is itself complete as seen from the accessing
-//!   CPU ([`Cpu::follows`], rows U4-U6, U8). Whether the entry came back after the TLBI
-//!   through a link that was still cached is followed level by level ([`Machine::death`]);
-//! * a version that **faults** until the CPU must see a newer one: completed by DSB before its last
-//!   CSE (rows M3-M8, X3); or found by following a link that was stored after it (T2); or carried
-//!   by an address dependency (X3); or, with ETS2, merely before the access in program order or
-//!   in what it has observed (R_NNFPF, rows M1-M3, X1, X2); or through a TLBI that completed
-//!   before an access that is ordered after it (X5; the same row bars the way to a fault through a
-//!   link that such a TLBI took. Whether it also bars a stale *success* is row U9, on which the
-//!   models disagree: here it does not);
-//! * a member of a **contiguous group** translates all 16 pages, and each fragment may be cached
-//!   apart: a TLBI takes only the page that it names.
+//! * A version that a **TLB may hold** (a link, or a leaf with the access flag). It may be used
+//!   from its store on, accessed or not (row V1), until a TLBI that names it, was issued when a
+//!   newer version was complete (R27, rows U1-U3), and is itself complete for the accessing CPU
+//!   ([`Cpu::follows`], rows U4-U6, U8). Whether the entry can be cached again after the TLBI,
+//!   through a link that was still cached, is computed level by level ([`Machine::death`]).
+//! * A version that **faults**. It may be read until the CPU must see a newer version. That is so
+//!   if the newer one was completed by a DSB before the CPU's last CSE (rows M3-M8, X3); or if the
+//!   walk followed a link that was stored after it (T2); or if an address dependency carries it
+//!   (X3); or, with ETS2, if it comes before the access in program order or in what the CPU has
+//!   observed (R_NNFPF, rows M1-M3, X1, X2); or if a TLBI that names the address was issued after
+//!   it, and completed before an access that is ordered after that completion (X5). Row X5 also
+//!   forbids a fault through a link that such a TLBI removed. Whether it also forbids a stale
+//!   *success* is row U9, on which the models disagree: this machine allows the success.
+//! * A member of a **contiguous group**. It translates all 16 pages, and each page may be cached
+//!   separately: a TLBI removes only the page that it names.
 //!
-//! A block may be looked up by every address it serves, so any of them invalidates it.
+//! A block may be looked up by every address that it translates, so a TLBI for any of them
+//! invalidates it.
 //!
 //! [`Cpu::follows`]: super::cpu::Cpu::follows
 
@@ -29,10 +31,10 @@ use super::tlbi::{Entry, Tlbi};
 use super::view::View;
 use lazymmu::{PAGE_SHIFT, bits};
 
-/// "It may be used still", as the number of the TLBI that ended it.
+/// In place of the index of a TLBI: no TLBI has ended the use.
 pub const NEVER: u32 = u32::MAX;
 
-/// Who asks whether an entry may still be used.
+/// The reason for asking whether an entry may still be used.
 #[derive(Clone, Copy, Debug)]
 pub enum Question<'a> {
     /// An access of a CPU.
@@ -41,14 +43,15 @@ pub enum Question<'a> {
         /// The flag that the address was computed from.
         address_from: Option<&'a Token>,
     },
-    /// The same, if it ends in a fault.
+    /// An access of a CPU that ends in a fault.
     Fault { kind: Kind },
-    /// Whoever is about to reuse the memory behind it: translations that are in use until
-    /// their TLBI is complete on the CPU that issued it (rows U5, U7; R25, R32, R34).
+    /// The reuse of the memory to which it translates. Translations are in use until their TLBI is
+    /// complete on the CPU that issued it (rows U5, U7; R25, R32, R34).
     Reuse,
 }
 
-/// Until when the way to a table may be used, as the number of the TLBI that ended it.
+/// How long the links to a table may be used, as the index of the TLBI that ended it: for an access
+/// that succeeds, and for one that faults.
 #[derive(Clone, Copy, Debug)]
 struct Way {
     to_page: u32,
@@ -64,19 +67,20 @@ impl Way {
     }
 }
 
-/// What stays the same during a walk.
+/// The arguments of a walk, and its result.
 struct Walk<'a> {
     cpu: usize,
     page: u64,
     asid: Option<u16>,
     question: Question<'a>,
-    /// Stores that a fault must take account of, apart from those found on the way.
+    /// Stores that a fault must see, in addition to those that the links on the way carry.
     faults_see: View,
     out: Outcomes,
 }
 
 impl Machine {
-    /// What an access by `cpu` to `va` through the tree `root` may do.
+    /// The possible outcomes of an access by `cpu` to `va` through the tree `root`. `address_from`
+    /// is the flag from which the address was computed, if there is one.
     pub fn access(
         &self,
         cpu: usize,
@@ -89,7 +93,7 @@ impl Machine {
         self.outcomes(cpu, root, va, question)
     }
 
-    /// The CPU that may still reach the page `frame` through `va`, if there is one.
+    /// A CPU that may still access the page `frame` through `va`, if there is one.
     pub fn user_of_frame(&self, root: RootId, va: u64, frame: u64) -> Option<usize> {
         (0..self.cpus.len()).find(|cpu| {
             let out = self.outcomes(*cpu, root, va, Question::Reuse);
@@ -110,7 +114,7 @@ impl Machine {
             out: Outcomes::none(),
         };
         for (i, other) in self.roots.iter().enumerate() {
-            // Entries are tagged by ASID, not by root: a former owner's may be there.
+            // Entries are tagged by ASID, not by root: those of a former owner may still be cached.
             let own = i == root.0 as usize;
             if !own && (asid.is_none() || other.asid != asid || other.gone) {
                 continue;
@@ -121,7 +125,7 @@ impl Machine {
         walk.out
     }
 
-    /// Stores that no fault of this access can be older than.
+    /// The stores that each fault of this access must see.
     fn faults_see(&self, cpu: usize, question: Question<'_>) -> View {
         let cpu = &self.cpus[cpu];
         let mut view = cpu.synced;
@@ -153,7 +157,7 @@ impl Machine {
     }
 
     fn walk_entry(&self, walk: &mut Walk<'_>, at: Location, level: u8, way: Way, must: View) {
-        // Whether some newer version forbids a walk, or a fault, to read an older one.
+        // Whether a newer version forbids a fault to read an older one.
         let mut fault_seen = false;
         for (id, version) in self.memory.versions(at) {
             let raw = version.raw;
@@ -170,7 +174,7 @@ impl Machine {
                 let to_page = self.death(walk, at, id, level, way.to_page, walk.question);
                 if is_link(level, raw) {
                     let to_fault = match walk.question {
-                        // Nothing was invalidated: nothing to ask again.
+                        // Without any TLBI the second computation has the same result.
                         _ if to_page == NEVER && self.tlbis.is_empty() => NEVER,
                         Question::Access { kind, .. } => {
                             let question = Question::Fault { kind };
@@ -194,8 +198,8 @@ impl Machine {
             if reachable && !self.fault_is_over(walk, at, VersionId::ZEROES, level) {
                 walk.out.add(Outcome::Translation { level });
             }
-            // Whatever was there may have looked like a valid entry, and be cached by now: only
-            // order, found on the way to the table, keeps a walker from it (R18).
+            // The memory before the zeroes may have looked like a valid entry, and may be cached by
+            // now. Only an order that the links on the way carry keeps a walker from it (R18).
             let ordered = must.has(self.memory.table(at.table).zeroed);
             if !ordered && way.to_page == NEVER {
                 walk.out.add(Outcome::Garbage);
@@ -206,8 +210,8 @@ impl Machine {
     fn follow(&self, walk: &mut Walk<'_>, link: &Version, level: u8, way: Way, mut must: View) {
         match link.child {
             Some(child) => {
-                // The walker's address dependency: what was ordered before the link was stored
-                // is seen behind it (T2).
+                // The walker's address dependency: after reading the link it sees what was ordered
+                // before the store of the link (T2).
                 must.join(self.memory.view_of(link));
                 self.walk_table(walk, child, level + 1, way, must);
             }
@@ -216,7 +220,7 @@ impl Machine {
         }
     }
 
-    /// Leaves of the other members of a contiguous group.
+    /// Adds the outcomes of the other members of a contiguous group.
     fn walk_group(&self, walk: &mut Walk<'_>, at: Location, way: Way, must: View) {
         const GROUP: u16 = 16;
         let first = at.index & !(GROUP - 1);
@@ -246,8 +250,8 @@ impl Machine {
         walk.out.add(outcome);
     }
 
-    /// Row X5: a TLBI that completed before this access takes away faults that are older than what
-    /// was complete when it was issued. Explicit accesses only.
+    /// Whether row X5 forbids the fault: a TLBI of another CPU that names the entry was issued when
+    /// a newer version was complete, and completed before this access. Explicit accesses only.
     fn fault_is_over(&self, walk: &Walk<'_>, at: Location, id: VersionId, level: u8) -> bool {
         let Question::Access { kind, .. } = walk.question else {
             return false;
@@ -266,7 +270,7 @@ impl Machine {
         })
     }
 
-    /// How maintenance finds the TLB entry of a version, during a walk.
+    /// The TLB entry of a version in this walk, as maintenance sees it.
     fn entry(&self, walk: &Walk<'_>, id: VersionId, level: u8) -> Entry {
         let raw = match id {
             VersionId::ZEROES => 0,
@@ -282,12 +286,12 @@ impl Machine {
         }
     }
 
-    /// The TLBI after which the version cannot be used any more on the way of this walk, as
-    /// an index; [`NEVER`] if there is none. `prefix` is the same for the link before it.
+    /// The index of the TLBI after which the version cannot be used any more in this walk;
+    /// [`NEVER`] if there is none. `prefix` is that index for the link before it.
     ///
-    /// A TLBI that names the entry removes it. It is gone for good if it cannot be read again:
-    /// because a newer version was complete when the TLBI was issued, or because the link to
-    /// its table was gone by then.
+    /// A TLBI that names the entry removes it. It does not come back if it cannot be read again:
+    /// because a newer version was complete when the TLBI was issued, or because the link to its
+    /// table could no longer be used by then.
     fn death(
         &self,
         walk: &Walk<'_>,
@@ -307,7 +311,8 @@ impl Machine {
         })
     }
 
-    /// The first TLBI that names `entry`, counts for the asking CPU, and satisfies `gone`.
+    /// The index of the first TLBI that names `entry`, is complete for `cpu` and `question`, and
+    /// satisfies `gone`; `NEVER` if there is none.
     pub fn ended_by(
         &self,
         cpu: usize,
@@ -341,8 +346,8 @@ impl Machine {
             Question::Reuse => {
                 let repeat = self.model.repeat_tlbi;
                 let complete = self.cpus[tlbi.cpu].completed(tlbi.number, repeat);
-                // The issuer's own accesses also need its CSE, except that a user mapping is
-                // only used behind an exception return, which is one.
+                // For the issuer's own accesses a CSE is needed as well. A user mapping is used
+                // only after an exception return, which is one.
                 complete && (!own || !global || self.cpus[cpu].follows(cpu, tlbi.number, ets2))
             }
         }

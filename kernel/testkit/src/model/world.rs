@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What deterministic tests build from a [`Modelled`] kernel: the library on the machine, spaces whose
-//! tables are old, and checks that say what else could happen.
+//! Helpers for deterministic tests on a [`Modelled`] kernel: the library on the machine, spaces
+//! whose tables are old, and checks that name the outcomes that are possible instead.
 
 use super::{CPUS, Kind, Model, Modelled, Outcome, Outcomes, Plan, RootId, Saboteur, Sim, Switch};
 use crate::fake::Choose;
@@ -9,25 +9,25 @@ use lazymmu::{
     PageRange, Prot, SpaceKind, TlbFeatures,
 };
 
-/// In the kernel's half.
+/// The address of the tests' first page in the kernel half.
 pub const KERNEL: u64 = 0xffff_8000_0000_0000;
-/// In the user half.
+/// The address of the tests' first page in the user half.
 pub const USER: u64 = 0x40_0000;
-/// The space of [`user_space`].
+/// The ASID of [`user_space`].
 pub const ASID: Asid = Asid(0x2b);
-/// Frames for tables.
+/// The number of frames for tables.
 const FRAMES: usize = 32;
 
-/// What a test runs on.
+/// The configuration of the library and of the machine for a test.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
     /// The library's strategy.
     pub backend: Backend,
-    /// Which writes the library pays for.
+    /// The library's barrier policy.
     pub policy: BarrierPolicy,
-    /// What the CPUs are like.
+    /// The properties of the CPUs.
     pub model: Model,
-    /// What they offer for TLB maintenance, as the library knows it.
+    /// The features for TLB maintenance that the library is given.
     pub tlb: TlbFeatures,
     /// What the context switch executes.
     pub switch: Switch,
@@ -52,7 +52,7 @@ impl Setup {
         }
     }
 
-    /// All CPUs have FEAT_ETS2, and the library knows.
+    /// CPUs with FEAT_ETS2, and the library with the policy `ets2`.
     pub const fn ets2(backend: Backend) -> Self {
         let mut setup = Self::classic(backend);
         setup.policy = BarrierPolicy::Ets2;
@@ -60,17 +60,17 @@ impl Setup {
         setup
     }
 
-    /// A machine of this kind, with two tasks more than CPUs.
+    /// A machine with this configuration and two more tasks than CPUs.
     pub fn sim(self) -> Sim {
         self.sim_for(CPUS + 2)
     }
 
-    /// The same with so many tasks.
+    /// A machine with this configuration and `tasks` tasks.
     pub fn sim_for(self, tasks: usize) -> Sim {
         Sim::new(self.model, FRAMES, tasks)
     }
 
-    /// The library on a kernel that runs on such a machine.
+    /// The library with this configuration on `kernel`.
     pub fn mmu<K: Modelled>(self, kernel: K) -> Mmu<K> {
         let mmu = Mmu::new(kernel);
         mmu.choose_features(Features {
@@ -84,7 +84,8 @@ impl Setup {
         mmu
     }
 
-    /// The library on this machine, sabotaged perhaps.
+    /// The library on a machine with this configuration, on which `plan` may leave instructions
+    /// out.
     pub fn build(self, plan: Plan) -> Mmu<Saboteur> {
         self.mmu(Saboteur::new(self.sim(), plan))
     }
@@ -105,7 +106,7 @@ pub fn backing(n: u64) -> Backing<'static> {
     Backing::Contiguous(frame(n))
 }
 
-/// What an access to page `n`, mapped with `prot`, gives.
+/// The outcome of a read of frame number `n`, mapped with `prot`.
 pub fn page(n: u64, prot: Prot) -> Outcome {
     let user = prot.is_user();
     Outcome::of_page((n * PAGE_SIZE) | prot.as_u64(), Kind::Read, user)
@@ -128,7 +129,7 @@ fn warm<'m, K: Modelled>(
     (space, root)
 }
 
-/// The kernel's space, with an old and empty last-level table at [`KERNEL`].
+/// A kernel space with an old and empty last-level table at [`KERNEL`].
 pub fn kernel_space<K: Modelled>(mmu: &Mmu<K>) -> (AddressSpace<'_, K>, RootId) {
     warm(mmu, SpaceKind::Kernel, pages(KERNEL, 1), Prot::KERNEL)
 }
@@ -142,13 +143,13 @@ pub fn user_space<K: Modelled>(mmu: &Mmu<K>) -> (AddressSpace<'_, K>, RootId) {
     (space, root)
 }
 
-/// An access by the task that runs on `cpu`.
+/// The possible outcomes of an access by the task that runs on `cpu`.
 pub fn access<K: Modelled>(mmu: &Mmu<K>, cpu: usize, va: u64, kind: Kind) -> Outcomes {
     let sim = mmu.kernel().sim();
     sim.access(cpu, sim.running(cpu), va, kind)
 }
 
-/// Demands that nothing but `expected` can happen.
+/// Requires that `expected` is the only possible outcome.
 pub fn only<K: Modelled>(
     mmu: &Mmu<K>,
     cpu: usize,
@@ -165,7 +166,7 @@ pub fn only<K: Modelled>(
     ))
 }
 
-/// Demands a translation fault, whatever its level.
+/// Requires that only translation faults, of any level, are possible.
 pub fn faults<K: Modelled>(mmu: &Mmu<K>, cpu: usize, va: u64, kind: Kind) -> Result<(), String> {
     let out = access(mmu, cpu, va, kind);
     if out.only_faults() {
@@ -176,12 +177,12 @@ pub fn faults<K: Modelled>(mmu: &Mmu<K>, cpu: usize, va: u64, kind: Kind) -> Res
     ))
 }
 
-/// CPU 0 tells CPU 1, which synchronizes (row X3).
+/// CPU 0 publishes what it has done to CPU 1, which synchronizes (row X3).
 pub fn tell<K: Modelled>(mmu: &Mmu<K>) {
     mmu.kernel().sim().synchronize_with(0, 1);
 }
 
-/// Demands that no memory was given back early.
+/// Requires that no memory was given back too early.
 pub fn no_hazards<K: Modelled>(mmu: &Mmu<K>) -> Result<(), String> {
     match mmu.kernel().sim().take_hazards().first() {
         None => Ok(()),
