@@ -4,7 +4,7 @@
 //! exception, overflow, hang; and on a Raspberry Pi 4 what its firmware may do.
 //!
 //! Each must end with its status and say what it should on the way. The
-//! demonstration must also print what README.md shows.
+//! demonstration must also print what docs/demonstration.md shows.
 
 use super::boots::Bench;
 use super::odd::{Files, Loaded, Odd};
@@ -29,7 +29,7 @@ use vm_fdt::FdtWriter;
 /// Name of the row, and first part of the names of its tests.
 const ROW: &str = "endings";
 
-/// Where README.md's transcript begins.
+/// Where the transcript of docs/demonstration.md begins.
 const TRANSCRIPT: &str = "<!-- transcript: cargo xtask run -->\n```text\n";
 
 /// What the kernel is given in place of a device tree that is in order.
@@ -315,7 +315,7 @@ impl Ending {
             problems.push(format!("a second CPU reports its end: {second}"));
         }
         if self.name == "demo" {
-            problems.extend(differs_from_readme(bench, &lines)?);
+            problems.extend(differs_from_the_book(bench, &lines)?);
         }
         if problems.is_empty() {
             return Ok(None);
@@ -360,16 +360,16 @@ fn second_report(lines: &[String]) -> Option<&str> {
     reports.find(|line| *line != first)
 }
 
-/// Compares the demonstration with README.md's transcript.
-fn differs_from_readme(bench: &Bench<'_>, lines: &[String]) -> Result<Option<String>> {
-    let path = bench.workspace.root().join("README.md");
-    let readme =
+/// Compares the demonstration with the transcript of docs/demonstration.md.
+fn differs_from_the_book(bench: &Bench<'_>, lines: &[String]) -> Result<Option<String>> {
+    let path = bench.workspace.root().join("docs/demonstration.md");
+    let book =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let Some(transcript) = readme
+    let Some(transcript) = book
         .split_once(TRANSCRIPT)
         .and_then(|(_, rest)| rest.split_once("\n```"))
     else {
-        return Ok(Some("README.md has no transcript".to_owned()));
+        return Ok(Some("docs/demonstration.md has no transcript".to_owned()));
     };
     let mut shown = transcript.0.lines().map(comparable);
     let mut printed = lines.iter().map(|line| comparable(line));
@@ -379,7 +379,7 @@ fn differs_from_readme(bench: &Bench<'_>, lines: &[String]) -> Result<Option<Str
             (shown, printed) if shown == printed => {}
             (shown, printed) => {
                 return Ok(Some(format!(
-                    "README.md's transcript is not what `cargo xtask run` prints (scripts/update-readme.sh mends that):\n  README:  {}\n  printed: {}",
+                    "docs/demonstration.md is not what `cargo xtask run` prints (scripts/update-demonstration.sh mends that):\n  there:   {}\n  printed: {}",
                     shown.unwrap_or_default(),
                     printed.unwrap_or_default()
                 )));

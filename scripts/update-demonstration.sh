@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Puts what `cargo xtask run` prints into README.md's transcript. `cargo xtask test` says
+# Puts what `cargo xtask run` prints into docs/demonstration.md. `cargo xtask test` says
 # when that is needed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,5 +20,5 @@ awk -v printed="$printed" '
     }
     skipping && /^```$/ { skipping = 0 }
     !skipping { print }
-' README.md >"$updated"
-cp "$updated" README.md
+' docs/demonstration.md >"$updated"
+cp "$updated" docs/demonstration.md
