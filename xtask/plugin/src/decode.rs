@@ -26,17 +26,12 @@ impl Marker {
 
     /// The marker that an instruction is.
     pub fn of(word: u32) -> Option<Self> {
-        const FIRST: u32 = hint(0x60);
-        Self::ALL
-            .into_iter()
-            .zip((FIRST..).step_by(0x20))
-            .find_map(|(marker, hint)| (hint == word).then_some(marker))
+        /// `hint #0x60`; the number is in bits 11:5.
+        const FIRST: u32 = 0xd503_2c1f;
+        let number = word.checked_sub(FIRST)?;
+        let marker = Self::ALL.get(number as usize >> 5)?;
+        (number % 0x20 == 0).then_some(*marker)
     }
-}
-
-/// `hint #number`.
-const fn hint(number: u32) -> u32 {
-    0xd503_201f | number << 5
 }
 
 /// Place of a count in the array of a CPU.
@@ -119,85 +114,58 @@ pub fn slot(word: u32) -> Option<Slot> {
 /// What a count of one of the [kinds](Kind) is called.
 pub fn name(slot: Slot) -> Cow<'static, str> {
     match slot {
-        DSB..DSB_NXS => dsb(slot - DSB),
+        DSB..DSB_NXS => match slot - DSB {
+            0 => "ssbb".into(),
+            4 => "pssbb".into(),
+            crm => BARRIERS[crm].into(),
+        },
         DSB_NXS..DMB => ["oshnxs", "nshnxs", "ishnxs", "synxs"][slot - DSB_NXS].into(),
-        DMB..TLBI => barrier(slot - DMB),
+        DMB..TLBI => BARRIERS[slot - DMB].into(),
         TLBI..SLOTS => tlbi(slot - TLBI),
         _ => "".into(),
     }
 }
 
-fn dsb(crm: usize) -> Cow<'static, str> {
-    match crm {
-        0 => "ssbb".into(),
-        4 => "pssbb".into(),
-        _ => barrier(crm),
-    }
-}
-
-fn barrier(crm: usize) -> Cow<'static, str> {
-    let name = match crm {
-        1 => "oshld",
-        2 => "oshst",
-        3 => "osh",
-        5 => "nshld",
-        6 => "nshst",
-        7 => "nsh",
-        9 => "ishld",
-        10 => "ishst",
-        11 => "ish",
-        13 => "ld",
-        14 => "st",
-        15 => "sy",
-        reserved => return format!("#{reserved}").into(),
-    };
-    name.into()
-}
-
 fn tlbi(operation: usize) -> Cow<'static, str> {
-    let [nxs, op1, crm, op2] = [
-        operation >> 9,
-        operation >> 6 & 7,
-        operation >> 3 & 7,
-        operation & 7,
-    ];
-    let known = TLBIS.iter().find(|(known, _)| *known == [op1, crm, op2]);
-    match (known, nxs) {
-        (Some((_, name)), 0) => (*name).into(),
-        (Some((_, name)), _) => format!("{name}nxs").into(),
-        (None, _) => format!("s1_{op1}_c{}_c{crm}_{op2}", 8 + nxs).into(),
+    let field = |low: u32| operation >> low & 7;
+    let (nxs, op1, crm, op2) = (operation >> 9, field(6), field(3), field(0));
+    let row = TLBIS.iter().find(|row| (row.0, row.1) == (op1, crm));
+    match (row.map_or("", |row| row.2[op2]), nxs) {
+        ("", _) => format!("s1_{op1}_c{}_c{crm}_{op2}", 8 + nxs).into(),
+        (name, 0) => name.into(),
+        (name, _) => format!("{name}nxs").into(),
     }
 }
 
-/// The operations, by op1, CRm, op2.
+/// Domain and type of a barrier, by CRm.
 #[rustfmt::skip]
-const TLBIS: [([usize; 3], &str); 85] = [
-    ([0, 1, 0], "vmalle1os"), ([0, 1, 1], "vae1os"), ([0, 1, 2], "aside1os"),
-    ([0, 1, 3], "vaae1os"), ([0, 1, 5], "vale1os"), ([0, 1, 7], "vaale1os"),
-    ([0, 2, 1], "rvae1is"), ([0, 2, 3], "rvaae1is"), ([0, 2, 5], "rvale1is"), ([0, 2, 7], "rvaale1is"),
-    ([0, 3, 0], "vmalle1is"), ([0, 3, 1], "vae1is"), ([0, 3, 2], "aside1is"),
-    ([0, 3, 3], "vaae1is"), ([0, 3, 5], "vale1is"), ([0, 3, 7], "vaale1is"),
-    ([0, 5, 1], "rvae1os"), ([0, 5, 3], "rvaae1os"), ([0, 5, 5], "rvale1os"), ([0, 5, 7], "rvaale1os"),
-    ([0, 6, 1], "rvae1"), ([0, 6, 3], "rvaae1"), ([0, 6, 5], "rvale1"), ([0, 6, 7], "rvaale1"),
-    ([0, 7, 0], "vmalle1"), ([0, 7, 1], "vae1"), ([0, 7, 2], "aside1"),
-    ([0, 7, 3], "vaae1"), ([0, 7, 5], "vale1"), ([0, 7, 7], "vaale1"),
-    ([4, 0, 1], "ipas2e1is"), ([4, 0, 2], "ripas2e1is"), ([4, 0, 5], "ipas2le1is"), ([4, 0, 6], "ripas2le1is"),
-    ([4, 1, 0], "alle2os"), ([4, 1, 1], "vae2os"), ([4, 1, 4], "alle1os"),
-    ([4, 1, 5], "vale2os"), ([4, 1, 6], "vmalls12e1os"),
-    ([4, 2, 1], "rvae2is"), ([4, 2, 2], "vmallws2e1is"), ([4, 2, 5], "rvale2is"),
-    ([4, 3, 0], "alle2is"), ([4, 3, 1], "vae2is"), ([4, 3, 4], "alle1is"),
-    ([4, 3, 5], "vale2is"), ([4, 3, 6], "vmalls12e1is"),
-    ([4, 4, 0], "ipas2e1os"), ([4, 4, 1], "ipas2e1"), ([4, 4, 2], "ripas2e1"), ([4, 4, 3], "ripas2e1os"),
-    ([4, 4, 4], "ipas2le1os"), ([4, 4, 5], "ipas2le1"), ([4, 4, 6], "ripas2le1"), ([4, 4, 7], "ripas2le1os"),
-    ([4, 5, 1], "rvae2os"), ([4, 5, 2], "vmallws2e1os"), ([4, 5, 5], "rvale2os"),
-    ([4, 6, 1], "rvae2"), ([4, 6, 2], "vmallws2e1"), ([4, 6, 5], "rvale2"),
-    ([4, 7, 0], "alle2"), ([4, 7, 1], "vae2"), ([4, 7, 4], "alle1"),
-    ([4, 7, 5], "vale2"), ([4, 7, 6], "vmalls12e1"),
-    ([6, 1, 0], "alle3os"), ([6, 1, 1], "vae3os"), ([6, 1, 4], "paallos"), ([6, 1, 5], "vale3os"),
-    ([6, 2, 1], "rvae3is"), ([6, 2, 5], "rvale3is"),
-    ([6, 3, 0], "alle3is"), ([6, 3, 1], "vae3is"), ([6, 3, 5], "vale3is"),
-    ([6, 4, 3], "rpaos"), ([6, 4, 7], "rpalos"),
-    ([6, 5, 1], "rvae3os"), ([6, 5, 5], "rvale3os"),
-    ([6, 6, 1], "rvae3"), ([6, 6, 5], "rvale3"),
-    ([6, 7, 0], "alle3"), ([6, 7, 1], "vae3"), ([6, 7, 4], "paall"), ([6, 7, 5], "vale3"),
+const BARRIERS: [&str; 16] = [
+    "#0", "oshld", "oshst", "osh", "#4", "nshld", "nshst", "nsh",
+    "#8", "ishld", "ishst", "ish", "#12", "ld", "st", "sy",
+];
+
+/// The operations: op1, CRm, and a name for each op2 that has one.
+#[rustfmt::skip]
+const TLBIS: [(usize, usize, [&str; 8]); 21] = [
+    (0, 1, ["vmalle1os", "vae1os", "aside1os", "vaae1os", "", "vale1os", "", "vaale1os"]),
+    (0, 2, ["", "rvae1is", "", "rvaae1is", "", "rvale1is", "", "rvaale1is"]),
+    (0, 3, ["vmalle1is", "vae1is", "aside1is", "vaae1is", "", "vale1is", "", "vaale1is"]),
+    (0, 5, ["", "rvae1os", "", "rvaae1os", "", "rvale1os", "", "rvaale1os"]),
+    (0, 6, ["", "rvae1", "", "rvaae1", "", "rvale1", "", "rvaale1"]),
+    (0, 7, ["vmalle1", "vae1", "aside1", "vaae1", "", "vale1", "", "vaale1"]),
+    (4, 0, ["", "ipas2e1is", "ripas2e1is", "", "", "ipas2le1is", "ripas2le1is", ""]),
+    (4, 1, ["alle2os", "vae2os", "", "", "alle1os", "vale2os", "vmalls12e1os", ""]),
+    (4, 2, ["", "rvae2is", "vmallws2e1is", "", "", "rvale2is", "", ""]),
+    (4, 3, ["alle2is", "vae2is", "", "", "alle1is", "vale2is", "vmalls12e1is", ""]),
+    (4, 4, ["ipas2e1os", "ipas2e1", "ripas2e1", "ripas2e1os", "ipas2le1os", "ipas2le1", "ripas2le1", "ripas2le1os"]),
+    (4, 5, ["", "rvae2os", "vmallws2e1os", "", "", "rvale2os", "", ""]),
+    (4, 6, ["", "rvae2", "vmallws2e1", "", "", "rvale2", "", ""]),
+    (4, 7, ["alle2", "vae2", "", "", "alle1", "vale2", "vmalls12e1", ""]),
+    (6, 1, ["alle3os", "vae3os", "", "", "paallos", "vale3os", "", ""]),
+    (6, 2, ["", "rvae3is", "", "", "", "rvale3is", "", ""]),
+    (6, 3, ["alle3is", "vae3is", "", "", "", "vale3is", "", ""]),
+    (6, 4, ["", "", "", "rpaos", "", "", "", "rpalos"]),
+    (6, 5, ["", "rvae3os", "", "", "", "rvale3os", "", ""]),
+    (6, 6, ["", "rvae3", "", "", "", "rvale3", "", ""]),
+    (6, 7, ["alle3", "vae3", "", "", "paall", "vale3", "", ""]),
 ];

@@ -53,10 +53,11 @@ use decode::{EXCEPTIONS, INSTRUCTIONS, Marker};
 use qemu_plugin::install::{Args, Info};
 use qemu_plugin::sys::qemu_plugin_tb;
 use qemu_plugin::{
-    HasCallbacks, Instruction, PluginId, Register, Result, TranslationBlock, VCPUIndex,
-    qemu_plugin_register_atexit_cb, qemu_plugin_register_vcpu_init_cb,
+    CallbackFlags, HasCallbacks, Instruction, PluginId, Register, Result, TranslationBlock,
+    VCPUIndex, qemu_plugin_register_atexit_cb, qemu_plugin_register_vcpu_init_cb,
     qemu_plugin_register_vcpu_tb_trans_cb, register,
 };
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::process;
@@ -106,13 +107,13 @@ static BOARD: OnceLock<Board> = OnceLock::new();
 /// Everything else.
 static STATE: Mutex<State> = Mutex::new(State {
     windows: Windows::NONE,
-    cpus: Vec::new(),
+    cpus: BTreeMap::new(),
     out: None,
 });
 
 struct State {
     windows: Windows,
-    cpus: Vec<Option<Registers>>,
+    cpus: BTreeMap<VCPUIndex, Registers>,
     /// Where it writes, and the name of that.
     out: Option<(File, String)>,
 }
@@ -126,10 +127,6 @@ impl State {
             complain(&format!("cannot write {path}: {error}"));
             self.out = None;
         }
-    }
-
-    fn registers(&self, cpu: VCPUIndex) -> Option<&Registers> {
-        self.cpus.get(cpu as usize)?.as_ref()
     }
 }
 
@@ -159,23 +156,18 @@ extern "C" fn on_cpu(_: PluginId, cpu: VCPUIndex) {
         Err(error) => refuse(&format!("CPU {cpu}: {error}")),
     };
     let mut state = state();
-    let shared = state
+    if state
         .cpus
-        .iter()
-        .flatten()
-        .any(|other| other.thread == registers.thread);
-    if shared {
+        .values()
+        .any(|other| other.thread == registers.thread)
+    {
         drop(state);
         refuse(
             "several CPUs in one thread are counted wrongly by QEMU: take one CPU (-smp 1), \
              or leave out -icount and thread=single",
         );
     }
-    let cpu = cpu as usize;
-    if state.cpus.len() <= cpu {
-        state.cpus.resize_with(cpu + 1, || None);
-    }
-    state.cpus[cpu] = Some(registers);
+    state.cpus.insert(cpu, registers);
 }
 
 /// A block is translated: each of its instructions gets its additions.
@@ -189,7 +181,9 @@ extern "C" fn on_block(_: PluginId, block: *mut qemu_plugin_tb) {
         }
         let word = word(&instruction);
         if let Some(marker) = word.and_then(Marker::of) {
-            board.call(&instruction, move |cpu| must(cpu, on_marker(cpu, marker)));
+            let on_marker = move |cpu| must(cpu, on_marker(cpu, marker));
+            instruction
+                .register_execute_callback_flags(on_marker, CallbackFlags::QEMU_PLUGIN_CB_R_REGS);
             continue;
         }
         board.add_one(&instruction, INSTRUCTIONS);
@@ -208,7 +202,7 @@ fn word(instruction: &Instruction<'_>) -> Option<u32> {
 
 /// A block is executed that begins where a vector can be, and a window is open.
 fn on_vector(cpu: VCPUIndex, address: u64) -> Result<()> {
-    let vectors = match state().registers(cpu) {
+    let vectors = match state().cpus.get(&cpu) {
         Some(registers) => registers.vectors()?,
         None => None,
     };
@@ -221,7 +215,7 @@ fn on_vector(cpu: VCPUIndex, address: u64) -> Result<()> {
 /// A marker is executed.
 fn on_marker(cpu: VCPUIndex, marker: Marker) -> Result<()> {
     let mut state = state();
-    let id = match state.registers(cpu) {
+    let id = match state.cpus.get(&cpu) {
         Some(registers) => registers.id()?,
         None => return Ok(()),
     };

@@ -9,10 +9,9 @@ use qemu_plugin::sys::{
 };
 use qemu_plugin::{
     CallbackFlags, Error, Instruction, PluginCondition, PluginOp, PluginU64, RegisterDescriptor,
-    Result, VCPUIndex, qemu_plugin_get_registers, qemu_plugin_register_vcpu_insn_exec_cond_cb,
+    Result, VCPUIndex, qemu_plugin_get_registers,
     qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu, qemu_plugin_u64_add, qemu_plugin_u64_set,
 };
-use std::fmt;
 use std::thread::{self, ThreadId};
 
 /// What each CPU has in the array that QEMU keeps for it.
@@ -50,23 +49,13 @@ impl Board {
         );
     }
 
-    /// Calls `callback` whenever `instruction` is executed; it may read registers.
-    pub fn call(
-        self,
-        instruction: &Instruction<'_>,
-        callback: impl Fn(VCPUIndex) + Send + Sync + 'static,
-    ) {
-        instruction.register_execute_callback_flags(callback, CallbackFlags::QEMU_PLUGIN_CB_R_REGS);
-    }
-
-    /// The same while the CPU has a window open.
+    /// Calls `callback` whenever `instruction` is executed by a CPU with a window open; it may read registers.
     pub fn call_in_windows(
         self,
         instruction: &Instruction<'_>,
         callback: impl Fn(VCPUIndex) + Send + Sync + 'static,
     ) {
-        qemu_plugin_register_vcpu_insn_exec_cond_cb(
-            instruction.clone(),
+        instruction.register_conditional_execute_callback_flags(
             callback,
             CallbackFlags::QEMU_PLUGIN_CB_R_REGS,
             PluginCondition::QEMU_PLUGIN_COND_NE,
@@ -121,6 +110,7 @@ impl Board {
 }
 
 /// The registers of one CPU that are of interest.
+#[derive(Debug)]
 pub struct Registers {
     x0: RegisterDescriptor<'static>,
     cpsr: RegisterDescriptor<'static>,
@@ -137,22 +127,16 @@ impl Registers {
     ///
     /// When one is missing, which the error names.
     pub fn of_this_cpu() -> Result<Self> {
-        let mut all = qemu_plugin_get_registers()?;
-        let mut take = |name: &str| {
-            let at = all.iter().position(|register| register.name == name)?;
-            Some(all.swap_remove(at))
-        };
-        let missing = |name: &str| Error::RegisterReadError {
-            name: name.to_owned(),
+        let all = qemu_plugin_get_registers()?;
+        let find = |name: &str| all.iter().find(|register| register.name == name).cloned();
+        let need = |name: &str| {
+            let name = name.to_owned();
+            find(&name).ok_or(Error::RegisterReadError { name })
         };
         Ok(Self {
-            x0: take("x0").ok_or_else(|| missing("x0"))?,
-            cpsr: take("cpsr").ok_or_else(|| missing("cpsr"))?,
-            vbar: [
-                Some(take("VBAR").ok_or_else(|| missing("VBAR"))?),
-                take("VBAR_EL2"),
-                take("VBAR_EL3"),
-            ],
+            x0: need("x0")?,
+            cpsr: need("cpsr")?,
+            vbar: [Some(need("VBAR")?), find("VBAR_EL2"), find("VBAR_EL3")],
             thread: thread::current().id(),
         })
     }
@@ -177,15 +161,6 @@ impl Registers {
             .checked_sub(1)
             .and_then(|at| self.vbar[at].as_ref());
         vbar.map(value).transpose()
-    }
-}
-
-impl fmt::Debug for Registers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registers")
-            .field("vbar", &self.vbar)
-            .field("thread", &self.thread)
-            .finish_non_exhaustive()
     }
 }
 

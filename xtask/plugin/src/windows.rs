@@ -7,7 +7,6 @@
 
 use crate::decode::{self, ERET, EXCEPTIONS, INSTRUCTIONS, ISB, Kind, SLOTS};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 /// What a CPU has executed since it was switched on.
 pub type Counts = [u64; SLOTS];
@@ -16,7 +15,7 @@ pub type Counts = [u64; SLOTS];
 #[derive(Debug)]
 pub struct Windows {
     /// By CPU; the one that began last is the last.
-    open: Vec<Vec<Open>>,
+    open: BTreeMap<usize, Vec<Open>>,
     /// How often each id has ended.
     executions: BTreeMap<u64, u64>,
     /// Lines that were not taken.
@@ -32,21 +31,21 @@ struct Open {
 impl Windows {
     /// No window, on no CPU.
     pub const NONE: Self = Self {
-        open: Vec::new(),
+        open: BTreeMap::new(),
         executions: BTreeMap::new(),
         report: String::new(),
     };
 
     /// Begins the window `id` on `cpu`. Tells how many are open there then.
     pub fn begin(&mut self, cpu: usize, id: u64, before: Box<Counts>) -> usize {
-        let open = self.of(cpu);
+        let open = self.open.entry(cpu).or_default();
         open.push(Open { id, before });
         open.len()
     }
 
     /// Ends the window `id` of `cpu` that began last. Tells how many are open there then.
     pub fn end(&mut self, cpu: usize, id: u64, now: &Counts) -> usize {
-        let open = self.of(cpu);
+        let open = self.open.entry(cpu).or_default();
         let Some(at) = open.iter().rposition(|open| open.id == id) else {
             let left = open.len();
             self.problem(cpu, id, "ended here, where it had not begun");
@@ -56,9 +55,8 @@ impl Windows {
         let left = open.len();
         let execution = self.executions.entry(id).or_default();
         *execution += 1;
-        line(&mut self.report, id, *execution, cpu, |slot| {
-            now[slot].wrapping_sub(before[slot])
-        });
+        let count = |slot: usize| now[slot].wrapping_sub(before[slot]);
+        self.report += &line(id, *execution, cpu, count);
         left
     }
 
@@ -75,29 +73,18 @@ impl Windows {
     /// The guest has ended: takes the rest, with a problem for each window that is still open.
     pub fn finish(&mut self) -> String {
         let open = std::mem::take(&mut self.open);
-        for (cpu, open) in open.iter().enumerate() {
+        for (cpu, open) in open {
             for Open { id, .. } in open {
-                self.problem(cpu, *id, "began here and did not end");
+                self.problem(cpu, id, "began here and did not end");
             }
         }
         self.take()
     }
 
-    fn of(&mut self, cpu: usize) -> &mut Vec<Open> {
-        if self.open.len() <= cpu {
-            self.open.resize_with(cpu + 1, Vec::new);
-        }
-        &mut self.open[cpu]
-    }
-
     fn problem(&mut self, cpu: usize, id: u64, what: &str) {
-        add(
-            &mut self.report,
-            format_args!(
-                "{{\"problem\":\"window {id:#x} (op {}, {} pages) {what}\",\"vcpu\":{cpu}}}\n",
-                op(id),
-                pages(id)
-            ),
+        let (op, pages) = (op(id), pages(id));
+        self.report += &format!(
+            "{{\"problem\":\"window {id:#x} (op {op}, {pages} pages) {what}\",\"vcpu\":{cpu}}}\n"
         );
     }
 }
@@ -112,39 +99,25 @@ const fn pages(id: u64) -> u64 {
     id & ((1 << 24) - 1)
 }
 
-/// Writes a window as one line of JSON. Of DSB, DMB and TLBI it names those that were executed.
-fn line(out: &mut String, id: u64, execution: u64, cpu: usize, count: impl Fn(usize) -> u64) {
-    add(
-        out,
-        format_args!(
-            "{{\"id\":{id},\"op\":{},\"pages\":{},\"execution\":{execution},\"vcpu\":{cpu},\
-             \"instructions\":{}",
-            op(id),
-            pages(id),
-            count(INSTRUCTIONS)
-        ),
-    );
+/// A window as one line of JSON. Of DSB, DMB and TLBI it names those that were executed.
+fn line(id: u64, execution: u64, cpu: usize, count: impl Fn(usize) -> u64) -> String {
+    let pair = |name: &str, value| format!("\"{name}\":{value}");
+    let mut fields = vec![
+        pair("id", id),
+        pair("op", op(id)),
+        pair("pages", pages(id)),
+        pair("execution", execution),
+        pair("vcpu", cpu as u64),
+        pair("instructions", count(INSTRUCTIONS)),
+    ];
     for kind in Kind::ALL {
-        add(out, format_args!(",\"{}\":{{", kind.name()));
         let executed = kind.slots().filter(|slot| count(*slot) > 0);
-        for (i, slot) in executed.enumerate() {
-            let comma = if i == 0 { "" } else { "," };
-            let name = decode::name(slot);
-            add(out, format_args!("{comma}\"{name}\":{}", count(slot)));
-        }
-        out.push('}');
+        let executed = executed.map(|slot| pair(&decode::name(slot), count(slot)));
+        let executed = Vec::from_iter(executed).join(",");
+        fields.push(format!("\"{}\":{{{executed}}}", kind.name()));
     }
-    add(
-        out,
-        format_args!(
-            ",\"isb\":{},\"eret\":{},\"exceptions\":{}}}\n",
-            count(ISB),
-            count(ERET),
-            count(EXCEPTIONS)
-        ),
-    );
-}
-
-fn add(out: &mut String, text: std::fmt::Arguments<'_>) {
-    out.write_fmt(text).expect("a String takes any text");
+    for (name, slot) in [("isb", ISB), ("eret", ERET), ("exceptions", EXCEPTIONS)] {
+        fields.push(pair(name, count(slot)));
+    }
+    format!("{{{}}}\n", fields.join(","))
 }

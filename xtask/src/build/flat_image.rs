@@ -9,10 +9,9 @@
 //! here, because QEMU takes a file without it in silence and boots it differently.
 
 use anyhow::{Context, Result, bail, ensure};
-use object::elf::{FileHeader64, PT_LOAD, ProgramHeader64};
-use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
+use object::elf::PT_LOAD;
+use object::read::elf::{ElfFile64, ProgramHeader};
 use object::{Endianness, Object, ObjectSection, ObjectSymbol, SectionKind};
-use std::fmt::Write;
 
 /// Bytes that the flat image must stay below.
 pub const SIZE_LIMIT: usize = 2 << 20;
@@ -27,26 +26,21 @@ const MAGIC: [u8; 4] = *b"ARM\x64";
 ///
 /// When the file has no loadable segment, segments overlap or leave the file,
 /// the Image header does not fit what is linked, or the image reaches
-/// [`SIZE_LIMIT`]; that error names the largest sections and symbols.
+/// [`SIZE_LIMIT`]; that error names the largest symbols.
 pub fn from_elf(elf: &[u8]) -> Result<Vec<u8>> {
-    let header =
-        FileHeader64::<Endianness>::parse(elf).context("the kernel is no 64-bit ELF file")?;
-    let endian = header.endian()?;
-    let mut segments: Vec<&ProgramHeader64<Endianness>> = header
-        .program_headers(endian, elf)?
-        .iter()
-        .filter(|segment| segment.p_type(endian) == PT_LOAD && segment.p_memsz(endian) > 0)
-        .collect();
+    let file = ElfFile64::<Endianness>::parse(elf).context("the kernel is no 64-bit ELF file")?;
+    let endian = file.endian();
+    let mut segments = Vec::from_iter(file.elf_program_headers());
+    segments.retain(|segment| segment.p_type(endian) == PT_LOAD && segment.p_memsz(endian) > 0);
     segments.sort_by_key(|segment| segment.p_paddr(endian));
-    let base = segments
-        .first()
+    let first = segments.first();
+    let base = first
         .context("the kernel has no loadable segment; check linker.ld")?
         .p_paddr(endian);
 
     // Sizes first: a segment with a wrong physical address would otherwise ask
     // for an image of exabytes.
-    let mut file_end = base;
-    let mut memory_end = base;
+    let (mut file_end, mut memory_end) = (base, base);
     for segment in &segments {
         let start = segment.p_paddr(endian);
         ensure!(
@@ -66,18 +60,16 @@ pub fn from_elf(elf: &[u8]) -> Result<Vec<u8>> {
     if size >= SIZE_LIMIT as u64 {
         bail!(
             "the flat image is {size} bytes (physical {base:#x}..{file_end:#x}); it must stay below {SIZE_LIMIT}\n{}",
-            largest(elf)?
+            largest(&file)
         );
     }
 
     let mut image = vec![0; usize::try_from(size)?];
     for segment in &segments {
-        let bytes = segment
-            .data(endian, elf)
-            .ok()
-            .context("the kernel's ELF file is shorter than its segments say")?;
-        let start = usize::try_from(segment.p_paddr(endian) - base)?;
+        let bytes = segment.data(endian, elf).ok();
+        let bytes = bytes.context("the kernel's ELF file is shorter than its segments say")?;
         if !bytes.is_empty() {
+            let start = usize::try_from(segment.p_paddr(endian) - base)?;
             image[start..start + bytes.len()].copy_from_slice(bytes);
         }
     }
@@ -87,17 +79,15 @@ pub fn from_elf(elf: &[u8]) -> Result<Vec<u8>> {
 
 /// Checks the arm64 Image header against the linked addresses.
 fn check_header(image: &[u8], base: u64, memory_size: u64) -> Result<()> {
-    let field = |offset: usize| -> Result<u64> {
-        let bytes = image.get(offset..offset + 8).with_context(|| {
-            format!(
-                "the flat image is {} bytes, less than the 64 of an arm64 Image header",
-                image.len()
-            )
-        })?;
-        Ok(u64::from_le_bytes(bytes.try_into()?))
+    let Some(header) = image.first_chunk::<64>() else {
+        bail!(
+            "the flat image is {} bytes, less than the 64 of an arm64 Image header",
+            image.len()
+        );
     };
-    let (text_offset, image_size, flags) = (field(8)?, field(16)?, field(24)?);
-    let magic = &image.get(0x38..0x3c).unwrap_or_default();
+    let field = |index: usize| u64::from_le_bytes(header.as_chunks().0[index]);
+    let (text_offset, image_size, flags) = (field(1), field(2), field(3));
+    let magic = &header[0x38..0x3c];
     ensure!(
         *magic == MAGIC,
         "no arm64 Image header: bytes 0x38..0x3c are {magic:02x?}, not \"ARM\\x64\"; \
@@ -120,51 +110,23 @@ fn check_header(image: &[u8], base: u64, memory_size: u64) -> Result<()> {
     Ok(())
 }
 
-fn in_image(kind: SectionKind) -> bool {
-    matches!(
-        kind,
-        SectionKind::Text
-            | SectionKind::Data
-            | SectionKind::ReadOnlyData
-            | SectionKind::ReadOnlyString
-    )
-}
-
-/// Lists what takes the most room in the image.
-fn largest(elf: &[u8]) -> Result<String> {
-    let file = ElfFile64::<Endianness>::parse(elf)?;
-    let mut sections: Vec<(u64, String)> = file
-        .sections()
-        .filter(|section| in_image(section.kind()))
-        .map(|section| (section.size(), section.name().unwrap_or("?").to_owned()))
-        .collect();
-    let mut symbols: Vec<(u64, String)> = file
-        .symbols()
-        .filter(|symbol| {
-            let section = symbol
-                .section_index()
-                .and_then(|index| file.section_by_index(index).ok());
-            symbol.size() > 0 && section.is_some_and(|section| in_image(section.kind()))
-        })
-        .map(|symbol| {
-            (
-                symbol.size(),
-                format!(
-                    "{:#}",
-                    rustc_demangle::demangle(symbol.name().unwrap_or("?"))
-                ),
-            )
-        })
-        .collect();
-    let mut text = String::new();
-    for (what, entries) in [("sections", &mut sections), ("symbols", &mut symbols)] {
-        entries.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
-        writeln!(text, "largest {what}:")?;
-        for (size, name) in entries.iter().take(8) {
-            writeln!(text, "{size:>10}  {name}")?;
+/// Lists the symbols that take the most room in the image, which has no bss.
+fn largest(file: &ElfFile64<'_>) -> String {
+    let mut symbols = Vec::new();
+    for symbol in file.symbols() {
+        let section = symbol.section_index();
+        let section = section.and_then(|index| file.section_by_index(index).ok());
+        if section.is_some_and(|section| section.kind() != SectionKind::UninitializedData) {
+            symbols.push((symbol.size(), symbol.name().unwrap_or("?")));
         }
     }
-    Ok(text)
+    symbols.sort_unstable_by_key(|symbol| std::cmp::Reverse(symbol.0));
+    let mut text = String::from("largest symbols:\n");
+    for (size, name) in symbols.iter().take(12) {
+        let name = rustc_demangle::demangle(name);
+        text += &format!("{size:>10}  {name:#}\n");
+    }
+    text
 }
 
 #[cfg(test)]

@@ -34,27 +34,12 @@ const SYMBOLS: &[u8] = b"__symbols__\0";
 const BOARD: &str = "bcm2711-rpi-4-b.dtb";
 
 /// What a Raspberry Pi 4 needs besides the kernel; the loader before them is in its EEPROM.
+#[rustfmt::skip]
 pub const PARTS: [Part; 4] = [
-    Part {
-        path: "start4.elf",
-        purpose: "the firmware",
-        magic: ELF,
-    },
-    Part {
-        path: "fixup4.dat",
-        purpose: "belongs to start4.elf, of the same release",
-        magic: &[],
-    },
-    Part {
-        path: BOARD,
-        purpose: "the board's device tree",
-        magic: TREE,
-    },
-    Part {
-        path: "overlays/disable-bt.dtbo",
-        purpose: "gives the PL011 to the serial pins",
-        magic: TREE,
-    },
+    Part { path: "start4.elf", purpose: "the firmware", magic: ELF },
+    Part { path: "fixup4.dat", purpose: "belongs to start4.elf, of the same release", magic: &[] },
+    Part { path: BOARD, purpose: "the board's device tree", magic: TREE },
+    Part { path: "overlays/disable-bt.dtbo", purpose: "gives the PL011 to the serial pins", magic: TREE },
 ];
 
 /// Goes with the others where it is found.

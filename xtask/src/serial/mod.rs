@@ -19,7 +19,7 @@ use crate::test::summary::Summary;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use port::{Port, Wait};
+use port::Port;
 use session::{Patience, Session};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -90,7 +90,12 @@ impl Serial {
             .map(|seconds| Duration::from_secs(seconds.get().into()));
         // From here on a port's settings may have to be put back.
         let _answering = Answering::new();
-        let path = self.wait(given, &notice)?;
+        let path = port::wait(
+            self.port.as_deref(),
+            Path::new(port::DEVICES),
+            given,
+            &notice,
+        )?;
         let mut port = Port::open(&path)?;
         notice(&format!(
             "{} is read at 115200 8N1. Switch the board on, or reset it; Ctrl-C ends.",
@@ -107,52 +112,22 @@ impl Serial {
         Ok(Outcome { verdict, report })
     }
 
-    fn wait(&self, patience: Option<Duration>, notice: impl Fn(&str)) -> Result<PathBuf> {
-        let named = self.port.as_deref();
-        let what = named.map_or_else(
-            || "a USB serial adapter".to_owned(),
-            |port| port.display().to_string(),
-        );
-        let waited = port::wait(named, Path::new(port::DEVICES), patience, || {
-            let limit = match patience {
-                Some(limit) => format!("{} s at most", limit.as_secs()),
-                None => "without a limit".to_owned(),
-            };
-            notice(&format!(
-                "Waiting for {what}, {limit}; plug it in. Ctrl-C ends."
-            ));
-        })?;
-        match waited {
-            Wait::Found(path) => Ok(path),
-            Wait::TimedOut => {
-                let report = format!("{what} did not appear in time");
-                let failure = Failure::new(failure::HUNG, report);
-                Err(failure.with_next("another port: --port PORT").into())
-            }
-            Wait::Interrupted => Err(Failure::new(failure::INTERRUPTED, "interrupted").into()),
-        }
-    }
-
     /// The symbols of the board's kernel; without them a log is still worth reading.
     fn symbols(&self, workspace: &Workspace, notice: impl Fn(&str)) -> Result<Option<Symbols>> {
-        let elf = match &self.elf {
-            Some(elf) => {
-                ensure!(
-                    elf.is_file(),
-                    "there is no {}; --elf takes the kernel.elf that belongs to the board's kernel8.img",
-                    elf.display()
-                );
-                Some(elf.clone())
-            }
-            None => [workspace.card_elf(), workspace.kernel_elf()]
-                .into_iter()
-                .find(|elf| elf.is_file()),
-        };
-        let Some(elf) = elf else {
+        if let Some(elf) = &self.elf {
+            ensure!(
+                elf.is_file(),
+                "there is no {}; --elf takes the kernel.elf that belongs to the board's kernel8.img",
+                elf.display()
+            );
+        }
+        let built = [workspace.card_elf(), workspace.kernel_elf()];
+        let mut choices = self.elf.iter().chain(&built);
+        let Some(elf) = choices.find(|elf| elf.is_file()) else {
             notice("No kernel was built here: backtraces will have no names (--elf FILE).");
             return Ok(None);
         };
-        Symbols::read(&elf, workspace.root())
+        Symbols::read(elf, workspace.root())
             .map(Some)
             .with_context(|| format!("{} cannot be used for backtraces", elf.display()))
     }

@@ -4,13 +4,15 @@
 //!
 //! It is only read: the kernel takes no input, and the board's RX pin may stay unconnected.
 
+use crate::failure::{self, Failure};
 use crate::guest;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{self, BaudRate, ControlFlags, SetArg, Termios};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
+use std::mem;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -20,77 +22,62 @@ use std::time::{Duration, Instant};
 /// Where serial ports are.
 pub const DEVICES: &str = "/dev";
 /// How the names of USB serial ports begin, on Linux and on macOS.
-const USB: [&str; 5] = [
-    "ttyUSB",
-    "ttyACM",
-    "cu.usb",
-    "cu.SLAB_USB",
-    "cu.wchusbserial",
-];
-/// How often who waits looks around.
+#[rustfmt::skip]
+const USB: [&str; 5] = ["ttyUSB", "ttyACM", "cu.usb", "cu.SLAB_USB", "cu.wchusbserial"];
+/// How long each look at a port takes.
 const TICK: Duration = Duration::from_millis(50);
 /// Time for the system to give a new port to its group.
 const SETTLING: Duration = Duration::from_secs(2);
 
-/// How a wait for a port ended.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Wait {
-    /// There it is.
-    Found(PathBuf),
-    /// The time is over.
-    TimedOut,
-    /// Ctrl-C.
-    Interrupted,
-}
-
-/// Waits for `named`, or else for the only USB serial port in `devices`. `notice` is called once if
-/// it is not there at once.
+/// Waits for `named`, or else for the only USB serial port in `devices`. If there is none yet, it calls
+/// `notice` once with what a person should know.
 ///
 /// # Errors
 ///
-/// When there are several to choose from.
+/// When there are several to choose from, when `patience` is over, and after Ctrl-C.
 pub fn wait(
     named: Option<&Path>,
     devices: &Path,
     patience: Option<Duration>,
-    notice: impl FnOnce(),
-) -> Result<Wait> {
+    notice: impl Fn(&str),
+) -> Result<PathBuf> {
+    let adapter = || "a USB serial adapter".to_owned();
+    let what = named.map_or_else(adapter, |port| port.display().to_string());
     let start = Instant::now();
-    let mut notice = Some(notice);
+    let mut is_noticed = false;
     loop {
-        if let Some(port) = present(named, devices)? {
-            return Ok(Wait::Found(port));
-        }
-        if let Some(notice) = notice.take() {
-            notice();
-        }
-        if guest::interrupted() {
-            return Ok(Wait::Interrupted);
-        }
-        if patience.is_some_and(|patience| start.elapsed() > patience) {
-            return Ok(Wait::TimedOut);
-        }
-        thread::sleep(TICK);
-    }
-}
-
-fn present(named: Option<&Path>, devices: &Path) -> Result<Option<PathBuf>> {
-    if let Some(port) = named {
-        return Ok(port.exists().then(|| port.to_owned()));
-    }
-    let mut ports = usb_ports(devices)?;
-    match ports.len() {
-        0 | 1 => Ok(ports.pop()),
-        _ => {
-            let choices = ports
-                .iter()
-                .map(|port| format!("\n  cargo xtask serial --port {}", port.display()));
+        let mut ports = match named {
+            Some(port) if port.exists() => vec![port.to_owned()],
+            Some(_) => Vec::new(),
+            None => usb_ports(devices)?,
+        };
+        if ports.len() > 1 {
+            let choice =
+                |port: &PathBuf| format!("\n  cargo xtask serial --port {}", port.display());
+            let choices: String = ports.iter().map(choice).collect();
             bail!(
-                "there are {} USB serial ports; type one of{}",
-                ports.len(),
-                choices.collect::<String>()
+                "there are {} USB serial ports; type one of{choices}",
+                ports.len()
             );
         }
+        if let Some(port) = ports.pop() {
+            return Ok(port);
+        }
+        if !mem::replace(&mut is_noticed, true) {
+            let limit = match patience {
+                Some(limit) => format!("{} s at most", limit.as_secs()),
+                None => "without a limit".to_owned(),
+            };
+            notice(&format!(
+                "Waiting for {what}, {limit}; plug it in. Ctrl-C ends."
+            ));
+        }
+        guest::stop_if_interrupted("interrupted")?;
+        if patience.is_some_and(|patience| start.elapsed() > patience) {
+            let late = Failure::new(failure::HUNG, format!("{what} did not appear in time"));
+            return Err(late.with_next("another port: --port PORT").into());
+        }
+        thread::sleep(TICK);
     }
 }
 
@@ -101,10 +88,8 @@ fn usb_ports(devices: &Path) -> Result<Vec<PathBuf>> {
     for entry in fs::read_dir(devices).with_context(unreadable)? {
         let entry = entry.with_context(unreadable)?;
         let name = entry.file_name();
-        if USB
-            .iter()
-            .any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
-        {
+        let is_usb = |start: &&str| name.as_encoded_bytes().starts_with(start.as_bytes());
+        if USB.iter().any(is_usb) {
             ports.push(entry.path());
         }
     }
@@ -138,7 +123,7 @@ impl Port {
     ///
     /// When it is no serial port, may not be used, or is used by somebody else.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = open_settled(path).with_context(|| cannot_open(path))?;
+        let file = open_settled(path)?;
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => bail!(
                 "{} is in use by another program, which would get half of the log; end it first",
@@ -152,12 +137,9 @@ impl Port {
         let port = Self { file, before };
         let mut settings = port.before.clone();
         termios::cfmakeraw(&mut settings);
-        settings
-            .control_flags
-            .remove(ControlFlags::CSTOPB | ControlFlags::CRTSCTS);
-        settings
-            .control_flags
-            .insert(ControlFlags::CREAD | ControlFlags::CLOCAL);
+        let flags = &mut settings.control_flags;
+        flags.remove(ControlFlags::CSTOPB | ControlFlags::CRTSCTS);
+        flags.insert(ControlFlags::CREAD | ControlFlags::CLOCAL);
         termios::cfsetspeed(&mut settings, BaudRate::B115200)
             .and_then(|()| termios::tcsetattr(&port.file, SetArg::TCSANOW, &settings))
             .with_context(|| format!("{} cannot be set to 115200 8N1", path.display()))?;
@@ -199,31 +181,27 @@ impl Drop for Port {
 }
 
 /// Opens a port, which for a moment after it was plugged in belongs to root alone.
-fn open_settled(path: &Path) -> std::io::Result<File> {
+fn open_settled(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    // Neither becomes it our terminal, nor is a modem's carrier waited for.
+    options
+        .read(true)
+        .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK);
     let start = Instant::now();
     loop {
-        let opened = OpenOptions::new()
-            .read(true)
-            // Neither becomes it our terminal, nor is a modem's carrier waited for.
-            .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
-            .open(path);
-        match opened {
-            Err(error)
-                if error.kind() == ErrorKind::PermissionDenied && start.elapsed() < SETTLING =>
-            {
-                thread::sleep(TICK);
-            }
-            done => return done,
+        let opened = options.open(path);
+        let is_denied = |error: &io::Error| error.kind() == ErrorKind::PermissionDenied;
+        if !opened.as_ref().is_err_and(is_denied) || start.elapsed() >= SETTLING {
+            let path = path.display();
+            return opened.with_context(|| {
+                format!(
+                    "cannot open {path}; `ls -l {path}` shows which group may (`dialout` on Debian and Ubuntu: \
+                     `sudo usermod -aG dialout $USER`, then log in again), and `fuser {path}` which program uses it"
+                )
+            });
         }
+        thread::sleep(TICK);
     }
-}
-
-fn cannot_open(path: &Path) -> String {
-    let path = path.display();
-    format!(
-        "cannot open {path}; `ls -l {path}` shows which group may (`dialout` on Debian and Ubuntu: \
-         `sudo usermod -aG dialout $USER`, then log in again), and `fuser {path}` who uses it"
-    )
 }
 
 #[cfg(test)]
@@ -240,8 +218,9 @@ mod tests {
         (pty.master.into(), pty.slave.into(), path)
     }
 
-    fn found(devices: &Path, named: Option<&Path>) -> Result<Wait> {
-        wait(named, devices, Some(Duration::ZERO), || ())
+    /// The port that is there at once, or the error without one.
+    fn found(devices: &Path, named: Option<&Path>) -> Result<PathBuf, String> {
+        wait(named, devices, Some(Duration::ZERO), |_| ()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -251,43 +230,34 @@ mod tests {
         for other in ["ttyS0", "ttyAMA0", "tty", "cu.Bluetooth"] {
             make(other);
         }
-        assert_eq!(
-            found(devices.path(), None).expect("none is no error"),
-            Wait::TimedOut
+        let error = found(devices.path(), None).expect_err("there is none");
+        assert!(
+            error.contains("a USB serial adapter did not appear"),
+            "{error}"
         );
         make("ttyUSB0");
         let port = devices.path().join("ttyUSB0");
-        assert_eq!(
-            found(devices.path(), None).expect("there is one"),
-            Wait::Found(port.clone())
-        );
+        assert_eq!(found(devices.path(), None), Ok(port.clone()));
         make("cu.usbserial-110");
-        let error = found(devices.path(), None)
-            .expect_err("which one?")
-            .to_string();
+        let error = found(devices.path(), None).expect_err("which one?");
         assert!(
             error.contains("2 USB serial ports")
                 && error.contains("--port ")
                 && error.contains("cu.usbserial-110\n"),
             "{error}"
         );
-        assert_eq!(
-            found(devices.path(), Some(&port)).expect("it has a name"),
-            Wait::Found(port)
-        );
+        assert_eq!(found(devices.path(), Some(&port)), Ok(port));
     }
 
     #[test]
     fn port_that_is_plugged_in_later_is_waited_for() {
         let devices = tempfile::tempdir().expect("there is room");
         let port = devices.path().join("ttyACM3");
-        let mut noticed = 0;
-        let waited = wait(None, devices.path(), None, || {
-            noticed += 1;
-            File::create(&port).expect("there is room");
+        let waited = wait(None, devices.path(), None, |what| {
+            assert!(what.contains("without a limit"), "{what}");
+            File::create_new(&port).expect("it is told once");
         });
-        assert_eq!(waited.expect("it comes"), Wait::Found(port));
-        assert_eq!(noticed, 1);
+        assert_eq!(waited.expect("it comes"), port);
     }
 
     #[test]

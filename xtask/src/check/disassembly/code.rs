@@ -32,7 +32,7 @@ pub enum Content {
 }
 
 impl Code {
-    /// From its parts; what the rules' tests make by hand.
+    /// From its parts.
     pub fn new(
         base: u64,
         words: Vec<u32>,
@@ -151,7 +151,7 @@ impl Code {
             .map(|(range, name)| (range, name.as_str()))
     }
 
-    /// `address` for people: name and offset, and what stands there.
+    /// `address` as a person reads it: name and offset, and the instruction.
     pub fn describe(&self, address: u64) -> String {
         let word = self.word(address).unwrap_or_default();
         let place = match self.function_at(address) {

@@ -6,64 +6,33 @@
 
 use std::fmt;
 
-/// What an instruction does.
+/// What an instruction does; its operands are what the rules need of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// `B`.
-    Branch(u64),
-    /// `B.cond`, `CBZ`, `TBZ` and their opposites.
-    Conditional(u64),
-    /// `BL`.
-    Call(u64),
-    /// `BR`, with its register.
-    BranchRegister(u8),
-    /// `BLR`.
-    CallRegister,
-    /// `RET`.
-    Return,
-    /// `ERET`.
-    ExceptionReturn,
-    /// A load or store of general registers, no exclusive one.
-    Access(Access),
-    /// `LDR` of a literal: its address and bytes, and the register.
-    Literal {
-        /// Where it is.
-        at: u64,
-        /// Its size.
-        size: u8,
-        /// Where it goes.
-        register: u8,
-    },
-    /// `LDXR`, `STXR` and their family.
-    Exclusive,
-    /// An atomic of FEAT_LSE, compare-and-swap included.
-    Atomic,
-    /// A load or store that the decoder does not know.
-    UnknownAccess,
-    /// Floating point and vectors, memory accesses included.
-    Simd,
-    /// `DC` by address: which one.
-    Clean(Cache),
-    /// `DC ISW`, `CSW`, `CISW`.
-    SetWay,
-    /// `DC ZVA` and its tag-writing relatives.
-    ZeroBlock,
-    /// `IC`.
-    Fetch,
-    /// `TLBI`.
-    Tlbi,
-    /// `DSB`, with CRm: domain and type.
-    Dsb(u8),
-    /// `ISB`.
-    Isb,
-    /// `SEV`.
-    Event,
-    /// `MSR` to a system register: its encoding, as [`register`].
-    Write(u16),
-    /// `SMC`.
-    Smc,
-    /// Nothing of this.
-    Other,
+    Branch(u64),        // B, and where to
+    Conditional(u64),   // B.cond, CBZ, TBZ and their opposites
+    Call(u64),          // BL
+    BranchRegister(u8), // BR
+    CallRegister,       // BLR
+    Return,             // RET
+    ExceptionReturn,    // ERET
+    Access(Access),     // a load or store of general registers that is not exclusive
+    Literal(Literal),   // LDR of a literal
+    Exclusive,          // LDXR, STXR and their family
+    Atomic,             // an atomic of FEAT_LSE, compare-and-swap included
+    UnknownAccess,      // a load or store that the decoder does not know
+    Simd,               // floating point and vectors, memory accesses included
+    Clean(Cache),       // DC by address
+    SetWay,             // DC ISW, CSW, CISW
+    ZeroBlock,          // DC ZVA and its tag-writing relatives
+    Fetch,              // IC
+    Tlbi,               // TLBI
+    Dsb(u8),            // DSB, with CRm: domain and type
+    Isb,                // ISB
+    Event,              // SEV
+    Write(u16),         // MSR to a system register, whose encoding is that of `register`
+    Smc,                // SMC
+    Other,              // anything else
 }
 
 impl fmt::Display for Op {
@@ -88,7 +57,7 @@ impl fmt::Display for Op {
                 let what = if is_store { "store" } else { "load" };
                 write!(f, "{what} of {size} bytes at x{base}")
             }
-            Self::Literal { at, .. } => write!(f, "load of the literal at {at:#x}"),
+            Self::Literal(literal) => write!(f, "load of the literal at {:#x}", literal.at),
             ref other => write!(f, "{other:?}"),
         }
     }
@@ -97,20 +66,15 @@ impl fmt::Display for Op {
 /// Data cache maintenance by address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cache {
-    /// `IVAC`: discards.
-    Invalidate,
-    /// `CVAC`: writes back to the point of coherency.
-    Clean,
-    /// `CIVAC`: both.
-    CleanInvalidate,
-    /// `CVAU`: writes back to the point of unification.
-    ToUnification,
+    Invalidate,      // IVAC: discards
+    Clean,           // CVAC: writes back to the point of coherency
+    CleanInvalidate, // CIVAC: both
+    ToUnification,   // CVAU: writes back to the point of unification
 }
 
 /// A load or store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// Whether it writes.
     pub is_store: bool,
     /// Bytes of a register; a pair has two.
     pub size: u8,
@@ -120,6 +84,15 @@ pub struct Access {
     pub is_ordered: bool,
     /// Whether an aligned base makes an aligned address.
     pub keeps_alignment: bool,
+}
+
+/// A load from an address that the instruction itself has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Literal {
+    pub at: u64,
+    pub size: u8,
+    /// Where it goes.
+    pub register: u8,
 }
 
 /// Register number of SP in an address.
@@ -235,11 +208,11 @@ fn memory(word: u32, literal: u64) -> Op {
         0b01_1000 => match bits(30, 2) {
             // A prefetch accesses nothing.
             3 => Op::Other,
-            kind => Op::Literal {
+            kind => Op::Literal(Literal {
                 at: literal,
                 size: if kind == 1 { 8 } else { 4 },
                 register: bits(0, 5) as u8,
-            },
+            }),
         },
         // Pairs, whose offset counts in registers.
         0b10_1000 | 0b10_1001 => match bits(30, 2) {
@@ -367,19 +340,19 @@ mod tests {
             (0xf820_0041, Op::Atomic),               // ldadd x0, x1, [x2]
             (
                 0x5800_0048,
-                Op::Literal {
+                Op::Literal(Literal {
                     at: HERE + 8,
                     size: 8,
                     register: 8,
-                },
+                }),
             ),
             (
                 0x1800_0020,
-                Op::Literal {
+                Op::Literal(Literal {
                     at: HERE + 4,
                     size: 4,
                     register: 0,
-                },
+                }),
             ),
             (0xf980_0020, Op::Other),         // prfm pldl1keep, [x1]
             (0x6d00_0000, Op::Simd),          // stp d0, d0, [x0]

@@ -9,30 +9,18 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Something that has to be done on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A `DSB` at least as strong as this one.
-    Dsb(u8),
-    /// An `ISB`.
-    Isb,
-    /// `DC` by address, of one of these kinds.
-    Clean(&'static [Cache]),
-    /// `IC`.
-    Fetch,
-    /// `TLBI`.
-    Tlbi,
-    /// `MSR` to this register.
-    Write(u16),
-    /// A store.
-    Store,
-    /// A store-release.
-    Release,
-    /// A call, or tail call, of the function of this name.
-    Call(&'static str),
-    /// `SEV`.
-    Event,
-    /// `BR`.
-    Jump,
-    /// The end of the function.
-    Leave,
+    Dsb(u8),                 // a DSB at least as strong as this one
+    Isb,                     // ISB
+    Clean(&'static [Cache]), // DC by address, of one of these kinds
+    Fetch,                   // IC
+    Tlbi,                    // TLBI
+    Write(u16),              // MSR to this register
+    Store,                   // a store
+    Release,                 // a store-release
+    Call(&'static str),      // a call, or tail call, of the function of this name
+    Event,                   // SEV
+    Jump,                    // BR
+    Leave,                   // the end of the function
 }
 
 impl Step {

@@ -98,7 +98,7 @@ pub fn with_mmu_off(code: &Code, reached: &BTreeSet<u64>, boot: &Range<u64>) -> 
                 "H3",
                 "may be unaligned, which Device memory does not support",
             ),
-            Op::Literal { at, size, .. } if at % u64::from(size) != 0 => (
+            Op::Literal(literal) if literal.at % u64::from(literal.size) != 0 => (
                 "H3",
                 "reads an unaligned literal, which Device memory does not support",
             ),
@@ -145,20 +145,15 @@ pub fn past_the_caches(code: &Code) -> Vec<Finding> {
 
 /// Whether the `BR` at `address` goes to the link address that the instruction before has loaded.
 fn is_way_up(code: &Code, address: u64, branch: u8) -> bool {
-    match code.op(address - 4) {
-        Some(Op::Literal {
-            at,
-            size: 8,
-            register,
-        }) if register == branch => {
-            let target = code.literal(at).and_then(|target| {
-                let (range, name) = code.function_at(target)?;
-                (range.start == target).then_some(name)
-            });
-            target.is_some_and(|name| UPPER_HALF.contains(&name))
-        }
-        _ => false,
-    }
+    let Some(Op::Literal(literal)) = code.op(address - 4) else {
+        return false;
+    };
+    let is_entry = |target: u64| {
+        let function = code.function_at(target);
+        function.is_some_and(|(range, name)| range.start == target && UPPER_HALF.contains(&name))
+    };
+    (literal.size, literal.register) == (8, branch)
+        && code.literal(literal.at).is_some_and(is_entry)
 }
 
 /// H3, H11, H12, H17, H21, H22, H24: what holds for every instruction of the image.
