@@ -8,7 +8,7 @@ mod port;
 mod session;
 
 use crate::console::Console;
-use crate::failure::{self, Failure};
+use crate::failure::Failure;
 use crate::guest::Answering;
 use crate::ktap::Report;
 use crate::qemu::Verdict;
