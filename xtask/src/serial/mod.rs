@@ -174,6 +174,7 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure;
     use crate::ktap::Parser;
 
     fn ended(log: &str, verdict: Verdict) -> Option<u8> {
