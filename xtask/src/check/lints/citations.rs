@@ -11,7 +11,7 @@
 use super::Finding;
 use crate::check::source::Source;
 use crate::workspace::Workspace;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 const RULES: &str = "docs/rules.md";
@@ -133,11 +133,11 @@ fn unresolved(source: &Source, entries: &[Entry]) -> Vec<Finding> {
 fn unheld(entries: &[Entry], sources: &[Source]) -> Vec<Finding> {
     let rust = || sources.iter().filter(|source| source.is_rust());
     let tests: BTreeSet<&str> = rust().flat_map(tests).collect();
-    let mut names: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut names = BTreeSet::new();
     let mut findings = Vec::new();
     for entry in entries {
         let mut report = |message| findings.push(Finding::error(entry.line, message));
-        if names.insert(&entry.name, entry.line).is_some() {
+        if !names.insert(&entry.name) {
             report(format!("{} has two entries", entry.name));
         }
         let mut named = entry.tests.split('`').skip(1).step_by(2).peekable();
