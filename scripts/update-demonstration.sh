@@ -9,8 +9,9 @@ cd "$(dirname "$0")/.."
 printed=$(mktemp)
 updated=$(mktemp)
 trap 'rm -f "$printed" "$updated"' EXIT
-# The log's time stamps differ from run to run.
-cargo xtask run | tr -d '\r' | sed -E 's/^\[ *[0-9]+\.[0-9]+\] //; /^lazymmu: exit/q' >"$printed"
+# The log's time stamps differ from run to run. Reads to the end: `cargo xtask run` prints more after the
+# kernel's last line, and fails if its reader has gone.
+cargo xtask run | tr -d '\r' | sed -nE 's/^\[ *[0-9]+\.[0-9]+\] //; 1,/^lazymmu: exit/p' >"$printed"
 awk -v printed="$printed" '
     /^<!-- transcript: cargo xtask run -->$/ {
         print; getline; print
