@@ -1,38 +1,29 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The library's calls, each followed by what the contract says about it.
+//! Calls of the library for whole ranges, each followed by what the contract says about it.
+//! (`entries.rs` has the calls for single entries.)
 //!
-//! Whether a call must be granted follows from the values that the contract holds: a refusal of
-//! what is possible fails the program, and so does the reverse. Frames are given back
-//! to the machine when the call's contract says that they may be.
+//! The values in the contract decide whether a call must succeed: a program fails if a call is
+//! refused that is possible, and if one succeeds that is not. Frames are given back to the machine
+//! when the contract of the call says that they may be.
 
 use super::contract::{Made, State};
 use super::run::{Failure, Pending, Run, prot, va};
-use super::{Act, Bulk, Each, Fast, Frames, Op, Range};
+use super::{Frames, Op, Range};
 use crate::model::Modelled;
 use lazymmu::{Backend, Backing, Frame, Prot, SpaceError, VirtAddr};
 
-/// Who calls: the task, and the CPU that it runs on.
+/// The caller: the task, and the CPU on which it runs.
 #[derive(Clone, Copy)]
 pub struct Caller {
     pub task: usize,
     pub cpu: usize,
 }
 
-/// What a gather does with tables that it leaves empty.
+/// Whether a gather frees tables that it leaves empty.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tables {
     Stay,
     AreFreed,
-}
-
-/// What was asked of the entries of a range one by one, and what came of it.
-struct Written<'a> {
-    range: Range,
-    each: Each,
-    frames: &'a [Frame],
-    /// Whether each `set` was granted; `true` where there was none.
-    granted: Vec<bool>,
-    result: Result<(), SpaceError>,
 }
 
 impl<K: Modelled> Run<'_, K> {
@@ -78,8 +69,8 @@ impl<K: Modelled> Run<'_, K> {
     }
 
     /// New frames for the pages of `range`.
-    fn frames(&mut self, range: Range, how: Frames) -> Vec<Frame> {
-        // Where they are aligned like the addresses, which space it is does not matter.
+    pub(super) fn frames(&mut self, range: Range, how: Frames) -> Vec<Frame> {
+        // Frames may be aligned like the addresses. The alignment is the same in each space.
         self.frames.take(range.of(0), how)
     }
 
@@ -91,9 +82,9 @@ impl<K: Modelled> Run<'_, K> {
         range.pages().all(|page| self.value(space, page).is_none())
     }
 
-    /// The task whose section defers what is written now, if there is one. The yardstick
-    /// defers nothing: what it writes is complete at once, on the CPU that writes.
-    fn deferred_by(&self, by: Caller) -> Option<usize> {
+    /// The task whose section defers what is written now, if there is one. The strategy `Eager`
+    /// defers nothing: a write is complete at once, on the CPU that writes.
+    pub(super) fn deferred_by(&self, by: Caller) -> Option<usize> {
         let defers = self.mmu.backend() != Backend::Eager;
         (defers && self.is_active()).then_some(by.task)
     }
@@ -146,7 +137,7 @@ impl<K: Modelled> Run<'_, K> {
         if result.is_ok() {
             for (page, frame) in range.pages().zip(frames) {
                 let value = Some((frame.as_u64(), index));
-                // What is mapped again had been emptied, and is invalidated by now.
+                // A page that was emptied before is mapped again, and is invalidated by now.
                 let made = match self.contract.page(space, page).state {
                     State::Stale(..) => Made::Emptied,
                     _ => Made::Fresh,
@@ -158,7 +149,7 @@ impl<K: Modelled> Run<'_, K> {
         Ok(())
     }
 
-    /// Takes note that the pages are gone for everybody, and reuses their frames.
+    /// Notes that the pages are unmapped and invalidated on every CPU, and reuses their frames.
     fn gone(&mut self, space: usize, range: Range, by: Caller) {
         for page in range.pages() {
             if let Some((frame, _)) = self.value(space, page) {
@@ -198,7 +189,7 @@ impl<K: Modelled> Run<'_, K> {
         Ok(())
     }
 
-    /// What is mapped in two ranges, with one invalidation.
+    /// Unmaps what is mapped in two ranges, with one invalidation.
     fn gather_existing(
         &mut self,
         space: usize,
@@ -206,7 +197,8 @@ impl<K: Modelled> Run<'_, K> {
         by: Caller,
     ) -> Result<(), Failure> {
         let (sim, root) = (self.sim(), self.roots[space]);
-        // What another task has at hand is not to be touched, whether it is mapped or not.
+        // Pages that another task has deferred or not invalidated must not be touched, mapped or
+        // not.
         let free = ranges.map(|range| self.is_free(space, range, by.task));
         let mapped = ranges.map(|range| self.mapped(space, range));
         let mut gather = self.spaces[space].gather(|va: VirtAddr, frame: Frame| {
@@ -220,7 +212,7 @@ impl<K: Modelled> Run<'_, K> {
         let by = self.returned(by);
         for (pages, _) in mapped.into_iter().zip(free).filter(|(_, free)| *free) {
             for page in pages {
-                // Unless it was one of the first range as well.
+                // A page of both ranges is handled once.
                 if self.all_mapped(space, page) {
                     self.gone(space, page, by);
                 }
@@ -243,7 +235,8 @@ impl<K: Modelled> Run<'_, K> {
         Ok(())
     }
 
-    /// Two ranges with one invalidation. The second may be refused, and the first is gone all the same.
+    /// Unmaps two ranges with one invalidation. If the second is refused, the first is still
+    /// unmapped.
     fn gather(
         &mut self,
         space: usize,
@@ -268,7 +261,8 @@ impl<K: Modelled> Run<'_, K> {
         });
         let mut gone = Vec::new();
         for (range, possible) in ranges.into_iter().zip(possible) {
-            // What another task has at hand is not to be touched, whether it is mapped or not.
+            // Pages that another task has deferred or not invalidated must not be touched, mapped
+            // or not.
             if possible {
                 expect(gather.unmap(range.of(space)), true)?;
                 gone.push(range);
@@ -287,7 +281,8 @@ impl<K: Modelled> Run<'_, K> {
         Ok(())
     }
 
-    /// In `parts` calls, one or two. The flushes of neighbors are merged.
+    /// Unmaps a range without an invalidation, in one or two calls (`parts`). The tokens of two
+    /// calls are merged.
     fn unmap_no_invalidate(
         &mut self,
         space: usize,
@@ -341,7 +336,7 @@ impl<K: Modelled> Run<'_, K> {
         Ok(())
     }
 
-    /// The oldest flush that the task owes, if there is one.
+    /// Executes the oldest invalidation that the task has put off, if there is one.
     pub fn flush_pending(&mut self, by: Caller) {
         let Some(i) = self.pending.iter().position(|p| p.task == by.task) else {
             return;
@@ -373,7 +368,7 @@ impl<K: Modelled> Run<'_, K> {
             let value = self.value(space, page);
             value.is_some_and(|(_, old)| memory(prot(space, old)) == memory(new))
         });
-        // Where the invalidation waits for the section, so does what it is for.
+        // If the invalidation waits for the section's end, the change takes effect there.
         let batches = self.mmu.backend().invalidates();
         let deferred_by = self.deferred_by(by).filter(|_| batches);
         let result = self.spaces[space].protect(range.of(space), new);
@@ -385,7 +380,8 @@ impl<K: Modelled> Run<'_, K> {
         Ok(())
     }
 
-    /// The pages have the attributes of this number now, and their invalidation is done or waits.
+    /// Notes that the pages have the attributes of this number now, and that their invalidation is
+    /// complete or waits.
     fn given_attributes(
         &mut self,
         space: usize,
@@ -412,251 +408,10 @@ impl<K: Modelled> Run<'_, K> {
         }
         Ok(())
     }
-
-    fn apply(&mut self, space: usize, range: Range, each: Each, by: Caller) -> Result<(), Failure> {
-        let frames = self.frames(range, Frames::Consecutive);
-        let deferred_by = self.deferred_by(by);
-        let mut done = Vec::new();
-        let result = self.spaces[space].apply_to_page_range(range.of(space), |entry| {
-            let i = done.len();
-            let act = each.act(i);
-            if matches!(act, Act::Clear | Act::Replace) {
-                entry.get_and_clear();
-            }
-            let set = match act {
-                Act::Set | Act::Replace => entry.set(frames[i], prot(space, 0)),
-                _ => Ok(()),
-            };
-            done.push(set.is_ok());
-            Ok::<(), SpaceError>(())
-        });
-        let by = self.returned(by);
-        let written = Written {
-            range,
-            each,
-            frames: &frames,
-            granted: done,
-            result,
-        };
-        self.noted(space, &written, deferred_by, by)
-    }
-
-    /// The same for what is mapped. Nothing is set where nothing is.
-    fn apply_existing(
-        &mut self,
-        space: usize,
-        range: Range,
-        each: Each,
-        by: Caller,
-    ) -> Result<(), Failure> {
-        let frames = self.frames(range, Frames::Consecutive);
-        let deferred_by = self.deferred_by(by);
-        let start = range.of(space).start().as_u64();
-        let mut done = Vec::new();
-        let result = self.spaces[space].apply_to_existing_page_range(range.of(space), |entry| {
-            let i = ((entry.va().as_u64() - start) / lazymmu::PAGE_SIZE) as usize;
-            let act = each.act(i);
-            if matches!(act, Act::Clear | Act::Replace) {
-                entry.get_and_clear();
-            }
-            let set = match act {
-                Act::Set | Act::Replace => entry.set(frames[i], prot(space, 0)),
-                _ => Ok(()),
-            };
-            done.push((i, set.is_ok()));
-            Ok::<(), SpaceError>(())
-        });
-        let by = self.returned(by);
-        expect(result, true)?;
-        let pages: Vec<usize> = range.pages().collect();
-        let mapped = |i: &usize| self.value(space, pages[*i]).is_some();
-        let all: Vec<usize> = (0..pages.len()).filter(mapped).collect();
-        if !all.iter().eq(done.iter().map(|(i, _)| i)) {
-            return Err(format!("{done:?} were shown of {all:?}"));
-        }
-        for (i, granted) in done {
-            let at = (space, pages[i]);
-            self.noted_one(at, each.act(i), (frames[i], granted), deferred_by, by)?;
-        }
-        Ok(())
-    }
-
-    fn fast(
-        &mut self,
-        space: usize,
-        range: Range,
-        (each, how): (Each, Fast),
-        by: Caller,
-    ) -> Result<(), Failure> {
-        let frames = self.frames(range, Frames::Aligned);
-        let before = self.frames(range, Frames::Aligned);
-        let whole = range.of(space).is_in_one_table(lazymmu::Level::L3);
-        let prot = prot(space, 0);
-        let mut done = Vec::new();
-        let at = how.part(before.len());
-        let (first, n) = (at.start, at.len());
-        let pages = range.pages().zip(before.iter().copied());
-        let part = pages.skip(first).take(n);
-        let (mut set_first, mut cleared) = (None, None);
-        // Its end is one of whatever the task has deferred elsewhere, too.
-        let others = self
-            .contract
-            .spaces_of(by.task)
-            .filter(move |s| *s != space);
-        for other in others.clone() {
-            self.lock(other, by.cpu);
-        }
-        let lazy = self.mmu.lazy();
-        let result = self.spaces[space].fast_pte_range(range.of(space));
-        let result = result.map(|mut fast| {
-            let inner = (how.bulk == Bulk::Crossed).then(|| lazy.section());
-            match how.bulk {
-                Bulk::Run => set_first = Some(fast.set_run(first, n, before[first], prot)),
-                Bulk::Each => set_first = Some(fast.set_each(first, n, prot, |i| before[i])),
-                Bulk::Frames => set_first = Some(fast.set_frames(first, &before[at], prot)),
-                Bulk::Clear => cleared = Some(fast.clear_run(first, n)),
-                Bulk::None | Bulk::Crossed => {}
-            }
-            for (i, frame) in frames.iter().enumerate() {
-                let act = each.act(i);
-                if matches!(act, Act::Clear | Act::Replace) {
-                    fast.get_and_clear(i);
-                }
-                let set = match act {
-                    Act::Set | Act::Replace => fast.set(i, *frame, prot),
-                    _ => Ok(()),
-                };
-                done.push(set.is_ok());
-            }
-            drop(fast);
-            drop(inner);
-        });
-        let was_paused = self.mmu.lazy().state().pause_count() > 0;
-        let by = self.returned(by);
-        for other in others {
-            self.unlock(other, by.cpu);
-        }
-        if !whole && matches!(result, Err(SpaceError::Range(_))) {
-            return Ok(());
-        }
-        if let Some(set) = set_first {
-            let mut pages = part.clone();
-            expect(
-                set,
-                pages.all(|(page, _)| self.value(space, page).is_none()),
-            )?;
-            if set.is_ok() {
-                for (page, frame) in part.clone() {
-                    self.set_empty((space, page), frame, None, by);
-                }
-            }
-        }
-        if let Some(cleared) = cleared {
-            let used = |(page, _): &(usize, Frame)| self.value(space, *page).is_some();
-            let mapped: Vec<_> = part.filter(used).collect();
-            if cleared != mapped.len() {
-                return Err(format!(
-                    "emptied {cleared} pages of {range:?}, not {mapped:?}"
-                ));
-            }
-            for (page, _) in mapped {
-                let at = (space, page);
-                self.contract.emptied(at, (by.task, by.cpu), None, None);
-            }
-        }
-        let written = Written {
-            range,
-            each,
-            frames: &frames,
-            granted: done,
-            result,
-        };
-        let noted = self.noted(space, &written, None, by);
-        // Its own section has ended, at whatever depth (R5).
-        if !was_paused && result.is_ok() {
-            self.contract.section_paid(by.task, by.cpu);
-        }
-        noted
-    }
-
-    /// A page that was not mapped is mapped with the first protection.
-    fn set_empty(
-        &mut self,
-        (space, page): (usize, usize),
-        frame: Frame,
-        deferred_by: Option<usize>,
-        by: Caller,
-    ) {
-        // What is mapped again had been emptied, and is invalidated by now.
-        let made = match self.contract.page(space, page).state {
-            State::Stale(..) => Made::Emptied,
-            _ => Made::Fresh,
-        };
-        let value = Some((frame.as_u64(), 0));
-        self.contract
-            .changed((space, page), value, by.cpu, made, deferred_by);
-    }
-
-    /// What entry-by-entry calls have done to the pages.
-    fn noted(
-        &mut self,
-        space: usize,
-        written: &Written<'_>,
-        deferred_by: Option<usize>,
-        by: Caller,
-    ) -> Result<(), Failure> {
-        let Written { range, each, .. } = *written;
-        if self.no_memory && matches!(written.result, Err(SpaceError::OutOfTables { .. })) {
-            return Ok(());
-        }
-        expect(written.result, true)?;
-        for (i, page) in range.pages().enumerate() {
-            let frame = (written.frames[i], written.granted[i]);
-            self.noted_one((space, page), each.act(i), frame, deferred_by, by)?;
-        }
-        Ok(())
-    }
-
-    /// The same of one page, which was to get `frame`, and did if `granted` says so.
-    fn noted_one(
-        &mut self,
-        (space, page): (usize, usize),
-        act: Act,
-        (frame, granted): (Frame, bool),
-        deferred_by: Option<usize>,
-        by: Caller,
-    ) -> Result<(), Failure> {
-        let old = self.contract.page(space, page);
-        let (used, stale) = (old.value.is_some(), matches!(old.state, State::Stale(..)));
-        // In place, only the same frame could be set again.
-        let may_set = !used || act == Act::Replace;
-        if matches!(act, Act::Set | Act::Replace) && granted != may_set {
-            return Err(format!("set of page {page}: {granted}"));
-        }
-        match act {
-            Act::Clear if used => {
-                let at = (space, page);
-                self.contract
-                    .emptied(at, (by.task, by.cpu), None, deferred_by);
-            }
-            Act::Set | Act::Replace if may_set => {
-                let made = if stale || used {
-                    Made::Emptied
-                } else {
-                    Made::Fresh
-                };
-                let value = Some((frame.as_u64(), 0));
-                self.contract
-                    .changed((space, page), value, by.cpu, made, deferred_by);
-            }
-            _ => {}
-        }
-        Ok(())
-    }
 }
 
-/// The library must refuse what cannot be done, and nothing else.
-fn expect(result: Result<(), SpaceError>, possible: bool) -> Result<(), Failure> {
+/// Checks that the library has refused a call exactly if it is not possible.
+pub(super) fn expect(result: Result<(), SpaceError>, possible: bool) -> Result<(), Failure> {
     match (result, possible) {
         (Ok(()), true) | (Err(_), false) => Ok(()),
         (Ok(()), false) => Err("granted what it should refuse".into()),

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The demands after every step.
+//! The checks after every step on the machine model.
 //!
-//! For each page and each CPU to which the contract promises something, nothing else is in the
-//! machine's set of outcomes; a user's page may fault besides (R14). No memory was given
-//! back early, nothing was reported, and the library's counters tell what was executed.
+//! For each page and each CPU to which the contract promises an outcome, no other outcome may be
+//! possible; a user page may also fault (R14). No memory may have been given back too early, the
+//! library may have reported no error, and its counters must equal what was executed.
 
 use super::PAGES;
 use super::contract::Use;
 use super::run::{Failure, Run, prot, va};
 use crate::model::{CPUS, Kind, Modelled, Outcome};
 
-/// Which pages are looked at.
+/// The pages that are checked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pages {
     All,
@@ -18,7 +18,7 @@ enum Pages {
 }
 
 impl<K: Modelled> Run<'_, K> {
-    /// Every demand that holds now.
+    /// Checks everything that must hold now.
     pub fn check(&mut self) -> Result<(), Failure> {
         let sim = self.sim();
         if let Some(hazard) = sim.take_hazards().first() {
@@ -31,7 +31,7 @@ impl<K: Modelled> Run<'_, K> {
         if executed != counted && !self.mmu.kernel().is_spoiled() {
             return Err(format!("{executed:?} executed, {counted:?} counted"));
         }
-        // A page that no call ever changed can only change when tables come or go.
+        // A page that no call has changed can change only when tables are linked or freed.
         let tables = (executed.dmb_ishst, sim.live_tables());
         let pages = if tables == self.tables {
             Pages::Touched
@@ -81,7 +81,7 @@ impl<K: Modelled> Run<'_, K> {
         let kinds: &[Kind] = match value {
             _ if why == Use::Text => &[Kind::Fetch],
             None => &[Kind::Read],
-            // What may be written shows everything at once; what may not, in two accesses.
+            // For a writable page one write shows everything. A read-only page takes two accesses.
             Some((_, index)) if matches!(index % 4, 0 | 3) => &[Kind::Write],
             Some(_) => &[Kind::Write, Kind::Read],
         };
@@ -92,7 +92,7 @@ impl<K: Modelled> Run<'_, K> {
                 Some((frame, index)) => {
                     let raw = frame | prot(space, index).as_u64();
                     let expected = Outcome::of_page(raw, *kind, space != 0);
-                    // R14: a user's leaf may be new to its first access.
+                    // R14: the first access through a new user leaf may fault.
                     let lenient = space != 0;
                     out.is_only(expected) || lenient && out.is_only_or_faults(expected)
                 }

@@ -1,27 +1,30 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the contract promises: to whom, about which page, from when on.
+//! The contract: which CPU may rely on which value of which page.
 //!
-//! A second opinion, in the contract's words: it knows nothing of barriers, views or
-//! TLBs. For each page it keeps the value and who may rely on it:
+//! It is computed independently of the machine model, without barriers, views and TLBs. For each
+//! page it keeps the value and one of these states:
 //!
 //! * **pending**: written in a section of a task that has not ended, paused or flushed since (R5,
-//!   R19); nobody may touch the page;
-//! * **changing**: the same where something was mapped, and the backend invalidates with the section;
-//! * **stale**: emptied, and the caller has not invalidated yet; nobody may rely on anything;
+//!   R19). No access to the page is promised anything.
+//! * **changing**: the same for a page that was mapped before, with a strategy that invalidates
+//!   with the section.
+//! * **stale**: emptied, and not invalidated by the caller yet. No access is promised anything.
 //! * **settled** by a CPU at some event.
 //!
-//! The CPU that settled a page may rely on it. Another may when it has learned of it: what was
-//! invalidated takes a context synchronization after that (rows U8, B3, P4); what was made takes
-//! one, too (R37), or with the ETS2 policy and for data, merely an acquire (R36).
+//! The CPU that has settled a page may rely on it. Another CPU may rely on it after it has learned
+//! of that event: for an invalidated page it needs a context synchronization after learning of it
+//! (rows U8, B3, P4). For a mapped page it needs one as well (R37), or, with the policy ETS2 and
+//! for data, only an acquire (R36).
 //!
-//! [`Knowledge`] counts events per CPU. A lock hands knowledge on as an acquire does, and its
-//! loop makes the next synchronization count.
+//! [`Knowledge`] counts events per CPU. Taking a lock passes knowledge on as an acquire does; in
+//! addition the next context synchronization comes after it.
 
 use super::{PAGES, SPACES};
 use crate::model::CPUS;
 use lazymmu::{Backend, BarrierPolicy};
 
-/// A mapped page: number of the frame, index of the protection.
+/// The value of a page: the address of its frame and the index of its protection; `None` if it is
+/// not mapped.
 pub type Value = Option<(u64, u8)>;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,13 +32,13 @@ pub enum State {
     Settled,
     /// Written in an unfinished section of this task.
     Pending(usize),
-    /// The same, and what was there before is invalidated when that section ends.
+    /// The same, and the old entry is invalidated when that section ends.
     Changing(usize),
     /// Emptied by this task; the token that settles it, if there is one.
     Stale(usize, Option<u32>),
 }
 
-/// An event: which CPU's, and when.
+/// An event of a CPU, and its time.
 #[derive(Clone, Copy, Debug)]
 struct Event {
     cpu: usize,
@@ -46,47 +49,47 @@ struct Event {
 pub struct Page {
     pub value: Value,
     pub state: State,
-    /// Whether a call ever changed it.
+    /// Whether a call has changed it at some time.
     pub touched: bool,
     made: Event,
-    /// When a stale page was invalidated by the backend, if it may have been.
+    /// The event at which the strategy may have invalidated a stale page.
     invalidated_at: Option<Event>,
-    /// What must have been learned for the last invalidation to count, per CPU.
+    /// For each CPU, the last event of it that a CPU must know to rely on the last invalidation.
     invalidated: Horizon,
 }
 
-/// Up to which event a CPU knows of each CPU's.
+/// For each CPU, the time of its last event that is known.
 type Horizon = [u32; CPUS];
 
-/// What a CPU has learned.
+/// The events that a CPU knows.
 #[derive(Clone, Copy, Debug, Default)]
 struct Knowledge {
-    /// Observed.
+    /// Events that it has observed.
     seen: Horizon,
-    /// Observed, and the next context synchronization comes after it.
+    /// Observed events after which its next context synchronization comes.
     ordered: Horizon,
-    /// Before the last context synchronization.
+    /// Events before its last context synchronization.
     synced: Horizon,
 }
 
-/// What an access is for.
+/// The kind of an access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Use {
     Data,
-    /// Instruction fetch, of which ETS2 does not speak (R35).
+    /// An instruction fetch, which ETS2 does not cover (R35).
     Text,
 }
 
-/// How a call left a page.
+/// How a call has changed a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Made {
-    /// Where nothing was mapped, or nothing is any more to be invalidated.
+    /// Nothing was mapped before, or nothing had to be invalidated any more.
     Fresh,
-    /// After an invalidation in the same call.
+    /// The call has invalidated the old entry.
     Invalidated,
-    /// After an invalidation in this call or in an earlier one of any CPU: with a stale page, only
-    /// the library knows. With ETS2 the CPU that maps it need not have synchronized since, so
-    /// this promises nothing that would take row U9.
+    /// This call or an earlier one of any CPU has invalidated the old entry; for a stale page only
+    /// the library knows which. With ETS2 the CPU that maps it need not have synchronized since
+    /// then, so nothing is promised that would need row U9.
     Emptied,
 }
 
@@ -98,9 +101,9 @@ pub struct Contract {
     tasks: Vec<Horizon>,
     now: u32,
     ets2: bool,
-    /// The strategy itself invalidates, with the section.
+    /// Whether the strategy itself invalidates, with the section.
     batches: bool,
-    /// A value that waits may be overtaken before it reaches memory.
+    /// Whether a value that waits may be overtaken before it reaches memory.
     coalesces: bool,
 }
 
@@ -111,7 +114,7 @@ fn join(into: &mut Horizon, other: &Horizon) {
 }
 
 impl Contract {
-    /// Nothing is mapped.
+    /// A contract in which no page is mapped.
     pub fn new(tasks: usize, policy: BarrierPolicy, backend: Backend) -> Self {
         let start = Event { cpu: 0, at: 0 };
         let page = Page {
@@ -138,7 +141,8 @@ impl Contract {
         &self.pages[space][page]
     }
 
-    /// A call of `cpu` has changed a page. `task` is the one whose section defers it, if any.
+    /// Notes that a call on `cpu` has changed a page. `deferred_by` is the task whose section
+    /// defers the change, if there is one.
     pub fn changed(
         &mut self,
         (space, page): (usize, usize),
@@ -150,8 +154,9 @@ impl Contract {
         let event = Event { cpu, at: self.now };
         let former = self.locks[space];
         let page = &mut self.pages[space][page];
-        // The value before may never have reached memory. Then the call had nothing to invalidate, executed nothing (R28),
-        // and did not synchronize this CPU with the last invalidation of the page, which may be another CPU's.
+        // The old value may never have reached memory. Then the call had nothing to invalidate and
+        // executed nothing (R28), so it did not synchronize this CPU with the last invalidation of
+        // the page, which another CPU may have executed.
         let overtaken = self.coalesces && matches!(page.state, State::Pending(_));
         let made = match made {
             Made::Invalidated if overtaken => Made::Emptied,
@@ -175,8 +180,9 @@ impl Contract {
         };
     }
 
-    /// A page was emptied on `cpu`, and its invalidation is the caller's. A backend that invalidates by itself
-    /// may have done it, unless `deferred_by` says until whose section's end it waits.
+    /// Notes that a page was emptied on `cpu`, and that the caller must invalidate it. A strategy
+    /// that invalidates by itself may have done so already, unless the section of `deferred_by`
+    /// defers it.
     pub fn emptied(
         &mut self,
         (space, page): (usize, usize),
@@ -202,7 +208,7 @@ impl Contract {
         (0..SPACES).filter(move |space| has[*space])
     }
 
-    /// Everything that `task` deferred has taken effect, on `cpu`.
+    /// Notes that everything that `task` has deferred has taken effect, on `cpu`.
     pub fn section_paid(&mut self, task: usize, cpu: usize) {
         let made = Event { cpu, at: self.now };
         for page in self.pages.iter_mut().flatten() {
@@ -219,7 +225,7 @@ impl Contract {
         }
     }
 
-    /// `cpu` has invalidated what `which` chooses of the stale pages of a space.
+    /// Notes that `cpu` has invalidated the stale pages of a space for which `which` is true.
     pub fn invalidated(
         &mut self,
         space: usize,
@@ -233,15 +239,16 @@ impl Contract {
             {
                 page.state = State::Settled;
                 page.made = event;
-                // Those of other CPUs stay: where a queue took the page in and out again nothing was executed here, and
-                // this CPU has synchronized with none of them.
+                // The events of other CPUs stay: if a queue has taken the page in and out again,
+                // nothing was executed here, and this CPU has not synchronized with the other CPUs.
                 page.invalidated[cpu] = self.now;
             }
         }
     }
 
-    /// The flush that `token` stands for was executed on `cpu`. Where the backend had invalidated already,
-    /// nothing was left to do, and a CPU must have learned of that, too.
+    /// Notes that the invalidation of `token` was executed on `cpu`. If the strategy had
+    /// invalidated the page already, nothing was executed now, so a CPU must know that earlier
+    /// event as well.
     pub fn flushed(&mut self, space: usize, cpu: usize, token: u32) {
         let now = Event { cpu, at: self.now };
         for page in &mut self.pages[space] {
@@ -255,7 +262,7 @@ impl Contract {
         }
     }
 
-    /// An event ends.
+    /// Ends an event: later calls are new events.
     pub const fn tick(&mut self) {
         self.now += 1;
     }
@@ -293,7 +300,7 @@ impl Contract {
         join(&mut self.cpus[cpu].synced, &ordered);
     }
 
-    /// `cpu` goes over from one task to another, with the barrier of the switch.
+    /// `cpu` switches from task `prev` to task `next`, with the barrier of the switch.
     pub fn switched(&mut self, cpu: usize, prev: usize, next: usize) {
         let all = self.tasks[next];
         join(&mut self.cpus[cpu].seen, &all);
@@ -301,7 +308,7 @@ impl Contract {
         self.tasks[prev] = self.released(cpu);
     }
 
-    /// Whether `cpu` may rely on the page. A user's page is used behind an exception return.
+    /// Whether `cpu` may rely on the page. A user page is used after an exception return.
     pub fn is_promised(&self, space: usize, page: usize, cpu: usize, why: Use) -> bool {
         let page = &self.pages[space][page];
         let knowledge = &self.cpus[cpu];
@@ -309,7 +316,7 @@ impl Contract {
         if space != 0 {
             join(&mut synced, &knowledge.ordered);
         }
-        // What it did itself it knows.
+        // A CPU knows all of its own events.
         synced[cpu] = u32::MAX;
         let mut seen = knowledge.seen;
         seen[cpu] = u32::MAX;

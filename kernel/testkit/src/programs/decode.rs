@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How a program is made of bytes.
+//! Decoding programs from bytes.
 //!
-//! A step is [`Step::BYTES`] bytes, and each of them decides one thing: a choice from a list with
-//! weights, or a number below what exists. So any bytes are a program, a chunk that is removed is a
-//! step less, and a smaller byte is a simpler choice. Random programs therefore are random bytes.
-//! They come from a seeded [`Rng`] ([`Program::random`]), from a fuzzer ([`Program::decode`]), or from
-//! proptest, which also shrinks them:
+//! A step is [`Step::BYTES`] bytes. Each byte decides one thing: a choice from a list with weights,
+//! or a number below a limit. So any bytes are a program, removing [`Step::BYTES`] bytes removes a
+//! step, and a smaller byte is a simpler choice. A random program is decoded from random bytes.
+//! They come from a seeded [`Rng`] ([`Program::random`]), from a fuzzer ([`Program::decode`]), or
+//! from proptest, which also shrinks them:
 //!
 //! ```text
 //! vec(any::<[u8; Step::BYTES]>(), 1..28).prop_map(|steps| Program::of(&Universe::MODEL, &steps))
@@ -19,24 +19,25 @@ use super::{
 use crate::rng::Rng;
 use lazymmu::{ENTRIES, Level};
 
-/// Which calls a program consists of: a column of the table of operations.
+/// The calls of which a program consists, with their weights.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mix {
-    /// Everything, for several CPUs and tasks.
+    /// All calls, for several CPUs and tasks.
     Machine,
-    /// What one task does on one CPU, in and out of sections.
+    /// The calls of one task on one CPU, inside and outside of sections.
     Sections,
-    /// Requests alone: no section is ever open between two of them.
+    /// Calls outside of sections: no section is open between two steps.
     Requests,
-    /// The same as [`Mix::Sections`] with more of what has corners: tokens, gathers, callbacks, shared tables.
+    /// [`Mix::Sections`] with larger weights for tokens, gathers, callbacks and shared tables.
     Corners,
 }
 
-/// How an operation is made of its bytes.
+/// A function that decodes an operation.
 type Make = fn(Bytes<'_>) -> Op;
 
-/// Every operation: its weights in the mixes, in their order, and how it is made. The first ones
-/// are what a program needs to get anywhere.
+/// Every operation: its weights in [`Mix::Machine`], [`Mix::Sections`] and [`Mix::Requests`], and
+/// the function that decodes it. The first ones are those without which others have nothing to
+/// change.
 const OPS: &[([u8; 3], Make)] = &[
     ([8, 8, 12], |b| {
         Op::Map(b.space(), b.range(), b.prot(), b.frames())
@@ -117,8 +118,8 @@ const CORNERS: &[(u8, Make)] = &[
     (2, |_| Op::Disable),
 ];
 
-/// Whose turn it is in `weights` when `byte` of 256 parts have gone by, and how far the turn has
-/// come, in 256 parts as well.
+/// Chooses an item by its weight: the one at the position of `byte` / 256 of the total weight. Also
+/// returns the position within that item's weight, in 256 parts.
 fn pick<T>(weights: impl Iterator<Item = (u8, T)> + Clone, byte: u8) -> (T, u8) {
     let total: u32 = weights.clone().map(|(weight, _)| u32::from(weight)).sum();
     let mut left = u32::from(byte) * total;
@@ -136,13 +137,13 @@ fn choice<T: Copy>(table: &[(u8, T)], byte: u8) -> (T, u8) {
     pick(table.iter().copied(), byte)
 }
 
-/// One of `0..n`: the smaller the byte, the smaller.
+/// A number in `0..n`, in proportion to `byte` / 256.
 fn share(byte: u8, n: u16) -> u8 {
     ((u16::from(byte) * n) >> 8) as u8
 }
 
-/// The bytes of a step. Which byte decides what is said here and nowhere else; an operation that
-/// does not ask for one leaves it without meaning.
+/// The bytes of a step. The methods of this type alone define which byte decides what. A byte that
+/// an operation does not use has no meaning.
 #[derive(Clone, Copy)]
 struct Bytes<'a> {
     universe: &'a Universe,
@@ -150,7 +151,7 @@ struct Bytes<'a> {
 }
 
 impl Bytes<'_> {
-    /// One of `0..n`, by byte `i`.
+    /// A number in `0..n`, decided by byte `i`.
     fn below(self, i: usize, n: u8) -> u8 {
         share(self.raw[i], n.into())
     }
@@ -186,7 +187,7 @@ impl Bytes<'_> {
         self.range_at(7)
     }
 
-    /// Window, first page, length: four bytes from `i` on.
+    /// A range, decided by four bytes from `i` on: window, first page (two bytes), length.
     fn range_at(self, i: usize) -> Range {
         let windows = self.universe.windows;
         let window = self.below(i, windows.len() as u8);
@@ -206,7 +207,8 @@ impl Bytes<'_> {
                 };
             }
             Length::Table => {
-                // The halves differ: the upper one ends a page before a table does.
+                // The place in the table depends on the half, because the upper one ends one page
+                // before the end of a table.
                 let page = Range::new(window, first, 1);
                 let within = Level::L3.index(self.universe.range_of(0, page).start()) as u16;
                 let before = within.min(first);
@@ -240,7 +242,8 @@ impl Bytes<'_> {
         let none = 0;
         let one = u32::from(1 + self.below(7, 3)) << (2 * self.below(8, 16));
         let all = u32::from_le_bytes([a, b, c, d]);
-        // A group of 16 stays one only where hardly any of them is changed.
+        // A contiguous group stays one only if few of its entries are changed, so no change and one
+        // change have weights of their own.
         Each(choice(&[(1, none), (1, one), (2, all)], self.raw[16]).0)
     }
 
@@ -272,13 +275,14 @@ impl Bytes<'_> {
         Op::GatherEach(self.space(), self.range(), pieces, self.place(), frees)
     }
 
-    /// What is unusual around the call, in the oracle's programs: its one task is not preempted, so the bytes are free.
+    /// The context that is prepared for a call of the oracle. Its task is not preempted, so the
+    /// bytes of a preemption are free.
     fn scene(self) -> Scene {
         use Scene::{BottomHalvesOff, Nested, Paused, Plain, Section};
         if self.universe.mix == Mix::Machine {
             return Plain;
         }
-        // What waits in a section is met with bottom halves off only if that is frequent.
+        // Bottom halves must be off often, so that some of these calls find something waiting.
         let off = if self.universe.mix == Mix::Corners {
             4
         } else {
@@ -314,12 +318,12 @@ impl Bytes<'_> {
             (1, Bulk::Clear),
             (1, Bulk::Crossed),
         ];
-        // The one that has a callback, where that goes wrong.
+        // A fault needs a callback, which only `set_each` has.
         let bulk = match self.fault() {
             Some(_) => Bulk::Each,
             None => choice(&bulks, self.raw[11]).0,
         };
-        // Most are of the whole range.
+        // Most of these calls are for the whole range.
         let (skip, within) = choice(&[(3, false), (1, true)], self.raw[12]);
         let (skip, cut) = if skip {
             (within / 16, within % 16)
@@ -329,7 +333,7 @@ impl Bytes<'_> {
         Fast { bulk, skip, cut }
     }
 
-    /// Most calls ask their kernel a few dozen times.
+    /// The preemption inside the call. Most calls have a few dozen moments.
     fn preempted(self) -> Option<Preemption> {
         if u16::from(self.raw[13]) < 256 - u16::from(self.universe.preempted) {
             return None;
@@ -354,10 +358,10 @@ impl Bytes<'_> {
 }
 
 impl Step {
-    /// So many bytes are a step.
+    /// The number of bytes of a step.
     pub const BYTES: usize = 17;
 
-    /// The step that the bytes say.
+    /// Decodes a step.
     pub fn decode(universe: &Universe, raw: [u8; Self::BYTES]) -> Self {
         let bytes = Bytes { universe, raw };
         let cpus = universe.cpus.iter().copied().zip(0..);
@@ -372,18 +376,18 @@ impl Step {
 }
 
 impl Program {
-    /// The program whose steps these are.
+    /// Decodes the program of these steps.
     pub fn of(universe: &Universe, steps: &[[u8; Step::BYTES]]) -> Self {
         let steps = steps.iter();
         Self(steps.map(|raw| Step::decode(universe, *raw)).collect())
     }
 
-    /// The program of a fuzzer's bytes. What is left of a step at the end is ignored.
+    /// Decodes the program of a fuzzer's bytes. An incomplete step at the end is ignored.
     pub fn decode(universe: &Universe, bytes: &[u8]) -> Self {
         Self::of(universe, bytes.as_chunks().0)
     }
 
-    /// A program of so many steps.
+    /// A random program of `steps` steps.
     pub fn random(universe: &Universe, rng: &mut Rng, steps: usize) -> Self {
         let step = |_| Step::decode(universe, std::array::from_fn(|_| rng.below(256) as u8));
         Self((0..steps).map(step).collect())

@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frames for what a program maps.
+//! The frames to which a program maps pages.
 
 use super::Frames;
 use lazymmu::{Frame, PAGE_SIZE, PageRange};
 
-/// The frames from a number on.
+/// A source of frames with ascending numbers.
 #[derive(Debug)]
 pub struct FrameSource {
     next: u64,
-    /// Where the last new ones began, a multiple of 16, if frames may be given again.
+    /// The number of the first frame of the last mapping, a multiple of 16, if frames may be given
+    /// again; otherwise `None`.
     last: Option<u64>,
 }
 
 impl FrameSource {
-    /// Gives none twice: with [`Frames::Again`] they are new as well.
+    /// The frames from number `first` on. No frame is given twice, also not with [`Frames::Again`].
     pub const fn new(first: u64) -> Self {
         let (next, last) = (first, None);
         Self { next, last }
     }
 
-    /// Gives frames again where a program wants that.
+    /// The frames from number `first` on. With [`Frames::Again`] frames are given again.
     pub const fn repeating(first: u64) -> Self {
         let (next, last) = (first, Some(first & !15));
         Self { next, last }

@@ -1,28 +1,31 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Random programs of the library's public calls, in and out of sections.
+//! Random programs of the library's public calls, inside and outside of sections.
 //!
-//! A [`Program`] is a list of [`Step`]s, each of one CPU and of the task that runs there. It is
-//! made of bytes ([`Step::decode`]), and any bytes make one. What it can name is its [`Universe`].
-//! Its `Debug` form is one line per step.
+//! A [`Program`] is a list of [`Step`]s. Each step is a call of one CPU, by the task that runs
+//! there. It is decoded from bytes ([`Step::decode`]), and any bytes are a valid step. The spaces
+//! and addresses that a program can name are its [`Universe`]. Its `Debug` form is one line per
+//! step.
 //!
-//! Programs run in two worlds.
+//! Programs run on two machines:
 //!
-//! * [`run()`] executes one on the machine model, with several CPUs and tasks, interrupts and
-//!   preemption. The contract says what each CPU may rely on after each step, and nothing else may
-//!   be possible; `predict` says how many barriers the step must execute.
-//! * [`oracle::run`] executes one on the fake machine, on one CPU. A map from page to entry says
-//!   what each page holds after each step, and what each call must return; the fake judges every
-//!   store on the way.
+//! * [`run()`] executes a program on the machine model, with several CPUs and tasks, interrupts and
+//!   preemption. After each step, `contract` says what each CPU may rely on, and no other outcome
+//!   may be possible; `predict` says which barriers the step must execute.
+//! * [`oracle::run`] executes a program on the fake machine, on one CPU. A map from page to entry
+//!   says what each page must hold after each step, and what each call must return. The fake
+//!   machine checks every store.
 
 mod calls;
 mod check;
 mod contract;
 mod decode;
+mod entries;
 mod frames;
 pub mod oracle;
 pub mod predict;
 mod preempt;
 mod run;
+mod tasks;
 mod universe;
 
 pub use decode::Mix;
@@ -31,17 +34,17 @@ pub use universe::{At, Length, Universe, Window, prot};
 
 use std::fmt;
 
-/// Spaces of the model: 0 is the kernel's, the others are of ASID 1 and 2.
+/// The number of spaces on the model: 0 is a kernel space, the others have ASID 1 and 2.
 const SPACES: usize = Universe::MODEL.spaces.len();
-/// Tasks; those that run nowhere wait for a [`Op::Switch`].
+/// The number of tasks. Those that do not run wait for a [`Op::Switch`].
 const TASKS: usize = 5;
-/// Pages of all windows of the model.
+/// The number of pages of all windows on the model.
 const PAGES: usize = Universe::MODEL.pages();
 
-/// The number in the environment variable `name`, or `default` without one.
+/// The number in the environment variable `name`, or `default` if it is not set.
 ///
 /// # Panics
-/// If it is no number.
+/// If its value is not a number.
 pub fn variable(name: &str, default: u32) -> u32 {
     std::env::var(name).map_or(default, |text| {
         text.parse()
@@ -49,7 +52,7 @@ pub fn variable(name: &str, default: u32) -> u32 {
     })
 }
 
-/// Some pages of one window.
+/// Consecutive pages of one window.
 #[derive(Clone, Copy)]
 pub struct Range {
     window: u8,
@@ -58,8 +61,8 @@ pub struct Range {
 }
 
 impl Range {
-    /// The `pages` pages of window number `window` from page `first` of the window on, all of which exist in the universe of
-    /// the program.
+    /// The `pages` pages of window number `window` from page `first` of the window on. They must
+    /// exist in the universe of the program.
     pub const fn new(window: u8, first: u16, pages: u16) -> Self {
         Self {
             window,
@@ -68,7 +71,7 @@ impl Range {
         }
     }
 
-    /// Its pages, each as a range of its own.
+    /// The pages of the range, each as a range of its own.
     fn by_page(self) -> impl Iterator<Item = Self> + Clone {
         (self.first..self.first + self.pages).map(move |first| Self {
             first,
@@ -77,7 +80,7 @@ impl Range {
         })
     }
 
-    /// The first half, and the second where there are two pages or more.
+    /// The first half, and the second half if there are two pages or more.
     const fn halves(self) -> (Self, Option<Self>) {
         let pages = self.pages / 2;
         if pages == 0 {
@@ -92,39 +95,40 @@ impl Range {
     }
 }
 
-/// Which frames a mapping gets.
+/// The frames to which a range is mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Frames {
-    /// Consecutive, and aligned like the addresses to 64 KiB.
+    /// Consecutive, and aligned to 64 KiB like the addresses.
     Aligned,
-    /// Consecutive.
+    /// Consecutive, and aligned differently from the addresses.
     Consecutive,
-    /// No two neighbors are neighbors in memory.
+    /// Neighboring pages do not get neighboring frames.
     Scattered,
-    /// Consecutive, aligned like the addresses, and from those of the mapping before: a page may get the frame that it had, or
-    /// that another page has. On the machine model, where a frame says which mapping was used, they are new.
+    /// Consecutive, aligned like the addresses, and taken from those of the mapping before: a page
+    /// may get the frame that it had before, or that another page has. On the machine model they
+    /// are new frames, because there the frame tells which mapping was used.
     Again,
 }
 
-/// What happens to the entries of a range one by one: two bits each.
+/// The changes of the single entries of a range: two bits for each of 16 entries, repeated.
 #[derive(Clone, Copy)]
 pub struct Each(pub u32);
 
-/// What is done with one entry.
+/// The change of one entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Act {
-    /// Nothing.
+    /// None: the entry is only read.
     Look,
-    /// Set, which is refused if it is in use.
+    /// It is set, which is refused if it is in use.
     Set,
-    /// Emptied.
+    /// It is emptied.
     Clear,
-    /// Cleared, and set to another frame right away.
+    /// It is emptied, and set to another frame right after that.
     Replace,
 }
 
 impl Each {
-    /// What is done with entry `i`.
+    /// The change of entry `i`.
     pub const fn act(self, i: usize) -> Act {
         match self.0 >> (2 * (i % 16)) & 3 {
             0 => Act::Look,
@@ -135,18 +139,19 @@ impl Each {
     }
 }
 
-/// How a [`Op::Fast`] begins and ends. What happens to its entries one by one comes in between.
+/// The call of a [`Op::Fast`] for several entries at once, which comes before the changes of single
+/// entries.
 #[derive(Clone, Copy, Debug)]
 pub struct Fast {
     bulk: Bulk,
-    /// So many entries at the front are not part of it,
+    /// The number of entries at the start of the range that `bulk` leaves out.
     skip: u8,
-    /// and so many at the back.
+    /// The number of entries at the end of the range that `bulk` leaves out.
     cut: u8,
 }
 
 impl Fast {
-    /// The entries that `bulk` is about, of `n`. It is at least one.
+    /// The entries that `bulk` changes in a range of `n`: at least one.
     const fn part(self, n: usize) -> std::ops::Range<usize> {
         let first = self.skip as usize % n;
         let cut = self.cut as usize % (n - first);
@@ -154,10 +159,10 @@ impl Fast {
     }
 }
 
-/// What happens to the entries of a [`Op::Fast`] at once, before they are changed one by one.
+/// The call of a [`Op::Fast`] for several entries at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bulk {
-    /// Nothing.
+    /// No such call.
     None,
     /// They are set by `set_run`.
     Run,
@@ -167,68 +172,70 @@ pub enum Bulk {
     Frames,
     /// They are emptied by `clear_run`.
     Clear,
-    /// A section is entered, and left after the range.
+    /// None, but a section is entered after the range was opened, and left after it was closed.
     Crossed,
 }
 
-/// Where a token of an invalidation is used.
+/// The place where the token of an invalidation is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
-    /// In the space whose entries were emptied.
+    /// The space whose entries were emptied.
     Here,
-    /// The same, with bottom halves off. On the machine model as [`Place::Here`].
+    /// The same space, with bottom halves off. On the machine model the same as [`Place::Here`].
     BottomHalvesOff,
-    /// In another space. On the machine model as [`Place::Here`].
+    /// Another space. On the machine model the same as [`Place::Here`].
     OtherSpace,
 }
 
-/// What happens while a task that was preempted waits.
+/// What happens while a task is preempted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Meanwhile {
     /// Nothing.
     Nothing,
     /// Another task changes pages of its own, in a section of its own.
     Section,
-    /// Which it leaves open if it can, until it runs again.
+    /// The same, but it leaves the section open until it runs again, if the strategy allows that.
     OpenSection,
-    /// The task goes on at this CPU, and the one from there here.
+    /// The task moves to this CPU, and the task that runs there moves to the CPU of the first one.
     Elsewhere(u8),
 }
 
-/// An interrupt at a moment of a step, by number, that preempts its task.
+/// An interrupt inside a step that preempts its task.
 #[derive(Clone, Copy, Debug)]
 pub struct Preemption {
-    /// The number of the moment, from 1.
+    /// The number of the moment in the step, from 1.
     pub at: u8,
-    /// What happens until the task goes on.
+    /// What happens until the task continues.
     pub meanwhile: Meanwhile,
 }
 
-/// Where a call is made, as far as the caller decides it. The oracle's; on the machine model all are [`Scene::Plain`].
+/// The context that the caller prepares for a call. Only the oracle uses it; on the machine model
+/// every call is [`Scene::Plain`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scene {
-    /// Where the program has come to.
+    /// The context that the program has reached.
     Plain,
-    /// With bottom halves off, or in an interrupt that finds what the task has left waiting.
+    /// With bottom halves off. Stores and invalidations of the task may wait.
     BottomHalvesOff,
-    /// Paused for the time of the call.
+    /// In a pause around the call.
     Paused,
-    /// In a section of its own.
+    /// In a section around the call.
     Section,
-    /// In two.
+    /// In two nested sections around the call.
     Nested,
 }
 
-/// What the callback of a call (of entries, for frames or with frames) does when it is called for the last time.
+/// How the callback of a call ends when it goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// It panics, and the caller catches that.
+    /// It panics, and the caller catches the panic.
     Panics,
-    /// It returns an error, if it can.
+    /// It returns an error, if its type allows that.
     Fails,
 }
 
-/// Which pages a [`Op::GatherEach`] takes: every `stride`-th one, in ascending order or in none.
+/// The pages that a [`Op::GatherEach`] takes: every `stride`-th one, in ascending or in mixed
+/// order.
 #[derive(Clone, Copy, Debug)]
 pub struct Pieces {
     stride: u8,
@@ -236,20 +243,20 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// The order in which `n` pieces come.
+    /// The order in which `n` pieces are taken.
     fn order(self, n: usize) -> impl Iterator<Item = usize> {
-        // The prime is no divisor of a number of pieces, so each has its turn.
+        // 521 is a prime and larger than any number of pieces, so each piece is taken once.
         (0..n).map(move |i| if self.is_ascending { i } else { i * 521 % n })
     }
 }
 
-/// A call. The first number is a space's, of the universe; a last one is that of a protection
-/// ([`prot`]).
+/// A call. The first number is that of a space in the universe; a number after the range is that of
+/// a protection ([`prot`]).
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
     /// [`lazymmu::AddressSpace::map`].
     Map(u8, Range, u8, Frames),
-    /// The same, each page by a call of its own.
+    /// [`lazymmu::AddressSpace::map`], one call for each page.
     MapEach(u8, Range, u8, Frames),
     /// [`lazymmu::AddressSpace::unmap`].
     Unmap(u8, Range),
@@ -257,14 +264,15 @@ pub enum Op {
     UnmapExisting(u8, Range),
     /// [`lazymmu::AddressSpace::unmap_frames`].
     UnmapFrames(u8, Range),
-    /// Without its flush, which is a [`Op::FlushPending`].
+    /// [`lazymmu::AddressSpace::unmap_no_invalidate`]. A later [`Op::FlushPending`] uses the token.
     UnmapNoFlush(u8, Range),
-    /// The same in two halves, whose flushes are merged.
+    /// The same in two halves, whose tokens are merged.
     UnmapMerged(u8, Range),
-    /// The task's oldest pending flush, given to this place.
+    /// Uses the oldest token of the task.
     FlushPending(Place),
-    /// A range that this space and the next one have mapped is unmapped in both without a flush, the next one is given the
-    /// token of this one, and maps the range again. Its own token is a [`Op::FlushPending`].
+    /// Unmaps a range without an invalidation in this space and in the next one, which have both
+    /// mapped it; uses the token of this space in the next one; and maps the range there again. A
+    /// later [`Op::FlushPending`] uses the token of the next space.
     CrossTokens(u8, Range),
     /// [`lazymmu::AddressSpace::invalidate_range`].
     FlushRange(u8, Range),
@@ -282,29 +290,30 @@ pub enum Op {
     Fold(u8, Range),
     /// [`lazymmu::AddressSpace::free_empty_tables`].
     FreeEmptyTables(u8, Range),
-    /// Both ranges in one gather.
+    /// Unmaps both ranges in one gather.
     Gather(u8, Range, Range),
-    /// What is mapped in both ranges in one gather.
+    /// Unmaps what is mapped in both ranges, in one gather.
     GatherExisting(u8, Range, Range),
-    /// Both ranges in one gather, and the tables that it leaves empty are freed.
+    /// Unmaps both ranges in one gather, and frees the tables that become empty.
     GatherTables(u8, Range, Range),
-    /// Some pages of a range, each by a call of its own, in one gather that is finished in this place. They are mapped before,
-    /// and the pages in between unmapped. If the last one says so, tables that become empty are freed.
+    /// Unmaps some pages of a range in one gather, one call for each, and finishes the gather in
+    /// this place. Before that, these pages are mapped and the pages in between are unmapped. If
+    /// the last field is true, tables that become empty are freed.
     GatherEach(u8, Range, Pieces, Place, bool),
-    /// [`lazymmu::AddressSpace::share_tables`] with the next space. If both are kernels', all tables of the universe are built
-    /// and shared; otherwise it is refused.
+    /// [`lazymmu::AddressSpace::share_tables`] with the next space. If both are kernel spaces, all
+    /// tables of the universe are built and shared; otherwise the call is refused.
     Share(u8, Range),
     /// [`lazymmu::Lazy::enable`].
     Enable,
-    /// A section that announces a range.
+    /// [`lazymmu::Lazy::enable_fast_pte_range`].
     EnableFast(u8, Range),
-    /// What waits is executed, barriers stay owed.
+    /// [`lazymmu::Lazy::drain`].
     Drain,
-    /// Every level left and entered again.
+    /// [`lazymmu::Lazy::suspend_all`], which is ended at once.
     Suspend,
-    /// Every level left, until the same number of [`Op::SuspendEnd`].
+    /// [`lazymmu::Lazy::suspend_all`], which lasts until a later [`Op::SuspendEnd`].
     SuspendBegin,
-    /// The levels of the last suspension come back, once those of the meantime are left.
+    /// Ends the last suspension, if the levels that were entered in it are left.
     SuspendEnd,
     /// [`lazymmu::Lazy::disable`].
     Disable,
@@ -318,36 +327,36 @@ pub enum Op {
     InterruptMap(Range),
     /// An interrupt that maps kernel pages and unmaps them again.
     InterruptBoth(Range),
-    /// The next call finds memory for so many tables.
+    /// Limits the memory for tables during the next call to this number of tables.
     NoMemory(u8),
-    /// Another task runs, voluntarily: no context synchronization, unless it comes from another
-    /// CPU.
+    /// A voluntary switch to this task: no context synchronization, unless the task comes from
+    /// another CPU.
     Switch(u8),
-    /// Another task runs, by preemption, which ends in an exception return.
+    /// A preemption in favor of this task, which ends in an exception return.
     Preempt(u8),
-    /// To another CPU, which synchronizes.
+    /// Publication to this CPU, which synchronizes.
     Tell(u8),
-    /// To another CPU, which merely acquires.
+    /// Publication to this CPU, which only acquires.
     Publish(u8),
 }
 
 /// One call of a program.
 #[derive(Clone, Copy)]
 pub struct Step {
-    /// Where.
+    /// The CPU.
     pub cpu: u8,
-    /// Which.
+    /// The call.
     pub op: Op,
-    /// Whether its task loses the CPU in the middle.
+    /// The preemption inside the call, if there is one.
     pub preempted: Option<Preemption>,
-    /// What is around the call.
+    /// The context that is prepared for the call.
     pub scene: Scene,
-    /// What its callback does, in its call of this number, from 0.
+    /// The fault of its callback, and the number of the call of the callback, from 0.
     pub fault: Option<(Fault, u8)>,
 }
 
 impl Step {
-    /// The call on CPU `cpu`, and nothing unusual.
+    /// The call on CPU `cpu`, without preemption, context and fault.
     pub const fn plain(cpu: u8, op: Op) -> Self {
         Self {
             cpu,
@@ -359,7 +368,7 @@ impl Step {
     }
 }
 
-/// The steps of a program, in their order.
+/// The steps of a program in their order.
 #[derive(Clone)]
 pub struct Program(pub Vec<Step>);
 

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Address spaces against a naive oracle: for each page, the entry that it must have.
+//! The oracle: a naive model of address spaces that knows, for each page, the entry that it must
+//! have.
 //!
-//! A program runs on the fake machine, in one task on one CPU. The oracle knows two things, what is
-//! mapped and how deep the task is in sections and pauses, and says from them what each call must
-//! return, with the exact error. After each step
+//! A program runs on the fake machine, in one task on one CPU. The oracle knows what is mapped and
+//! how deep the task is in sections and pauses. From that it computes what each call must return,
+//! down to the exact error. After each step it checks that
 //!
-//! * every page of the universe is queried;
+//! * every page of the universe has the expected entry;
 //! * nothing is owed, and nothing waits, outside of a section;
-//! * no TLB may hold an old entry, but of pages whose flush the program has put off;
-//! * where nothing waits, every population is recounted from raw tables, no table is lost,
-//!   contiguous groups are whole, and the library's counters tell what was executed.
+//! * no TLB may hold an old entry, except of pages whose invalidation the program has put off;
+//! * if nothing waits: the population of every table is correct, no table is lost, contiguous
+//!   groups are whole, and the library's counters equal what was executed.
 //!
-//! The fake judges every store, barrier and TLBI on the way (R18, R27, R29, R32).
+//! The fake machine checks every store, barrier and TLBI (R18, R27, R29, R32).
 //!
-//! Steps of other CPUs and tasks, and preemptions, are the machine model's ([`super::run()`]); the
-//! oracle leaves them out.
+//! The oracle leaves out steps of other CPUs and tasks, and preemptions. The machine model executes
+//! those ([`super::run()`]).
 
 mod announced;
 mod callback;
@@ -39,21 +40,21 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
 
-/// A space, and what the oracle says of it.
+/// A space, and the oracle's model of it.
 struct Space<'m> {
     mm: AddressSpace<'m, Fake>,
-    /// For each page of the universe its entry, [`Desc::INVALID`] if it is not mapped.
+    /// The entry of each page of the universe, [`Desc::INVALID`] if the page is not mapped.
     entries: Vec<Desc>,
 }
 
-/// Pages that are not mapped any more and not invalidated yet.
+/// Pages that were unmapped and are not invalidated yet.
 struct Pending<'m> {
     space: usize,
     pages: PageRange,
     flush: PendingInvalidation<'m, Fake>,
 }
 
-/// Levels that the task has left for a while.
+/// A suspension of the task.
 struct Suspended<'m> {
     depth: (u8, u8),
     announced: Vec<u8>,
@@ -61,7 +62,7 @@ struct Suspended<'m> {
     levels: LazySuspended<'m, Fake>,
 }
 
-/// A program at work.
+/// The execution of a program.
 struct Run<'m> {
     universe: &'m Universe,
     mmu: &'m Mmu<Fake>,
@@ -69,32 +70,34 @@ struct Run<'m> {
     frames: FrameSource,
     /// Sections and pauses, as the contract counts them.
     depth: (u8, u8),
-    /// Depths of the sections that announce a range.
+    /// The depths of the sections that announce a range.
     announced: Vec<u8>,
-    /// The last one comes first back.
+    /// The suspensions of the task. The last one ends first.
     suspended: Vec<Suspended<'m>>,
-    /// The oldest one is flushed first.
+    /// The invalidations that were put off. The oldest one is executed first.
     pending: VecDeque<Pending<'m>>,
-    /// Whether the step at hand may find no memory for tables.
+    /// Whether the present step may find no memory for tables.
     no_memory: bool,
-    /// What the callback of the step at hand does.
+    /// The fault of the callback of the present step.
     fault: Option<(Fault, u8)>,
     /// Whether the kernel spaces share their tables.
     is_shared: bool,
     /// The space of the last step that named one.
     actor: usize,
-    /// Set if no invalidation is asked for that the strategy executes: ranges whose entries were written one by one, and which
-    /// may have to be invalidated, and whether live ones were set.
+    /// Set if the run requests no invalidation that the strategy executes by itself. Holds the
+    /// ranges whose entries were written one by one and which may have to be invalidated, with
+    /// their spaces and whether live entries were set.
     frugal: Option<Vec<(usize, Range, bool)>>,
-    /// Set if ranges are not announced.
+    /// Set if the run does not announce ranges.
     plain: Option<Plain>,
 }
 
-/// Runs a program of `universe` with a strategy, on CPUs with these features: with FEAT_ETS2, under the policy for it.
+/// Runs a program of `universe` with a strategy, on CPUs with these features. With FEAT_ETS2 the
+/// policy is [`BarrierPolicy::Ets2`].
 ///
 /// # Errors
-/// At which step the library and the oracle disagree, or the fake machine objects to a store,
-/// barrier or TLBI.
+/// The first step at which the library and the oracle disagree, or at which the fake machine finds
+/// a wrong store, barrier or TLBI.
 pub fn run(
     universe: &Universe,
     backend: Backend,
@@ -114,7 +117,8 @@ pub fn run(
     })
 }
 
-/// The library on a fake machine with these features: with FEAT_ETS2, under the policy for it.
+/// The library on a fake machine with these features. With FEAT_ETS2 the policy is
+/// [`BarrierPolicy::Ets2`].
 fn new_library(backend: Backend, features: Features) -> Mmu<Fake> {
     let mmu = new_mmu();
     mmu.choose_features(features);
@@ -126,13 +130,14 @@ fn new_library(backend: Backend, features: Features) -> Mmu<Fake> {
     mmu
 }
 
-/// The step at hand, by number.
+/// The number of the present step, and the step.
 type Doing<'p> = Cell<Option<(usize, &'p Step)>>;
 
-/// Does what panics if something is wrong, and says at which step.
+/// Calls `work`, which panics if a check fails. Returns the text of the panic with the step at
+/// which it happened.
 fn attempt<'p, T>(work: impl FnOnce(&Doing<'p>) -> T) -> Result<T, Failure> {
     let doing = Cell::new(None);
-    // Everything that the program has made is dropped by the panic.
+    // The panic drops everything that the program has made.
     let panic = match panic::catch_unwind(AssertUnwindSafe(|| work(&doing))) {
         Ok(done) => return Ok(done),
         Err(panic) => panic,
@@ -146,12 +151,12 @@ fn attempt<'p, T>(work: impl FnOnce(&Doing<'p>) -> T) -> Result<T, Failure> {
     })
 }
 
-/// The entry without the hint that it belongs to a contiguous group, which comes and goes.
+/// The entry without the contiguous hint, which the oracle does not predict.
 fn alone(entry: Desc) -> Desc {
     Desc::from_u64(entry.as_u64() & !bits::CONT)
 }
 
-/// What a call must return that is refused for this reason, or not at all.
+/// The result of a call that must be refused for the reason `refused`, or succeed if there is none.
 fn verdict(refused: Option<SpaceError>) -> Result<(), SpaceError> {
     refused.map_or(Ok(()), Err)
 }
@@ -166,7 +171,7 @@ impl<'m> Run<'m> {
             universe,
             mmu,
             spaces: universe.spaces.iter().map(space).collect(),
-            // Numbers that use the upper bits of an address as well.
+            // Frames whose addresses use the upper bits as well.
             frames: FrameSource::repeating(0x5_a5a5_0000),
             depth: (0, 0),
             announced: Vec::new(),
@@ -205,13 +210,13 @@ impl<'m> Run<'m> {
         self.spaces[self.home(space)].entries[page]
     }
 
-    /// What the pages of a range hold.
+    /// The entries of the pages of a range.
     fn entries(&self, space: usize, range: Range) -> Vec<Desc> {
         let pages = self.universe.pages_of(range);
         pages.map(|page| self.entry(space, page)).collect()
     }
 
-    /// The first page of `range` for which `is_it` holds, with its address and entry.
+    /// The address and the entry of the first page of `range` for which `is_it` is true.
     fn first(
         &self,
         space: usize,
@@ -223,7 +228,7 @@ impl<'m> Run<'m> {
         Some((self.va(space, page), self.entry(space, page)))
     }
 
-    /// The addresses of a range, with the frames that they are mapped to.
+    /// The addresses of the mapped pages of a range, with their frames.
     fn mapped(&self, space: usize, range: Range) -> Vec<(u64, lazymmu::Frame)> {
         let pages = self.universe.pages_of(range);
         let used = pages.map(|page| (page, self.entry(space, page)));
@@ -232,7 +237,7 @@ impl<'m> Run<'m> {
             .collect()
     }
 
-    /// The pages of a range get these entries.
+    /// Sets the oracle's entries of the pages of a range.
     fn set(&mut self, space: usize, range: Range, entries: impl IntoIterator<Item = Desc>) {
         let pages = self.universe.pages_of(range);
         let home = self.home(space);
@@ -246,7 +251,7 @@ impl<'m> Run<'m> {
         self.set(space, range, std::iter::repeat(Desc::INVALID));
     }
 
-    /// Whether a TLB may still translate some page by what it held before.
+    /// Whether a TLB may still translate one of the pages by an old entry.
     fn may_be_cached(&self, space: usize, pages: PageRange) -> bool {
         let asid = fake::asid_of(self.kind(space));
         let start = pages.start().as_u64();
@@ -254,12 +259,12 @@ impl<'m> Run<'m> {
         all.any(|va| self.kernel().may_be_cached(asid, va))
     }
 
-    /// Whether what is invalidated now may wait for the end of a section.
+    /// Whether an invalidation may now wait for the end of a section.
     fn may_wait(&self) -> bool {
         self.mmu.lazy().is_lazy_mmu_mode_active() && self.mmu.backend().invalidates()
     }
 
-    /// Whether the call is made where nothing may be drained.
+    /// Whether the step is in interrupt context, where nothing may be drained.
     fn in_interrupt(&self) -> bool {
         self.kernel().in_interrupt()
     }
@@ -341,7 +346,7 @@ impl<'m> Run<'m> {
         self.no_memory = false;
     }
 
-    /// A call for `space`, whatever the operation says.
+    /// Executes the call of `op` for `space` instead of the space that `op` names.
     fn call_of(&mut self, space: usize, op: Op) {
         match op {
             Op::Map(_, range, prot, frames) => self.map(space, range, prot, frames),
@@ -372,7 +377,7 @@ impl<'m> Run<'m> {
         }
     }
 
-    /// Everything is closed and flushed.
+    /// Closes every level and executes every invalidation that was put off.
     fn settle(&mut self) {
         self.close();
         self.check();
@@ -381,7 +386,7 @@ impl<'m> Run<'m> {
         }
     }
 
-    /// Everything is closed, flushed and given back.
+    /// Ends the program: closes and invalidates everything, and destroys the spaces.
     fn finish(mut self) {
         self.settle();
         self.check();

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How many barriers a step must execute, predicted from the writes and from the contract.
+//! The barriers that a step must execute, predicted from its writes and from the contract.
 //!
-//! The library's counters say what was executed; this says what should have been. It replays the effects of a
-//! step in their order and knows, per task, what is owed by the writes so far (R14, and the policy's
-//! word on them, R35, R36). Then
+//! The library's counters say what was executed; this module says what must be. It replays the
+//! effects of a step in their order, and tracks for each task what the writes so far owe (R14, and
+//! the policy, R35 and R36). It requires:
 //!
-//! * a pair, or half of one, is executed only where it is owed, and once (R16);
-//! * where nothing is deferred (no active section, an interrupt, a pause, the yardstick) it follows the run, before
-//!   the step ends (R15, R3), and with the yardstick each single write;
-//! * in an active section it is executed by a nested end, a pause or a flush, and by nothing else (R16);
-//! * an end, a pause or a flush leaves nothing owed (R5);
-//! * an invalidation is `DSB ISHST`, TLBIs, `DSB ISH`, and an `ISB` iff it is about every ASID (R27); it pays
-//!   what its barriers do.
+//! * A pair, or half of one, is executed only if it is owed, and once (R16).
+//! * Where nothing is deferred (no active section, an interrupt, a pause), the pair follows the
+//!   run, before the step ends (R15, R3). With the strategy `Eager` it follows each single write.
+//! * In an active section the pair is executed only by a nested end, a pause or a flush (R16).
+//! * After an end, a pause or a flush nothing is owed (R5).
+//! * An invalidation is `DSB ISHST`, TLBIs, `DSB ISH`, and an `ISB` iff it is for every ASID (R27).
+//!   Its barriers pay debts like others.
 
 use crate::model::trace::{Effect, Event};
 
-/// What a party has not paid.
+/// The barriers that a task, or the writes of a step, owe.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Debt {
     stores: bool,
@@ -27,27 +27,31 @@ const NOTHING: Debt = Debt {
     context: false,
 };
 
-/// What a step may do about debts.
+/// Whether a step pays debts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pays {
-    /// Everything, and it must: an effective end, pause or flush, or a step outside of any section.
+    /// The step must pay everything: an effective end, pause or flush, or a step outside of any
+    /// section.
     All,
-    /// Nothing that a section defers.
+    /// The step must not pay what a section defers.
     Nothing,
 }
 
-/// How writes are paid for.
+/// The configuration that decides how writes are paid for.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    /// Each write at once, section or not.
+    /// Each write is paid for at once, inside and outside of sections.
     pub eager: bool,
-    /// Data owes nothing.
+    /// Writes of data owe nothing.
     pub ets2: bool,
     /// Each invalidation has a second TLBI and `DSB ISH`.
     pub repeat: bool,
 }
 
-/// Replays a step of a party that owed `debt`, and says what it owes now.
+/// Replays a step of a task that owed `debt` before it. Returns what the task owes after it.
+///
+/// # Errors
+/// The first broken rule.
 pub fn replay(terms: Terms, events: &[Event], debt: Debt, pays: Pays) -> Result<Debt, String> {
     let mut owed = debt;
     let mut due = NOTHING;
@@ -104,13 +108,13 @@ pub fn replay(terms: Terms, events: &[Event], debt: Debt, pays: Pays) -> Result<
                 pay(&mut due.stores, &mut owed.stores, "DSB ISHST", event, pays)?;
             }
             Effect::Isb => pay(&mut due.context, &mut owed.context, "ISB", event, pays)?,
-            // The context switch's.
+            // A `DSB ISH` outside of an invalidation is that of the context switch.
             Effect::DsbIsh => owed.stores = false,
             Effect::Tlbi { .. } => return Err("R27: a TLBI without DSB ISHST before it".into()),
         }
     }
     if due != NOTHING {
-        return Err(format!("R15: {due:?} is not paid behind the writes"));
+        return Err(format!("R15: {due:?} is not paid after the writes"));
     }
     if pays == Pays::All && owed != NOTHING {
         return Err(format!("R5, R16: {owed:?} is left"));
@@ -118,8 +122,9 @@ pub fn replay(terms: Terms, events: &[Event], debt: Debt, pays: Pays) -> Result<
     Ok(owed)
 }
 
-/// Half a pair. It completes everything before it, so what is due at once is paid with what a section owes
-/// (its last hook runs when the mode is inactive, R10).
+/// Replays half of a pair. It completes everything before it, so it pays what is due at once
+/// together with what a section owes. (The last hook of a section runs when the mode is inactive
+/// already, R10.)
 fn pay(
     due: &mut bool,
     owed: &mut bool,

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Preemption inside the library's calls.
 //!
-//! At a moment of a step (a call of the library to its kernel, by number) a timer interrupt
-//! arrives. If the task may leave its CPU ([`lazymmu::Lazy::switch_out`]), the *intruder* runs
-//! there: a task that belongs to no program and has a small user space of its own. It does what
-//! [`Meanwhile`] says, and the interrupted task goes on: on the same CPU, or on another one, with
-//! whose task it changes places.
+//! A timer interrupt arrives at a moment of a step (the n-th call of the library to its kernel). If
+//! the task may leave its CPU ([`lazymmu::Lazy::switch_out`]), the *intruder* runs there: a task
+//! that is not part of the program and has a small user space of its own. It does what
+//! [`Meanwhile`] says. Then the interrupted task continues on the same CPU, or changes places with
+//! the task of another CPU.
 //!
-//! The contract is as strict as without. What a step promises, it promises wherever its task
-//! was meanwhile: switches and synchronizations are told to the contract, in their order
-//! ([`Told`]), and what the step wrote is settled by the CPU on which it ends.
+//! The contract promises the same with and without a preemption. The intruder records switches and
+//! synchronizations in their order ([`Told`]) and passes them to the contract, and the CPU on which
+//! the step ends settles what the step has written.
 
 use super::contract::Contract;
 use super::run::Failure;
@@ -20,31 +20,33 @@ use lazymmu::{AddressSpace, Asid, Backing, Frame, Mmu, PAGE_SIZE, Prot, SpaceKin
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-/// The intruder, as a task.
+/// The number of the intruder's task.
 const INTRUDER: usize = TASKS;
 const KIND: SpaceKind = SpaceKind::User(Asid(3));
-/// Where it has its pages, and how many.
+/// The address of the intruder's first page.
 const AT: u64 = 5 << 30;
+/// The number of the intruder's pages.
 const PAGES: u64 = 4;
 
-/// What happened to CPUs and tasks meanwhile.
+/// An event of a CPU during a preemption.
 #[derive(Clone, Copy, Debug)]
 enum Told {
     Synchronized(usize),
-    /// The CPU, and the tasks that left and came.
+    /// The CPU, the task that left it, and the task that runs on it now.
     Switched(usize, usize, usize),
 }
 
-/// The task that runs when a timer interrupt preempts another one inside of a call of the library.
-/// It belongs to no program and has a small user space of its own.
+/// The task that runs when a timer interrupt preempts another one inside a call of the library. See
+/// the module text.
 pub struct Intruder<K: Modelled> {
     mmu: Rc<Mmu<K>>,
     switch: Switch,
-    /// Its tree. A handle of it is made where it is needed.
+    /// The root table of its space. An [`AddressSpace`] is made from it where one is needed.
     tree: Frame,
     root: RootId,
     meanwhile: Cell<Meanwhile>,
-    /// Its pages are mapped to frames from this number on, if they are.
+    /// The number of the first frame to which its pages are mapped; `None` while they are not
+    /// mapped.
     mapped: Cell<Option<u64>>,
     next_frame: Cell<u64>,
     told: RefCell<Vec<Told>>,
@@ -70,19 +72,20 @@ impl<K: Modelled> Intruder<K> {
         })
     }
 
-    /// Whether a task may go on elsewhere in the middle of a call. With the erratum (R34) the model
-    /// asks that one CPU repeats what it has issued, and a task that moves repeats it on another.
+    /// Whether a task may move to another CPU inside a call. With the erratum (R34) the model
+    /// requires that the CPU that has issued a TLBI also repeats it, and a task that moves would
+    /// repeat it on another CPU.
     fn may_move(&self) -> bool {
         !self.mmu.features().tlb.repeat
     }
 
-    /// What the next interrupt inside the library leads to.
+    /// Sets what happens during the next preemption.
     pub fn prepare(&self, meanwhile: Meanwhile) {
         self.meanwhile.set(meanwhile);
     }
 
-    /// Tells the contract what happened since the last time. What the interrupted call has written
-    /// is an event after that: it may have been written later.
+    /// Passes the events since the last call to the contract. What the interrupted call has written
+    /// counts as a later event, because it may have been written after them.
     pub fn tell(&self, contract: &mut Contract) {
         let told = self.told.take();
         for told in &told {
@@ -100,7 +103,8 @@ impl<K: Modelled> Intruder<K> {
         self.failure.take()
     }
 
-    /// An interrupt on the CPU at hand, at whose end the CPU is `next`'s if its task may leave.
+    /// An interrupt on the current CPU, which switches to `next` if the current task may leave.
+    /// Returns whether it did.
     fn switch_to(&self, next: usize) -> bool {
         let (sim, lazy) = (self.mmu.kernel().sim(), self.mmu.lazy());
         let cpu = sim.cpu();
@@ -121,7 +125,7 @@ impl<K: Modelled> Intruder<K> {
         left.is_ok()
     }
 
-    /// The interrupt arrives.
+    /// Handles the interrupt.
     pub fn strike(&self) {
         let sim = self.mmu.kernel().sim();
         let cpu = sim.cpu();
@@ -147,8 +151,8 @@ impl<K: Modelled> Intruder<K> {
         assert!(self.switch_to(task), "R38: the intruder may leave");
     }
 
-    /// `task`, which left `cpu` to the intruder, goes on at `to`, and the task from there here, if
-    /// it may leave.
+    /// Moves `task`, which has left `cpu` to the intruder, to CPU `to`, and the task of that CPU to
+    /// `cpu`, if that one may leave. Returns whether it did.
     fn change_places(&self, task: usize, cpu: usize, to: usize) -> bool {
         let sim = self.mmu.kernel().sim();
         let other = sim.running(to);
@@ -164,12 +168,13 @@ impl<K: Modelled> Intruder<K> {
         moves
     }
 
-    /// Maps what is not mapped and unmaps what is, in a section, which it may leave open until the
-    /// next time.
+    /// Maps the intruder's pages if they are not mapped, and unmaps them otherwise, in a section.
+    /// If `closes` is false, the section stays open until the next preemption.
     fn work(&self, closes: bool) -> Result<(), Failure> {
         let (mmu, sim) = (&*self.mmu, self.mmu.kernel().sim());
         let lazy = mmu.lazy();
-        // SAFETY: the tree is the one that `new` made, and a handle of it lives in this call only.
+        // SAFETY: `new` has built the tree, and this is the only `AddressSpace` of it, which lives
+        // during this call only.
         let mut space = unsafe { AddressSpace::from_counted_root(mmu, KIND, self.tree) };
         if lazy.state().enable_count() == 0 {
             lazy.enable().map_err(|error| error.to_string())?;
@@ -212,7 +217,7 @@ impl<K: Modelled> Intruder<K> {
         Ok(())
     }
 
-    /// Its section has ended: nothing else may be seen at `va`.
+    /// Checks, after the section has ended, that the expected outcome is the only one at `va`.
     fn access(&self, va: u64, expected: Option<Frame>) -> Result<(), Failure> {
         let sim = self.mmu.kernel().sim();
         let out = sim.access(sim.cpu(), INTRUDER, va, Kind::Write);
@@ -235,7 +240,7 @@ impl<K: Modelled> Intruder<K> {
         }
     }
 
-    /// It leaves its section, if it has one, and its space is destroyed. On CPU 0.
+    /// Leaves the intruder's section, if one is open, and destroys its space. Runs on CPU 0.
     pub fn finish(&self) {
         let sim = self.mmu.kernel().sim();
         sim.on(0);

@@ -1,75 +1,64 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Execution of a program on the machine model.
 //!
-//! After each step comes [`Run::check`]. At the end every section is left, every flush done and
-//! every space destroyed, and no table is lost.
+//! [`Run::check`] follows each step. At the end every section is left, every invalidation executed
+//! and every space destroyed, and no table may be left.
 //!
-//! Around the library the kernel behaves as R43 asks: a space is locked during a call, and pages
-//! that a task has deferred or not flushed yet are left alone by the others. A section that goes on
-//! beyond the lock is ended, or flushed, with the lock held again: its end is what the next holder
-//! must know of.
+//! Around the library the kernel keeps R43: a space is locked during a call, and a task does not
+//! touch pages that another task has deferred or not invalidated yet. If a section continues after
+//! the lock was released, its end or flush takes the lock again, because the next holder must learn
+//! of it.
 
 use super::calls::Caller;
 use super::contract::{Contract, State, Value};
 use super::frames::FrameSource;
 use super::predict::{Debt, Pays, Terms, replay};
 use super::preempt::Intruder;
+use super::tasks::Suspended;
 use super::universe::{self, Universe};
 use super::{Frames, Op, Preemption, Program, Range, SPACES, Step, TASKS};
 use crate::model::world::Setup;
 use crate::model::{CPUS, Modelled, RootId, Sim, Switch, Token};
-use lazymmu::{
-    AddressSpace, Backend, BarrierPolicy, LazyMmuState, LazySuspended, Mmu, PageRange,
-    PendingInvalidation, Prot,
-};
+use lazymmu::{AddressSpace, Backend, BarrierPolicy, Mmu, PageRange, PendingInvalidation, Prot};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-/// A program of this machine failed: the step, and what is wrong.
+/// Why a program has failed: the step and the requirement.
 pub type Failure = String;
 
 const MODEL: Universe = Universe::MODEL;
 
-/// Emptied pages whose invalidation is still to come.
+/// Emptied pages that are not invalidated yet.
 pub struct Pending<'m, K: Modelled> {
     pub task: usize,
     pub space: usize,
     pub token: u32,
-    /// Each page with its frame.
+    /// The address of each page, and of its frame.
     pub frames: Vec<(u64, u64)>,
     pub flush: PendingInvalidation<'m, K>,
 }
 
-/// A task that has left its sections for a while.
-struct Suspended<'m, K: Modelled> {
-    task: usize,
-    /// Ranges that were in force, and will be again: their tables must stay.
-    ranges: usize,
-    #[expect(dead_code, reason = "it is there to be dropped")]
-    levels: LazySuspended<'m, K>,
-}
-
-/// A program at work.
+/// The execution of a program.
 pub struct Run<'m, K: Modelled> {
     pub mmu: &'m Mmu<K>,
     pub spaces: [AddressSpace<'m, K>; SPACES],
     pub roots: [RootId; SPACES],
     locks: [Token; SPACES],
     pub pending: VecDeque<Pending<'m, K>>,
-    /// The last of a task comes first back.
-    suspended: Vec<Suspended<'m, K>>,
+    /// The suspensions of all tasks. The last one of a task ends first.
+    pub(super) suspended: Vec<Suspended<'m, K>>,
     intruder: &'m Intruder<K>,
     pub contract: Contract,
     pub frames: FrameSource,
     pub next_token: u32,
     pub no_memory: bool,
-    switch: Switch,
+    pub(super) switch: Switch,
     /// Whether the barriers of each step so far could be predicted.
     is_predictable: bool,
-    /// What each task owes by the prediction.
+    /// The barriers that each task owes by the prediction.
     debts: [Debt; TASKS],
     terms: Terms,
-    /// Barriers before links, and tables alive, when every page was last looked at.
+    /// The numbers of barriers before links and of live tables at the last check.
     pub tables: (u64, usize),
 }
 
@@ -91,15 +80,10 @@ impl Range {
     }
 }
 
-/// The two counters in the `Debug` form of a state, without what is owed.
-fn counts_of(state: &str) -> Option<&str> {
-    state.split(", owed").next()
-}
-
 /// Runs a program of [`Universe::MODEL`] on a kernel that `make` builds around the machine.
 ///
 /// # Errors
-/// At which step which demand fails.
+/// The first step after which a requirement fails, and the requirement.
 pub fn run<K: Modelled + 'static>(
     setup: Setup,
     program: &Program,
@@ -114,7 +98,7 @@ pub fn run<K: Modelled + 'static>(
         })
     });
     let intruder = Intruder::new(&mmu, setup.switch);
-    // Weak: the intruder keeps the machine.
+    // Weak, because the intruder holds the library and with it the machine.
     let strikes = Rc::downgrade(&intruder);
     mmu.kernel().sim().on_strike(move || {
         if let Some(intruder) = strikes.upgrade() {
@@ -177,8 +161,7 @@ impl<'m, K: Modelled> Run<'m, K> {
         self.mmu.lazy().is_lazy_mmu_mode_active()
     }
 
-    /// Whether the task at hand may touch the pages: what another has deferred or not
-    /// flushed is that task's.
+    /// Whether `task` may touch the pages: no other task has deferred them or not invalidated them.
     pub fn is_free(&self, space: usize, range: Range, task: usize) -> bool {
         range
             .pages()
@@ -205,13 +188,14 @@ impl<'m, K: Modelled> Run<'m, K> {
         sim.take_trace();
         self.act(step, by)?;
         let events = sim.take_trace();
-        // A range that is refused has no section; what it must execute is then nothing.
+        // A range that was refused has opened no section, so it must execute nothing.
         let refused = matches!(step.op, Op::Fast(..)) && events.is_empty();
         let pays = if refused { Pays::Nothing } else { pays };
-        // Who was preempted in mid-call owes on two CPUs; what came of it the model sees.
+        // A task that was preempted inside a call may owe barriers on two CPUs, which is not
+        // predicted. The model still checks the outcomes.
         self.is_predictable &= step.preempted.is_none() && !self.mmu.kernel().is_spoiled();
         if self.is_predictable {
-            // An interrupt's writes are its own, and it leaves the task's debts alone (R12).
+            // The debts of an interrupt's writes are separate from those of the task (R12).
             let in_interrupt = matches!(step.op, Op::InterruptMap(_) | Op::InterruptBoth(_));
             let debt = if in_interrupt {
                 Debt::default()
@@ -227,7 +211,7 @@ impl<'m, K: Modelled> Run<'m, K> {
         Ok(())
     }
 
-    /// What the step may do about what the task's section owes.
+    /// Whether the step must pay what the task's section owes, or must not.
     fn pays(&self, op: Op, task: usize) -> Pays {
         let state = self.mmu.kernel().lazy_of(task).read();
         let (enabled, paused) = (state.enable_count() > 0, state.pause_count() > 0);
@@ -236,9 +220,9 @@ impl<'m, K: Modelled> Run<'m, K> {
             Op::Flush | Op::Suspend | Op::SuspendBegin => true,
             Op::Switch(_) | Op::Preempt(_) | Op::Drain => false,
             Op::Enable | Op::Resume | Op::SuspendEnd => false,
-            // The section of its own ends, at whatever depth.
+            // Its own section ends, which flushes at any depth.
             Op::Fast(..) => true,
-            // Without a section to join, an operation has its own.
+            // Outside of an active section, an operation pays before it returns.
             _ => !state.is_active(),
         };
         if is_all { Pays::All } else { Pays::Nothing }
@@ -282,7 +266,7 @@ impl<'m, K: Modelled> Run<'m, K> {
                 self.flush_pending(by);
             }
             Op::InterruptMap(range) | Op::InterruptBoth(range) => {
-                // No task's pending or unflushed page is an interrupt's to change.
+                // An interrupt must not change pages that a task has deferred or not invalidated.
                 if self.is_free(0, range, TASKS) {
                     sim.enter_interrupt();
                     self.contract.synchronized(cpu);
@@ -338,14 +322,15 @@ impl<'m, K: Modelled> Run<'m, K> {
         }
     }
 
-    /// A call has returned, perhaps on another CPU than it began on.
+    /// The caller after a call, which may have returned on another CPU.
     pub fn returned(&mut self, by: Caller) -> Caller {
         self.intruder.tell(&mut self.contract);
         let cpu = self.sim().cpu();
         Caller { cpu, ..by }
     }
 
-    /// What the handler does takes effect at once (R3), whatever the task defers.
+    /// Executes the handler of an interrupt. What it does takes effect at once (R3), also if the
+    /// task defers.
     fn interrupt(&mut self, op: Op, range: Range, by: Caller) -> Result<(), Failure> {
         let how = (0, Frames::Aligned);
         self.locked(0, by.cpu, |run| run.map(0, range, how, by))?;
@@ -357,7 +342,8 @@ impl<'m, K: Modelled> Run<'m, K> {
         Ok(())
     }
 
-    /// A call with the space's lock held. An ISB that the library executes synchronizes.
+    /// Executes a call with the lock of the space held. If the library executes an ISB, the
+    /// contract is told that the CPU has synchronized.
     pub fn locked<T>(&mut self, space: usize, cpu: usize, call: impl FnOnce(&mut Self) -> T) -> T {
         let sim = self.sim();
         self.lock(space, cpu);
@@ -382,161 +368,8 @@ impl<'m, K: Modelled> Run<'m, K> {
         self.contract.unlocked(space, cpu);
     }
 
-    fn move_lazy(&mut self, op: Op, by: Caller) {
-        let spaces = self.contract.spaces_of(by.task);
-        for space in spaces.clone() {
-            self.lock(space, by.cpu);
-        }
-        let lazy = self.mmu.lazy();
-        let isb = self.sim().executed().isb;
-        let paused = lazy.state().pause_count() > 0;
-        // An unbalanced call is refused (R8), and changes nothing.
-        let paid = match op {
-            Op::Enable => {
-                lazy.enable().ok();
-                false
-            }
-            Op::Resume => {
-                lazy.resume().ok();
-                false
-            }
-            Op::Disable => lazy.disable().is_ok() && !paused,
-            Op::Pause => lazy.pause().is_ok(),
-            Op::Drain => {
-                lazy.drain();
-                false
-            }
-            Op::Suspend => {
-                let before = format!("{:?}", lazy.state());
-                drop(self.suspend());
-                let after = format!("{:?}", lazy.state());
-                assert_eq!(
-                    counts_of(&before),
-                    counts_of(&after),
-                    "R38: the same levels again"
-                );
-                true
-            }
-            Op::SuspendBegin => {
-                let ranges = lazy.state().fast_pte_ranges();
-                let levels = self.suspend();
-                self.suspended.push(Suspended {
-                    task: by.task,
-                    ranges,
-                    levels,
-                });
-                true
-            }
-            Op::SuspendEnd => self.resume_levels(by.task),
-            _ => {
-                lazy.flush();
-                true
-            }
-        };
-        let by = self.returned(by);
-        if paid {
-            self.contract.section_paid(by.task, by.cpu);
-        }
-        if self.sim().executed().isb != isb {
-            self.contract.synchronized(by.cpu);
-        }
-        for space in spaces {
-            self.unlock(space, by.cpu);
-        }
-    }
-
-    /// Leaves every level: the task is as one without any.
-    fn suspend(&self) -> LazySuspended<'m, K> {
-        let lazy = self.mmu.lazy();
-        let suspended = lazy.suspend_all();
-        assert_eq!(
-            format!("{:?}", lazy.state()),
-            format!("{:?}", LazyMmuState::new()),
-            "R38: the task may sleep"
-        );
-        suspended
-    }
-
-    /// The last levels that the task has left come back, unless it is in others. Nothing is paid.
-    fn resume_levels(&mut self, task: usize) -> bool {
-        let state = self.mmu.lazy().state();
-        let inside = state.enable_count() > 0 || state.pause_count() > 0;
-        let last = self.suspended.iter().rposition(|s| s.task == task);
-        if let Some(last) = last.filter(|_| !inside) {
-            drop(self.suspended.remove(last));
-        }
-        false
-    }
-
-    /// Enters a section that announces a range, where there is a table to announce.
-    fn enable_fast(&mut self, space: usize, range: Range) {
-        let pages = range.of(space);
-        let mm = &self.spaces[space];
-        let table = mm.last_level_table(pages.start());
-        let Some(table) = table.filter(|_| pages.is_in_one_table(lazymmu::Level::L3)) else {
-            return;
-        };
-        // SAFETY: no table is freed while a range is in force (see `FreeEmptyTables`).
-        let result = unsafe {
-            let lazy = self.mmu.lazy();
-            lazy.enable_fast_pte_range(mm, pages.start(), pages.end(), table)
-        };
-        result.expect("the range is in the table");
-    }
-
-    /// Whether some task has announced a range, whose tables must stay, in a suspension as well.
-    fn is_announced(&self) -> bool {
-        if self.suspended.iter().any(|s| s.ranges > 0) {
-            return true;
-        }
-        (0..TASKS).any(|task| self.mmu.kernel().lazy_of(task).read().fast_pte_ranges() > 0)
-    }
-
-    fn synchronize(&mut self, cpu: usize) {
-        self.sim().synchronize(cpu);
-        self.contract.synchronized(cpu);
-    }
-
-    /// Another task runs, unless the one that runs may not leave (R38).
-    fn switch(&mut self, cpu: usize, next: usize) {
-        let sim = self.sim();
-        let prev = sim.running(cpu);
-        let next = next % TASKS;
-        if sim.cpu_of(next).is_some() {
-            return;
-        }
-        let lazy = self.mmu.lazy();
-        let left = match self.switch {
-            Switch::DsbIsh => lazy.switch_out(),
-            Switch::Bare => lazy.might_sleep(),
-        };
-        let stays = lazy.state().is_active() && !self.mmu.backend().is_preemptible();
-        assert_eq!(left.is_err(), stays, "R38");
-        if left.is_ok() {
-            let has_moved = sim.has_moved(next, cpu);
-            sim.switch(cpu, next, self.switch);
-            self.contract.switched(cpu, prev, next);
-            if has_moved {
-                self.synchronize(cpu);
-            }
-        }
-    }
-
-    /// An interrupt, a switch, and the return from it in the other task.
-    fn preempt(&mut self, cpu: usize, next: usize) {
-        self.synchronize(cpu);
-        self.switch(cpu, next);
-        self.synchronize(cpu);
-    }
-
-    fn tell(&mut self, from: usize, to: usize) {
-        self.sim().synchronize_with(from, to);
-        self.contract.acquired(from, to);
-        self.contract.completed(to);
-        self.contract.synchronized(to);
-    }
-
-    /// Everything is closed, flushed and given back.
+    /// Ends the program: closes every section, executes every invalidation and destroys every
+    /// space.
     fn finish(mut self) -> Result<(), Failure> {
         let sim = self.sim();
         for task in 0..TASKS {
@@ -549,7 +382,7 @@ impl<'m, K: Modelled> Run<'m, K> {
             self.leave(task, cpu);
         }
         self.check().map_err(|what| format!("at the end: {what}"))?;
-        // What a teardown needs is not what the steps are about.
+        // The teardown is not tested, so no instruction is left out from here on.
         self.mmu.kernel().disarm();
         sim.on(0);
         for space in 0..SPACES {
@@ -569,8 +402,9 @@ impl<'m, K: Modelled> Run<'m, K> {
         }
     }
 
-    /// `task` leaves every section and flushes what it owes to others. Each is an event of its own:
-    /// what one of them unlocks does not tell of the next.
+    /// `task` leaves every level and executes the invalidations that it has put off. Each is an
+    /// event of its own, because a CPU that takes the lock after one of them has not learned of the
+    /// next.
     fn leave(&mut self, task: usize, cpu: usize) {
         self.sim().on(cpu);
         let by = Caller { task, cpu };

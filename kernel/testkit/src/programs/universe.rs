@@ -1,83 +1,86 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a program is about: which spaces and which stretches of addresses exist, and how often what
-//! happens.
+//! The universe of a program: the spaces and windows that it can name, and the weights with which
+//! calls, ranges and CPUs are chosen. A *window* is here a range of addresses in a half, known to
+//! the program by its number.
 
 use super::Range;
 use super::decode::Mix;
 use lazymmu::{MemoryType, PAGE_SIZE, PageRange, Prot, SpaceKind};
 
-/// A stretch of addresses, the same in each space.
+/// A range of addresses, at the same place in the half of each space.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
-    /// Where it begins.
+    /// The first byte address.
     pub at: At,
-    /// How long it is.
+    /// The length in pages.
     pub pages: u16,
 }
 
-/// A place in a half.
+/// An address in a half.
 #[derive(Clone, Copy, Debug)]
 pub enum At {
-    /// So many bytes from its start on.
+    /// This number of bytes after the start of the half.
     Start(u64),
-    /// So many bytes before its end.
+    /// This number of bytes before the end of the half.
     End(u64),
 }
 
-/// `pages` pages from `offset` on.
+/// `pages` pages from `offset` bytes after the start of the half on.
 const fn from_start(offset: u64, pages: u16) -> Window {
     let at = At::Start(offset);
     Window { at, pages }
 }
 
-/// The last `pages` pages.
+/// The last `pages` pages of the half.
 const fn before_end(pages: u16) -> Window {
     let at = At::End(pages as u64 * PAGE_SIZE);
     Window { at, pages }
 }
 
-/// How long a range is. None is longer than the rest of its window.
+/// The length of a range, which never leaves its window.
 #[derive(Clone, Copy, Debug)]
 pub enum Length {
-    /// So many pages at most. Short ranges collide often.
+    /// At most this number of pages. Short ranges collide often.
     UpTo(u16),
     /// The rest of the window.
     Rest,
     /// All of the window, from its first page on.
     Whole,
-    /// All pages of the window in the last-level table of the first one: in a long window all 512.
+    /// All pages of the window that are in the last-level table of the first page: all 512 in a
+    /// long window.
     Table,
-    /// Anything.
+    /// Any length.
     Any,
 }
 
-/// All that a program can name. Weights say how often; what comes first in a list is the simplest,
-/// to which a program that fails is shrunk.
+/// Everything that a program can name, with weights. The first element of a list is the simplest
+/// one, to which a failing program is shrunk.
 #[derive(Clone, Copy, Debug)]
 pub struct Universe {
-    /// Spaces, each with its weight.
+    /// The spaces, each with its weight.
     pub spaces: &'static [(u8, SpaceKind)],
-    /// Where their pages are.
+    /// The windows, which are in each space.
     pub windows: &'static [Window],
-    /// How long ranges are, with weights.
+    /// The lengths of ranges, each with its weight.
     pub lengths: &'static [(u8, Length)],
     /// The weight of each CPU.
     pub cpus: &'static [u8],
-    /// Tasks that a CPU can switch to.
+    /// The number of tasks to which a CPU can switch.
     pub tasks: u8,
-    /// Which calls there are.
+    /// The calls and their weights.
     pub mix: Mix,
-    /// Of 256 steps, how many are preempted in the middle.
+    /// The number of steps among 256 that are preempted inside the call.
     pub preempted: u8,
 }
 
 /// One contiguous group, with its alignment.
 const GROUP: Window = from_start((1 << 30) + (6 << 21) + (3 << 16), 16);
 
-/// Both ends of a half.
+/// The first and the last pages of a half.
 const ENDS: [Window; 2] = [before_end(6), from_start(0, 6)];
 
-/// Where tables end, at each level, in the middle; both ends of the half; and a group.
+/// Pages around the end of a table of each level, the first and the last pages of the half, and a
+/// group.
 const EDGES: [Window; 6] = [
     from_start((5 << 39) + (7 << 21) - 20 * PAGE_SIZE, 40),
     from_start((5 << 39) + (3 << 30) - 6 * PAGE_SIZE, 12),
@@ -87,17 +90,18 @@ const EDGES: [Window; 6] = [
     GROUP,
 ];
 
-/// The same, and one whole last-level table with some of its neighbors.
+/// [`EDGES`], and one whole last-level table with some pages before and after it.
 const EDGES_AND_TABLE: [Window; 7] = {
     let [a, b, c, d, e, f] = EDGES;
     let table = from_start((9 << 39) - 4 * PAGE_SIZE, 520);
     [a, b, c, d, e, f, table]
 };
 
-/// The last table of a half and the first one, each with some pages of its neighbor.
+/// The last and the first table of a half, each with some pages of the neighboring table.
 const LAST_AND_FIRST_TABLE: [Window; 2] = [before_end(514), from_start(0, 514)];
 
-/// Both ends of a half, and a stretch on both sides of a table's end with room for more separate pages than any list holds.
+/// The first and the last pages of a half, and pages around a table's end. The latter have room for
+/// more separate ranges than any list of the library holds.
 const CORNERS: [Window; 3] = [
     ENDS[0],
     ENDS[1],
@@ -105,9 +109,9 @@ const CORNERS: [Window; 3] = [
 ];
 
 impl Universe {
-    /// Of the machine model ([`super::run()`]): three spaces, and few pages, so that CPUs and tasks
-    /// meet. The windows are the end of a last-level table, the end of a level-2 table, and one
-    /// contiguous group with its alignment.
+    /// The universe of the machine model ([`super::run()`]): three spaces, and few pages, so that
+    /// CPUs and tasks often use the same ones. The windows are pages around the end of a last-level
+    /// table and of a level-2 table, and one aligned contiguous group.
     pub const MODEL: Self = Self {
         spaces: &[
             (3, SpaceKind::Kernel),
@@ -120,15 +124,15 @@ impl Universe {
             GROUP,
         ],
         lengths: &[(1, Length::UpTo(3)), (1, Length::Rest)],
-        // Programs that jump about too much rarely get anywhere.
+        // A program with many steps of one CPU reaches more states.
         cpus: &[4, 2, 1],
         tasks: super::TASKS as u8,
         mix: Mix::Machine,
         preempted: 51,
     };
 
-    /// Of the oracle ([`super::oracle`]), for programs without sections: one space, all of whose
-    /// windows are looked at after each step, and among them a whole table.
+    /// A universe of the oracle ([`super::oracle`]) for programs without sections. The windows are
+    /// checked after each step; one of them has a whole table.
     pub const fn requests(space: &'static [(u8, SpaceKind)]) -> Self {
         Self {
             spaces: space,
@@ -141,7 +145,7 @@ impl Universe {
         }
     }
 
-    /// Of the oracle, for programs with sections.
+    /// A universe of the oracle for programs with sections.
     pub const fn sections(spaces: &'static [(u8, SpaceKind)]) -> Self {
         Self {
             spaces,
@@ -159,7 +163,8 @@ impl Universe {
         }
     }
 
-    /// The same with two windows only, the first and the last pages of the half, so that calls meet there often.
+    /// [`Universe::sections`] with two windows, the first and the last pages of the half, so that
+    /// calls often use the same pages.
     pub const fn ends(spaces: &'static [(u8, SpaceKind)]) -> Self {
         Self {
             windows: &ENDS,
@@ -168,7 +173,7 @@ impl Universe {
         }
     }
 
-    /// As [`Universe::requests`], in the last and the first table of a half.
+    /// [`Universe::requests`] with the last and the first table of a half as windows.
     pub const fn tables(spaces: &'static [(u8, SpaceKind)]) -> Self {
         Self {
             windows: &LAST_AND_FIRST_TABLE,
@@ -182,7 +187,8 @@ impl Universe {
         }
     }
 
-    /// Few pages and one long window, and mostly calls with tokens, gathers, callbacks and shared tables.
+    /// A universe of the oracle with few pages and one long window, and mostly calls with tokens,
+    /// gathers, callbacks and shared tables.
     pub const fn corners(spaces: &'static [(u8, SpaceKind)]) -> Self {
         Self {
             windows: &CORNERS,
@@ -192,7 +198,7 @@ impl Universe {
         }
     }
 
-    /// Pages of all windows.
+    /// The number of pages of all windows.
     pub const fn pages(&self) -> usize {
         self.first_page(self.windows.len())
     }
@@ -252,7 +258,7 @@ const USER_PROTS: [Prot; 4] = [
     Prot::USER.with_memory_type(MemoryType::NormalNonCacheable),
 ];
 
-/// The attributes that a program means by a number: each kind of space has four.
+/// The attributes that a program names by a number. Each kind of space has four.
 pub const fn prot(kind: SpaceKind, index: u8) -> Prot {
     let prots = match kind {
         SpaceKind::Kernel => KERNEL_PROTS,

@@ -1,16 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The same program with and without announced ranges: announcing executes no more stores, DSB, ISB and TLBI.
+//! A comparison of the same program with and without announced ranges: announcing must not execute
+//! more stores, DSB, ISB or TLBI.
 //!
-//! Two runs go side by side, each on a machine of its own. In the second one a section that announces a range is a plain
-//! section, and a [`lazymmu::FastPteRange`] is a plain section with calls for its pages. Where stores wait,
-//! [`lazymmu::AddressSpace::apply_to_page_range`] announces by itself; what [`Backend::DeferStores`] does outside of announced
-//! ranges is what [`Backend::DeferBarriers`] does, which is therefore the strategy of the second run. Neither run asks for an
-//! invalidation of entries that it changed one by one, unless nothing waits and a TLB may hold what they were. What announced ranges have made a
-//! contiguous group is folded there as well, because tables that differ are changed at different costs:
+//! Two runs execute each step one after the other, each on a machine of its own. In the second run
+//! a section that announces a range is a plain section, and a [`lazymmu::FastPteRange`] is a plain
+//! section with calls for its pages. With [`Backend::DeferStores`], which does the same as
+//! [`Backend::DeferBarriers`] outside of announced ranges, the second run uses the latter, because
+//! [`lazymmu::AddressSpace::apply_to_page_range`] would announce ranges by itself.
 //!
-//! * After a [`lazymmu::FastPteRange`] the second run folds the same range, and pays for it: one break, one invalidation and
-//!   one make for all groups are what a range may cost beyond a plain section.
-//! * A group that was made as one while its stores waited has cost nothing. The second run is not charged for folding it.
+//! Neither run requests an invalidation of entries that it has changed one by one, unless nothing
+//! waits and a TLB may hold their old values.
+//!
+//! The second run also folds the contiguous groups that announced ranges have made, so that both
+//! runs change equal tables:
+//!
+//! * After a [`lazymmu::FastPteRange`] the second run folds the same range, and the fold is
+//!   counted: one break, one invalidation and one make for all groups are what a range may cost
+//!   beyond a plain section.
+//! * A group that was made as one while its stores waited has cost nothing. In the second run its
+//!   fold is not counted.
 
 use super::entries::{prot_for, sets_live, write};
 use super::{Run, Space, attempt, new_library};
@@ -26,28 +34,28 @@ use lazymmu::{
 /// What the two runs of a program have executed.
 #[derive(Clone, Copy, Debug)]
 pub struct Compared {
-    /// With announced ranges.
+    /// The run with announced ranges.
     pub announced: Executed,
-    /// With plain sections.
+    /// The run with plain sections.
     pub plain: Executed,
 }
 
-/// What a run without announced ranges keeps.
+/// The state of a run without announced ranges.
 #[derive(Default)]
 pub(super) struct Plain {
-    /// What was executed to make the groups that have cost the other run nothing.
+    /// What was executed to fold groups that have cost the other run nothing.
     not_charged: Executed,
-    /// Whether that has changed what is executed later.
+    /// Whether such a fold has changed, or would have changed, what is executed later.
     is_unfair: bool,
 }
 
 /// Runs a program of `universe` with and without announced ranges.
 ///
-/// Returns `None` where the costs cannot be compared: the first run made a group in a section whose debts the fold of the
-/// second one would have paid.
+/// Returns `None` if the costs cannot be compared: the first run has made a group in a section
+/// whose debts the fold of the second run would have paid.
 ///
 /// # Errors
-/// As [`super::run`].
+/// The errors of [`super::run`].
 pub fn compare(
     universe: &Universe,
     backend: Backend,
@@ -83,23 +91,24 @@ pub fn compare(
                 plain.leave_nothing_to_invalidate();
             }
             let op = match step.1.op {
-                // Tokens that are merged may be of pages inside and outside of an announced range. The end of its section
-                // invalidates some of them then (R23), and the token all of them.
+                // A merged token may cover pages inside and outside of an announced range. The end
+                // of the section then invalidates some of them (R23), and the token all of them.
                 Op::UnmapMerged(space, range) => Op::UnmapNoFlush(space, range),
-                // A space that does not learn of the invalidation executes it again.
+                // If another space uses the token, the space that owes the invalidation executes it
+                // again.
                 Op::FlushPending(Place::OtherSpace) => Op::FlushPending(Place::Here),
                 op => op,
             };
             let is_interrupt = matches!(op, Op::InterruptMap(_) | Op::InterruptBoth(_));
             let is_batch_empty = |run: &Run<'_>| run.kernel().is_batch_empty();
-            // An interrupt finds the task where nothing waits.
+            // An interrupt is executed only while nothing waits in either run.
             if is_interrupt && !(is_batch_empty(&announced) && is_batch_empty(&plain)) {
                 continue;
             }
             let mut step = *step.1;
             step.op = op;
-            // Both runs make the same calls: a callback goes wrong in neither of them, and bottom halves are off where
-            // both can turn them off.
+            // Both runs must make the same calls: no callback goes wrong, and bottom halves are off
+            // only while nothing waits in either run.
             step.fault = None;
             let are_empty = is_batch_empty(&announced) && is_batch_empty(&plain);
             if step.scene == Scene::BottomHalvesOff && !are_empty {
@@ -134,8 +143,9 @@ pub fn compare(
 }
 
 impl Run<'_> {
-    /// Invalidates what the program has put off. A space remembers only the hull of such pages, and invalidates all of it when
-    /// one of them is mapped again, so that what happens elsewhere would decide what is executed later.
+    /// Executes the invalidations that the program has put off. A space remembers only the hull of
+    /// such pages, and invalidates all of it when one of them is mapped again; the two runs could
+    /// then execute different invalidations.
     fn leave_nothing_to_invalidate(&mut self) {
         for space in self
             .pending
@@ -150,8 +160,9 @@ impl Run<'_> {
         }
     }
 
-    /// Once nothing waits, invalidates what was written one by one and may still be cached. Where stores waited, live
-    /// entries that were set are invalidated.
+    /// If nothing waits, invalidates entries that were written one by one if they may still be
+    /// cached. Live entries that were set are invalidated in any case, unless the strategy has done
+    /// so.
     fn invalidate_rest(&mut self) {
         if !self.kernel().is_batch_empty() {
             return;
@@ -165,12 +176,12 @@ impl Run<'_> {
         }
     }
 
-    /// Nothing waits, and nothing is owed.
+    /// Whether nothing waits and nothing is owed.
     fn is_quiet(&self) -> bool {
         self.kernel().is_batch_empty() && self.mmu.lazy().state().owed().is_empty()
     }
 
-    /// The groups that are folded, as space and pages.
+    /// The folded groups, as space and pages.
     fn folded_groups(&self) -> Vec<(usize, PageRange)> {
         let mut groups = Vec::new();
         for (number, space) in self.spaces.iter().enumerate() {
@@ -188,7 +199,7 @@ impl Run<'_> {
         groups
     }
 
-    /// Folds what the step `op` has folded in `other`.
+    /// Folds the groups that the step `op` has folded in the other run.
     fn fold_as(&mut self, other: &Self, op: Op) {
         let mine = self.folded_groups();
         let mut missing = other.folded_groups();
@@ -210,7 +221,7 @@ impl Run<'_> {
         }
     }
 
-    /// Folds the groups of `pages`, and is not charged for it.
+    /// Folds the groups of `pages` without counting what that executes.
     fn fold_for_free(&mut self, space: usize, pages: PageRange, is_quiet: bool) {
         let is_quiet = is_quiet && self.is_quiet();
         let before = self.kernel().executed();
@@ -224,7 +235,7 @@ impl Run<'_> {
         plain.is_unfair |= !is_quiet;
     }
 
-    /// What [`Run::fast`] does, in a plain section.
+    /// Does what [`Run::fast`] does, in a plain section.
     pub(super) fn fast_unannounced(&mut self, space: usize, range: Range, each: Each, how: Fast) {
         let (pages, kind) = (self.range(space, range), self.kind(space));
         let frames = self.frames.take(pages, Frames::Consecutive);
@@ -242,7 +253,7 @@ impl Run<'_> {
         }
         let section = self.mmu.lazy().section();
         let Space { mm, entries } = &mut self.spaces[space];
-        // The table is built first, and nothing is changed without memory for it.
+        // The table is built first. Without memory for it nothing is changed.
         let built = mm.apply_to_page_range(part(0, 1), |_| Ok::<(), SpaceError>(()));
         if built.is_err() {
             return;
@@ -258,7 +269,7 @@ impl Run<'_> {
                     for i in at.clone() {
                         entries[i] = Desc::page(bulk[i], prot);
                     }
-                    // `set_run` makes groups at once.
+                    // `set_run` writes groups with the hint at once.
                     let head =
                         (first_va / PAGE_SIZE + at.start as u64).wrapping_neg() as usize % 16;
                     let groups = at.len().saturating_sub(head) / 16;

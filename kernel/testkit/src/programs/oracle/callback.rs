@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The callbacks of the caller, which may panic or fail at any of their calls.
+//! Callbacks that panic or fail at a chosen call.
 
 use super::Fault;
 use lazymmu::{Frame, SpaceError, VirtAddr};
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 
-/// What a callback panics with, or returns.
+/// The payload of a callback's panic, or the error that it returns.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// It was this step's fault.
+    /// The fault that the step has chosen.
     Fault,
-    /// The library has refused.
+    /// An error of the library.
     Space(SpaceError),
 }
 
@@ -21,7 +21,7 @@ impl From<SpaceError> for Stop {
     }
 }
 
-/// Counts the calls of a callback, and knows the one that goes wrong.
+/// Counts the calls of a callback, and lets the chosen one panic or fail.
 pub(super) struct Callback {
     fault: Option<(Fault, usize)>,
     calls: Cell<usize>,
@@ -37,18 +37,19 @@ impl Callback {
         Self { fault, calls }
     }
 
-    /// The callback has done its work for one entry or frame. This is where it panics or fails.
+    /// Ends one call of the callback, after its work for one entry or frame. Panics or fails here.
     pub(super) fn worked(&self) -> Result<(), Stop> {
         let call = self.calls.replace(self.calls.get() + 1);
         match self.fault {
-            // Not by `panic!`, which would tell the world.
+            // Not by `panic!`, which would print a message.
             Some((Fault::Panics, at)) if at == call => panic::resume_unwind(Box::new(Stop::Fault)),
             Some((Fault::Fails, at)) if at == call => Err(Stop::Fault),
             _ => Ok(()),
         }
     }
 
-    /// How many of `n` entries it sees, and what the call returns: `None` if it panics.
+    /// The number of entries among `n` for which it is called, and the result of the library's
+    /// call: `None` if the callback panics.
     pub(super) fn ends(&self, n: usize) -> (usize, Option<Result<(), Stop>>) {
         match self.fault {
             Some((Fault::Panics, at)) if at < n => (at + 1, None),
@@ -57,7 +58,7 @@ impl Callback {
         }
     }
 
-    /// The callback that takes frames by `take`. It cannot fail, but it can panic.
+    /// A callback that passes frames to `take`. It can panic, but cannot return an error.
     pub(super) fn taking(
         &self,
         mut take: impl FnMut(VirtAddr, Frame),
@@ -68,7 +69,8 @@ impl Callback {
         }
     }
 
-    /// How many of `n` entries or frames it sees, if it cannot fail, and whether it panics.
+    /// For a callback that cannot return an error: the number of calls among `n`, and whether it
+    /// panics.
     pub(super) fn reaches(&self, n: usize) -> (usize, bool) {
         match self.fault {
             Some((Fault::Panics, at)) if at < n => (at + 1, true),
@@ -77,7 +79,7 @@ impl Callback {
     }
 }
 
-/// What `work` returns, or `None` if a callback has panicked in it.
+/// The result of `work`, or `None` if a callback has panicked in it.
 pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
     match panic::catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => Some(result),

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What holds after every step.
+//! The checks of the oracle after every step.
 
 use super::{Run, alone};
 use crate::fake::{asid_of, tables_below};
 use lazymmu::{Desc, Level, Mapping, PAGE_SIZE, bits};
 
-/// Pages of a contiguous group.
+/// The number of pages of a contiguous group.
 const GROUP: usize = 16;
 
 impl Run<'_> {
@@ -14,7 +14,7 @@ impl Run<'_> {
         let state = self.mmu.lazy().state();
         assert_eq!((state.enable_count(), state.pause_count()), self.depth);
         let (announced, known) = (state.fast_pte_ranges(), self.announced.len());
-        // The list of ranges has an end, and a range without room has no effect.
+        // A task has room for a few ranges. A further one is not kept.
         assert!(announced <= known, "{announced} ranges stay announced");
         if !self.mmu.lazy().is_lazy_mmu_mode_active() {
             let nothing_owed = state.owed().is_empty();
@@ -48,7 +48,7 @@ impl Run<'_> {
         if found == expected {
             return;
         }
-        // Nothing but the hint may differ, and only in a group that is whole.
+        // Only the contiguous hint may differ, and only in a whole group.
         let without_hint = found.map(|found| Mapping {
             entry: alone(found.entry),
             ..found
@@ -60,7 +60,7 @@ impl Run<'_> {
         );
     }
 
-    /// Whether the pages of the page's group may be one entry of a TLB.
+    /// Whether the group of the page may be folded: its pages may be one entry of a TLB.
     fn is_group(&self, space: usize, page: usize) -> bool {
         let va = self.universe.va(space, page);
         let member = (va / PAGE_SIZE) as usize % GROUP;
@@ -77,7 +77,7 @@ impl Run<'_> {
             raw == base + i as u64 * PAGE_SIZE
         };
         let is_aligned = (base & bits::ADDRESS).is_multiple_of(GROUP as u64 * PAGE_SIZE);
-        // The kernel's half has no groups.
+        // Kernel mappings are not folded.
         let is_foldable = asid_of(self.kind(space)).is_some();
         let start = self.universe.va(space, first);
         is_foldable
@@ -86,7 +86,7 @@ impl Run<'_> {
             && group.iter().enumerate().all(continues)
     }
 
-    /// What a TLB may still hold is what the program has not flushed yet.
+    /// Checks that a TLB may hold old entries only of pages whose invalidation was put off.
     fn check_invalidations(&self) {
         let is_put_off = |asid, va: u64| {
             self.pending.iter().any(|pending| {
@@ -104,7 +104,7 @@ impl Run<'_> {
         let spaces = self.spaces.iter().enumerate();
         let own = |(number, space): (usize, &super::Space<'_>)| {
             let tables = tables_below(kernel, space.mm.root().as_u64(), 0);
-            // Of a space that has another one's tables, the root.
+            // A space that shares the tables of another one has only the root of its own.
             if self.home(number) == number {
                 tables
             } else {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Entries that are looked at and written one by one, by a callback or through a fast range.
+//! Calls that read and write single entries, by a callback or through a fast range.
 
 use super::callback::{Callback, Stop, caught};
 use super::requests::without_hint;
@@ -12,13 +12,13 @@ use lazymmu::{
     bits,
 };
 
-/// A refusal to put another frame where one is.
+/// The error for an entry that is set to another frame while it is live.
 const fn moved(va: VirtAddr) -> SpaceError {
     let violation = Violation::OutputAddress;
     SpaceError::BreakBeforeMake { va, violation }
 }
 
-/// An entry that can be written, and what the oracle says of it.
+/// An entry that the library lets the caller read and write.
 pub(super) trait Cell {
     fn get(&self) -> Desc;
     fn set(&mut self, frame: Frame, prot: Prot) -> Result<(), SpaceError>;
@@ -56,16 +56,17 @@ impl Cell for Nth<'_, '_, '_> {
     }
 }
 
-/// Attributes for what is mapped to `frame`: in one group of 16 frames the same for all, in the next one other ones for each
-/// page.
+/// The attributes for a mapping to `frame`: the same for all frames of every second group of 16,
+/// and different ones for each frame of the groups in between.
 pub(super) const fn prot_for(kind: SpaceKind, frame: Frame) -> Prot {
     let (number, group) = (frame.as_u64() / PAGE_SIZE, frame.as_u64() >> 16);
     let index = if group & 1 == 0 { group >> 1 } else { number };
     prot(kind, (index % 4) as u8)
 }
 
-/// Sets an entry that is in use: to another frame, which is refused whatever the attributes, and then to other
-/// attributes, which is refused if the memory type is another. Returns what it holds then.
+/// Sets an entry that is in use: first to another frame, which must be refused with any attributes,
+/// and then to other attributes, which must be refused if the memory type differs. Returns the
+/// entry after that.
 fn set_again(
     cell: &mut impl Cell,
     (va, known): (VirtAddr, Desc),
@@ -95,13 +96,13 @@ fn clear(cell: &mut impl Cell, held: Desc) {
     assert_eq!(cell.get(), Desc::INVALID);
 }
 
-/// Whether `act` sets an entry that is live, to the same value perhaps.
+/// Whether `act` sets an entry that is live, even if to the same value.
 pub(super) fn sets_live(known: Desc, act: Act) -> bool {
     act == Act::Set && known != Desc::INVALID
 }
 
-/// Does `act` with an entry that holds `known`, and says what it holds then. There are two frames
-/// for it.
+/// Executes `act` on an entry that holds `known`, and checks the results. Returns the entry after
+/// that. `frames` are two frames to which it may be set.
 pub(super) fn write(
     cell: &mut impl Cell,
     (va, known): (VirtAddr, Desc),
@@ -129,7 +130,7 @@ pub(super) fn write(
             assert_eq!(cell.set(frame, prot), Ok(()), "{va}");
             Desc::page(frame, prot)
         }
-        // One entry, several writes.
+        // An empty entry is written several times.
         Act::Replace => {
             assert_eq!(cell.set(frame, prot), Ok(()), "{va}");
             assert_eq!(cell.set(other, prot), Err(moved(va)));
@@ -149,7 +150,8 @@ pub(super) fn write(
 }
 
 impl Run<'_> {
-    /// The caller's invalidation of entries that were written one by one (R25), of which live ones were set perhaps (R30).
+    /// The invalidation that the caller owes for entries that were written one by one (R25).
+    /// `set_live` says whether live ones were set (R30).
     pub(super) fn invalidate_entries(&mut self, space: usize, range: Range, set_live: bool) {
         if let Some(put_off) = &mut self.frugal {
             put_off.push((space, range, set_live));
@@ -158,7 +160,7 @@ impl Run<'_> {
         }
     }
 
-    /// A callback that does something else with each entry.
+    /// Calls `apply_to_page_range` with a callback that changes each entry as `each` says.
     pub(super) fn apply(&mut self, space: usize, range: Range, each: Each) {
         let (pages, kind) = (self.range(space, range), self.kind(space));
         let frames = self.frames.take(pages, Frames::Consecutive);
@@ -200,7 +202,8 @@ impl Run<'_> {
         self.invalidate_entries(space, range, set_live);
     }
 
-    /// A callback for the entries that are in use.
+    /// [`Run::apply`] with `apply_to_existing_page_range`, which calls back for entries in use
+    /// only.
     pub(super) fn apply_existing(&mut self, space: usize, range: Range, each: Each) {
         let (pages, kind) = (self.range(space, range), self.kind(space));
         let frames = self.frames.take(pages, Frames::Consecutive);
@@ -230,7 +233,7 @@ impl Run<'_> {
         self.invalidate_entries(space, range, set_live);
     }
 
-    /// A range in one table: some of it at once, and then one entry after the other, in no order.
+    /// Opens a fast range, changes a part of it at once, and then single entries in mixed order.
     pub(super) fn fast(&mut self, space: usize, range: Range, each: Each, how: Fast) {
         if self.plain.is_some() {
             return self.fast_unannounced(space, range, each, how);
@@ -272,7 +275,7 @@ impl Run<'_> {
                 let mut frames = 0;
                 let set = caught(|| {
                     fast.set_each(at.start, at.len(), prot, |i| {
-                        // What it fails with has no way out but a panic.
+                        // The closure cannot return an error. It can only panic.
                         let _ = callback.worked();
                         frames += 1;
                         bulk[i]
@@ -304,7 +307,7 @@ impl Run<'_> {
         }
         let mut set_live = false;
         for step in 0..n {
-            // The prime is no divisor of a length, so every entry has its turn.
+            // 521 is a prime and larger than any length, so each entry is visited once.
             let i = step * 521 % n;
             let va = fake::va(pages.start().as_u64() + i as u64 * PAGE_SIZE);
             let known = (va, entries[i]);

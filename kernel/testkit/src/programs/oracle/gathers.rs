@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Gathers: of two ranges, and of more separate pages than any list holds. Their taker of frames may panic.
+//! Gathers of two ranges, and of more separate pages than a gather has room for. The callback that
+//! takes the frames may panic.
 
 use super::callback::{Callback, caught};
 use super::requests::taker;
@@ -9,13 +10,13 @@ use crate::programs::{Frames, Pieces, Place, Range};
 use lazymmu::{Desc, SpaceError};
 
 impl Run<'_> {
-    /// Two ranges with one invalidation. With `frees`, tables that became empty are freed after it.
+    /// Unmaps two ranges with one invalidation. With `frees`, tables that become empty are freed.
     pub(super) fn gather(&mut self, space: usize, ranges: [Range; 2], frees: bool) {
         let mut refused = ranges.map(|range| self.not_mapped(space, range));
         let first = self.universe.pages_of(ranges[0]);
         let mut again = self.universe.pages_of(ranges[1]);
         if refused == [None; 2] {
-            // What the first range took is not there for the second.
+            // A page of both ranges is not mapped any more for the second call.
             let va = again.find(|page| first.contains(page));
             let va = va.map(|page| self.va(space, page));
             refused[1] = va.map(|va| SpaceError::NotMapped { va });
@@ -29,7 +30,7 @@ impl Run<'_> {
         self.gather_pieces(space, &pieces, (Place::Here, frees));
     }
 
-    /// What is mapped in two ranges, with one invalidation.
+    /// Unmaps what is mapped in two ranges, with one invalidation.
     pub(super) fn gather_existing(&mut self, space: usize, ranges: [Range; 2]) {
         let (kernel, asid) = (self.mmu.kernel(), fake::asid_of(self.kind(space)));
         let pages = ranges.map(|range| self.range(space, range));
@@ -43,7 +44,7 @@ impl Run<'_> {
         let (reached, panics) = callback.reaches(expected.len());
         let take = callback.taking(taker(kernel, asid, &mut given));
         let mm = &mut self.spaces[space].mm;
-        // How many of the calls have returned.
+        // The number of calls that have returned.
         let mut done = 0;
         let finished = caught(|| {
             let mut gather = mm.gather(take);
@@ -58,7 +59,7 @@ impl Run<'_> {
         given.sort_unstable();
         assert!(given.iter().all(|mapping| expected.contains(mapping)));
         assert!(panics || given == expected);
-        // A panic while the second call makes room on the list leaves what it is about as it was.
+        // If the second call panics while it makes room on the list, its range is unchanged.
         let ranges = &ranges[..done];
         let expected = ranges.iter().flat_map(|range| self.mapped(space, *range));
         for (va, _) in expected {
@@ -72,7 +73,8 @@ impl Run<'_> {
         }
     }
 
-    /// Some pages of a range, each by a call of its own: more of them than any list holds.
+    /// Unmaps some pages of a range, one call for each. There may be more of them than a gather has
+    /// room for.
     pub(super) fn gather_each(
         &mut self,
         space: usize,
@@ -101,7 +103,8 @@ impl Run<'_> {
         self.gather_pieces(space, &in_order, end);
     }
 
-    /// Gathers ranges, of which some are refused. If the last one says so, tables that become empty are freed.
+    /// Gathers ranges, some of which must be refused. If the last argument says so, tables that
+    /// become empty are freed.
     fn gather_pieces(
         &mut self,
         space: usize,
@@ -123,7 +126,7 @@ impl Run<'_> {
         let was_off = self.in_interrupt();
         let take = callback.taking(taker(kernel, asid, &mut given));
         let mm = &mut self.spaces[space].mm;
-        // What it returns is looked at when the gather is gone: its end may panic.
+        // The results are checked after the gather has ended, because its end may panic.
         let freed = caught(|| {
             let mut gather = mm.gather(take);
             for pages in pages {
@@ -154,7 +157,7 @@ impl Run<'_> {
         if panics {
             expected.retain(|mapping| given.contains(mapping));
         }
-        // Neighbors are one range, in whichever order they came.
+        // Neighboring ranges are joined in any order, so the order of frames is not checked.
         expected.sort_by_key(|(va, _)| *va);
         assert_eq!(given, expected, "each frame once, with its address");
         for range in emptied {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The contract of lazy MMU mode in two numbers, and in the depths at which ranges are announced.
+//! Calls of lazy MMU mode. The oracle predicts the two counters, and the depths at which ranges are
+//! announced.
 
 use super::{Run, Suspended};
 use crate::fake::Fake;
@@ -7,7 +8,7 @@ use crate::programs::{Op, Range};
 use lazymmu::{LazyMmuError, LazySuspended, Level, SpaceError};
 
 impl<'m> Run<'m> {
-    /// Whether a range is in force, or will be again, so that its table must stay.
+    /// Whether a range is announced, also by a suspended section, so that its table must stay.
     pub(super) fn is_announced(&self) -> bool {
         let has_ranges = |suspended: &Suspended<'_>| !suspended.announced.is_empty();
         !self.announced.is_empty() || self.suspended.iter().any(has_ranges)
@@ -72,7 +73,7 @@ impl<'m> Run<'m> {
         }
     }
 
-    /// R3: nothing happens, but that tokens are used.
+    /// A call in interrupt context: it does nothing (R3), except that a flush uses the tokens.
     fn lazy_in_interrupt(&mut self, op: Op) {
         let lazy = self.mmu.lazy();
         let waits = !self.kernel().is_batch_empty();
@@ -118,7 +119,7 @@ impl<'m> Run<'m> {
         }
     }
 
-    /// Leaves every level: the task is as one without any.
+    /// Leaves every level, and checks the state.
     fn leave_levels(&self) -> LazySuspended<'m, Fake> {
         let lazy = self.mmu.lazy();
         let levels = lazy.suspend_all();
@@ -134,7 +135,7 @@ impl<'m> Run<'m> {
         levels
     }
 
-    /// Every level is left and entered again.
+    /// Leaves every level and enters it again.
     pub(super) fn suspend(&self) {
         drop(self.leave_levels());
     }
@@ -148,7 +149,7 @@ impl<'m> Run<'m> {
         });
     }
 
-    /// The last levels that were left come back, unless the task is in others.
+    /// Ends the last suspension, unless the task is in a level of its own.
     pub(super) fn suspend_end(&mut self) {
         if self.depth == (0, 0)
             && let Some(suspended) = self.suspended.pop()
@@ -160,7 +161,7 @@ impl<'m> Run<'m> {
         }
     }
 
-    /// Leaves every section and pause, those of suspensions as well.
+    /// Leaves every section and pause, including those that are suspended.
     pub(super) fn close(&mut self) {
         loop {
             while self.depth.1 > 0 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Calls for a whole range: the oracle knows which of them must be refused, and why.
+//! Calls for whole ranges. The oracle computes which of them must be refused, and with which error.
 
 use super::callback::{Callback, caught};
 use super::{Pending, Run, alone, verdict};
@@ -16,13 +16,13 @@ impl<'m> Run<'m> {
         self.no_memory && matches!(result, Err(SpaceError::OutOfTables { .. }))
     }
 
-    /// The first page that is not mapped, as the reason for a refusal.
+    /// The error of a call that needs mapped pages, if a page of the range is not mapped.
     pub(super) fn not_mapped(&self, space: usize, range: Range) -> Option<SpaceError> {
         let (va, _) = self.first(space, range, |entry| entry == Desc::INVALID)?;
         Some(SpaceError::NotMapped { va })
     }
 
-    /// The first page that is mapped, as the reason for a refusal.
+    /// The error of a call that needs empty pages, if a page of the range is mapped.
     pub(super) fn already_mapped(&self, space: usize, range: Range) -> Option<SpaceError> {
         let (va, entry) = self.first(space, range, |entry| entry != Desc::INVALID)?;
         let level = Level::L3;
@@ -39,7 +39,7 @@ impl<'m> Run<'m> {
         self.map_to(space, range, (&frames, backing), prot);
     }
 
-    /// Each page by a call of its own.
+    /// Maps a range with one call for each page.
     pub(super) fn map_each(&mut self, space: usize, range: Range, prot: u8, how: Frames) {
         let (pages, prot) = (self.range(space, range), self.prot(space, prot));
         let frames = self.frames.take(pages, how);
@@ -69,7 +69,7 @@ impl<'m> Run<'m> {
         }
     }
 
-    /// Contiguous groups change what the hardware may cache and nothing else.
+    /// Folds contiguous groups, which changes no entry except for the hint.
     pub(super) fn fold(&mut self, space: usize, range: Range) {
         let pages = self.range(space, range);
         let folded = self.spaces[space].mm.fold_contiguous(pages);
@@ -86,7 +86,8 @@ impl<'m> Run<'m> {
         }
     }
 
-    /// What is mapped goes, and no page of the range may be cached, whenever it was emptied.
+    /// Unmaps what is mapped. Afterwards no page of the range may be cached, also if it was emptied
+    /// before.
     pub(super) fn unmap_existing(&mut self, space: usize, range: Range) {
         let pages = self.range(space, range);
         let mapped = self.mapped(space, range).len() as u64;
@@ -94,7 +95,8 @@ impl<'m> Run<'m> {
         self.gone(space, range);
     }
 
-    /// The pages are not mapped any more, and their invalidation is complete.
+    /// Notes that the pages are not mapped any more, and checks that their invalidation is
+    /// complete.
     pub(super) fn gone(&mut self, space: usize, range: Range) {
         self.forget(space, range);
         let cached = self.may_be_cached(space, self.range(space, range));
@@ -120,7 +122,7 @@ impl<'m> Run<'m> {
         self.gone(space, range);
     }
 
-    /// Empties the pages without a flush.
+    /// Unmaps the pages without an invalidation. Returns the token.
     fn take(&mut self, space: usize, range: Range) -> Option<PendingInvalidation<'m, Fake>> {
         let expected = verdict(self.not_mapped(space, range));
         let pages = self.range(space, range);
@@ -161,7 +163,7 @@ impl<'m> Run<'m> {
         }
     }
 
-    /// In two halves, whose flushes are merged.
+    /// Unmaps two halves of a range without an invalidation, and merges the tokens.
     pub(super) fn unmap_merged(&mut self, space: usize, range: Range) {
         let (half, second) = range.halves();
         let Some(mut flush) = self.take(space, half) else {
@@ -178,7 +180,7 @@ impl<'m> Run<'m> {
         self.put_off(space, pages, flush);
     }
 
-    /// The oldest flush that was put off, if there is one.
+    /// Uses the oldest token, if there is one.
     pub(super) fn flush_pending(&mut self, place: Place) {
         let Some(Pending {
             space,
@@ -209,7 +211,8 @@ impl<'m> Run<'m> {
         }
     }
 
-    /// A token of another space is executed all the same, and pays nothing of what this space owes.
+    /// Uses the token of one space in another one. It is executed, and does not count as the
+    /// invalidation that the other space needs.
     pub(super) fn cross_tokens(&mut self, space: usize, range: Range) {
         let other = (space + 1) % self.spaces.len();
         if self.home(other) == self.home(space) {
@@ -231,7 +234,7 @@ impl<'m> Run<'m> {
         self.map(other, range, 0, Frames::Scattered);
     }
 
-    /// A flush that is dropped is one as well.
+    /// Drops all tokens, which invalidates as well.
     pub(super) fn drop_pending(&mut self) {
         while let Some(Pending {
             space,
@@ -250,8 +253,8 @@ impl<'m> Run<'m> {
         self.is_flushed(space, pages);
     }
 
-    /// A flush invalidates there and then, in a section as well, and what waits is executed before
-    /// (R26).
+    /// Checks an invalidation that the program has requested: it takes effect at once, also in a
+    /// section, after what waits (R26).
     fn is_flushed(&self, space: usize, pages: PageRange) {
         let is_drained = self.kernel().is_batch_empty() || self.in_interrupt();
         assert!(is_drained, "R26: something waits");
@@ -293,8 +296,8 @@ impl<'m> Run<'m> {
         self.set(space, range, entries);
     }
 
-    /// What is mapped in an interrupt takes effect at once (R3). It leaves alone what the task has
-    /// deferred.
+    /// Maps, and with `and_back` unmaps, in an interrupt. It takes effect at once (R3), and does
+    /// not change what the task has deferred.
     pub(super) fn interrupt(&mut self, range: Range, and_back: bool) {
         if !self.kernel().is_batch_empty() || self.kind(0).half() != lazymmu::Half::Upper {
             return;
@@ -312,7 +315,7 @@ impl<'m> Run<'m> {
         assert_eq!(state(), before, "R3: the state of the task has changed");
     }
 
-    /// Frees empty tables, unless one of them may be that of a range in force.
+    /// Frees empty tables, unless a range is announced or tables are shared.
     pub(super) fn free_empty_tables(&mut self, space: usize, range: Range) {
         if !self.may_free_tables() {
             return;
@@ -326,7 +329,7 @@ impl<'m> Run<'m> {
         }
     }
 
-    /// The table in which the walk to the page ends translates something.
+    /// Checks that the table in which the walk to the page ends has an entry in use.
     pub(super) fn is_kept_for_a_reason(&self, space: usize, page: usize) {
         let mm = &self.spaces[space].mm;
         let va = self.va(space, page);
@@ -354,7 +357,7 @@ impl<'m> Run<'m> {
     }
 }
 
-/// The error without the contiguous hint of the entry that it names.
+/// The same error without the contiguous hint in the entry that it contains.
 pub(super) fn without_hint(error: SpaceError) -> SpaceError {
     match error {
         SpaceError::AlreadyMapped { va, entry, level } => SpaceError::AlreadyMapped {
@@ -366,8 +369,8 @@ pub(super) fn without_hint(error: SpaceError) -> SpaceError {
     }
 }
 
-/// Takes frames back into `given`, each with the address that no TLB may translate to it any more
-/// (R25).
+/// A callback that takes frames: checks that no TLB may translate the address to the frame any more
+/// (R25), and adds both to `given`.
 pub(super) fn taker(
     kernel: &Fake,
     asid: Option<u16>,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Spaces over the same tables. Users' are refused. A kernel's second space, if the universe has one, is used once it shares
-//! the tables of the first; until then, its calls go to the first.
+//! Spaces that share tables. For user spaces the call is refused. If the universe has a second
+//! kernel space, it is used after it shares the tables of the first one; until then, calls for it
+//! go to the first one.
 
 use super::callback::Stop;
 use super::{Run, Space};
@@ -8,7 +9,7 @@ use crate::programs::Range;
 use lazymmu::{PageRange, SpaceError, SpaceKind, TableFrames};
 
 impl Run<'_> {
-    /// Whether the space has tables of another one, sooner or later.
+    /// Whether the space is one that uses the tables of another one, now or later.
     fn borrows(&self, space: usize) -> bool {
         space > 0 && [self.kind(space), self.kind(0)] == [SpaceKind::Kernel; 2]
     }
@@ -18,8 +19,9 @@ impl Run<'_> {
         if self.borrows(space) { 0 } else { space }
     }
 
-    /// The space that does what is asked of `space`. What the last one has emptied is invalidated before another one that
-    /// shares its tables follows it, as [`lazymmu::AddressSpace::share_tables`] asks.
+    /// The space that executes a call for `space`. If the last call was for another space with the
+    /// same tables, what that one has emptied is invalidated first, as
+    /// [`lazymmu::AddressSpace::share_tables`] requires.
     pub(super) fn acts(&mut self, space: usize) -> usize {
         let space = if self.is_shared {
             space
@@ -33,7 +35,7 @@ impl Run<'_> {
         space
     }
 
-    /// The whole universe, window by window.
+    /// All windows of the universe as ranges.
     fn windows(&self) -> Vec<Range> {
         let windows = (0..).zip(self.universe.windows);
         windows
@@ -65,7 +67,7 @@ impl Run<'_> {
             );
             return;
         }
-        // The second space must link none of its own.
+        // The second space must not link tables, so all of them are built first.
         self.kernel().set_budget(usize::MAX);
         for window in self.windows() {
             let pages = self.range(space, window);
@@ -96,7 +98,9 @@ impl Run<'_> {
             .get_disjoint_mut([space, other])
             .expect("two different spaces");
         let Space { mm: from, .. } = from;
-        // SAFETY: one task uses both. All tables of the universe exist and none is freed as long as they are shared.
+        // SAFETY: one task uses both spaces. All tables of the universe exist, so neither space
+        // links one, and none is freed while they are shared. `acts` invalidates what one space has
+        // emptied before the other one maps there.
         unsafe { to.mm.share_tables(from, pages) }
     }
 
@@ -105,7 +109,8 @@ impl Run<'_> {
         !self.is_announced() && !self.is_shared
     }
 
-    /// Of a space that has the tables of another one, only the root is its own.
+    /// Frees the roots of the spaces that share the tables of another one. The other tables are not
+    /// theirs.
     pub(super) fn give_back_roots(&mut self) {
         for space in (1..self.spaces.len()).rev() {
             if !self.borrows(space) {
