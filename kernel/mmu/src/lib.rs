@@ -15,9 +15,9 @@
 // it, which `cargo xtask check layers` checks.
 //
 // 1. Plain values: addr, bbm, counters, desc, error, group, policy, strategy, table, tlbi.
-// 2. What a task and a CPU carry: batch, task.
+// 2. The data of a CPU and of a task: batch, task.
 // 3. Instructions: aarch64.
-// 4. What a kernel supplies: hardware.
+// 4. The traits that a kernel implements: hardware.
 // 5. Configuration, barriers, invalidations: mmu.
 // 6. Ready parts of a kernel: one_task, table_pool.
 // 7. Strategies: backend.

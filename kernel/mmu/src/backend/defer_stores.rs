@@ -25,8 +25,8 @@
 //! * An invalidation that the caller has asked for (R26) is executed together with that of step 2,
 //!   if nothing is left for step 3.
 //! * A contiguous group is folded only if that needs no break of its own: all of its entries wait,
-//!   and each of them is a make. It is then stored with the hint. A live group of which a part
-//!   changes is unfolded.
+//!   and each of them is empty or must be broken anyway. It is then stored with the hint. A live
+//!   group of which a part changes is unfolded.
 //! * If every slot is taken, a slot that owes no invalidation is drained to make room for another
 //!   table. If there is none, makes in the other table do not wait.
 //!

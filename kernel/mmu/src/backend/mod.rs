@@ -21,14 +21,18 @@
 //! 1. `strategy.rs`: a variant of [`Backend`] with its name and number, whether a task may be
 //!    preempted in a section ([`Backend::is_preemptible`]), and whether it invalidates by itself
 //!    ([`Backend::invalidates`]). [`Mmu::set_backend`] then accepts it, and the enter hook in
-//!    `lazy/hooks.rs` binds the task to its CPU if it is not preemptible.
+//!    `lazy/hooks.rs` binds the task to its CPU if it is not preemptible. Tests that run with every
+//!    strategy iterate over [`Backend::ALL`].
 //! 2. `backend/NAME.rs`: its `write_run`, and if something waits, its `drain`.
 //! 3. This file: `write_run_by` calls it for makes and changes, `take_by` for emptied entries.
 //!    [`read`], [`before_make`] and [`drain_own_of_run`] must find what waits.
 //! 4. If it needs a queue of its own: the queue in `batch/`, with [`Batch::is_empty`] and
 //!    `Batch::concerns`, and its drain in `drain_batch_and` (`backend/drain.rs`).
 //! 5. `space/write.rs`: `stores_each` and `short_way_under` say whether loops over entries may
-//!    store past the strategy, and `may_become_live` whether a change may wait.
+//!    store past the strategy, and `may_become_live` whether a change may wait. If the strategy
+//!    looks at announced ranges: `space/fast_range.rs` and `space/apply.rs`, which announce only
+//!    for `DeferStores`.
+//! 6. The crate's README: the row in its table of strategies.
 //!
 //! The compiler points at the places that `match` all variants (`write_run_by`, `drain_own_of_run`,
 //! `stores_each`). The others, and `Backend::from_u8`, compare with single variants.

@@ -77,7 +77,7 @@ impl<'m, K: Kernel> LazySection<'m, K> {
         })
     }
 
-    /// Whether opening the section moved the counter.
+    /// Whether opening the section changed the counter.
     pub(crate) fn is_counted(&self) -> bool {
         self.opened == Opened::Counted
     }

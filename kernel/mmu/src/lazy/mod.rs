@@ -6,12 +6,12 @@
 //! This is Linux's generic contract, one for one. Every task has two counters, and four calls
 //! change them:
 //!
-//! | call      | refused (R8)          | counter          | hook                                      |
-//! |-----------|-----------------------|------------------|-------------------------------------------|
-//! | `enable`  | `enable_count` = 255  | `enable_count` + 1 | `enter` if it was 0                       |
-//! | `disable` | `enable_count` = 0    | `enable_count` - 1 | `leave` if 0 is reached, else **`flush`** |
-//! | `pause`   | `pause_count` = 255   | `pause_count` + 1  | `leave` if it was 0 and enabled           |
-//! | `resume`  | `pause_count` = 0     | `pause_count` - 1  | `enter` if 0 is reached and enabled       |
+//! | call      | refused if (R8)      | counter            | hook                              |
+//! |-----------|----------------------|--------------------|-----------------------------------|
+//! | `enable`  | `enable_count` = 255 | `enable_count` + 1 | `enter` if it was 0               |
+//! | `disable` | `enable_count` = 0   | `enable_count` - 1 | `leave` if now 0, else **`flush`** |
+//! | `pause`   | `pause_count` = 255  | `pause_count` + 1  | `leave` if it was 0 and enabled   |
+//! | `resume`  | `pause_count` = 0    | `pause_count` - 1  | `enter` if now 0 and enabled      |
 //!
 //! In interrupt context all four calls do nothing (R3), and while paused `enable` and `disable` do
 //! nothing (R6): such calls are ignored, not queued. A caller may rely on three things:
@@ -40,14 +40,17 @@
 //!
 //! # What happens at the end of a section
 //!
-//! [`Lazy::disable`] decrements the counter, ends the ranges that were announced at the depth that
-//! is left, and then, at any depth:
+//! [`Lazy::disable`] (`lazy/mode.rs`) decrements the counter and ends the ranges that were
+//! announced at the depth that is left. Then its hook (`lazy/hooks.rs`), at any depth:
 //!
-//! 1. drains this CPU's batch: stores that wait go to memory, and what waits for its invalidation
-//!    is invalidated;
-//! 2. executes the barriers that the task owes after that, at most one `DSB ISHST` and one `ISB`.
+//! 1. drains this CPU's batch: stores that wait go to memory, and pages that wait for their
+//!    invalidation are invalidated (`backend/drain.rs`);
+//! 2. at depth 0, lets the task lose its CPU again, if its strategy had bound it;
+//! 3. executes the barriers that the task owes by then, at most one `DSB ISHST` and one `ISB`
+//!    (`mmu/barriers.rs`).
 //!
-//! At depth 0 the task may lose its CPU again after the drain, if its strategy had bound it.
+//! A [`FastPteRange`](crate::FastPteRange) folds its contiguous groups before it leaves its
+//! section.
 //!
 //! The end of a section, a suspension, [`Lazy::exit`] and a context switch touch no other entry,
 //! because their caller need not hold the address space any more. Work that only the holder of a

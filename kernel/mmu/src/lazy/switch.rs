@@ -3,14 +3,15 @@
 //!
 //! # The protocol
 //!
-//! 1. Before it sleeps, a task asks [`Lazy::might_sleep`]. The call refuses where sleeping is a
-//!    mistake: in a section with a strategy that keeps its task on the CPU. The state says where
+//! 1. Before it sleeps, a task calls [`Lazy::might_sleep`]. The call refuses in a section with a
+//!    strategy that keeps its task on the CPU, where sleeping is a mistake. The state says where
 //!    that section was opened ([`LazyMmuSnapshot::opened_at`](crate::LazyMmuSnapshot::opened_at)).
-//! 2. The context switch takes its run queue's lock and picks the next task. Then, with interrupts
-//!    masked, on the CPU that the task leaves, and before another CPU can run the task, it calls
-//!    [`Lazy::switch_out`]: for a voluntary switch and for a preemption, at the end of an interrupt
-//!    or not. If the call refuses, the task keeps the CPU, and the scheduler tries again when
-//!    [`crate::Context::preemption_point`] says that it may.
+//! 2. The context switch takes the lock of the run queue from which the next task comes. While it
+//!    holds the lock, with interrupts masked, on the CPU that the task leaves, and before another
+//!    CPU can run the task, it calls [`Lazy::switch_out`]. This holds for voluntary switches and
+//!    for preemptions, also at the end of an interrupt. If the call refuses, the task keeps the
+//!    CPU, and the scheduler tries again when the library calls
+//!    [`crate::Context::preemption_point`].
 //! 3. A task that continues on another CPU executes an `ISB` first, or returns from an exception.
 //!    This synchronizes the new CPU with what was complete on the old one (row M3).
 //! 4. A task that ends calls [`Lazy::exit`] before its last switch.
@@ -26,7 +27,7 @@
 //! ```text
 //! CPU 0, task A: store entry = 0; DSB ISHST      (preempted before its TLBI)
 //! CPU 0:         lock the queue of CPU 1, put A into it, unlock
-//! CPU 1:         lock, pick A, DSB ISH           (the store is ordered before what CPU 1 does next)
+//! CPU 1:         lock, DSB ISH, pick A, unlock   (orders the store before what CPU 1 does next)
 //! CPU 1, task A: TLBI; DSB ISH
 //! ```
 //!

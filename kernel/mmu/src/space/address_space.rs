@@ -60,7 +60,7 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
             needed: 1,
             available: 0,
         })?;
-        // SAFETY: the table is new and zeroed: it leads nowhere.
+        // SAFETY: the table is new and zeroed, so it has no entry and links no table.
         let space = unsafe { Self::from_counted_root(mmu, kind, root) };
         space.is_private.set(true);
         Ok(space)
@@ -95,7 +95,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// finds. Each of these tables has one link. No other code writes them from now on, and no
     /// store to them waits in a batch.
     pub unsafe fn from_root(mmu: &'m Mmu<K>, kind: SpaceKind, root: Frame) -> Self {
-        // SAFETY: this function's contract, and the populations are counted before anything else.
+        // SAFETY: this function has the same contract, and sets the populations before another call
+        // can read them.
         let space = unsafe { Self::from_counted_root(mmu, kind, root) };
         space.count_entries(Level::L0, root);
         space
@@ -269,9 +270,9 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
 
     #[inline(always)]
     pub(super) fn table(&self, frame: Frame) -> &Table {
-        // SAFETY: `frame` is the root or the address in a valid table descriptor of this
-        // tree, so it came from `alloc_table` (or `from_root`'s caller vouched for it) and
-        // lives until `&mut self` frees it; `table_ptr` is valid for such frames.
+        // SAFETY: `frame` is the root or the address in a valid table descriptor of this tree. So
+        // it came from `alloc_table`, or the caller of `from_root` has promised that `table_ptr`
+        // finds it. It is not freed while this reference lives, because freeing needs `&mut self`.
         unsafe { self.mmu().kernel().table_ptr(frame).as_ref() }
     }
 

@@ -41,9 +41,9 @@ impl<K: Kernel> Lazy<'_, K> {
     /// [`AddressSpace::destroy`]. A suspension ([`Lazy::suspend_all`]) does not leave the section.
     ///
     /// # Errors
-    /// [`SpaceError::Range`] if `addr..end` is no range of whole pages or crosses a table's end (2
-    /// MiB); [`SpaceError::WrongHalf`]; [`SpaceError::OutsideWindow`]; [`SpaceError::WrongTable`]
-    /// if `table` does not translate the range; and
+    /// [`SpaceError::Range`] if `addr..end` is no range of whole pages or crosses a table's end
+    /// (2 MiB); [`SpaceError::WrongHalf`]; [`SpaceError::OutsideWindow`];
+    /// [`SpaceError::WrongTable`] if `table` does not translate the range; and
     /// [`LazyMmuError::EnableOverflow`](crate::LazyMmuError::EnableOverflow). Nothing changes.
     #[track_caller]
     pub unsafe fn enable_fast_pte_range(
@@ -65,10 +65,10 @@ impl<K: Kernel> Lazy<'_, K> {
 }
 
 impl<K: Kernel> AddressSpace<'_, K> {
-    /// Folds the contiguous groups of `range`: every 16 neighboring, aligned entries that map 64
-    /// KiB of consecutive, aligned memory with the same attributes get the contiguous hint, so that
-    /// a TLB may hold them as one entry. Groups that lie in the range only in part are folded as
-    /// well. Returns how many groups were folded. Linux: `contpte_try_fold()`.
+    /// Folds the contiguous groups of `range`: every 16 neighboring, aligned entries that map
+    /// 64 KiB of consecutive, aligned memory with the same attributes get the contiguous hint, so
+    /// that a TLB may hold them as one entry. Groups that lie in the range only in part are folded
+    /// as well. Returns how many groups were folded. Linux: `contpte_try_fold()`.
     ///
     /// The groups of one table share one break-before-make: their pages fault for a moment, and the
     /// handler of user faults must look at the entry again. Kernel mappings are never folded. In

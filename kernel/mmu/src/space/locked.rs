@@ -10,7 +10,7 @@
 //! ```text
 //! CPU 0, in a section:   lock; protect(page); unlock      (the store waits)
 //! CPU 1:                            lock; unmap_frames(page); unlock; the frame is used again
-//! CPU 0, section's end:                                             the store that waits maps the frame
+//! CPU 0, section's end:  the store that waits maps the frame again
 //! ```
 //!
 //! R43 forbids this, and the type of a plain lock does not enforce it. So an [`AddressSpace`] is

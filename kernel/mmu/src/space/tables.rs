@@ -310,8 +310,8 @@ impl<K: Kernel> AddressSpace<'_, K> {
                 }
             }
         }
-        // SAFETY: `destroy`'s caller and its invalidation vouch that nothing
-        // walks this tree any more.
+        // SAFETY: the caller of `destroy` promises that no CPU has the root in a TTBR, and the
+        // invalidation is complete, so no walker reaches this tree any more.
         unsafe { self.mmu().kernel().free_table(frame) };
     }
 }

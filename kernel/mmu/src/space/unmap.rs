@@ -145,10 +145,10 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
     /// call returns, no CPU translates a page of `range`; this includes pages that were emptied
     /// before and not invalidated yet. The frames stay with their owner.
     ///
-    /// An entry without a table is skipped with all addresses that it would translate (512 GiB, 1
-    /// GiB or 2 MiB). The pages that were emptied are invalidated together. If they form more than
-    /// 16 ranges, the last ones are invalidated as one range, with the holes between them. The call
-    /// needs no memory. Linux: `unmap_page_range()`.
+    /// An entry without a table is skipped with all addresses that it would translate (512 GiB,
+    /// 1 GiB or 2 MiB). The pages that were emptied are invalidated together. If they form more
+    /// than 16 ranges, the last ones are invalidated as one range, with the holes between them. The
+    /// call needs no memory. Linux: `unmap_page_range()`.
     ///
     /// # Errors
     /// [`SpaceError::WrongHalf`], [`SpaceError::OutsideWindow`], and [`SpaceError::Block`] for a

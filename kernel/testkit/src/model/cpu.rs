@@ -4,17 +4,20 @@
 //! A CPU has five views. Each holds the stores and TLBIs after which some kind of later access is
 //! ordered:
 //!
-//! | view      | holds                                    | grows by                  | orders                        |
-//! |-----------|------------------------------------------|---------------------------|-------------------------------|
-//! | `seen`    | what loads of this CPU have observed     | reading a flag            | faults, with ETS2 (R_NNFPF)   |
-//! | `acquired`| the same, before later explicit accesses | acquire, DMB LD/ISH, DSB  | later stores; row X5          |
-//! | `locked`  | observed by the loop that took a lock    | taking a lock             | any DSB, any CSE (see below)  |
-//! | `done`    | complete                                 | DSB, by type              | later TLBIs (rows U2, U3)     |
-//! | `synced`  | what was `done` at the last CSE          | ISB, exception entry, ERET| every later walk and fetch    |
+//! * `seen`: what loads of this CPU have observed. It grows by reading a flag, and orders faults
+//!   with ETS2 (R_NNFPF).
+//! * `acquired`: what was observed before later explicit accesses. It grows by an acquire, `DMB
+//!   LD`, `DMB ISH` and DSB, and orders later stores; see also row X5.
+//! * `locked`: what the loop that took a lock has observed. It grows by taking a lock, and orders
+//!   any later DSB and any later CSE (see below).
+//! * `done`: what is complete. It grows by a DSB according to its type, and orders later TLBIs
+//!   (rows U2, U3).
+//! * `synced`: what was `done` at the last context synchronization event (CSE). It grows by an ISB,
+//!   an exception entry and an ERET, and orders every later walk and fetch.
 //!
 //! A DSB of type stores or full adds the CPU's own stores to `done` (R_SPVBD, rows M5 and M6), and
 //! only a full one adds its own TLBIs (R_YNJCP, row U4). A walk may have been made at any time
-//! since the last context synchronization event (CSE), so `done` alone forbids nothing (row M3).
+//! since the last CSE, so `done` alone forbids nothing (row M3).
 //!
 //! Taking a lock is more than an acquire. Its atomic operation also *writes*, after the releasing
 //! store in coherence order, so a DSB of stores that completes this write also completes what came

@@ -208,10 +208,10 @@ impl Sim {
         &self.tasks[task].lazy
     }
 
-    /// `cpu` switches to `task`, which runs on no CPU. The leaving task releases and the arriving
-    /// one is acquired. The barrier comes after the acquire and before the release, so it completes
-    /// the stores of the leaving task and those that the arriving task has released. The switch
-    /// does not synchronize the context.
+    /// `cpu` switches to `task`, which runs on no CPU. First `cpu` acquires what `task` has
+    /// released when it left its last CPU; then comes the barrier; then the leaving task releases.
+    /// So the barrier completes the stores of the leaving task, and those that the arriving task
+    /// has released. The switch does not synchronize the context.
     pub fn switch(&self, cpu: usize, task: usize, how: Switch) {
         let mut machine = self.machine.borrow_mut();
         let (next, prev) = (&self.tasks[task], &self.tasks[self.running[cpu].get()]);
@@ -405,7 +405,7 @@ impl Sim {
         }
     }
 
-    /// The root of the kernel's half.
+    /// The root of the kernel half.
     pub fn kernel_root(&self) -> RootId {
         self.kernel_root.get().expect("a kernel space was added")
     }

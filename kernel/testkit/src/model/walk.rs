@@ -12,10 +12,11 @@
 //!   if the newer one was completed by a DSB before the CPU's last CSE (rows M3-M8, X3); or if the
 //!   walk followed a link that was stored after it (T2); or if an address dependency carries it
 //!   (X3); or, with ETS2, if it comes before the access in program order or in what the CPU has
-//!   observed (R_NNFPF, rows M1-M3, X1, X2); or if a TLBI that names the address was issued after
-//!   it, and completed before an access that is ordered after that completion (X5). Row X5 also
-//!   forbids a fault through a link that such a TLBI removed. Whether it also forbids a stale
-//!   *success* is row U9, on which the models disagree: this machine allows the success.
+//!   observed (R_NNFPF, rows M1-M3, X1, X2); or if another CPU has issued a TLBI that names the
+//!   address when the newer version was complete, and that TLBI is complete before the access
+//!   (X5). Row X5 also forbids a fault through a link that such a TLBI removed. Whether it also
+//!   forbids a stale *success* is row U9, on which the models disagree: this machine allows the
+//!   success.
 //! * A member of a **contiguous group**. It translates all 16 pages, and each page may be cached
 //!   separately: a TLBI removes only the page that it names.
 //!
