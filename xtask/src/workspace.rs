@@ -53,6 +53,12 @@ impl Workspace {
         &self.target
     }
 
+    /// `path` as it is shown: from the root on, if it is below that.
+    pub fn shown(&self, path: &Path) -> String {
+        let path = path.strip_prefix(&self.root).unwrap_or(path);
+        path.display().to_string()
+    }
+
     /// The kernel with symbols and debug information.
     pub fn kernel_elf(&self) -> PathBuf {
         self.target.join("kernel.elf")

@@ -34,18 +34,13 @@ impl Build {
         let artifacts = build(&workspace)?;
         println!(
             "{} ({} KiB of at most {} KiB), {}",
-            shown(&workspace, &artifacts.image),
+            workspace.shown(&artifacts.image),
             artifacts.size.div_ceil(1024),
             flat_image::SIZE_LIMIT / 1024,
-            shown(&workspace, &artifacts.elf),
+            workspace.shown(&artifacts.elf),
         );
         Ok(())
     }
-}
-
-fn shown(workspace: &Workspace, path: &Path) -> String {
-    let path = path.strip_prefix(workspace.root()).unwrap_or(path);
-    path.display().to_string()
 }
 
 /// Builds the kernel and writes both artifacts.

@@ -5,7 +5,6 @@
 use crate::process;
 use crate::workspace::Workspace;
 use anyhow::Result;
-use std::path::Path;
 use std::process::Stdio;
 
 /// A cargo command that succeeds when there is nothing to find.
@@ -65,9 +64,7 @@ impl Tool {
         // Only rustfmt prints to standard output: the names of files.
         let output = process::finish(&mut command, Stdio::piped(), Stdio::inherit())?;
         for file in String::from_utf8_lossy(&output.stdout).lines() {
-            let file = Path::new(file);
-            let file = file.strip_prefix(workspace.root()).unwrap_or(file);
-            let (file, name) = (file.display(), self.name);
+            let (file, name) = (workspace.shown(file.as_ref()), self.name);
             println!("{file}:1: {name}: not formatted; type: cargo fmt --all");
         }
         if !output.status.success() {

@@ -5,7 +5,7 @@
 //! The card is `target/sdcard.img`, to be written as a whole, and `target/sdcard/`, the same files
 //! to be copied. The kernel's symbols stay beside them in `target/sdcard.elf`, so that a later
 //! build does not take them from the kernel that is on the card; `cargo xtask serial` reads them.
-//! All three are complete or as they were: they are written under another name first.
+//! All three are complete or as they were: they are written to another folder first.
 
 pub mod card;
 pub mod disk;
@@ -20,10 +20,6 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// What the kernel does when nothing else is asked for; it would do the same without, but a card
-/// is looked at long after it was made.
-const BOOTARGS: &str = "mode=demo";
-
 /// Write target/sdcard.img, a bootable SD card for a Raspberry Pi 4, and its files to target/sdcard/
 ///
 /// The firmware's own files are not part of lazymmu: --firmware says where they are. Without it
@@ -36,8 +32,9 @@ pub struct Image {
     #[arg(long, value_name = "DIR")]
     firmware: Option<PathBuf>,
 
-    /// Boot arguments for the kernel, for cmdline.txt, e.g. -- mode=selftest [default: mode=demo]
-    #[arg(last = true, value_name = "BOOTARGS")]
+    /// Boot arguments for the kernel, for cmdline.txt, e.g. -- mode=selftest
+    // The kernel does the same without, but a card is looked at long after it was made.
+    #[arg(last = true, value_name = "BOOTARGS", default_value = "mode=demo")]
     bootargs: Vec<String>,
 }
 
@@ -50,10 +47,7 @@ impl Image {
             Some(folder) => firmware::read(folder)?,
             None => Vec::new(),
         };
-        let bootargs = match self.bootargs.join(" ") {
-            none if none.is_empty() => BOOTARGS.to_owned(),
-            bootargs => bootargs,
-        };
+        let bootargs = self.bootargs.join(" ");
         card::command_line(&bootargs)?;
         let artifacts = build::build(&workspace)?;
         let kernel = read(&artifacts.image)?;
@@ -61,7 +55,7 @@ impl Image {
         let symbols = read(&artifacts.elf)?;
         let places = Places::below(workspace.target());
         places.write(&card, &symbols)?;
-        print!("{}", summary(&card, &places, workspace.root()));
+        print!("{}", summary(&card, &places, &workspace));
         Ok(())
     }
 }
@@ -91,29 +85,32 @@ impl Places {
         }
     }
 
-    /// Writes everything under other names, then renames.
+    /// Writes everything to another folder, then renames.
     ///
     /// # Errors
     ///
     /// When the files do not fit on a card, or cannot be written.
     pub fn write(&self, card: &Card, symbols: &[u8]) -> Result<()> {
-        let partial = |path: &Path| path.with_added_extension("partial");
-        let disk = disk::with(card)?;
-        let folder = partial(&self.folder);
-        remove_folder(&folder)?;
-        card.write_folder(&folder)?;
-        for (path, bytes) in [(&self.image, &disk[..]), (&self.symbols, symbols)] {
-            let partial = partial(path);
-            fs::write(&partial, bytes)
-                .inspect_err(|_| drop(fs::remove_file(&partial)))
-                .with_context(|| format!("cannot write {}", partial.display()))?;
+        let partial = self.folder.with_added_extension("partial");
+        remove_folder(&partial)?;
+        let new = Self::below(&partial);
+        card.write_folder(&new.folder)?;
+        for (path, bytes) in [
+            (&new.image, &disk::with(card)?[..]),
+            (&new.symbols, symbols),
+        ] {
+            fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
         }
         remove_folder(&self.folder)?;
-        for path in [&self.folder, &self.image, &self.symbols] {
-            fs::rename(partial(path), path)
-                .with_context(|| format!("cannot write {}", path.display()))?;
+        let renamed = [
+            (&new.folder, &self.folder),
+            (&new.image, &self.image),
+            (&new.symbols, &self.symbols),
+        ];
+        for (from, to) in renamed {
+            fs::rename(from, to).with_context(|| format!("cannot write {}", to.display()))?;
         }
-        Ok(())
+        remove_folder(&partial)
     }
 }
 
@@ -127,12 +124,9 @@ fn remove_folder(folder: &Path) -> Result<()> {
 }
 
 /// What was written, and what a person does next.
-fn summary(card: &Card, places: &Places, root: &Path) -> String {
-    let shown = |path: &Path| {
-        let path = path.strip_prefix(root).unwrap_or(path);
-        path.display().to_string()
-    };
-    let (image, folder) = (shown(&places.image), shown(&places.folder));
+fn summary(card: &Card, places: &Places, workspace: &Workspace) -> String {
+    let image = workspace.shown(&places.image);
+    let folder = workspace.shown(&places.folder);
     let mut text = format!(
         "{image} ({} MiB, one FAT32 partition), and its files in {folder}/:\n",
         disk::SIZE >> 20
@@ -217,15 +211,15 @@ mod tests {
 
     #[test]
     fn summary_says_what_to_do_next_and_names_no_device() {
-        let root = Path::new("/checkout");
-        let places = Places::below(&root.join("target"));
-        let text = summary(&complete(), &places, root);
+        let workspace = Workspace::at("/checkout".into(), "/checkout/target".into());
+        let places = Places::below(workspace.target());
+        let text = summary(&complete(), &places, &workspace);
         assert!(
             text.contains("Next: write target/sdcard.img to a card"),
             "{text}"
         );
         assert!(!text.contains("NOT boot"), "{text}");
-        let text = summary(&card(Vec::new()), &places, root);
+        let text = summary(&card(Vec::new()), &places, &workspace);
         for part in firmware::PARTS {
             assert!(text.contains(part.path), "{text}");
         }

@@ -107,7 +107,7 @@ impl Serial {
             silence: given.unwrap_or(SILENCE),
         };
         let mut session = Session::new(Console::new(symbols));
-        let end = session.follow(&mut port, patience, sink)?;
+        let end = session.follow(&mut port, patience, sink);
         let (verdict, report) = session.judge(&end, &path);
         Ok(Outcome { verdict, report })
     }

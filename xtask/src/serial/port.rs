@@ -97,17 +97,6 @@ fn usb_ports(devices: &Path) -> Result<Vec<PathBuf>> {
     Ok(ports)
 }
 
-/// What a look at a port found.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// So many bytes.
-    Bytes(usize),
-    /// Nothing within the time.
-    Nothing,
-    /// There is no such port any more; the text says how the system put it.
-    Gone(String),
-}
-
 /// A port in use.
 #[derive(Debug)]
 pub struct Port {
@@ -146,29 +135,28 @@ impl Port {
         Ok(port)
     }
 
-    /// Reads what has come, or waits a little for something to come.
+    /// Reads what has come, or waits a little for something to come: the number of bytes, or 0.
     ///
     /// # Errors
     ///
-    /// When the port cannot be read although it is there.
-    pub fn read(&mut self, buffer: &mut [u8]) -> Result<Heard> {
+    /// When the port cannot be read any more.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut events = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
         let tick = PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO);
         match poll(&mut events, tick) {
-            Ok(0) | Err(Errno::EINTR) => return Ok(Heard::Nothing),
+            Ok(0) | Err(Errno::EINTR) => return Ok(0),
             Ok(_) => {}
-            Err(error) => return Err(error).context("cannot wait for the serial port"),
+            Err(error) => return Err(error.into()),
         }
-        match self.file.read(buffer) {
-            Ok(0) => Ok(Heard::Gone("end of file".to_owned())),
-            Ok(length) => Ok(Heard::Bytes(length)),
-            Err(error) => match (error.kind(), error.raw_os_error()) {
-                (ErrorKind::WouldBlock | ErrorKind::Interrupted, _) => Ok(Heard::Nothing),
-                (_, Some(libc::EIO | libc::ENXIO | libc::ENODEV | libc::EBADF)) => {
-                    Ok(Heard::Gone(error.to_string()))
-                }
-                _ => Err(error).context("cannot read the serial port"),
-            },
+        match self
+            .file
+            .read(buffer)
+            .map_err(|error| (error.kind(), error))
+        {
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(length) => Ok(length),
+            Err((ErrorKind::WouldBlock | ErrorKind::Interrupted, _)) => Ok(0),
+            Err((_, error)) => Err(error),
         }
     }
 }
@@ -272,14 +260,12 @@ mod tests {
         assert!(!flags.intersects(ControlFlags::PARENB | ControlFlags::CSTOPB));
 
         let mut buffer = [0; 64];
-        assert_eq!(port.read(&mut buffer).expect("it is there"), Heard::Nothing);
+        assert_eq!(port.read(&mut buffer).expect("it is there"), 0);
         // What a terminal would make something else of: CR, EOF, interrupt, XOFF, 8 bits.
         let sent = b"a\r\n\x04\x03\x13\xff";
         board.write_all(sent).expect("somebody listens");
-        assert_eq!(
-            port.read(&mut buffer).expect("it is there"),
-            Heard::Bytes(sent.len())
-        );
+        let length = port.read(&mut buffer).expect("it is there");
+        assert_eq!(length, sent.len());
         assert_eq!(&buffer[..sent.len()], sent);
         drop(port);
         assert_eq!(
@@ -293,8 +279,7 @@ mod tests {
         let (board, slave, path) = pair();
         let mut port = Port::open(&path).expect("it is a port");
         drop((board, slave));
-        let heard = port.read(&mut [0; 64]).expect("gone is no error");
-        assert!(matches!(heard, Heard::Gone(_)), "{heard:?}");
+        port.read(&mut [0; 64]).expect_err("it is gone");
     }
 
     #[test]

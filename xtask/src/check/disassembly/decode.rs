@@ -41,21 +41,12 @@ impl fmt::Display for Op {
             Self::Write(register) => {
                 let field = |low: u32, bits: u32| register >> low & ((1 << bits) - 1);
                 let (op0, op1, op2) = (field(14, 2), field(11, 3), field(0, 3));
-                write!(
-                    f,
-                    "msr s{op0}_{op1}_c{}_c{}_{op2}",
-                    field(7, 4),
-                    field(3, 4)
-                )
+                let (crn, crm) = (field(7, 4), field(3, 4));
+                write!(f, "msr s{op0}_{op1}_c{crn}_c{crm}_{op2}")
             }
-            Self::Access(Access {
-                is_store,
-                size,
-                base,
-                ..
-            }) => {
-                let what = if is_store { "store" } else { "load" };
-                write!(f, "{what} of {size} bytes at x{base}")
+            Self::Access(access) => {
+                let what = if access.is_store { "store" } else { "load" };
+                write!(f, "{what} of {} bytes at x{}", access.size, access.base)
             }
             Self::Literal(literal) => write!(f, "load of the literal at {:#x}", literal.at),
             ref other => write!(f, "{other:?}"),
