@@ -2,15 +2,15 @@
 
 //! `cargo xtask run`: from a fresh checkout to the demonstration on the screen.
 
+use crate::bench::headline;
 use crate::build;
-use crate::measure::headline;
 use crate::process::quoted;
 use crate::qemu::Input;
 use crate::qemu::boot::Watch;
 pub use crate::qemu::boot::again;
 use crate::qemu::{Boot, MachineOptions, Plugin, Qemu, Verdict};
 use crate::workspace::Workspace;
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use std::path::{self, Path, PathBuf};
 
@@ -66,7 +66,7 @@ impl Run {
         match outcome.verdict {
             Verdict::Success => {
                 if !bootargs.split(' ').any(|word| word.starts_with("mode=")) {
-                    print!("\n{}", headline::shown(&workspace)?);
+                    println!("\n{}", headline::shown(&workspace)?);
                 }
                 Ok(())
             }
@@ -77,10 +77,7 @@ impl Run {
 
 /// `qemu` with the plugin, which writes to `out`.
 fn counting(workspace: &Workspace, qemu: &Qemu, out: &Path) -> Result<Qemu> {
-    let plugin = Plugin::build(workspace)?;
-    if let Some(why) = plugin.refused_by(qemu)? {
-        bail!("{why}");
-    }
+    let plugin = Plugin::provide(workspace, qemu)?;
     // QEMU is started elsewhere.
     Ok(plugin.given_to(qemu, &path::absolute(out)?))
 }

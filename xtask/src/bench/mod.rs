@@ -10,6 +10,7 @@
 //! what the bus makes of it. What repeats exactly are counts, so they can be compared with those of
 //! yesterday.
 
+pub mod headline;
 mod html;
 mod memory;
 mod statements;
@@ -17,7 +18,7 @@ mod summary;
 mod tables;
 
 use crate::build;
-use crate::failure::{self, Failure};
+use crate::failure::Failure;
 use crate::guest;
 use crate::measure::agreement;
 use crate::measure::baseline;
@@ -31,7 +32,7 @@ use crate::measure::results::Results;
 use crate::parallel;
 use crate::qemu::{Plugin, Qemu};
 use crate::workspace::Workspace;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use statements::Statement;
@@ -126,7 +127,7 @@ impl Bench {
         let qemu = Qemu::provide()?;
         let plugin = match self.no_plugin {
             true => None,
-            false => Some(plugin(&workspace, &qemu)?),
+            false => Some(Plugin::provide(&workspace, &qemu)?),
         };
         let artifacts = build::build(&workspace)?;
         let setup = Setup {
@@ -148,7 +149,7 @@ impl Bench {
         let boots = CPUS
             .into_iter()
             .filter(|cpu| !self.no_plugin && terms.iter().any(|terms| terms.cpu == *cpu));
-        let boots: Vec<_> = boots.map(|cpu| Measurement::Boot(cpu.to_owned())).collect();
+        let boots: Vec<_> = boots.map(Measurement::boot).collect();
         let windows = terms.into_iter().map(Measurement::Windows);
         windows.chain(boots).collect()
     }
@@ -171,7 +172,12 @@ impl Bench {
             println!("{}", summary::shown(measurement, &costs)?);
             results.measured.insert(measurement.clone(), costs);
         }
-        self.check(setup.workspace, &results)
+        let said: Vec<Statement> = self
+            .not_worse(setup.workspace, &results)?
+            .into_iter()
+            .collect();
+        print!("{}", verdicts(&said));
+        end(&said)
     }
 
     fn with_plugin(
@@ -199,8 +205,7 @@ impl Bench {
         }
         said.extend(statements::sections(&results));
         said.extend(statements::flat(&results));
-        let failed = said.iter().filter(|statement| !statement.holds()).count();
-
+        said.extend(self.not_worse(workspace, &results)?);
         println!("{}", report(&results, &said));
         if let Some(line) = &skipped {
             println!("{line}\n");
@@ -220,7 +225,7 @@ impl Bench {
         write(&json, &results.to_json()?)?;
         write(&html, &html::page(&results, &said)?)?;
         println!("Written: {} and {}", json.display(), html.display());
-        if self.write && failed == 0 {
+        if self.write && said.iter().all(Statement::holds) {
             // With the sizes of `cargo xtask test`: the largest window can cost a few instructions less.
             let (results, _) = round(setup, all, baseline::PAGES, None)?;
             write(&workspace.root().join(baseline::FILE), &results.to_json()?)?;
@@ -230,42 +235,25 @@ impl Bench {
             )?;
             println!("Written: {} and {DOCUMENT}", baseline::FILE);
         }
-        match failed {
-            0 => self.check(workspace, &results),
-            1 => Err(Failure::new(1, "one statement above does not hold").into()),
-            some => Err(Failure::new(1, format!("{some} statements above do not hold")).into()),
-        }
+        end(&said)
     }
 
-    /// Compares with the baseline, if that was asked for.
-    fn check(&self, workspace: &Workspace, results: &Results) -> Result<()> {
+    /// That nothing is worse than in the baseline, if that was asked for.
+    fn not_worse(&self, workspace: &Workspace, results: &Results) -> Result<Option<Statement>> {
         if !self.check {
-            return Ok(());
+            return Ok(None);
         }
         let committed = baseline::read(workspace)?;
-        let mut good = true;
-        for (measurement, costs) in &results.measured {
-            for line in baseline::worse(&committed, measurement, costs) {
-                println!("{measurement}: {line}");
-                good = false;
-            }
-        }
-        if good {
-            println!("Not worse than {}", baseline::FILE);
-            return Ok(());
-        }
-        let next = format!("if that is meant to be so: {} again", baseline::WRITE);
-        Err(Failure::new(1, format!("worse than {}", baseline::FILE))
-            .with_next(next)
-            .into())
+        Ok(Some(statements::not_worse(&committed, results)))
     }
 }
 
-fn plugin(workspace: &Workspace, qemu: &Qemu) -> Result<Plugin> {
-    let plugin = Plugin::build(workspace)?;
-    match plugin.refused_by(qemu)? {
-        Some(why) => bail!("{why}; `cargo xtask counts` needs no plugin"),
-        None => Ok(plugin),
+/// The end of a command that printed these statements.
+fn end(said: &[Statement]) -> Result<()> {
+    match said.iter().filter(|statement| !statement.holds()).count() {
+        0 => Ok(()),
+        1 => Err(Failure::new(1, "one statement above does not hold").into()),
+        some => Err(Failure::new(1, format!("{some} statements above do not hold")).into()),
     }
 }
 
@@ -288,26 +276,18 @@ fn round(
     pages: u64,
     prediction: Option<&Prediction>,
 ) -> Result<(Results, Vec<String>)> {
-    let mut jobs = thread::available_parallelism()
-        .map_or(1, NonZeroUsize::get)
-        .min(4);
-    if pages >= MOST_PAGES
-        && let Some(mebibytes) = memory::available()
-    {
-        // As many guests as there is memory for.
-        let guests = usize::try_from(mebibytes / u64::from(LARGE))?;
-        jobs = jobs.min(guests).max(1);
-    }
+    let jobs = match pages >= MOST_PAGES {
+        // Each needs much memory.
+        true => 1,
+        false => thread::available_parallelism()
+            .map_or(1, NonZeroUsize::get)
+            .min(4),
+    };
     let counted: Vec<Counted> = parallel::each(all, jobs, |measurement| {
         let counted = setup.count(measurement, pages);
         counted.with_context(|| measurement.to_string())
     })?;
-    if guest::interrupted() {
-        bail!(Failure::new(
-            failure::INTERRUPTED,
-            "interrupted; every QEMU was ended"
-        ));
-    }
+    guest::stop_if_interrupted("interrupted; every QEMU was ended")?;
     let mut results = Results {
         qemu: setup.qemu.version().to_string(),
         ..Results::default()
@@ -331,13 +311,16 @@ fn report(results: &Results, said: &[Statement]) -> String {
         .collect();
     parts.push(tables::of_scheduler(results).shown());
     parts.push(tables::of_boot(results).shown());
-    let aims = statements::targets(results);
-    if !aims.is_empty() {
-        parts.push(tables::of_targets(&aims).shown());
-    }
+    parts.extend(tables::of_targets(results).map(|table| table.shown()));
     parts.extend(tables::where_calls_end(results));
-    parts.extend(statements::not_judged(results));
-    let mut text = parts.join("\n\n") + "\n\n";
+    parts.extend(tables::not_judged(results));
+    parts.push(verdicts(said));
+    parts.join("\n\n")
+}
+
+/// The statements, each with whether it holds.
+fn verdicts(said: &[Statement]) -> String {
+    let mut text = String::new();
     for statement in said {
         let verdict = if statement.holds() {
             "holds"
@@ -355,7 +338,7 @@ fn report(results: &Results, said: &[Statement]) -> String {
 /// What has changed, in words, of what this run was asked for: these measurements, and windows of up to `pages` pages.
 fn compared(old: &Results, new: &Results, all: &[Measurement], pages: u64) -> String {
     let found = changes(old, new, |measurement, of| {
-        let boot = matches!(measurement, Measurement::Boot(_));
+        let boot = matches!(measurement, Measurement::Boot { .. });
         all.contains(measurement) && (boot || of <= pages)
     });
     let mut text = format!(

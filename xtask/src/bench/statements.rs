@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the results are held against: that they repeat, that both sides agree, that a section costs what it should at
-//! any size, and the targets.
+//! What is claimed of the results: that they repeat, that both sides agree, and that a section costs what it should at
+//! any size.
 
+use crate::measure::baseline;
 use crate::measure::boots::{ETS2, Measurement};
 use crate::measure::changes::changes;
 use crate::measure::costs::{Costs, instructions};
 use crate::measure::prediction::LARGEST;
-use crate::measure::results::{HEADLINE, Results};
-use crate::measure::subjects::{Group, LINEAR_MAP, SUBJECTS, Standing, Subject};
+use crate::measure::results::Results;
+use crate::measure::subjects::{Group, LINEAR_MAP, Subject};
 
 /// Percent that a page may cost more in a larger window.
 const FLAT: f64 = 5.0;
@@ -60,7 +61,7 @@ pub fn repeats(first: &Results, second: &Results) -> Statement {
     let [first, second] = [first, second].map(|results| {
         let mut results = results.clone();
         for (measurement, costs) in &mut results.measured {
-            if let Measurement::Boot(_) = measurement {
+            if let Measurement::Boot { .. } = measurement {
                 costs.0.retain(|(op, _), _| {
                     Subject::of(*op).is_some_and(|subject| subject.group == Group::Boot)
                 });
@@ -94,6 +95,23 @@ pub fn agree(results: &Results, pages: u64, differing: Vec<String>) -> Statement
             pages.min(LARGEST)
         ),
         against: differing,
+        notes: Vec::new(),
+    }
+}
+
+/// That no count is worse than the committed one.
+pub fn not_worse(committed: &Results, results: &Results) -> Statement {
+    let worse = results.measured.iter().flat_map(|(measurement, costs)| {
+        let found = baseline::worse(committed, measurement, costs).into_iter();
+        found.map(move |what| format!("{measurement}: {what}"))
+    });
+    Statement {
+        claim: format!(
+            "No count is worse than in {} ({} again, if it is meant to be)",
+            baseline::FILE,
+            baseline::WRITE
+        ),
+        against: worse.collect(),
         notes: Vec::new(),
     }
 }
@@ -231,58 +249,6 @@ pub fn flat(results: &Results) -> Option<Statement> {
         ),
         against,
         notes,
-    })
-}
-
-/// A target, and how it stands.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Aimed {
-    /// Of what.
-    pub title: &'static str,
-    /// The target in words.
-    pub target: String,
-    /// What was measured.
-    pub measured: String,
-    /// Met or missed.
-    pub standing: Standing,
-    /// By how much.
-    pub by: String,
-}
-
-/// All targets under the terms under which they are meant; none if these were not measured.
-pub fn targets(results: &Results) -> Vec<Aimed> {
-    let Some(costs) = results.headline() else {
-        return Vec::new();
-    };
-    let aimed = |subject: &Subject| {
-        let (target, measured) = (subject.target?, subject.instructions(costs)?);
-        let percent = (measured / target.instructions - 1.0) * 100.0;
-        let standing = subject.standing(costs);
-        Some(Aimed {
-            title: subject.title,
-            target: target.to_string(),
-            measured: match measured.fract() == 0.0 {
-                true => measured.to_string(),
-                false => instructions(measured),
-            },
-            standing,
-            by: match standing {
-                Standing::Missed if percent <= 0.0 => "barriers".to_owned(),
-                _ => format!("{percent:+.0} %"),
-            },
-        })
-    };
-    SUBJECTS.iter().filter_map(aimed).collect()
-}
-
-/// That the targets were not judged, and what judges them, if they were not measured.
-pub fn not_judged(results: &Results) -> Option<String> {
-    let [cpu, policy, backend] = HEADLINE;
-    results.headline().is_none().then(|| {
-        format!(
-            "The targets were not judged, because they are meant for {cpu}, {policy}, {backend}: \
-             --cpu {cpu} --policy {policy} --backend {backend} judges them."
-        )
     })
 }
 

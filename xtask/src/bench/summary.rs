@@ -4,12 +4,12 @@
 //! targets. `bench --no-plugin` prints it, and docs/instruction-counts.md shows it of the baseline.
 
 use super::tables::Titled;
+use crate::measure::baseline::TOLERANCE;
 use crate::measure::boots::{CLASSIC, DEFER_BARRIERS, MAX, Measurement, Terms};
-use crate::measure::compare::TOLERANCE;
 use crate::measure::costs::{Costs, few, instructions};
 use crate::measure::linux::{self, Linux};
 use crate::measure::results::Results;
-use crate::measure::subjects::{Group, Standing, Subject};
+use crate::measure::subjects::{Group, Subject};
 use anyhow::{Context, Result};
 
 /// For the terminal.
@@ -112,7 +112,7 @@ fn of_operations(measurement: &Measurement, costs: &Costs) -> Result<Titled> {
             tlbi,
             target(operation),
             linux.map(|figure| figure.to_string()).unwrap_or_default(),
-            operation.standing(costs).to_string(),
+            verdict(operation, costs),
         ])
     };
     let rows: Result<_> = Subject::all(Group::Operation).map(row).collect();
@@ -132,7 +132,7 @@ fn of_scheduler(costs: &Costs) -> Result<Titled> {
             cost.dsb.to_string(),
             cost.isb.to_string(),
             target(event),
-            event.standing(costs).to_string(),
+            verdict(event, costs),
         ])
     };
     let rows: Result<_> = Subject::all(Group::Scheduler).map(row).collect();
@@ -145,14 +145,17 @@ fn target(subject: &Subject) -> String {
 }
 
 fn total(group: Group, costs: &Costs) -> String {
-    let standings: Vec<Standing> = Subject::all(group)
-        .map(|subject| subject.standing(costs))
-        .collect();
-    let [met, missed] = [Standing::Met, Standing::Missed].map(|standing| {
-        let such = standings.iter().filter(|known| **known == standing);
+    let [met, missed] = [true, false].map(|met| {
+        let such = Subject::all(group).filter(|subject| subject.met(costs) == Some(met));
         such.count()
     });
     format!("{met} targets met, {missed} missed.")
+}
+
+fn verdict(subject: &Subject, costs: &Costs) -> String {
+    let met = subject.met(costs);
+    met.map_or("", |met| if met { "met" } else { "missed" })
+        .to_owned()
 }
 
 #[cfg(test)]

@@ -2,12 +2,11 @@
 
 //! The tables, for the terminal and for the document: ours beside Linux's, one table for each operation.
 
-use super::statements::Aimed;
-use crate::measure::boots::{DEFER_BARRIERS, MOST_OF_USUAL, Measurement};
+use crate::measure::boots::{DEFER_BARRIERS, MOST_OF_USUAL};
 use crate::measure::costs::{Cost, instructions};
 use crate::measure::linux::{Figure, Linux, NEWEST};
-use crate::measure::results::Results;
-use crate::measure::subjects::{Group, Subject};
+use crate::measure::results::{HEADLINE, Results};
+use crate::measure::subjects::{Group, SUBJECTS, Subject};
 use comfy_table::{CellAlignment, Table, TableStyle, presets};
 use std::collections::BTreeSet;
 
@@ -159,22 +158,17 @@ fn ratio(results: &Results, op: u8, sizes: &BTreeSet<u64>) -> Option<Vec<String>
 /// What the scheduler costs.
 pub fn of_scheduler(results: &Results) -> Titled {
     let header = ["", "CPU", "instructions", "DSB", "ISB", "target"];
+    let windows = of_group(results, Group::Scheduler).chain(of_group(results, Group::WakeUp));
     let mut rows: Vec<Vec<String>> = Vec::new();
-    for group in [Group::Scheduler, Group::WakeUp] {
-        for (event, measurement, _, cost) in of_group(results, group) {
-            let target = event.target.map(|target| target.to_string());
-            let row = vec![
-                event.title.to_owned(),
-                measurement.cpu().to_owned(),
-                cost.instructions.to_string(),
-                cost.dsb.to_string(),
-                cost.isb.to_string(),
-                target.unwrap_or_default(),
-            ];
-            // A backend changes nothing here as a rule.
-            if !rows.contains(&row) {
-                rows.push(row);
-            }
+    for (event, cpu, _, cost) in windows {
+        let target = event.target.map(|target| target.to_string());
+        let numbers = [cost.instructions, cost.dsb, cost.isb].map(|count| count.to_string());
+        let mut row = vec![event.title.to_owned(), cpu.to_owned()];
+        row.extend(numbers);
+        row.push(target.unwrap_or_default());
+        // A backend changes nothing here as a rule.
+        if !rows.contains(&row) {
+            rows.push(row);
         }
     }
     let title = "The scheduler: all that is executed, drivers included; waking needs two CPUs, without -icount, best of 8";
@@ -183,35 +177,18 @@ pub fn of_scheduler(results: &Results) -> Titled {
 
 /// What a boot costs.
 pub fn of_boot(results: &Results) -> Titled {
-    let header = [
-        "",
-        "CPU",
-        "pages",
-        "instructions",
-        "per page",
-        "DSB",
-        "ISB",
-        "TLBI",
-    ];
-    let rows = of_group(results, Group::Boot).map(|(window, measurement, pages, cost)| {
-        let (of, each) = match pages {
-            0 => (String::new(), String::new()),
-            _ => (
-                pages.to_string(),
-                instructions(cost.instructions as f64 / pages as f64),
-            ),
-        };
-        vec![
-            window.title.to_owned(),
-            measurement.cpu().to_owned(),
-            of,
-            cost.instructions.to_string(),
-            each,
-            cost.dsb.to_string(),
-            cost.isb.to_string(),
-            cost.tlbi.to_string(),
-        ]
+    let header = "|CPU|pages|instructions|per page|DSB|ISB|TLBI";
+    let rows = of_group(results, Group::Boot).map(|(window, cpu, pages, cost)| {
+        let mapped = Some(pages).filter(|pages| *pages > 0);
+        let each = mapped.map(|pages| instructions(cost.instructions as f64 / pages as f64));
+        let mut row = vec![window.title.to_owned(), cpu.to_owned()];
+        row.push(mapped.map(|pages| pages.to_string()).unwrap_or_default());
+        row.push(cost.instructions.to_string());
+        row.push(each.unwrap_or_default());
+        row.extend([cost.dsb, cost.isb, cost.tlbi].map(|count| count.to_string()));
+        row
     });
+    let header: Vec<&str> = header.split('|').collect();
     Titled::new("The boot, with one CPU and 1 GiB", &header, rows.collect())
 }
 
@@ -219,32 +196,54 @@ pub fn of_boot(results: &Results) -> Titled {
 fn of_group(
     results: &Results,
     group: Group,
-) -> impl Iterator<Item = (&'static Subject, &Measurement, u64, &Cost)> {
+) -> impl Iterator<Item = (&'static Subject, &str, u64, &Cost)> {
     Subject::all(group).flat_map(move |subject| {
         results
             .measured
             .iter()
             .flat_map(move |(measurement, costs)| {
                 let windows = costs.of(subject.op);
-                windows.map(move |(pages, cost)| (subject, measurement, pages, cost))
+                windows.map(move |(pages, cost)| (subject, measurement.cpu(), pages, cost))
             })
     })
 }
 
-/// The targets.
-pub fn of_targets(aims: &[Aimed]) -> Titled {
+/// The targets under the terms under which they are meant, if these were measured.
+pub fn of_targets(results: &Results) -> Option<Titled> {
+    let costs = results.headline()?;
+    let row = |subject: &Subject| {
+        let (target, measured) = (subject.target?, subject.instructions(costs)?);
+        let percent = (measured / target.instructions - 1.0) * 100.0;
+        let met = subject.met(costs)?;
+        Some(vec![
+            subject.title.to_owned(),
+            match measured.fract() == 0.0 {
+                true => measured.to_string(),
+                false => instructions(measured),
+            },
+            target.to_string(),
+            if met { "met" } else { "missed" }.to_owned(),
+            match met || percent > 0.0 {
+                true => format!("{percent:+.0} %"),
+                false => "barriers".to_owned(),
+            },
+        ])
+    };
     let header = ["", "instructions", "target", "", "by"];
-    let rows = aims.iter().map(|aim| {
-        vec![
-            aim.title.to_owned(),
-            aim.measured.clone(),
-            aim.target.clone(),
-            aim.standing.to_string(),
-            aim.by.clone(),
-        ]
-    });
     let title = "Targets: of a page or an event, on cortex-a72, classic, defer-barriers";
-    Titled::new(title, &header, rows.collect())
+    let rows = SUBJECTS.iter().filter_map(row).collect();
+    Some(Titled::new(title, &header, rows))
+}
+
+/// That the targets were not judged, and what judges them, if they were not measured.
+pub fn not_judged(results: &Results) -> Option<String> {
+    let [cpu, policy, backend] = HEADLINE;
+    results.headline().is_none().then(|| {
+        format!(
+            "The targets were not judged, because they are meant for {cpu}, {policy}, {backend}: \
+             --cpu {cpu} --policy {policy} --backend {backend} judges them."
+        )
+    })
 }
 
 /// All tables of operations that were measured, in the order of the report.
@@ -260,96 +259,4 @@ pub fn of_operations(results: &Results) -> Vec<(&'static Subject, Titled)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::statements::targets;
-    use super::*;
-    use crate::measure::results::tests::{cost, results};
-
-    fn row<'a>(table: &'a Titled, first: &str) -> &'a [String] {
-        let row = table.rows.iter().find(|row| row[0] == first);
-        row.unwrap_or_else(|| panic!("no row {first}: {table:?}"))
-    }
-
-    #[test]
-    fn ours_stand_beside_those_of_linux() {
-        let results = results(&[1, 512, 4096]);
-        let table = of_operation(&results, Subject::of(1).unwrap());
-        assert_eq!(
-            table.header,
-            ["", "one page more", "1 page", "512 pages", "4096 pages"]
-        );
-        assert!(
-            table
-                .title
-                .ends_with("Linux: vmap of an array of frames (tables are kept from call to call)")
-        );
-        assert_eq!(
-            row(&table, "cortex-a72, max: classic, multicall")[1..3],
-            ["2.00 / 0 / 0 / 0", "102 / 1 / 1 / 0"]
-        );
-        assert_eq!(
-            row(&table, "Linux 7.2.12"),
-            [
-                "Linux 7.2.12",
-                "120.8 / 0.002 / 0.002 / 0",
-                "1401 / 1 / 1",
-                "63286 / 2 / 2",
-                "496138 / 9 / 9"
-            ]
-        );
-        assert_eq!(row(&table, "Linux 6.1.176")[2], "-");
-        assert_eq!(row(&table, "Linux 7.2.12 : defer-barriers")[1], "60.4 x");
-        assert!(table.rows.iter().all(|row| row.len() == table.header.len()));
-        assert!(table.shown().contains("120.8 / 0.002"), "{}", table.shown());
-    }
-
-    #[test]
-    fn what_linux_was_not_asked_for_has_no_row() {
-        let apply_clear = Subject::of(12).unwrap();
-        let table = of_operation(&results(&[512, 4096]), apply_clear);
-        assert!(
-            table.rows.iter().all(|row| !row[0].contains("Linux")),
-            "{table:?}"
-        );
-    }
-
-    #[test]
-    fn where_calls_end_is_told_beside_larger_windows() {
-        assert_eq!(where_calls_end(&results(&[1, 65_536])), None);
-        let line = where_calls_end(&results(&[1, 1_048_576])).unwrap();
-        assert!(line.ends_with("end at 65536 pages."), "{line}");
-    }
-
-    #[test]
-    fn cpus_that_differ_have_rows_of_their_own() {
-        let mut results = results(&[512, 4096]);
-        let terms = ["cortex-a72", "classic", "batch-invalidations"];
-        cost(&mut results, terms, "map_scattered_and_build_tables", 512).tlbi = 1;
-        let table = of_operation(&results, Subject::of(1).unwrap());
-        assert_eq!(
-            row(&table, "cortex-a72: classic, batch-invalidations")[2],
-            "1124 / 1 / 1 / 1"
-        );
-        assert_eq!(
-            row(&table, "max: classic, batch-invalidations")[2],
-            "1124 / 1 / 1 / 0"
-        );
-    }
-
-    #[test]
-    fn scheduler_boot_and_targets_have_tables() {
-        let results = results(&[512, 4096]);
-        let scheduler = of_scheduler(&results);
-        assert_eq!(scheduler.rows.len(), 2 * (5 + 2));
-        let boot = of_boot(&results);
-        assert_eq!(
-            row(&boot, "linear map of all memory")[2..5],
-            ["262144", "141000", "0.54"]
-        );
-        let aims = of_targets(&targets(&results));
-        assert_eq!(
-            row(&aims, "yield to the other task")[1..],
-            ["132", "<= 300", "met", "-56 %"]
-        );
-    }
-}
+mod tests;

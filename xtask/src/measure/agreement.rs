@@ -7,7 +7,6 @@
 //! at each instruction. The empty window, which has all that surrounds a window's body, is subtracted on both sides.
 
 use super::boots::{Counted, Measurement, Terms};
-use super::lines::Counter;
 use super::prediction::{Barriers, Prediction};
 use super::subjects::{Group, LINEAR_MAP, Subject};
 use std::collections::BTreeSet;
@@ -102,7 +101,7 @@ fn of_window(
         ]);
     }
     if let Measurement::Windows(terms) = measurement
-        && terms.counter() == Counter::Inside
+        && terms.counted_inside()
     {
         counts.push((
             "instructions",
@@ -126,11 +125,11 @@ fn predicted(
 ) -> Option<Barriers> {
     let [mut dsb, mut isb, tlbi, ish] = match (measurement, subject.group) {
         (Measurement::Windows(terms), _) => model.of(terms, subject.op, pages),
-        (Measurement::Boot(cpu), Group::Boot) => {
+        (Measurement::Boot { cpu }, Group::Boot) => {
             let (op, pages) = LIKE_THE_LINEAR_MAP;
             model.of(&Terms::of_a_boot(cpu), op, pages)
         }
-        (Measurement::Boot(cpu), _) => model.of(&Terms::of_waking(cpu), subject.op, pages),
+        (Measurement::Boot { cpu }, _) => model.of(&Terms::of_waking(cpu), subject.op, pages),
     }?;
     dsb += subject.drivers[0];
     isb += subject.drivers[1];

@@ -6,7 +6,7 @@
 //! counts its barriers only (`mode=bench`), and instructions are the plugin's. The windows are the same.
 
 use super::costs::{Cost, Costs};
-use super::lines::{self, Counter};
+use super::lines;
 use super::outside;
 use super::subjects::{Group, LINEAR_MAP, Subject};
 use super::windows::Windows;
@@ -17,6 +17,7 @@ use crate::qemu::{Boot, Input, Machine, Plugin, Qemu, Verdict};
 use crate::scratch;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -52,7 +53,7 @@ pub const LARGE: u32 = 8 * 1024;
 const TIMEOUT: u64 = 600;
 
 /// What the kernel is told, and where.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Terms {
     /// QEMU's CPU model.
     pub cpu: String,
@@ -103,13 +104,9 @@ impl Terms {
         if self.cpu == MAX { "ttl,range" } else { "none" }
     }
 
-    /// The side that counts instructions beside the plugin.
-    pub fn counter(&self) -> Counter {
-        if self.cpu == MAX {
-            Counter::Inside
-        } else {
-            Counter::Outside
-        }
+    /// Whether the kernel counts instructions itself, beside the plugin.
+    pub fn counted_inside(&self) -> bool {
+        self.cpu == MAX
     }
 }
 
@@ -120,26 +117,36 @@ impl fmt::Display for Terms {
 }
 
 /// What is measured at once.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum Measurement {
     /// The operations and the scheduler's events under these terms.
     Windows(Terms),
     /// The boot of this CPU, and waking a task on another CPU of its kind.
-    Boot(String),
+    Boot {
+        /// QEMU's CPU model.
+        cpu: String,
+    },
 }
 
 impl Measurement {
     /// Every measurement that there is.
     pub fn all() -> impl Iterator<Item = Self> {
-        let boots = CPUS.into_iter().map(|cpu| Self::Boot(cpu.to_owned()));
+        let boots = CPUS.into_iter().map(Self::boot);
         Terms::all().map(Self::Windows).chain(boots)
+    }
+
+    /// The boot of this CPU.
+    pub fn boot(cpu: &str) -> Self {
+        let cpu = cpu.to_owned();
+        Self::Boot { cpu }
     }
 
     /// The CPU model.
     pub fn cpu(&self) -> &str {
         match self {
             Self::Windows(terms) => &terms.cpu,
-            Self::Boot(cpu) => cpu,
+            Self::Boot { cpu } => cpu,
         }
     }
 
@@ -147,7 +154,7 @@ impl Measurement {
     pub fn name(&self) -> String {
         let name = match self {
             Self::Windows(terms) => format!("{}.{}.{}", terms.cpu, terms.backend, terms.policy),
-            Self::Boot(cpu) => format!("{cpu}.boot_and_wake_up"),
+            Self::Boot { cpu } => format!("{cpu}.boot_and_wake_up"),
         };
         name.replace('-', "_")
     }
@@ -156,7 +163,7 @@ impl Measurement {
     pub fn subjects(&self) -> impl Iterator<Item = &'static Subject> {
         let groups = match self {
             Self::Windows(_) => [Group::Operation, Group::Scheduler],
-            Self::Boot(_) => [Group::Boot, Group::WakeUp],
+            Self::Boot { .. } => [Group::Boot, Group::WakeUp],
         };
         groups.into_iter().flat_map(Subject::all)
     }
@@ -166,7 +173,7 @@ impl fmt::Display for Measurement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Windows(terms) => terms.fmt(f),
-            Self::Boot(cpu) => write!(f, "{cpu}, boot"),
+            Self::Boot { cpu } => write!(f, "{cpu}, boot"),
         }
     }
 }
@@ -174,11 +181,8 @@ impl fmt::Display for Measurement {
 /// What all boots need.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup<'a> {
-    /// The checkout.
     pub workspace: &'a Workspace,
-    /// The emulator.
     pub qemu: &'a Qemu,
-    /// The kernel.
     pub artifacts: &'a Artifacts,
     /// The counter outside; without it the kernel counts alone.
     pub plugin: Option<&'a Plugin>,
@@ -187,13 +191,12 @@ pub struct Setup<'a> {
 /// What both sides have counted in one measurement.
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
-    /// The kernel.
+    /// By the kernel.
     pub inside: Costs,
-    /// The plugin.
+    /// By the plugin.
     pub outside: Costs,
     /// What is wrong with the plugin's windows.
     pub problems: Vec<String>,
-    /// The console.
     pub log: String,
 }
 
@@ -206,7 +209,7 @@ impl Setup<'_> {
     pub fn count(&self, measurement: &Measurement, pages: u64) -> Result<Counted> {
         let mut counted = match measurement {
             Measurement::Windows(terms) => self.count_windows(terms, pages),
-            Measurement::Boot(cpu) => self.count_boot(cpu),
+            Measurement::Boot { cpu } => self.count_boot(cpu),
         }?;
         // Each boot has passed the windows of the others on its way.
         for side in [&mut counted.inside, &mut counted.outside] {
@@ -221,16 +224,21 @@ impl Setup<'_> {
         if pages >= MOST_PAGES {
             machine.memory = Memory::mebibytes(LARGE);
         }
-        let mode = match terms.counter() {
-            Counter::Inside => "counts",
-            Counter::Outside => "bench",
+        let mode = match terms.counted_inside() {
+            true => "counts",
+            false => "bench",
         };
         let (backend, policy) = (&terms.backend, &terms.policy);
         let bootargs = format!("mode={mode} lazy={backend} policy={policy} pages={pages}");
         let (log, windows) = self.boot(&machine, &bootargs)?;
+        let inside = said(&log, terms)?;
+        ensure!(
+            !terms.counted_inside() || inside.0.values().all(|cost| cost.instructions > 0),
+            "the kernel has not counted its instructions"
+        );
         let (outside, problems) = outside::costs(&windows);
         Ok(Counted {
-            inside: said(&log, terms, terms.counter())?,
+            inside,
             outside,
             problems,
             log,
@@ -249,7 +257,7 @@ impl Setup<'_> {
             ..machine(cpu)
         };
         let (more, windows) = self.boot(&pair, "mode=bench policy=classic pages=1")?;
-        let mut inside = said(&more, &Terms::of_waking(cpu), Counter::Outside)?;
+        let mut inside = said(&more, &Terms::of_waking(cpu))?;
         inside.0.extend(linear_map(&log));
         let (both, found) = outside::costs(&windows);
         problems.extend(found);
@@ -304,8 +312,8 @@ fn machine(cpu: &str) -> Machine {
 }
 
 /// What the kernel says, under the terms that it was told.
-fn said(log: &str, terms: &Terms, counter: Counter) -> Result<Costs> {
-    let said = lines::read(log, counter).context("the kernel's counts cannot be read")?;
+fn said(log: &str, terms: &Terms) -> Result<Costs> {
+    let said = lines::read(log).context("the kernel's counts cannot be read")?;
     ensure!(
         said.terms == terms.said(),
         "the kernel was told {} and counted with {}",
@@ -348,7 +356,7 @@ mod tests {
         let log = "counts backend=eager policy=classic\nevent name=yield dsb=1 isb=0\n";
         let read = |backend| {
             let terms = Terms::new("cortex-a72", CLASSIC, backend);
-            said(log, &terms, Counter::Outside)
+            said(log, &terms)
         };
         assert_eq!(read("eager").unwrap().0.len(), 1);
         let error = read("multicall").unwrap_err().to_string();

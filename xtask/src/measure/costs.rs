@@ -12,19 +12,14 @@ const MARGINAL: [u64; 2] = [512, 4096];
 /// What one window executes in its cheapest repetition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Instructions.
     pub instructions: u64,
     /// By how many instructions the dearest repetition was dearer.
     pub spread: u64,
-    /// DSB.
     pub dsb: u64,
-    /// ISB.
     pub isb: u64,
-    /// TLBI.
     pub tlbi: u64,
     /// Those of the DSB that are `DSB ISH`; the library's others are `DSB ISHST`.
     pub ish: u64,
-    /// DMB.
     pub dmb: u64,
 }
 
@@ -60,7 +55,6 @@ impl fmt::Display for Cost {
 /// What one page more costs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PerPage {
-    /// Instructions.
     pub instructions: f64,
     /// DSB, ISB and TLBI.
     pub barriers: [f64; 3],

@@ -12,15 +12,6 @@ use serde_json::{Map, Value};
 /// The operation that writes no entries.
 const FLUSH: u8 = 10;
 
-/// The side that has counted the instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counter {
-    /// The kernel, which says them (`mode=counts`).
-    Inside,
-    /// The plugin (`mode=bench`): the kernel says barriers only, and 0 takes the place of the rest.
-    Outside,
-}
-
 /// All that one boot has said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Said {
@@ -35,8 +26,10 @@ pub struct Said {
 struct Count {
     op: u8,
     pages: u64,
-    instructions: Option<u64>,
-    spread: Option<u64>,
+    #[serde(default)]
+    instructions: u64,
+    #[serde(default)]
+    spread: u64,
     ptes: u64,
     dsb: u64,
     isb: u64,
@@ -48,28 +41,31 @@ struct Count {
 #[derive(Deserialize)]
 struct Event {
     name: String,
-    instructions: Option<u64>,
-    spread: Option<u64>,
+    #[serde(default)]
+    instructions: u64,
+    #[serde(default)]
+    spread: u64,
     dsb: u64,
     isb: u64,
 }
 
-/// Reads the kernel's lines out of a console log, and leaves the other lines alone.
+/// Reads the kernel's lines out of a console log, and leaves the other lines alone. With `mode=bench` the kernel counts
+/// barriers only; 0 takes the place of the instructions.
 ///
 /// # Errors
 ///
 /// A line that lacks something, says it twice, did not write one entry per page, or names an event
 /// that is not known; no line at all.
-pub fn read(log: &str, counter: Counter) -> Result<Said> {
+pub fn read(log: &str) -> Result<Said> {
     let mut said = Said::default();
     for line in log.lines() {
         let read = if let Some(terms) = line.strip_prefix("counts ") {
             said.terms = terms.trim_end().to_owned();
             continue;
         } else if let Some(words) = line.strip_prefix("count ") {
-            window(words, counter)
+            window(words)
         } else if let Some(words) = line.strip_prefix("event ") {
-            event(words, counter)
+            event(words)
         } else {
             continue;
         };
@@ -108,18 +104,8 @@ pub fn fields<T: DeserializeOwned>(words: &str) -> Result<T> {
     Ok(serde_json::from_value(fields.into())?)
 }
 
-impl Counter {
-    /// A count that the kernel says only if it has counted it.
-    fn said(self, count: Option<u64>) -> Result<u64> {
-        match self {
-            Self::Inside => count.context("`instructions=` or `spread=` is missing"),
-            Self::Outside => Ok(0),
-        }
-    }
-}
-
 /// Reads `op=8 pages=512 instructions=...`.
-fn window(words: &str, counter: Counter) -> Result<((u8, u64), Cost)> {
+fn window(words: &str) -> Result<((u8, u64), Cost)> {
     let count: Count = fields(words)?;
     let Count {
         op, pages, ptes, ..
@@ -129,8 +115,8 @@ fn window(words: &str, counter: Counter) -> Result<((u8, u64), Cost)> {
         "{ptes} entries were written for {pages} pages: the window did something else"
     );
     let cost = Cost {
-        instructions: counter.said(count.instructions)?,
-        spread: counter.said(count.spread)?,
+        instructions: count.instructions,
+        spread: count.spread,
         dsb: count.dsb,
         isb: count.isb,
         tlbi: count.tlbi,
@@ -141,7 +127,7 @@ fn window(words: &str, counter: Counter) -> Result<((u8, u64), Cost)> {
 }
 
 /// Reads `name=switch instructions=...`.
-fn event(words: &str, counter: Counter) -> Result<((u8, u64), Cost)> {
+fn event(words: &str) -> Result<((u8, u64), Cost)> {
     let event: Event = fields(words)?;
     let subject = Subject::named(&event.name)
         .filter(|subject| matches!(subject.group, Group::Scheduler | Group::WakeUp))
@@ -150,8 +136,8 @@ fn event(words: &str, counter: Counter) -> Result<((u8, u64), Cost)> {
             format!("event {name} is not known; describe it in xtask/src/measure/subjects.rs")
         })?;
     let cost = Cost {
-        instructions: counter.said(event.instructions)?,
-        spread: counter.said(event.spread)?,
+        instructions: event.instructions,
+        spread: event.spread,
         dsb: event.dsb + subject.drivers[0] + subject.other_task[0],
         isb: event.isb + subject.drivers[1] + subject.other_task[1],
         ..Cost::default()
@@ -175,7 +161,7 @@ lazymmu: exit 0
 
     #[test]
     fn a_log_is_read() {
-        let said = read(LOG, Counter::Inside).unwrap();
+        let said = read(LOG).unwrap();
         assert_eq!(said.terms, "backend=defer-barriers policy=classic");
         let costs: Vec<_> = said
             .costs
@@ -198,9 +184,8 @@ lazymmu: exit 0
     #[test]
     fn a_kernel_that_has_not_counted_instructions_need_not_say_them() {
         let bare = LOG.replace(" instructions=1000 spread=0", "");
-        assert!(read(&bare, Counter::Inside).is_err());
         let wake = "event name=wake op=135 dsb=2 isb=0\n";
-        let said = read(&format!("{bare}{wake}"), Counter::Outside).unwrap();
+        let said = read(&format!("{bare}{wake}")).unwrap();
         assert_eq!(said.costs.0[&(8, 512)].to_string(), "0 / 1 / 1 / 0");
         // With the DSB of the interrupt controller's driver.
         assert_eq!(said.costs.0[&(135, 0)].to_string(), "0 / 3 / 0 / 0");
@@ -213,7 +198,6 @@ lazymmu: exit 0
             ("dsb=1", "dsb=one", "invalid type: string \"one\""),
             ("dsb=1", "dsb=1 dsb=1", "`dsb=` is there twice"),
             ("spread=0", "spread", "`spread` is no name=value"),
-            (" spread=3", "", "`instructions=` or `spread=` is missing"),
             (
                 "pages=4096",
                 "pages=512",
@@ -238,7 +222,7 @@ lazymmu: exit 0
                 "count op" => LOG.replace(from, to).replace("event ", "xevent "),
                 _ => LOG.replace(from, to),
             };
-            let error = read(&log, Counter::Inside).unwrap_err();
+            let error = read(&log).unwrap_err();
             assert!(format!("{error:#}").contains(expected), "{to}: {error:#}");
         }
     }

@@ -4,6 +4,7 @@
 //!
 //! The file is part of xtask, so that a report needs no other machine; nothing here measures Linux.
 
+use super::costs::Cost;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,6 +38,13 @@ impl Figure {
     /// DSB and ISB together.
     pub fn barriers(self) -> Option<f64> {
         Some(self.0[1]? + self.0[2]?)
+    }
+}
+
+impl From<&Cost> for Figure {
+    fn from(cost: &Cost) -> Self {
+        let counts = [cost.instructions, cost.dsb, cost.isb, cost.tlbi];
+        Self(counts.map(|count| Some(count as f64)))
     }
 }
 
@@ -104,11 +112,17 @@ impl Linux {
         row.figures.get(kernel).copied()
     }
 
-    /// What a call costs `kernel`.
+    /// What calls for different numbers of pages cost `kernel`.
+    pub fn calls(&self, op: u8, kernel: &str) -> impl Iterator<Item = (u64, Figure)> {
+        let rows = self.whole_calls.iter().filter(move |row| row.is(op));
+        rows.filter_map(move |row| Some((row.pages, *row.figures.get(kernel)?)))
+    }
+
+    /// What a call for `pages` pages costs `kernel`.
     pub fn call(&self, op: u8, pages: u64, kernel: &str) -> Option<Figure> {
-        let mut rows = self.whole_calls.iter();
-        let row = rows.find(|row| row.is(op) && row.pages == pages)?;
-        row.figures.get(kernel).copied()
+        let mut calls = self.calls(op, kernel);
+        let (_, figure) = calls.find(|(of, _)| *of == pages)?;
+        Some(figure)
     }
 }
 

@@ -6,15 +6,13 @@
 //! [`subjects`] lists what is measured, and the target of each subject. [`boots`] boots the kernel and reads what it
 //! counted itself ([`lines`]) and what the QEMU plugin counted ([`windows`], [`outside`]). [`agreement`] compares both
 //! with the machine model's [`prediction`]. [`results`] keeps the plugin's counts as JSON; one such file is committed,
-//! the [`baseline`], and [`compare`] finds what is worse than it. [`linux`] has Linux's figures of the same operations.
+//! the [`baseline`]. [`linux`] has Linux's figures of the same operations.
 
 pub mod agreement;
 pub mod baseline;
 pub mod boots;
 pub mod changes;
-pub mod compare;
 pub mod costs;
-pub mod headline;
 pub mod lines;
 pub mod linux;
 pub mod outside;

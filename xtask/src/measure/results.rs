@@ -44,7 +44,7 @@ impl Results {
         let all = self.measured.iter();
         all.filter_map(|(measurement, costs)| match measurement {
             Measurement::Windows(terms) => Some((terms, costs)),
-            Measurement::Boot(_) => None,
+            Measurement::Boot { .. } => None,
         })
     }
 
@@ -66,14 +66,8 @@ impl Results {
     pub fn to_json(&self) -> Result<String> {
         let mut lines = Vec::new();
         for ((measurement, subject, pages), cost) in self.windows() {
-            let terms = match measurement {
-                Measurement::Windows(terms) => Some(terms),
-                Measurement::Boot(_) => None,
-            };
             lines.push(serde_json::to_string(&Line {
-                cpu: measurement.cpu().to_owned(),
-                policy: terms.map(|terms| terms.policy.clone()),
-                backend: terms.map(|terms| terms.backend.clone()),
+                measurement: measurement.clone(),
                 name: subject.name.to_owned(),
                 pages,
                 cost: *cost,
@@ -116,28 +110,15 @@ impl Results {
         for line in file.windows {
             let subject = Subject::named(&line.name)
                 .with_context(|| format!("window {} is not known", line.name))?;
-            let measurement = match (&line.policy, &line.backend) {
-                (Some(policy), Some(backend)) => {
-                    Measurement::Windows(Terms::new(&line.cpu, policy, backend))
-                }
-                _ => Measurement::Boot(line.cpu),
-            };
-            let name = measurement.to_string();
+            let (measurement, name) = (line.measurement, subject.name);
             ensure!(
                 measurement.subjects().any(|known| known.op == subject.op),
-                "{name}: {} is no part of this measurement",
-                subject.name
+                "{measurement}: {name} is no part of this measurement"
             );
+            let at = format!("{measurement}: {name} pages={}", line.pages);
             let costs = results.measured.entry(measurement).or_default();
-            ensure!(
-                costs
-                    .0
-                    .insert((subject.op, line.pages), line.cost)
-                    .is_none(),
-                "{name}: {} pages={} is there twice",
-                subject.name,
-                line.pages
-            );
+            let before = costs.0.insert((subject.op, line.pages), line.cost);
+            ensure!(before.is_none(), "{at} is there twice");
         }
         Ok(results)
     }
@@ -157,14 +138,11 @@ struct File {
     windows: Vec<Line>,
 }
 
-/// A window; those of a boot have no policy and no backend.
+/// A window.
 #[derive(Serialize, Deserialize)]
 struct Line {
-    cpu: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    policy: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    backend: Option<String>,
+    #[serde(flatten)]
+    measurement: Measurement,
     name: String,
     pages: u64,
     #[serde(flatten)]
@@ -233,7 +211,7 @@ pub mod tests {
         pages: u64,
     ) -> &'a mut Cost {
         let measurement = match policy {
-            "" => Measurement::Boot(cpu.to_owned()),
+            "" => Measurement::boot(cpu),
             _ => Measurement::Windows(Terms::new(cpu, policy, backend)),
         };
         let op = Subject::named(name).expect("it is known").op;
@@ -246,7 +224,7 @@ pub mod tests {
     pub fn retain(results: &mut Results, of: impl Fn(&Terms) -> bool) {
         results.measured.retain(|measurement, _| match measurement {
             Measurement::Windows(terms) => of(terms),
-            Measurement::Boot(_) => true,
+            Measurement::Boot { .. } => true,
         });
     }
 

@@ -173,11 +173,9 @@ impl Subject {
         }
     }
 
-    /// Whether the target is met; a subject that was not measured misses it.
-    pub fn standing(&self, costs: &Costs) -> Standing {
-        let Some(target) = self.target else {
-            return Standing::NoTarget;
-        };
+    /// Whether the target is met, if there is one; a subject that was not measured misses it.
+    pub fn met(&self, costs: &Costs) -> Option<bool> {
+        let target = self.target?;
         let few = self
             .instructions(costs)
             .is_some_and(|measured| measured <= target.instructions);
@@ -190,23 +188,8 @@ impl Subject {
                 .is_some_and(|page| page.barriers.iter().all(|count| *count <= 0.0)),
             Any => true,
         };
-        if few && barriers {
-            Standing::Met
-        } else {
-            Standing::Missed
-        }
+        Some(few && barriers)
     }
-}
-
-/// Whether a target is met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It is.
-    Met,
-    /// It is not.
-    Missed,
-    /// There is none.
-    NoTarget,
 }
 
 impl fmt::Display for Target {
@@ -216,16 +199,6 @@ impl fmt::Display for Target {
             OnePair => "; 1 DSB, 1 ISB per call",
             NonePerPage => " / 0 / 0 / 0",
             Any => "",
-        })
-    }
-}
-
-impl fmt::Display for Standing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Met => "met",
-            Self::Missed => "missed",
-            Self::NoTarget => "",
         })
     }
 }
@@ -245,9 +218,9 @@ mod tests {
         }
     }
 
-    fn standing(op: u8, few: Cost, many: Cost) -> Standing {
+    fn met(op: u8, few: Cost, many: Cost) -> Option<bool> {
         let costs = Costs([((op, 512), few), ((op, 4096), many)].into());
-        Subject::of(op).unwrap().standing(&costs)
+        Subject::of(op).unwrap().met(&costs)
     }
 
     #[test]
@@ -270,37 +243,37 @@ mod tests {
     #[test]
     fn instructions_decide() {
         let pair = [1, 1, 0];
-        let (few, met) = (cost(1000, pair), cost(1000 + 4 * 3584, pair));
+        let (few, enough) = (cost(1000, pair), cost(1000 + 4 * 3584, pair));
         let missed = cost(1001 + 4 * 3584, pair);
-        assert_eq!(standing(8, few, met), Standing::Met);
-        assert_eq!(standing(8, few, missed), Standing::Missed);
-        assert_eq!(standing(15, few, missed), Standing::NoTarget);
+        assert_eq!(met(8, few, enough), Some(true));
+        assert_eq!(met(8, few, missed), Some(false));
+        assert_eq!(met(15, few, missed), None);
         // One size alone gives no cost per page.
         let alone = Costs([((8, 512), few)].into());
-        assert_eq!(Subject::of(8).unwrap().standing(&alone), Standing::Missed);
+        assert_eq!(Subject::of(8).unwrap().met(&alone), Some(false));
         let switch = |instructions| {
             let costs = Costs([((130, 0), cost(instructions, pair))].into());
             ["switch", "schedule", "yield"].map(|name| {
                 let subject = Subject::named(name);
-                subject.unwrap().standing(&costs)
+                subject.unwrap().met(&costs)
             })
         };
         // What was not measured misses its target.
-        let expected = [Standing::Met, Standing::NoTarget, Standing::Missed];
+        let expected = [Some(true), None, Some(false)];
         assert_eq!(switch(150), expected);
-        assert_eq!(switch(151)[0], Standing::Missed);
+        assert_eq!(switch(151)[0], Some(false));
     }
 
     #[test]
     fn so_do_barriers() {
         let pair = cost(0, [1, 1, 0]);
         for more in [[2, 1, 0], [1, 2, 0], [1, 1, 1]].map(|barriers| cost(0, barriers)) {
-            assert_eq!(standing(8, pair, more), Standing::Missed, "{more}");
-            assert_eq!(standing(8, more, pair), Standing::Missed, "{more}");
+            assert_eq!(met(8, pair, more), Some(false), "{more}");
+            assert_eq!(met(8, more, pair), Some(false), "{more}");
             // An invalidation is a part of changing protection, but not of each page.
-            assert_eq!(standing(13, pair, more), Standing::Missed, "{more}");
-            assert_eq!(standing(13, more, more), Standing::Met, "{more}");
-            assert_eq!(standing(18, pair, more), Standing::Met, "{more}");
+            assert_eq!(met(13, pair, more), Some(false), "{more}");
+            assert_eq!(met(13, more, more), Some(true), "{more}");
+            assert_eq!(met(18, pair, more), Some(true), "{more}");
         }
     }
 }

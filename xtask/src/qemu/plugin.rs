@@ -10,7 +10,7 @@ use super::command::option_of;
 use super::program::Qemu;
 use crate::process;
 use crate::workspace::Workspace;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::ffi::OsString;
 use std::io::Write;
@@ -40,6 +40,19 @@ impl Plugin {
             library.display()
         );
         Ok(Self { library })
+    }
+
+    /// Builds it, for a `qemu` that must load it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`build`](Self::build) and [`refused_by`](Self::refused_by), and when `qemu` does not load it.
+    pub fn provide(workspace: &Workspace, qemu: &Qemu) -> Result<Self> {
+        let plugin = Self::build(workspace)?;
+        match plugin.refused_by(qemu)? {
+            Some(why) => bail!("{why}"),
+            None => Ok(plugin),
+        }
     }
 
     /// Why `qemu` does not load it, in one line; nothing if it does.

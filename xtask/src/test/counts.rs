@@ -6,9 +6,8 @@
 
 use super::boots::Bench;
 use super::summary::{Failed, Row};
-use crate::measure::baseline;
+use crate::measure::baseline::{self, worse_subject};
 use crate::measure::boots::{CLASSIC, DEFER_BARRIERS, MAX, Measurement, Setup, Terms};
-use crate::measure::compare::worse;
 use crate::measure::subjects::Subject;
 use anyhow::Result;
 use std::time::Instant;
@@ -52,7 +51,7 @@ pub fn run(bench: &Bench<'_>) -> Result<Option<Row>> {
     match both {
         Ok((before, now)) => {
             for subject in selected {
-                let found = worse(subject, &before, &now);
+                let found = worse_subject(subject, &before, &now);
                 if found.is_empty() {
                     row.passed += 1;
                 } else {

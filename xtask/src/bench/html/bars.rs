@@ -27,10 +27,6 @@ const BELOW: i32 = 44;
 const LINUX: usize = BACKENDS.len();
 
 /// The bars of these backends: the slot, a name, costs.
-///
-/// # Errors
-///
-/// Those of plotters.
 pub fn draw(title: &str, backends: &[(usize, &str, &Costs)]) -> Result<String> {
     let known: Vec<&Subject> = Subject::all(Group::Operation)
         .filter(|operation| {

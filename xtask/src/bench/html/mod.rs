@@ -6,10 +6,10 @@ mod bars;
 mod drawing;
 mod plot;
 
-use super::statements::{self, Statement};
+use super::statements::Statement;
 use super::tables::{self, Titled};
 use crate::measure::boots::{BACKENDS, ETS2, Terms};
-use crate::measure::costs::{Cost, Costs};
+use crate::measure::costs::Costs;
 use crate::measure::linux::{self, Figure, Linux};
 use crate::measure::results::Results;
 use crate::measure::subjects::Subject;
@@ -23,10 +23,6 @@ const TITLE: &str = "lazymmu: executed instructions and barriers";
 const PLOTTED: [(&str, &str); 2] = [("cortex-a72", "classic"), ("max", ETS2)];
 
 /// The document.
-///
-/// # Errors
-///
-/// Those of plotters.
 pub fn page(results: &Results, said: &[Statement]) -> Result<String> {
     let mut body = vec![
         element("h1", TITLE),
@@ -40,11 +36,8 @@ pub fn page(results: &Results, said: &[Statement]) -> Result<String> {
         ),
         claims(said),
     ];
-    let aims = statements::targets(results);
-    if !aims.is_empty() {
-        body.push(titled(&tables::of_targets(&aims)));
-    }
-    body.extend(statements::not_judged(results).map(|line| element("p", &line)));
+    body.extend(tables::of_targets(results).as_ref().map(titled));
+    body.extend(tables::not_judged(results).map(|line| element("p", &line)));
     body.push(element("h2", "What each backend costs"));
     for (cpu, policy) in PLOTTED {
         let all = of(results, cpu, policy);
@@ -61,12 +54,10 @@ pub fn page(results: &Results, said: &[Statement]) -> Result<String> {
         for (cpu, policy) in PLOTTED {
             let all = of(results, cpu, policy);
             if !all.is_empty() {
-                let [barriers, instructions] = [barriers, per_page].map(|plot| {
-                    let plot = plot(operation, &format!("{cpu}, {policy}"), &all);
-                    anyhow::Ok(figure(&plot.title, &plot.draw()?))
-                });
-                let pair = barriers? + &instructions?;
-                body.push(format!("<div class=\"pair\">{pair}</div>"));
+                let plots = plots(operation, &format!("{cpu}, {policy}"), &all);
+                let plots = plots.map(|plot| anyhow::Ok(figure(&plot.title, &plot.draw()?)));
+                let pair: Result<String> = plots.into_iter().collect();
+                body.push(format!("<div class=\"pair\">{}</div>", pair?));
             }
         }
         body.push(titled(&table));
@@ -95,56 +86,51 @@ fn of<'a>(results: &'a Results, cpu: &str, policy: &str) -> Vec<(usize, &'static
         .collect()
 }
 
-fn barriers(operation: &Subject, terms: &str, all: &[(usize, &str, &Costs)]) -> Plot {
-    let ours = |cost: &Cost, _| (cost.dsb + cost.isb) as f64;
-    let linux = |figure: Figure, _| figure.barriers();
-    Plot {
-        title: format!("Barriers of one call: {terms}"),
+/// Both plots of an operation, ours beside Linux's.
+fn plots(operation: &Subject, terms: &str, all: &[(usize, &str, &Costs)]) -> [Plot; 2] {
+    let plot = |title: &str, y, series| Plot {
+        title: format!("{title}: {terms}"),
         x: "pages of the call",
-        y: "DSB + ISB",
-        series: series(operation, all, ours, linux),
-    }
-}
-
-fn per_page(operation: &Subject, terms: &str, all: &[(usize, &str, &Costs)]) -> Plot {
-    let ours = |cost: &Cost, pages: u64| cost.instructions as f64 / pages as f64;
-    let linux = |figure: Figure, pages: u64| Some(figure.instructions()? / pages as f64);
-    Plot {
-        title: format!("Instructions per page: {terms}"),
-        x: "pages of the call",
-        y: "instructions / page",
-        series: series(operation, all, ours, linux),
-    }
+        y,
+        series,
+    };
+    let barriers = series(operation, all, |call, _| call.barriers());
+    let each = series(operation, all, |call, pages| {
+        Some(call.instructions()? / pages as f64)
+    });
+    [
+        plot("Barriers of one call", "DSB + ISB", barriers),
+        plot("Instructions per page", "instructions / page", each),
+    ]
 }
 
 /// A line for each backend, and for each Linux whose calls were counted at several sizes.
 fn series(
     operation: &Subject,
     all: &[(usize, &str, &Costs)],
-    ours: impl Fn(&Cost, u64) -> f64,
-    theirs: impl Fn(Figure, u64) -> Option<f64>,
+    value: impl Fn(Figure, u64) -> Option<f64>,
 ) -> Vec<Series> {
+    let points = |calls: &mut dyn Iterator<Item = (u64, Figure)>| {
+        calls
+            .filter_map(|(pages, call)| Some((pages, value(call, pages)?)))
+            .collect()
+    };
     let ours = all.iter().map(|(slot, backend, costs)| Series {
         name: (*backend).to_owned(),
         slot: *slot,
-        points: costs
-            .of(operation.op)
-            .map(|(pages, cost)| (pages, ours(cost, pages)))
-            .collect(),
+        points: points(
+            &mut costs
+                .of(operation.op)
+                .map(|(pages, cost)| (pages, Figure::from(cost))),
+        ),
     });
     let linux = Linux::get();
     let theirs = (BACKENDS.len()..)
         .zip(&linux.kernels)
-        .map(|(slot, kernel)| {
-            let calls = linux.whole_calls.iter().filter_map(|row| {
-                let figure = linux.call(operation.op, row.pages, kernel)?;
-                Some((row.pages, theirs(figure, row.pages)?))
-            });
-            Series {
-                name: linux::label(kernel),
-                slot,
-                points: calls.collect(),
-            }
+        .map(|(slot, kernel)| Series {
+            name: linux::label(kernel),
+            slot,
+            points: points(&mut linux.calls(operation.op, kernel)),
         });
     let measured = theirs.filter(|series| !series.points.is_empty());
     ours.chain(measured).collect()

@@ -42,10 +42,6 @@ pub struct Plot {
 
 impl Plot {
     /// As SVG.
-    ///
-    /// # Errors
-    ///
-    /// Those of plotters.
     pub fn draw(&self) -> Result<String> {
         drawing::svg(SIZE, |root| {
             let points = || self.series.iter().flat_map(|series| &series.points);

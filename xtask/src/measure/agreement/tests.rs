@@ -27,7 +27,7 @@ fn compared(cpu: &str, from: &str, to: &str, predicted: &str) -> Vec<String> {
     let terms = Terms::new(cpu, "classic", "eager");
     let prediction =
         (!predicted.is_empty()).then(|| prediction(&predicted.replace("TLB", terms.tlb())));
-    let costs = |log: &str| lines::read(log, Counter::Inside).unwrap().costs;
+    let costs = |log: &str| lines::read(log).unwrap().costs;
     let counted = Counted {
         inside: costs(SAID),
         outside: costs(&SAID.replace(from, to)),
@@ -136,14 +136,14 @@ fn booted(from: &str, to: &str) -> Vec<String> {
 
 fn booted_and_predicted(from: &str, to: &str, predicted: Option<&str>) -> Vec<String> {
     let outside = BOOT.replace("=0 spread=0", "=9 spread=0") + BOOT_OUTSIDE;
-    let costs = |log: &str| lines::read(log, Counter::Inside).unwrap().costs;
+    let costs = |log: &str| lines::read(log).unwrap().costs;
     let counted = Counted {
         inside: costs(BOOT),
         outside: costs(&outside.replace(from, to)),
         ..Counted::default()
     };
     let prediction = predicted.map(prediction);
-    let boot = Measurement::Boot("cortex-a72".to_owned());
+    let boot = Measurement::boot("cortex-a72");
     differences(&boot, &counted, prediction.as_ref())
 }
 
