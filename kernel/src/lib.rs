@@ -15,7 +15,15 @@ extern crate alloc;
 
 pub mod arch;
 pub mod bench;
+#[cfg(target_os = "none")]
+pub mod demo;
 pub mod errors;
+#[cfg(target_os = "none")]
+pub mod exceptions;
+pub mod filter;
+#[cfg(target_os = "none")]
+pub mod litmus;
+pub mod machine;
 #[cfg(target_os = "none")]
 pub mod mm;
 /// Memory management: what of it needs no hardware.
@@ -23,9 +31,18 @@ pub mod mm;
 pub mod mm {
     pub mod area;
 }
+#[cfg(target_os = "none")]
+mod panic;
 pub mod platform;
 pub mod sched;
 pub mod selftest;
+#[cfg(target_os = "none")]
+pub mod smp;
+#[cfg(target_os = "none")]
+pub mod soak;
+#[cfg(target_os = "none")]
+mod spurious;
+pub mod stack;
 #[cfg(target_os = "none")]
 pub mod start;
 #[cfg(target_os = "none")]

@@ -19,7 +19,7 @@ mod kernel_main {
     use kernel::platform::exit::{Status, exit};
     use kernel::start::{self, StartError};
     use kernel::text::Line;
-    use modes::{demo, litmus, selftest, soak};
+    use kernel::{demo, litmus, selftest, soak};
 
     /// Where `boot` hands over: EL1, MMU on, upper half.
     #[unsafe(no_mangle)]

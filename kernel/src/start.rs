@@ -17,6 +17,7 @@ use crate::arch::features::{Ets, Features};
 use crate::arch::relax::CpuRelax;
 use crate::arch::timer::{self, CycleCounter};
 use crate::arch::{exceptions, interrupts as irq_mask, percpu, probe, semihosting};
+use crate::machine::Kind;
 use crate::mm::device::DeviceError;
 use crate::mm::image::Image;
 use crate::mm::layout::LINEAR_SIZE;
@@ -29,9 +30,9 @@ use crate::platform::devicetree::{
 use crate::platform::interrupts::{self, Controller, InterruptError, Registers};
 use crate::platform::memory_map::{AddressLimits, BootMemory, MemoryMap, MemoryMapError};
 use crate::platform::phys_range::PhysRange;
-use crate::platform::{exit, psci, smp};
+use crate::platform::{exit, psci};
 use crate::sched::{self, SchedError};
-use crate::selftest::runner;
+use crate::smp;
 use crate::wrap_errors;
 
 /// What the kernel knows about the machine it runs on.
@@ -50,7 +51,7 @@ pub struct Machine {
     /// Exception level at which the image was entered: 1, 2 or 3.
     pub entry_el: u64,
     /// Whether it is QEMU or hardware.
-    pub kind: runner::Machine,
+    pub kind: Kind,
 }
 
 impl Machine {
@@ -60,10 +61,8 @@ impl Machine {
     /// The reason, as the end of a sentence.
     pub const fn counts_cycles(&self) -> Result<(), &'static str> {
         match (self.kind, self.cycle_counter) {
-            (runner::Machine::Emulated, _) => {
-                Err("under QEMU the cycle counter follows the host's clock,\n\
-                 and a barrier costs no more than a NOP.")
-            }
+            (Kind::Emulated, _) => Err("under QEMU the cycle counter follows the host's clock,\n\
+                 and a barrier costs no more than a NOP."),
             (_, CycleCounter::Absent) => Err("this CPU has no PMUv3."),
             (_, CycleCounter::Stopped) => {
                 Err("the cycle counter stands still: something above EL1 holds it.")
@@ -177,7 +176,6 @@ pub fn cpu(handoff: &Handoff) {
     sched::init_boot_cpu();
     percpu::init_boot_cpu();
     exceptions::init();
-    exceptions::report::set_walk_reporter(mm::fault::explain);
     if let Some(uart) = boot::fail::implied_uart(handoff.image_phys) {
         // SAFETY: the boot tables are live, until `mm::init` suspends the console; the load address says that there
         // is a PL011.
@@ -282,8 +280,8 @@ pub fn memory(
     let memory = memory_map(&mut description, &boot, limits)?;
     // What the tree and the timer do not tell is told by answering semihosting, which cargo xtask
     // always asks for and a board without a debugger never does.
-    let kind = match runner::Machine::of(description.compatible.as_str(), timer::frequency()) {
-        runner::Machine::Hardware if semihosting::has_host() => runner::Machine::Emulated,
+    let kind = match Kind::of(description.compatible.as_str(), timer::frequency()) {
+        Kind::Hardware if semihosting::has_host() => Kind::Emulated,
         kind => kind,
     };
     let machine = MACHINE.call_once(|| Machine {
@@ -463,7 +461,15 @@ pub fn scheduler() -> Result<(), StartError> {
 /// # Errors
 /// The interrupts that CPUs send each other cannot be had. A CPU that does not come is a warning.
 pub fn other_cpus(arguments: &BootArguments<'_>) -> Result<(), StartError> {
-    Ok(smp::start_all(machine(), arguments.cpus)?)
+    let machine = machine();
+    let machine = smp::Machine {
+        cpus: &machine.description.cpus,
+        memory: &machine.memory,
+        entry_el: machine.entry_el,
+        features: machine.features,
+        counts_cycles: machine.counts_cycles().is_ok(),
+    };
+    Ok(smp::start_all(&machine, arguments.cpus)?)
 }
 
 /// What a secondary CPU does: it comes online, and then runs what there is to run.

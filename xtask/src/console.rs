@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the guest said: lines out of bytes, backtraces and expectations completed, the report kept.
+//! What the guest said: lines out of bytes, backtraces completed, the report kept.
 //!
 //! The kernel announces its end by `lazymmu: exit N`, and a fault by a line that
 //! begins with `panic:` or `exception:`; everything from there on is its report. The first
 //! announcement counts. A serial line that is plugged in or changes its speed may have put bytes
 //! before it that are no text; they do not hide it.
 
-use crate::expectation;
 use crate::symbols::Symbols;
 use std::collections::VecDeque;
 
@@ -57,7 +56,7 @@ impl Console {
         let raw = String::from_utf8_lossy(&bytes);
         let raw = raw.trim_end_matches(['\n', '\r']);
         let line = match &self.symbols {
-            Some(symbols) => expectation::annotate(symbols.annotate(raw), symbols.root()),
+            Some(symbols) => symbols.annotate(raw),
             None => raw.to_owned(),
         };
         if let Some(status) = announcement(&bytes) {

@@ -14,7 +14,6 @@ mod bench;
 mod build;
 mod check;
 mod console;
-mod expectation;
 mod failure;
 mod gdb;
 mod glob;

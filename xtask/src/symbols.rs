@@ -92,11 +92,6 @@ impl Symbols {
         })
     }
 
-    /// The checkout that was built.
-    pub fn root(&self) -> &Path {
-        Path::new(&self.root)
-    }
-
     /// Describes an address, `function at file:line`, innermost function first;
     /// empty when nothing is known of it.
     pub fn describe(&self, address: u64, kind: Address) -> Vec<String> {

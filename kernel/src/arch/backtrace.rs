@@ -13,32 +13,10 @@
 
 use core::fmt;
 
+use crate::stack::{RECORD, Stack};
+
 /// Frames that are printed at most. A runaway recursion would fill the screen.
 pub const MAX_FRAMES: usize = 32;
-
-/// Bytes of a frame record.
-const RECORD: u64 = 16;
-
-/// A stack, as the half-open range of its addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stack {
-    /// Lowest address.
-    pub bottom: u64,
-    /// Address above the highest byte.
-    pub top: u64,
-}
-
-impl Stack {
-    /// Whether a whole frame record lies at `address`.
-    #[must_use]
-    pub fn holds_record(self, address: u64) -> bool {
-        address.is_multiple_of(8)
-            && address >= self.bottom
-            && address
-                .checked_add(RECORD)
-                .is_some_and(|end| end <= self.top)
-    }
-}
 
 /// Why a walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

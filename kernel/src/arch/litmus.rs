@@ -7,7 +7,7 @@
 //! The load that may fault is at a known address, as in [`probe`](super::probe), and the store is
 //! not: a fault of the store is fatal.
 
-use super::probe::{Fault, Outcome};
+use super::fault::{Fault, Outcome};
 use core::arch::global_asm;
 use lazymmu::{Desc, Pte};
 

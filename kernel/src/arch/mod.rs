@@ -12,6 +12,8 @@ pub mod backtrace;
 pub mod cache;
 pub mod compatibility;
 pub mod exceptions;
+#[cfg(target_os = "none")]
+pub mod fault;
 pub mod features;
 #[cfg(target_os = "none")]
 pub mod hardware;

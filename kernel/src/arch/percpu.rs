@@ -10,9 +10,9 @@
 //! The boot CPU's block is a static, the others' are made when their CPUs are started and stay for
 //! ever. [`of`] finds a block by its number, and [`online`] goes through the CPUs that are up; their
 //! numbers are 0 to [`online_count`] - 1 (unless one got lost on the last step of its way up, see
-//! [`platform::smp`](crate::platform::smp)).
+//! [`smp`](crate::smp)).
 
-use super::{backtrace::Stack, sysreg};
+use super::sysreg;
 use core::{
     arch::asm,
     mem::offset_of,
@@ -21,7 +21,7 @@ use core::{
 };
 use lazymmu::{Batch, Counters};
 
-use crate::platform::devicetree::MAX_CPUS;
+use crate::{machine::MAX_CPUS, stack::Stack};
 
 /// A CPU's block. The vectors know the layout up to `emergency_top`.
 #[repr(C, align(64))]

@@ -23,55 +23,12 @@ use super::{
         esr::{Class, Esr},
         frame::TrapFrame,
     },
+    fault::Outcome,
     interrupts, litmus,
 };
-use core::{
-    arch::{asm, global_asm},
-    fmt,
-};
+use core::arch::{asm, global_asm};
 
-/// What a probe ran into.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Fault {
-    /// ESR_EL1: class, status and level.
-    pub esr: Esr,
-    /// FAR_EL1: the address, if the class has one.
-    pub far: u64,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {:#x}", self.esr, self.far)
-    }
-}
-
-impl fmt::Debug for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Fault({self})")
-    }
-}
-
-/// How the assembly returns: in x0 and x1 (AAPCS64 6.9).
-#[repr(C)]
-pub(crate) struct Outcome {
-    /// 0, or ESR_EL1 of the fault (never 0: IL is set for every 32-bit instruction).
-    esr: u64,
-    /// The result, or FAR_EL1 of the fault.
-    value: u64,
-}
-
-impl Outcome {
-    pub(crate) fn into_result(self) -> Result<u64, Fault> {
-        if self.esr == 0 {
-            Ok(self.value)
-        } else {
-            Err(Fault {
-                esr: Esr::new(self.esr),
-                far: self.value,
-            })
-        }
-    }
-}
+pub use super::fault::Fault;
 
 // Leaf functions in the C calling convention. On a fault the handler puts ESR and FAR into x0 and
 // x1 and continues at `probe_return` (`probe_exec_return` for `probe_exec`, which has a frame).

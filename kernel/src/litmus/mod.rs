@@ -2,7 +2,7 @@
 
 //! What only hardware shows: `mode=litmus iterations=N`.
 //!
-//! Two tables come out. [`spurious`] counts how often a page that was just made valid still faults,
+//! Two tables come out. [`spurious`](crate::spurious) counts how often a page that was just made valid still faults,
 //! on the same CPU, by what stands between the entry's store and the load: the reason for every barrier
 //! that lazy MMU mode defers, on this board. [`costs`] says what those barriers and invalidations take in
 //! cycles: what there is to save.
@@ -11,19 +11,11 @@
 //! where a fault is counted that the architecture rules out.
 
 mod costs;
-pub(crate) mod spurious;
 
-use core::fmt;
-
-use lazymmu::{LazyMmuError, SpaceError};
-
-use self::spurious::{Ground, WAYS, Way};
-use crate::arch::probe::Fault;
-use crate::mm::terms::TermsError;
+use crate::machine::Kind;
 use crate::platform::exit::Status;
-use crate::selftest::runner;
-use crate::selftest::suites::fixture::PagesError;
-use crate::{println, start, wrap_errors};
+use crate::spurious::{Ground, LitmusError, WAYS, Way};
+use crate::{println, start};
 
 /// Rounds of each test on hardware: enough for what a Cortex-A72 shows once in a million.
 const ON_HARDWARE: u32 = 10_000_000;
@@ -33,48 +25,6 @@ const EMULATED: u32 = 2000;
 /// Rounds between two lines that say how far it is: seconds on a board, which whoever reads its log takes for
 /// hung after a minute of silence.
 const PART: u32 = 1_000_000;
-
-/// Why there is no result.
-#[derive(Debug)]
-pub(crate) enum LitmusError {
-    /// There are no pages.
-    Pages(PagesError),
-    /// The address space refused.
-    Space(SpaceError),
-    /// Lazy MMU mode refused.
-    Lazy(LazyMmuError),
-    /// The strategy cannot be had.
-    Terms(TermsError),
-    /// There is no table for a page whose neighbors are mapped.
-    NoTable,
-    /// A fault of another kind.
-    Fault(Fault),
-    /// The page shows what is not in its frame.
-    Value(u64),
-}
-
-wrap_errors!(LitmusError {
-    PagesError => Pages,
-    SpaceError => Space,
-    LazyMmuError => Lazy,
-    TermsError => Terms,
-});
-
-impl fmt::Display for LitmusError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pages(error) => error.fmt(f),
-            Self::Space(error) => error.fmt(f),
-            Self::Lazy(error) => error.fmt(f),
-            Self::Terms(error) => error.fmt(f),
-            Self::NoTable => f.write_str("the page has no table although its neighbors are mapped"),
-            Self::Fault(fault) => write!(f, "not a translation fault: {fault}"),
-            Self::Value(found) => write!(f, "the page shows {found:#x}: the mapping is wrong"),
-        }
-    }
-}
-
-impl core::error::Error for LitmusError {}
 
 /// Runs both and prints their tables.
 #[must_use]
@@ -90,7 +40,7 @@ pub fn main(iterations: Option<u32>) -> Status {
 
 fn run(iterations: Option<u32>) -> Result<Status, LitmusError> {
     let machine = start::machine();
-    let is_emulated = machine.kind == runner::Machine::Emulated;
+    let is_emulated = machine.kind == Kind::Emulated;
     let iterations = iterations.unwrap_or(if is_emulated { EMULATED } else { ON_HARDWARE });
     let ground = Ground::new()?;
     let mut status = Status::Success;

@@ -138,7 +138,13 @@ impl<F: Frames, A: Addresses> Area<F, A> {
     /// # Errors
     /// [`SpaceError::Range`] if they are none; [`SpaceError::NotMapped`] beyond the area.
     pub fn part(&self, first: u64, count: u64) -> Result<PageRange, SpaceError> {
-        let range = PageRange::new(self.start() + first * PAGE_SIZE, count)?;
+        // A product that wraps would name pages of the area again.
+        let start = first.checked_mul(PAGE_SIZE);
+        let Some(start) = start.and_then(|offset| self.start().checked_add(offset)) else {
+            let va = self.pages.start();
+            return Err(SpaceError::NotMapped { va });
+        };
+        let range = PageRange::new(start, count)?;
         if range.end() > self.pages.end() {
             return Err(SpaceError::NotMapped { va: range.start() });
         }
@@ -208,6 +214,18 @@ mod tests {
 
     fn pages() -> PageRange {
         PageRange::new(0xffff_8000_0000_0000, 1).unwrap()
+    }
+
+    #[test]
+    fn a_part_that_wraps_around_is_refused() {
+        let log = Log::default();
+        let area = Area::new(pages(), Tables(&log, Ok(())), list(&log));
+        assert_eq!(area.part(0, 1), Ok(pages()));
+        // A product beyond 2^64, and a sum.
+        for first in [1 << 52, 1 << 51] {
+            let va = pages().start();
+            assert_eq!(area.part(first, 1), Err(SpaceError::NotMapped { va }));
+        }
     }
 
     #[test]

@@ -62,7 +62,6 @@ pub(super) fn map_in<K: Kernel>(
     let pages = range.grown_to_pages();
     let first = Frame::from_u64(pages.start()).ok_or(DeviceError::NoRoom(range))?;
     let count = pages.size() / PAGE_SIZE;
-    let span = pages.size() + PAGE_SIZE;
     // The linear map shows all of RAM: frames that somebody owns, and gives back one day.
     let linear = PageRange::new(linear_virt(pages.start()), count);
     let mut is_memory = false;
@@ -75,7 +74,8 @@ pub(super) fn map_in<K: Kernel>(
     // There is one such space, and it is borrowed for writing: nobody else gets here.
     let start = NEXT.load(Ordering::Relaxed);
     let next = start
-        .checked_add(span)
+        .checked_add(pages.size())
+        .and_then(|end| end.checked_add(PAGE_SIZE))
         .filter(|end| *end <= DEVICE + DEVICE_SIZE)
         .ok_or(DeviceError::NoRoom(range))?;
     let virt = PageRange::new(start, count).map_err(|e| DeviceError::Space(e.into()))?;

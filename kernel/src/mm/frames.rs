@@ -348,10 +348,10 @@ impl Allocator {
 }
 
 fn block_layout(count: usize) -> Layout {
-    let bytes = count.next_power_of_two() * PAGE_SIZE as usize;
-    match Layout::from_size_align(bytes, bytes) {
-        Ok(layout) => layout,
-        Err(_) => unreachable!("a power of two below 2^63 is a valid size and alignment"),
+    let bytes = count.next_power_of_two().checked_mul(PAGE_SIZE as usize);
+    match bytes.map(|bytes| Layout::from_size_align(bytes, bytes)) {
+        Some(Ok(layout)) => layout,
+        _ => unreachable!("a block of {count} frames is larger than all addresses"),
     }
 }
 

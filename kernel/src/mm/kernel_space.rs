@@ -11,7 +11,7 @@ use super::layout::{DEVICE, DEVICE_SIZE, VMAP, linear_virt};
 use super::{early, frames};
 use crate::arch::hardware::Arm64;
 use crate::arch::relax::CpuRelax;
-use crate::sync::RawSpinLock;
+use crate::sched::RawSpinLock;
 
 /// The `lazymmu` crate bound to this kernel.
 pub static MMU: Mmu<Arm64> = Mmu::new(Arm64);

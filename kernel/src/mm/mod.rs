@@ -23,6 +23,7 @@ pub mod image;
 pub mod kernel_space;
 pub mod layout;
 pub mod linear;
+pub(crate) mod pages;
 pub mod terms;
 pub mod vmap;
 
@@ -151,7 +152,7 @@ pub unsafe fn init(
 
 fn configure(settings: Settings) {
     // SAFETY: `settings` has the features that this CPU has; each CPU that comes up later is checked
-    // against them before it works with the tables (`platform::smp`).
+    // against them before it works with the tables (`smp`).
     unsafe { MMU.set_features(settings.features) };
     // SAFETY: there is one task yet, and it is here.
     let backend = unsafe { MMU.set_backend(settings.backend) };

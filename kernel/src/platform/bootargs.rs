@@ -39,8 +39,8 @@ use core::fmt;
 use lazymmu::Backend;
 use log::LevelFilter;
 
-use crate::platform::devicetree::MAX_CPUS;
-use crate::selftest::filter::{Filter, FilterError};
+use crate::filter::{Filter, FilterError};
+use crate::machine::MAX_CPUS;
 
 /// Boot arguments, with defaults filled in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

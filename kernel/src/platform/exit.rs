@@ -15,7 +15,7 @@
 //! that is not there does no harm ([`semihosting`]), and a run with a broken device tree then
 //! still ends with a status.
 
-use super::{bootargs::ExitMethod, console::Emergency, psci, smp::stop};
+use super::{bootargs::ExitMethod, console::Emergency, psci, stop};
 use crate::arch::{interrupts, semihosting};
 use core::{
     fmt::Write,

@@ -25,10 +25,11 @@ use arrayvec::ArrayVec;
 use lazymmu::{Frame, PA_BITS, PAGE_SIZE};
 
 use super::devicetree::{
-    EnableMethod, InterruptController, MAX_BANKS, MAX_CPUS, MAX_REDISTRIBUTOR_REGIONS,
-    MAX_RESERVATIONS, MachineDescription, Mapping,
+    EnableMethod, InterruptController, MAX_BANKS, MAX_REDISTRIBUTOR_REGIONS, MAX_RESERVATIONS,
+    MachineDescription, Mapping,
 };
 use super::phys_range::PhysRange;
+use crate::machine::MAX_CPUS;
 
 /// Usable RAM the kernel needs, in bytes: its tables take 1/512 of RAM, the
 /// heap and the frames the self-tests and the demonstration map some 16 MiB;

@@ -11,11 +11,9 @@ pub mod exit;
 #[cfg(target_os = "none")]
 pub mod interrupts;
 pub mod memory_map;
-#[cfg(target_os = "none")]
-mod panic;
 pub mod patience;
 pub mod phys_range;
 #[cfg(target_os = "none")]
 pub mod psci;
 #[cfg(target_os = "none")]
-pub mod smp;
+pub mod stop;

@@ -50,9 +50,13 @@ impl CpuMask {
     /// Every CPU.
     pub const ALL: Self = Self(u32::MAX);
 
-    /// CPU number `cpu` alone; below 32.
+    /// CPU number `cpu` alone.
+    ///
+    /// # Panics
+    /// If the number is 32 or more.
     #[must_use]
     pub const fn only(cpu: usize) -> Self {
+        assert!(cpu < u32::BITS as usize, "a mask has 32 CPUs");
         Self(1 << cpu)
     }
 

@@ -8,7 +8,7 @@
 //! | [`task`], `stack`, `spawn` | what a task is, its beginning and its end |
 //! | `run` | the switch, preemption, the timer, idling |
 //! | [`preempt`], `might_sleep` | what keeps a task on its CPU |
-//! | `wait`, `mutex` | waiting for others |
+//! | `wait`, `mutex`, `spin` | waiting for others |
 //! | `context` | what the `lazymmu` crate asks |
 //!
 //! # Policy
@@ -44,6 +44,8 @@ mod run;
 #[cfg(target_os = "none")]
 mod spawn;
 #[cfg(target_os = "none")]
+mod spin;
+#[cfg(target_os = "none")]
 mod stack;
 #[cfg(target_os = "none")]
 pub mod task;
@@ -65,6 +67,7 @@ pub use self::{
     preempt::{in_hard_interrupt, in_interrupt, interrupt_depth},
     run::{idle, interrupt, preempt_soon, sleep_until, switch_now, yield_now},
     spawn::{Builder, JoinHandle, STACK_PAGES, SpawnError, is_quiet, spawn},
+    spin::RawSpinLock,
     stack::{Stack, StackError},
     system::{
         CPUS, RESCHEDULE, SLICE_PER_SECOND, SchedError, Slices, add_cpu, allowed, cpu, init,

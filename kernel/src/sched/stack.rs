@@ -6,9 +6,9 @@ use core::fmt;
 
 use lazymmu::Prot;
 
-use crate::arch::backtrace;
 use crate::mm::frames::{self, Block};
 use crate::mm::vmap::{self, Area, VmapError};
+use crate::stack;
 
 /// A stack. The page below it is the guard page of the area before it, or the first page of the region.
 #[derive(Debug)]
@@ -47,8 +47,8 @@ impl Stack {
 
     /// Its bounds.
     #[must_use]
-    pub const fn bounds(&self) -> backtrace::Stack {
-        backtrace::Stack {
+    pub const fn bounds(&self) -> stack::Stack {
+        stack::Stack {
             bottom: self.0.start(),
             top: self.0.pages().end(),
         }

@@ -6,20 +6,26 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::time::Duration;
 
+use spin::once::Once;
+
 use super::entity::{CpuMask, Entity};
 use super::run::{self, Kicks};
 use super::spawn::{self, SpawnError};
 use super::task::{self, Task, current, current_arc};
 use super::{Cpus, MAX_CPUS, NoSuchCpu, Stats};
-use crate::arch::backtrace::Stack;
+use crate::arch::relax::CpuRelax;
 use crate::arch::{percpu, timer};
 use crate::platform::interrupts::{self, IntId, InterruptError};
+use crate::stack::Stack;
 
 /// The run queues.
 pub static CPUS: Cpus<Task, Kicks> = Cpus::new(Kicks);
 
 /// The interrupt that makes a CPU look at its queue.
 pub const RESCHEDULE: IntId = IntId::sgi(0);
+
+/// The virtual timer's interrupt, from [`init`] on.
+static TIMER: Once<IntId, CpuRelax> = Once::new();
 
 /// Time slices per second: 4 ms each.
 pub const SLICE_PER_SECOND: u64 = 250;
@@ -109,6 +115,7 @@ pub fn init(virtual_timer: Option<u32>) -> Result<(), SchedError> {
     CPUS.set_slice(usual_slice());
     CPUS.add_cpu(0, Some(main));
     interrupts::register(timer_interrupt, run::timer_fired)?;
+    TIMER.call_once(|| timer_interrupt);
     interrupts::register(RESCHEDULE, run::kicked)?;
     init_cpu()?;
     run::set_idle(0, spawn::idle_task(IDLE_NAMES[0], 0)?);
@@ -122,8 +129,8 @@ pub fn init(virtual_timer: Option<u32>) -> Result<(), SchedError> {
 /// One of them cannot be enabled.
 pub fn init_cpu() -> Result<(), InterruptError> {
     interrupts::enable(RESCHEDULE)?;
-    match crate::start::machine().description.timer.virtual_timer {
-        Some(intid) => interrupts::enable(IntId::ppi(intid - 16)),
+    match TIMER.get() {
+        Some(timer) => interrupts::enable(*timer),
         None => Ok(()),
     }
 }

@@ -16,8 +16,8 @@ use lazymmu::{Counters, Counts, LazyMmuState};
 use super::entity::{CpuMask, Entity, Entry};
 use super::stack::Stack;
 use super::wait::WaitQueue;
-use crate::arch::backtrace;
 use crate::arch::{switch, sysreg};
+use crate::stack;
 
 /// A thread of execution.
 ///
@@ -41,7 +41,7 @@ pub struct Task {
     /// Times that it was given a CPU.
     switches: AtomicU64,
     name: &'static str,
-    bounds: backtrace::Stack,
+    bounds: stack::Stack,
     /// Its own stack; taken when it has left that for good, by the one who is to free it.
     stack: UnsafeCell<Option<Stack>>,
     /// Who waits for its end.
@@ -84,7 +84,7 @@ pub(super) fn share(task: Task) -> Option<Arc<Task>> {
 /// Runs before there is a heap: the boot up to [`super::init`].
 static EARLY: Task = Task::new(
     "early",
-    backtrace::Stack { bottom: 0, top: 0 },
+    stack::Stack { bottom: 0, top: 0 },
     None,
     CpuMask::ALL,
 );
@@ -93,7 +93,7 @@ impl Task {
     /// A task that has not run: no section, nothing owed (R1).
     pub(super) const fn new(
         name: &'static str,
-        bounds: backtrace::Stack,
+        bounds: stack::Stack,
         stack: Option<Stack>,
         allowed: CpuMask,
     ) -> Self {
@@ -147,7 +147,7 @@ impl Task {
 
     /// Bounds of its stack.
     #[must_use]
-    pub const fn bounds(&self) -> backtrace::Stack {
+    pub const fn bounds(&self) -> stack::Stack {
         self.bounds
     }
 

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Expectations: what a test returns, and the macros that return early.
 //!
-//! An expectation that does not hold ends its test with the file, the line and the
-//! values. Its text is not in the image, whose size is limited: who reads the log, `cargo xtask`,
-//! adds it from the sources (xtask/src/expectation.rs). Values are formatted with `Debug` into a buffer
-//! of fixed size, because the heap may be what is under test; addresses have
-//! types that show themselves in hexadecimal.
+//! An expectation that does not hold ends its test with its [`Place`] (file, line, text) and the
+//! values. The values are formatted with `Debug` into a buffer of fixed size, because the heap may be
+//! under test; addresses have types that show themselves in hexadecimal.
 //!
 //! A test that has made something lasting before it fails (a mapping, a frame)
 //! should own it by a guard: the leak check reports what is left behind, in
@@ -35,8 +33,7 @@ pub enum Outcome {
 /// An expectation that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    file: &'static str,
-    line: u32,
+    place: &'static Place,
     details: Text<MAX_DETAILS>,
 }
 
@@ -44,26 +41,29 @@ pub struct Failure {
 // clippy.toml.
 const _: () = assert!(size_of::<Outcome>() < 400);
 
-/// The file in which an expectation stands, by reference: hundreds of expectations pass it, as one
-/// register instead of two, and the linker keeps one for each file.
-pub type File = &'static &'static str;
+/// Where an expectation is, and what it says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The source file.
+    pub file: &'static str,
+    /// The line in it.
+    pub line: u32,
+    /// The expectation as it is written, without its message; empty for [`fail!`](crate::fail).
+    pub text: &'static str,
+}
 
-/// Makes a failure at `file`, `line`.
+/// Makes a failure at `place`.
 ///
-/// The macros below only collect what differs from place to place; everything else
-/// is in these functions, out of line, because there are hundreds of expectations and the
-/// image has a size limit. The place comes as arguments, because a static for each takes more
-/// room. The functions return the whole result, which the compiler builds in the
-/// caller's place.
+/// The macros below collect what differs from expectation to expectation. Everything else is in
+/// these functions, out of line: the code of a test is then little more than its comparisons.
 ///
 /// # Errors
 /// Always: that is what it is for.
 #[cold]
 #[inline(never)]
-pub fn failed<T>(file: File, line: u32, details: fmt::Arguments<'_>) -> Result<T, Outcome> {
+pub fn failed<T>(place: &'static Place, details: fmt::Arguments<'_>) -> Result<T, Outcome> {
     Err(Outcome::Failure(Failure {
-        file,
-        line,
+        place,
         details: Text::from_arguments(details),
     }))
 }
@@ -74,8 +74,8 @@ pub fn failed<T>(file: File, line: u32, details: fmt::Arguments<'_>) -> Result<T
 /// Always.
 #[cold]
 #[inline(never)]
-pub fn untrue<T>(file: File, line: u32) -> Result<T, Outcome> {
-    failed(file, line, format_args!("it is false"))
+pub fn untrue<T>(place: &'static Place) -> Result<T, Outcome> {
+    failed(place, format_args!("it is false"))
 }
 
 /// Two values differ.
@@ -85,12 +85,11 @@ pub fn untrue<T>(file: File, line: u32) -> Result<T, Outcome> {
 #[cold]
 #[inline(never)]
 pub fn unequal<T>(
-    file: File,
-    line: u32,
+    place: &'static Place,
     left: &dyn fmt::Debug,
     right: &dyn fmt::Debug,
 ) -> Result<T, Outcome> {
-    unequal_after(file, line, (left, right), format_args!(""))
+    unequal_after(place, (left, right), format_args!(""))
 }
 
 /// Two values differ, and there is a `message` about it.
@@ -100,15 +99,13 @@ pub fn unequal<T>(
 #[cold]
 #[inline(never)]
 pub fn unequal_after<T>(
-    file: File,
-    line: u32,
+    place: &'static Place,
     (left, right): (&dyn fmt::Debug, &dyn fmt::Debug),
     message: fmt::Arguments<'_>,
 ) -> Result<T, Outcome> {
     let (left, right) = (value(left), value(right));
     failed(
-        file,
-        line,
+        place,
         format_args!("left:  {left:?}\nright: {right:?}\n{message}"),
     )
 }
@@ -119,8 +116,8 @@ pub fn unequal_after<T>(
 /// Always.
 #[cold]
 #[inline(never)]
-pub fn other_variant<T>(file: File, line: u32, found: &dyn fmt::Debug) -> Result<T, Outcome> {
-    failed(file, line, format_args!("value: {found:?}"))
+pub fn other_variant<T>(place: &'static Place, found: &dyn fmt::Debug) -> Result<T, Outcome> {
+    failed(place, format_args!("value: {found:?}"))
 }
 
 /// A result is an error.
@@ -129,8 +126,8 @@ pub fn other_variant<T>(file: File, line: u32, found: &dyn fmt::Debug) -> Result
 /// Always.
 #[cold]
 #[inline(never)]
-pub fn not_ok<T>(file: File, line: u32, error: &dyn fmt::Display) -> Result<T, Outcome> {
-    failed(file, line, format_args!("error: {error}"))
+pub fn not_ok<T>(place: &'static Place, error: &dyn fmt::Display) -> Result<T, Outcome> {
+    failed(place, format_args!("error: {error}"))
 }
 
 /// The test cannot be run here.
@@ -148,25 +145,35 @@ fn value(value: &dyn fmt::Debug) -> Text<MAX_VALUE> {
     Text::from_arguments(format_args!("{value:?}"))
 }
 
-/// The [`File`] where the macro is used.
+/// The [`Place`] where the macro is used.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! this_file {
-    () => {{
-        const FILE: &str = file!();
-        &FILE
+macro_rules! place {
+    ($macro_name:ident, $($arguments:tt)*) => {
+        $crate::place!(@ concat!(stringify!($macro_name), "!(", stringify!($($arguments)*), ")"))
+    };
+    () => {
+        $crate::place!(@ "")
+    };
+    (@ $text:expr) => {{
+        const PLACE: &$crate::selftest::expect::Place = &$crate::selftest::expect::Place {
+            file: file!(),
+            line: line!(),
+            text: $text,
+        };
+        PLACE
     }};
 }
 
-/// The place on the first line, the details on those after it.
+/// The place on the first line, the text of the expectation below it, then the details.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            file,
-            line,
-            details,
-        } = self;
-        write!(f, "EXPECTATION FAILED at {file}:{line}\n{details}")
+        let Place { file, line, text } = self.place;
+        writeln!(f, "EXPECTATION FAILED at {file}:{line}")?;
+        if !text.is_empty() {
+            writeln!(f, "{text}")?;
+        }
+        self.details.fmt(f)
     }
 }
 
@@ -176,14 +183,13 @@ impl fmt::Display for Failure {
 macro_rules! expect {
     ($condition:expr $(,)?) => {
         if !$condition {
-            return $crate::selftest::expect::untrue($crate::this_file!(), line!());
+            return $crate::selftest::expect::untrue($crate::place!(expect, $condition));
         }
     };
     ($condition:expr, $($message:tt)+) => {
         if !$condition {
             return $crate::selftest::expect::failed(
-                $crate::this_file!(),
-                line!(),
+                $crate::place!(expect, $condition),
                 format_args!($($message)+),
             );
         }
@@ -199,8 +205,7 @@ macro_rules! expect_eq {
             (left, right) => {
                 if !(*left == *right) {
                     return $crate::selftest::expect::unequal(
-                        $crate::this_file!(),
-                        line!(),
+                        $crate::place!(expect_eq, $left, $right),
                         left,
                         right,
                     );
@@ -213,8 +218,7 @@ macro_rules! expect_eq {
             (left, right) => {
                 if !(*left == *right) {
                     return $crate::selftest::expect::unequal_after(
-                        $crate::this_file!(),
-                        line!(),
+                        $crate::place!(expect_eq, $left, $right),
                         (left, right),
                         format_args!($($message)+),
                     );
@@ -231,7 +235,10 @@ macro_rules! expect_ok {
         match $result {
             Ok(value) => value,
             Err(error) => {
-                return $crate::selftest::expect::not_ok($crate::this_file!(), line!(), &error);
+                return $crate::selftest::expect::not_ok(
+                    $crate::place!(expect_ok, $result),
+                    &error,
+                );
             }
         }
     };
@@ -244,8 +251,7 @@ macro_rules! expect_err {
         match $result {
             Ok(value) => {
                 return $crate::selftest::expect::other_variant(
-                    $crate::this_file!(),
-                    line!(),
+                    $crate::place!(expect_err, $result),
                     &value,
                 );
             }
@@ -263,8 +269,7 @@ macro_rules! expect_matches {
             value => {
                 if !matches!(*value, $pattern $(if $guard)?) {
                     return $crate::selftest::expect::other_variant(
-                        $crate::this_file!(),
-                        line!(),
+                        $crate::place!(expect_matches, $value, $pattern $(if $guard)?),
                         value,
                     );
                 }
@@ -286,8 +291,7 @@ macro_rules! skip {
 macro_rules! fail {
     ($($details:tt)+) => {
         return $crate::selftest::expect::failed(
-            $crate::this_file!(),
-            line!(),
+            $crate::place!(),
             format_args!($($details)+),
         )
     };
@@ -297,7 +301,7 @@ macro_rules! fail {
 mod tests {
     use super::{Outcome, TestResult};
 
-    /// The lines of a failure behind the place; the place must be this file.
+    /// The lines of a failure after the place, which must be in this file.
     fn details(test: fn() -> TestResult) -> Vec<String> {
         let Err(Outcome::Failure(failure)) = test() else {
             panic!("the test did not fail");
@@ -308,7 +312,7 @@ mod tests {
         let expected = concat!("EXPECTATION FAILED at ", file!(), ":");
         assert!(place.starts_with(expected), "{place}");
         let line: u32 = place[expected.len()..].parse().unwrap();
-        assert_eq!(line, failure.line);
+        assert_eq!(line, failure.place.line);
         lines.collect()
     }
 
@@ -334,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_show_place_and_values() {
+    fn failures_show_place_text_and_values() {
         fn condition() -> TestResult {
             expect!(1 + 1 == 3);
             Ok(())
@@ -363,16 +367,31 @@ mod tests {
             expect_matches!(Some(1), Some(value) if value > 2);
             Ok(())
         }
-        assert_eq!(details(condition), ["it is false"]);
-        assert_eq!(details(message), ["at page 5"]);
-        assert_eq!(details(equal), ["left:  2", "right: 3"]);
+        fn failed() -> TestResult {
+            fail!("after step {}", 9);
+        }
+        assert_eq!(details(condition), ["expect!(1 + 1 == 3)", "it is false"]);
+        assert_eq!(details(message), ["expect!(1 + 1 == 3)", "at page 5"]);
+        let text = "expect_eq!([1, 2].len(), 3)";
+        assert_eq!(details(equal), [text, "left:  2", "right: 3"]);
         assert_eq!(
             details(equal_with_message),
-            ["left:  2", "right: 3", "after step 9"]
+            [text, "left:  2", "right: 3", "after step 9"]
         );
-        assert_eq!(details(ok), ["error: invalid digit found in string"]);
-        assert_eq!(details(err), ["value: 7"]);
-        assert_eq!(details(pattern), ["value: Some(1)"]);
+        let error = "error: invalid digit found in string";
+        assert_eq!(details(ok), [r#"expect_ok!("x".parse::<u8>())"#, error]);
+        assert_eq!(
+            details(err),
+            [r#"expect_err!("7".parse::<u8>())"#, "value: 7"]
+        );
+        assert_eq!(
+            details(pattern),
+            [
+                "expect_matches!(Some(1), Some(value) if value > 2)",
+                "value: Some(1)"
+            ]
+        );
+        assert_eq!(details(failed), ["after step 9"]);
     }
 
     #[test]
@@ -382,8 +401,8 @@ mod tests {
             Ok(())
         }
         let lines = details(test);
-        assert!(lines[0].starts_with("left:  [7, 7, 7"), "{lines:?}");
-        assert!(lines[0].ends_with("..."), "{lines:?}");
-        assert!(lines[1].starts_with("right: [8, 8, 8"), "{lines:?}");
+        assert!(lines[1].starts_with("left:  [7, 7, 7"), "{lines:?}");
+        assert!(lines[1].ends_with("..."), "{lines:?}");
+        assert!(lines[2].starts_with("right: [8, 8, 8"), "{lines:?}");
     }
 }

@@ -29,7 +29,7 @@
 //! ```
 //!
 //! The parts, in the order in which a run uses them: [`registry`] collects and
-//! checks the suites, [`filter`] selects, [`runner`] runs them one by one with
+//! checks the suites, [`filter`](crate::filter) selects, [`runner`] runs them one by one with
 //! a leak check around each, [`expect`] makes failures, [`ktap`] writes lines.
 //!
 //! Names are made of lower-case letters, digits, `_` and `-`; a test's path is
@@ -40,12 +40,20 @@
 //! which test it was. It does not run tests in parallel.
 
 pub mod expect;
-pub mod filter;
 pub mod ktap;
 #[cfg(test)]
 mod ktap_parser;
+#[cfg(target_os = "none")]
+mod main;
+#[cfg(target_os = "none")]
+pub mod provoke;
 pub mod registry;
 pub mod runner;
+#[cfg(target_os = "none")]
+mod suites;
+
+#[cfg(target_os = "none")]
+pub use self::main::main;
 
 /// What a file with a suite needs.
 pub mod prelude {

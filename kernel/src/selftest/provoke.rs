@@ -15,9 +15,9 @@ use crate::mm::vmap::Area;
 use crate::mm::{MMU, kernel_space};
 use crate::platform::bootargs::Provocation;
 use crate::platform::interrupts::{self, IntId};
-use crate::platform::smp::call::call;
 use crate::println;
 use crate::sched;
+use crate::smp::call::call;
 
 /// Ends the kernel in the way that is asked for. Does not return.
 pub fn run(end: Provocation) -> ! {

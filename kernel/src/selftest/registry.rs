@@ -13,11 +13,10 @@ use core::fmt;
 use arrayvec::ArrayVec;
 
 use super::expect::TestResult;
+use crate::filter::{MAX_DEPTH, is_name_byte};
 
 /// Suites there may be.
 pub const MAX_SUITES: usize = 32;
-/// Parts of a path: suite, groups, test.
-pub const MAX_DEPTH: usize = 4;
 
 /// A named, ordered set of tests.
 #[derive(Debug)]
@@ -200,11 +199,6 @@ impl Registry {
     pub fn suites(&self) -> &[&'static Suite] {
         &self.suites
     }
-}
-
-/// Whether `byte` may stand in a name.
-pub(super) const fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-'
 }
 
 fn check_name(name: &'static str) -> Result<(), RegistryError> {

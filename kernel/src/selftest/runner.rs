@@ -12,9 +12,10 @@
 use core::fmt::{self, Write};
 
 use super::expect::{Outcome, TestResult};
-use super::filter::{Filter, Selection};
 use super::ktap::{Ktap, Tally, Verdict};
 use super::registry::{Body, Registry, Test, Witness};
+use crate::filter::{Filter, Selection};
+use crate::machine::Kind;
 use crate::text::Text;
 
 /// What must be balanced over every test: frames, lazy state, interrupt mask, and what else a
@@ -46,29 +47,6 @@ pub trait LeakCheck {
     fn restore(&mut self, before: &Self::Snapshot, report: &mut dyn Write) -> fmt::Result;
 }
 
-/// What the kernel runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Machine {
-    /// QEMU's TCG, which models neither store buffers nor contiguous TLB
-    /// entries: tests that need real hardware are skipped.
-    Emulated,
-    /// A real CPU.
-    Hardware,
-}
-
-impl Machine {
-    /// Whose device tree begins its `compatible` so, and whose counter has so many ticks per second.
-    #[must_use]
-    pub fn of(compatible: &str, frequency: u64) -> Self {
-        /// QEMU's, unless it is told otherwise; a Raspberry Pi 4 has 54 MHz.
-        const QEMU: u64 = 62_500_000;
-        match (compatible, frequency) {
-            ("linux,dummy-virt", _) | ("raspberrypi,4-model-b", QEMU) => Self::Emulated,
-            _ => Self::Hardware,
-        }
-    }
-}
-
 /// Runs the tests of `registry` that `filter` selects.
 ///
 /// # Errors
@@ -76,7 +54,7 @@ impl Machine {
 pub fn run<'a, L: LeakCheck>(
     registry: &'a Registry,
     filter: Filter<'a>,
-    machine: Machine,
+    machine: Kind,
     leaks: &mut L,
     out: &mut dyn Write,
 ) -> Result<Tally, RunError<'a>> {
@@ -118,7 +96,7 @@ fn is_selected(test: &Test, selection: Selection<'_>) -> bool {
 }
 
 struct Run<'a, L> {
-    machine: Machine,
+    machine: Kind,
     leaks: &'a mut L,
     log: Ktap<'a>,
 }
@@ -172,7 +150,7 @@ impl<L: LeakCheck> Run<'_, L> {
         let tag = witness.tag();
         self.log
             .diagnostic(depth, format_args!("{name}.tag"), format_args!("{tag}"))?;
-        if witness == Witness::HwOnly && self.machine == Machine::Emulated {
+        if witness == Witness::HwOnly && self.machine == Kind::Emulated {
             let reason = "hw-only: QEMU does not model what this shows";
             self.log
                 .result(depth, number, name, Verdict::Skip(reason))?;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Spin locks, and what they protect against.
+//! Locks. [`IrqLock`] is the one of this floor; the others need tasks, and are the scheduler's.
 //!
 //! | lock | while it is held | for what |
 //! |---|---|---|
 //! | [`IrqLock`] | interrupts are masked | what interrupt handlers use as well |
-//! | [`RawSpinLock`] | the holder is not preempted | what only tasks use, which is the kernel's address space; a handler that asks for it panics |
+//! | [`sched::RawSpinLock`](crate::sched::RawSpinLock) | the holder is not preempted | what only tasks use, which is the kernel's address space; a handler that asks for it panics |
 //! | [`sched::Mutex`](crate::sched::Mutex) | anything goes, the holder may sleep | what is held for long |
 //!
 //! A holder of a spin lock that lost its CPU would let everybody else spin for a time slice, and for ever if the
@@ -29,7 +29,5 @@
 //! Nothing logs while it holds a run queue, and nothing allocates.
 
 mod irq;
-mod spin;
 
 pub use self::irq::{IrqLock, IrqLockGuard};
-pub use self::spin::RawSpinLock;

@@ -61,7 +61,7 @@ pub fn cargo_build(workspace: &Workspace) -> Command {
     command.args([
         "build",
         "--release",
-        "--package=image",
+        "--package=kernel",
         "--bin=kernel",
         "--target",
         KERNEL_TARGET,

@@ -32,8 +32,8 @@ pub const TOOLS: [Tool; 5] = [
     },
     Tool {
         name: "clippy-target",
-        command: "clippy --target aarch64-unknown-none-softfloat --package=kernel --package=modes \
-                  --package=image --package=boot --package=lazymmu --package=first-mapping \
+        command: "clippy --target aarch64-unknown-none-softfloat --package=kernel \
+                  --package=boot --package=lazymmu --package=first-mapping \
                   -- --deny=warnings",
         rustdoc: "",
     },
@@ -46,7 +46,7 @@ pub const TOOLS: [Tool; 5] = [
         name: "rustdoc-kernel",
         // No other crate links to the kernel: its documentation is for those who work on it.
         command: "doc --no-deps --document-private-items --lib --target aarch64-unknown-none-softfloat \
-                  --package=kernel --package=modes --package=boot",
+                  --package=kernel --package=boot",
         rustdoc: "--deny=warnings --allow=rustdoc::private_intra_doc_links",
     },
 ];

@@ -98,7 +98,7 @@ const ENDINGS: [Ending; 40] = [
             "provoke::sleep_in_a_section", "lazymmu: exit 2"] },
     Ending { name: "lock_in_an_interrupt", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=lock-in-interrupt", status: 2,
         says: &["panic: an interrupt handler asked for the kernel's address space", "1 interrupts deep", "backtrace:",
-            "kernel_space::lock", "exceptions::handler::handle", "exception_save", "provoke::lock_in_an_interrupt",
+            "kernel_space::lock", "exception_handler", "exception_save", "provoke::lock_in_an_interrupt",
             "provoke::outer", "kernel_main at", "lazymmu: exit 2"] },
     Ending { name: "hang", board: Virt, smp: 1, mebibytes: GIB, tree: Tree::Usual, bootargs: "mode=hang", status: failure::HUNG,
         says: &["provoking: Hang", "the guest hangs", "provoke::"] },

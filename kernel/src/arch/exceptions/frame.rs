@@ -2,7 +2,7 @@
 
 //! What the vectors save: everything that the interrupted code could notice.
 
-use super::super::backtrace::Stack;
+use crate::stack::Stack;
 use core::{fmt, mem::offset_of};
 
 /// An exception's saved state, on the stack of the handler.

@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Exceptions: all sixteen vectors, what they mean, and the report of what nobody expected.
+//! Exceptions: all sixteen vectors, and what they mean. The vectors call `exception_handler`, which
+//! the kernel defines above its scheduler ([`crate::exceptions`]).
 //!
 //! | entry | what happens |
 //! |---|---|
 //! | EL1 with SP_EL1, synchronous | a [probe](super::probe) gets an error; all else is reported |
 //! | EL1 with SP_EL1, IRQ | depth + 1, [dispatch], depth - 1 |
 //! | every other one | reported |
-//!
-//! A report ends the kernel with status 3. It is written so that it gets out of a broken kernel:
-//! on the emergency stack, through a writer without locks, and a fault inside of it makes a shorter
-//! one.
 //!
 //! [`esr`] is portable, the rest is not.
 //!
@@ -19,10 +16,6 @@
 pub mod esr;
 #[cfg(target_os = "none")]
 pub mod frame;
-#[cfg(target_os = "none")]
-mod handler;
-#[cfg(target_os = "none")]
-pub mod report;
 #[cfg(target_os = "none")]
 mod vectors;
 

@@ -15,10 +15,7 @@
 //! synchronization events themselves (SCTLR_EL1.EIS and EOS are 1), and an interrupt must not
 //! change what the interrupted code's barriers count to.
 
-use super::{
-    frame::{BAD_STACK, ELR, ESR, RECORD, SIZE, SP, VECTOR},
-    handler,
-};
+use super::frame::{BAD_STACK, ELR, ESR, RECORD, SIZE, SP, VECTOR};
 use crate::arch::{
     barrier, interrupts,
     percpu::{self, EMERGENCY, SCRATCH, STACK},
@@ -145,7 +142,7 @@ global_asm!(
     "msr tpidrro_el0, xzr",            // EL0 could read it
     "add x29, sp, #{RECORD}",
     "mov x0, sp",
-    "bl {handle}",
+    "bl exception_handler",
     // Back: only exceptions from EL1 on SP_EL1 return, onto the stack they came from.
     "ldp x0, x1, [sp, #{ELR}]",
     "msr elr_el1, x0",
@@ -179,7 +176,6 @@ global_asm!(
     ESR = const ESR,
     VECTOR = const VECTOR,
     RECORD = const RECORD,
-    handle = sym handler::handle,
 );
 
 const _: () = assert!(SP == 31 * 8, "x30 and sp are stored as a pair");

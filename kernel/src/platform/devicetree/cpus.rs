@@ -4,10 +4,11 @@
 use arrayvec::ArrayVec;
 
 use super::Notes;
-use super::description::{Conduit, Cpu, EnableMethod, MAX_CPUS, Note};
+use super::description::{Conduit, Cpu, EnableMethod, Note};
 use super::error::{DeviceTreeError, Quoted};
 use super::place::Place;
 use super::tree::Tree;
+use crate::machine::MAX_CPUS;
 
 /// Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0, as in MPIDR_EL1.
 const AFFINITY: u64 = 0xff_00ff_ffff;

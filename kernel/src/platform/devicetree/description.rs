@@ -9,7 +9,7 @@ use core::fmt;
 use arrayvec::ArrayVec;
 
 use super::error::{DeviceTreeError, NodePath, Quoted};
-use super::memory;
+use crate::machine::MAX_CPUS;
 use crate::platform::phys_range::PhysRange;
 use crate::text::Text;
 
@@ -18,8 +18,6 @@ pub const MAX_BANKS: usize = 16;
 /// Reserved ranges, after joining neighbors: those of /reserved-memory, of the memory reservation block and of
 /// /chosen together. The trees of Debian's Linux 6.12 have up to 15.
 pub const MAX_RESERVATIONS: usize = 32;
-/// CPUs.
-pub const MAX_CPUS: usize = 16;
 /// Redistributor regions of a GICv3.
 pub const MAX_REDISTRIBUTOR_REGIONS: usize = 8;
 /// Bytes of /chosen/bootargs, without the NUL.
@@ -76,14 +74,6 @@ impl MachineDescription {
             let _ = notes.try_push(Note::CpuUnusable { error });
             false
         });
-    }
-
-    /// Reserves memory that must not be touched.
-    ///
-    /// # Errors
-    /// [`DeviceTreeError::TooMany`].
-    pub fn forbid(&mut self, range: PhysRange) -> Result<(), DeviceTreeError> {
-        memory::reserve(&mut self.reservations, range, Mapping::Forbidden)
     }
 }
 

@@ -6,7 +6,9 @@
 use arrayvec::ArrayVec;
 
 use super::Notes;
-use super::description::{MAX_BANKS, MAX_RESERVATIONS, Mapping, Note, Reservation};
+use super::description::{
+    MAX_BANKS, MAX_RESERVATIONS, MachineDescription, Mapping, Note, Reservation,
+};
 use super::error::DeviceTreeError;
 use super::place::Place;
 use super::tree::Tree;
@@ -175,8 +177,18 @@ fn push(
     range.map_or(Ok(()), |range| reserve(list, range, mapping))
 }
 
+impl MachineDescription {
+    /// Reserves memory that must not be touched.
+    ///
+    /// # Errors
+    /// [`DeviceTreeError::TooMany`].
+    pub fn forbid(&mut self, range: PhysRange) -> Result<(), DeviceTreeError> {
+        reserve(&mut self.reservations, range, Mapping::Forbidden)
+    }
+}
+
 /// Adds `range`, joined with those of the same mapping that it touches, and keeps the list sorted by start.
-pub fn reserve(
+fn reserve(
     list: &mut ArrayVec<Reservation, MAX_RESERVATIONS>,
     mut range: PhysRange,
     mapping: Mapping,

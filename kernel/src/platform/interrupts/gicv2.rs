@@ -14,7 +14,7 @@
 //! enables Group 1 (4.3.1, 4.4.1).
 
 use super::{IntId, InterruptError, Registers};
-use crate::{arch::percpu, platform::devicetree::MAX_CPUS, sync::IrqLock};
+use crate::{arch::percpu, machine::MAX_CPUS, sync::IrqLock};
 use arm_gic::UniqueMmioPointer;
 use core::{
     ptr::NonNull,

@@ -10,7 +10,8 @@
 use super::{IntId, InterruptError, Registers};
 use crate::{
     arch::{barrier, interrupts, percpu, sysreg},
-    platform::devicetree::{MAX_CPUS, MAX_REDISTRIBUTOR_REGIONS},
+    machine::MAX_CPUS,
+    platform::devicetree::MAX_REDISTRIBUTOR_REGIONS,
     sync::IrqLock,
 };
 use arm_gic::{
@@ -124,8 +125,13 @@ impl GicV3 {
         // Aff3 stands right above the others in GICR_TYPER[63:32].
         let wanted = (affinity >> 8 & 0xff00_0000 | affinity & 0xff_ffff) as u32;
         for region in &self.regions {
-            let mut offset = 0;
-            while offset + SIZE <= region.size {
+            let mut offset = 0_u64;
+            // The stride is the device tree's: a sum may be beyond all addresses.
+            let fits = |offset: u64| {
+                let end = offset.checked_add(SIZE);
+                end.is_some_and(|end| end <= region.size)
+            };
+            while fits(offset) {
                 // SAFETY: the loop's condition: the two frames from there are in the region.
                 let frame = unsafe { region.virt.add(offset as usize) };
                 // SAFETY: as above.
@@ -140,11 +146,11 @@ impl GicV3 {
                 if low & TYPER_LAST != 0 {
                     break;
                 }
-                offset += match self.stride {
+                offset = offset.saturating_add(match self.stride {
                     Some(stride) => stride,
                     None if low & TYPER_VLPIS != 0 => SIZE_VIRTUAL,
                     None => SIZE,
-                };
+                });
             }
         }
         Err(InterruptError::NoRedistributor { affinity })

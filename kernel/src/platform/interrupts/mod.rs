@@ -328,7 +328,6 @@ fn send_one(gic: &Gic, id: IntId, cpu: &PerCpu) -> Result<(), InterruptError> {
 
 /// Handles one interrupt. Called from the vectors, at interrupt depth 1 or more, IRQs masked.
 pub fn dispatch() {
-    debug_assert!(crate::sched::in_hard_interrupt());
     // Without an acknowledgement it was gone before: 1023, "spurious". Nothing to end.
     match GIC.get() {
         Some(Gic::V2(gic)) => {

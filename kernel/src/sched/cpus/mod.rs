@@ -36,7 +36,7 @@ pub use self::queue::{Decision, Left, Queue, Switch};
 use super::entity::{CpuMask, Entity, List, State};
 use super::stats::Stats;
 use crate::arch::relax::{CpuRelax, cpu_relax};
-pub use crate::platform::devicetree::MAX_CPUS;
+pub use crate::machine::MAX_CPUS;
 
 /// What the queues need of the machine.
 pub trait Port {

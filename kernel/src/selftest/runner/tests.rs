@@ -10,25 +10,6 @@ use super::super::registry::Suite;
 use super::*;
 use crate::{case, cases, expect, expect_eq, group, skip};
 
-#[test]
-fn a_raspberry_pi_is_emulated_if_its_counter_is_qemus() {
-    assert_eq!(
-        Machine::of("raspberrypi,4-model-b", 54_000_000),
-        Machine::Hardware
-    );
-    assert_eq!(
-        Machine::of("raspberrypi,4-model-b", 62_500_000),
-        Machine::Emulated
-    );
-    assert_eq!(Machine::of("raspberrypi,4-model-b", 0), Machine::Hardware);
-    assert_eq!(
-        Machine::of("linux,dummy-virt", 54_000_000),
-        Machine::Emulated
-    );
-    // Some board may have such a counter.
-    assert_eq!(Machine::of("acme,board", 62_500_000), Machine::Hardware);
-}
-
 thread_local! {
     /// Frames the pretended kernel has free.
     static FRAMES: Cell<i32> = const { Cell::new(100) };
@@ -125,7 +106,7 @@ static HARDWARE: Suite = Suite {
     tests: &[case!(HwOnly, passes)],
 };
 
-fn run_all(pattern: &str, machine: Machine) -> (String, Vec<Entry>, Tally) {
+fn run_all(pattern: &str, machine: Kind) -> (String, Vec<Entry>, Tally) {
     let registry = Registry::new(&[&LAZY, &TABLES, &HARDWARE]).unwrap();
     let filter = Filter::parse(pattern).unwrap();
     let mut log = String::new();
@@ -148,7 +129,7 @@ fn find<'a>(suites: &'a [Entry], path: &str) -> &'a Entry {
 
 #[test]
 fn the_log_is_written_as_kunit_would() {
-    let (log, ..) = run_all("tables.*s*", Machine::Emulated);
+    let (log, ..) = run_all("tables.*s*", Kind::Emulated);
     let place = log.lines().find_map(|line| {
         let (_, place) = line.split_once("# fails: EXPECTATION FAILED at ")?;
         Some(place.to_owned())
@@ -165,6 +146,7 @@ KTAP version 1
     ok 1 passes
     # fails.tag: trace-only
     # fails: EXPECTATION FAILED at PLACE
+    #   expect_eq!(1 + 1, 3)
     #   left:  2
     #   right: 3
     #   after the first step
@@ -192,7 +174,7 @@ not ok 1 tables
 
 #[test]
 fn suites_run_in_their_order_and_everything_is_counted() {
-    let (_, suites, tally) = run_all("*", Machine::Emulated);
+    let (_, suites, tally) = run_all("*", Kind::Emulated);
     let names: Vec<_> = suites.iter().map(|suite| suite.name.as_str()).collect();
     assert_eq!(names, ["hardware", "tables", "lazy"]);
     assert_eq!(tally.to_string(), "pass:5 fail:5 skip:2 total:12");
@@ -200,7 +182,7 @@ fn suites_run_in_their_order_and_everything_is_counted() {
 
 #[test]
 fn a_failing_case_fails_its_groups() {
-    let (_, suites, _) = run_all("tables.even", Machine::Emulated);
+    let (_, suites, _) = run_all("tables.even", Kind::Emulated);
     assert_eq!(find(&suites, "tables.even.two").verdict, Verdict::Pass);
     assert_eq!(find(&suites, "tables.even.three").verdict, Verdict::Fail);
     assert_eq!(find(&suites, "tables.even.four").verdict, Verdict::Pass);
@@ -211,7 +193,7 @@ fn a_failing_case_fails_its_groups() {
 
 #[test]
 fn a_single_case_can_be_selected() {
-    let (_, suites, tally) = run_all("tables.even.t*", Machine::Emulated);
+    let (_, suites, tally) = run_all("tables.even.t*", Kind::Emulated);
     let children = &find(&suites, "tables.even").children;
     let names: Vec<_> = children.iter().map(|entry| entry.name.as_str()).collect();
     assert_eq!(names, ["two", "three"]);
@@ -221,7 +203,7 @@ fn a_single_case_can_be_selected() {
 #[test]
 fn a_leak_fails_a_test_that_would_pass() {
     let before = FRAMES.get();
-    let (_, suites, _) = run_all("lazy", Machine::Emulated);
+    let (_, suites, _) = run_all("lazy", Kind::Emulated);
     for name in ["leaks", "leaks_and_fails", "leaks_and_skips"] {
         let test = find(&suites, &format!("lazy.{name}"));
         assert_eq!(test.verdict, Verdict::Fail, "{name}");
@@ -251,7 +233,7 @@ fn a_leak_fails_a_test_that_would_pass() {
 #[test]
 fn what_only_hardware_shows_is_skipped_elsewhere() {
     RAN.set(0);
-    let (_, suites, _) = run_all("hardware", Machine::Emulated);
+    let (_, suites, _) = run_all("hardware", Kind::Emulated);
     assert_eq!(RAN.get(), 0);
     let reason = "hw-only: QEMU does not model what this shows";
     assert_eq!(
@@ -259,7 +241,7 @@ fn what_only_hardware_shows_is_skipped_elsewhere() {
         Verdict::Skip(reason.into())
     );
     assert_eq!(suites[0].verdict, Verdict::Skip("all tests skipped".into()));
-    let (_, suites, _) = run_all("hardware", Machine::Hardware);
+    let (_, suites, _) = run_all("hardware", Kind::Hardware);
     assert_eq!(RAN.get(), 1);
     assert_eq!(suites[0].verdict, Verdict::Pass);
 }
@@ -270,7 +252,7 @@ fn a_filter_without_tests_is_an_error_and_writes_nothing() {
     for pattern in ["tabels", "*.absent", "tables.passes.deeper"] {
         let filter = Filter::parse(pattern).unwrap();
         let mut log = String::new();
-        let error = run(&registry, filter, Machine::Emulated, &mut Frames, &mut log).unwrap_err();
+        let error = run(&registry, filter, Kind::Emulated, &mut Frames, &mut log).unwrap_err();
         assert_eq!(log, "");
         assert_eq!(
             error.to_string(),
@@ -284,7 +266,7 @@ fn a_filter_without_tests_is_an_error_and_writes_nothing() {
     let error = run(
         &empty,
         Filter::ALL,
-        Machine::Emulated,
+        Kind::Emulated,
         &mut Frames,
         &mut String::new(),
     );
@@ -303,7 +285,7 @@ fn a_broken_console_is_reported() {
     let result = run(
         &registry,
         Filter::ALL,
-        Machine::Emulated,
+        Kind::Emulated,
         &mut Frames,
         &mut Broken,
     );

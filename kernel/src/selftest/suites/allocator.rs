@@ -8,11 +8,11 @@ use lazymmu::{Frame, PAGE_SIZE, VirtAddr};
 
 use super::fixture::store;
 use crate::arch::probe::try_read_u64;
+use crate::machine::Kind;
 use crate::mm::frames::{self, FrameList};
 use crate::mm::kernel_space;
 use crate::mm::layout::linear_virt;
 use crate::selftest::prelude::*;
-use crate::selftest::runner::Machine;
 use crate::start;
 
 suite! {
@@ -115,7 +115,7 @@ const MOST: usize = 1 << 18;
 impl All {
     /// Takes single frames until there are no more. Skips the test where that is too much.
     fn take() -> Result<Self, Outcome> {
-        if start::machine().kind == Machine::Emulated && frames::usage().total > MOST {
+        if start::machine().kind == Kind::Emulated && frames::usage().total > MOST {
             skip!("the host would have to provide all memory: run on virt with --memory 1G");
         }
         let usable = start::machine().memory.usable();

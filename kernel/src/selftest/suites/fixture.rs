@@ -4,13 +4,11 @@
 //!
 //! The helpers are kept out of line: a hundred tests use them, and the image has a size limit.
 
-use core::fmt;
-use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use log::debug;
 
-use lazymmu::{Backend, BarrierPolicy, Counts, Frame, PageRange, Prot, PteRef, SpaceError};
+use lazymmu::{Backend, BarrierPolicy, Counts, PageRange, PteRef, SpaceError};
 
 use crate::arch::Arm64;
 use crate::arch::probe::{self, Fault};
@@ -18,12 +16,11 @@ use crate::arch::relax::cpu_relax;
 use crate::arch::timer;
 use crate::arch::window::{self, WindowId};
 use crate::mm::MMU;
-use crate::mm::frames::{FrameList, OutOfFrames};
 use crate::mm::kernel_space::Space;
-use crate::mm::layout::linear_virt;
 use crate::mm::terms::{Terms, TermsError};
-use crate::mm::vmap::{self, Area, VmapError};
 use crate::sched::{self, JoinHandle};
+
+pub(super) use crate::mm::pages::Pages;
 
 /// Seconds that a test waits for what must happen: between two instructions a busy host may let some pass.
 const PATIENCE: u64 = 10;
@@ -50,76 +47,6 @@ pub(crate) fn spin_for(ticks: u64) {
     let until = timer::ticks() + ticks;
     while timer::ticks() < until {
         cpu_relax();
-    }
-}
-
-/// An area with frames of its own.
-pub(crate) struct Pages {
-    pub(crate) area: Area<FrameList>,
-}
-
-/// Why pages could not be had.
-#[derive(Debug)]
-pub(crate) enum PagesError {
-    Frames(OutOfFrames),
-    Vmap(VmapError),
-}
-
-impl fmt::Display for PagesError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Frames(error) => error.fmt(f),
-            Self::Vmap(error) => error.fmt(f),
-        }
-    }
-}
-
-impl Pages {
-    /// `count` addresses and as many frames, not mapped.
-    #[inline(never)]
-    pub(crate) fn unmapped(count: usize) -> Result<Self, PagesError> {
-        Self::reserved(count as u64, count)
-    }
-
-    /// `pages` addresses and `count` frames, not mapped.
-    #[inline(never)]
-    pub(crate) fn reserved(pages: u64, count: usize) -> Result<Self, PagesError> {
-        let frames = FrameList::alloc(count).map_err(PagesError::Frames)?;
-        let area = Area::with(&vmap::GENERAL, pages, frames).map_err(PagesError::Vmap)?;
-        Ok(Self { area })
-    }
-
-    /// `count` pages mapped read-write.
-    #[inline(never)]
-    pub(crate) fn mapped(count: usize) -> Result<Self, PagesError> {
-        let frames = FrameList::alloc(count).map_err(PagesError::Frames)?;
-        let area = vmap::vmap(frames, Prot::KERNEL).map_err(PagesError::Vmap)?;
-        Ok(Self { area })
-    }
-
-    /// The frames.
-    pub(crate) fn frames(&self) -> &[Frame] {
-        self.area.frames()
-    }
-
-    /// Address of page `i`.
-    pub(crate) fn virt(&self, i: usize) -> u64 {
-        self.area.start() + i as u64 * lazymmu::PAGE_SIZE
-    }
-
-    /// Writes `value` to the start of frame `i`, through the linear map.
-    #[inline(never)]
-    pub(crate) fn fill(&self, i: usize, value: u64) {
-        let place = linear_virt(self.frames()[i].as_u64()) as usize;
-        // SAFETY: the frame is ours; the linear map shows it there, aligned.
-        unsafe { ptr::with_exposed_provenance_mut::<u64>(place).write_volatile(value) };
-    }
-
-    /// Reads the start of frame `i`, through the linear map.
-    pub(super) fn frame_value(&self, i: usize) -> u64 {
-        let place = linear_virt(self.frames()[i].as_u64()) as usize;
-        // SAFETY: as in `fill`.
-        unsafe { ptr::with_exposed_provenance::<u64>(place).read_volatile() }
     }
 }
 

@@ -17,9 +17,10 @@ use crate::mm::layout::VMAP;
 use crate::mm::{MMU, kernel_space};
 use crate::platform::interrupts::{self, IntId, InterruptError};
 use crate::sched;
+use crate::sched::RawSpinLock;
 use crate::selftest::prelude::*;
 use crate::start;
-use crate::sync::{IrqLock, RawSpinLock};
+use crate::sync::IrqLock;
 
 suite! {
     name: "interrupts",

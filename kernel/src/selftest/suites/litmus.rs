@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The barriers of a mapping, where they can be seen: a short run of what `mode=litmus` does for long.
 
-use crate::litmus::spurious::{Ground, WAYS};
 use crate::selftest::prelude::*;
+use crate::spurious::{Ground, WAYS};
 
 suite! {
     name: "litmus",

@@ -12,17 +12,18 @@ use arrayvec::ArrayVec;
 use tock_registers::interfaces::Readable;
 
 use super::fixture::{spin_for, spin_until};
-use crate::arch::backtrace::Stack;
 use crate::arch::percpu;
 use crate::arch::probe::try_read_u8;
 use crate::arch::relax::cpu_relax;
 use crate::arch::timer;
+use crate::machine::MAX_CPUS;
 use crate::mm::MMU;
 use crate::platform::bootargs::BootArguments;
-use crate::platform::devicetree::{EnableMethod, MAX_CPUS};
+use crate::platform::devicetree::EnableMethod;
 use crate::platform::interrupts::{self, IntId, InterruptError};
-use crate::platform::smp::call::{CallError, call};
 use crate::selftest::prelude::*;
+use crate::smp::call::{CallError, call};
+use crate::stack::Stack;
 use crate::start;
 
 suite! {

@@ -68,9 +68,9 @@ pub const ORDERS: [Order; 13] = [
         steps: &[Step::Store, Step::Clean(&[Cache::Clean, Cache::CleanInvalidate]), Step::Dsb(SY)],
         before: Step::Leave },
     // Past the caches, by a Device mapping, there is nothing to write back.
-    Order { rule: "H17", function: "kernel::platform::smp::wake::release", on: On::Every, undoes: Some(Step::Store),
+    Order { rule: "H17", function: "kernel::smp::wake::release", on: On::Every, undoes: Some(Step::Store),
         steps: &[Step::Release, Step::Dsb(SY)], before: Step::Event },
-    Order { rule: "H17", function: "kernel::platform::smp::wake::release", on: On::Some, undoes: Some(Step::Store),
+    Order { rule: "H17", function: "kernel::smp::wake::release", on: On::Some, undoes: Some(Step::Store),
         steps: &[Step::Release, WRITE_BACK, Step::Dsb(SY)], before: Step::Event },
     // A range without a line is left alone, so this is what one way does: the one that has a line.
     Order { rule: "H17", function: "kernel::arch::cache::clean_and_invalidate_to_poc", on: On::Some,

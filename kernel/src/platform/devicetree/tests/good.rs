@@ -3,6 +3,7 @@
 
 use super::super::*;
 use super::source::{Source, cells, pi4, texts, virt};
+use crate::machine::MAX_CPUS;
 use crate::platform::phys_range::PhysRange;
 
 const QEMU_GICV3: &[u8] = include_bytes!("../../../../tests/data/qemu-virt-gicv3-8g-smp4.dtb");

@@ -13,24 +13,67 @@
 //! and each round leaves the entry empty and its address invalidated by [`Mmu::invalidate_range`](lazymmu::Mmu::invalidate_range),
 //! as the library believes it to be all the time.
 
+use core::fmt;
 use core::ptr;
 use core::sync::atomic::AtomicU64;
 
 use lazymmu::tlbi::{Reach, Scope};
 use lazymmu::{
-    Backend, Backing, BarrierPolicy, Desc, ENTRIES, Frame, Hardware, Level, PageRange, Prot, Pte,
-    TableFrames,
+    Backend, Backing, BarrierPolicy, Desc, ENTRIES, Frame, Hardware, LazyMmuError, Level,
+    PageRange, Prot, Pte, SpaceError, TableFrames,
 };
 
-use super::LitmusError;
 use crate::arch::Arm64;
 use crate::arch::exceptions::esr::Status;
 use crate::arch::litmus::{Between, make_and_read};
 use crate::arch::probe::{self, Fault};
 use crate::mm::layout::linear_virt;
-use crate::mm::terms::Terms;
+use crate::mm::pages::{Pages, PagesError};
+use crate::mm::terms::{Terms, TermsError};
 use crate::mm::{MMU, kernel_space};
-use crate::selftest::suites::fixture::Pages;
+use crate::wrap_errors;
+
+/// Why there is no result.
+#[derive(Debug)]
+pub(crate) enum LitmusError {
+    /// There are no pages.
+    Pages(PagesError),
+    /// The address space refused.
+    Space(SpaceError),
+    /// Lazy MMU mode refused.
+    Lazy(LazyMmuError),
+    /// The strategy cannot be had.
+    Terms(TermsError),
+    /// There is no table for a page whose neighbors are mapped.
+    NoTable,
+    /// A fault of another kind.
+    Fault(Fault),
+    /// The page shows what is not in its frame.
+    Value(u64),
+}
+
+wrap_errors!(LitmusError {
+    PagesError => Pages,
+    SpaceError => Space,
+    LazyMmuError => Lazy,
+    TermsError => Terms,
+});
+
+impl fmt::Display for LitmusError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pages(error) => error.fmt(f),
+            Self::Space(error) => error.fmt(f),
+            Self::Lazy(error) => error.fmt(f),
+            Self::Terms(error) => error.fmt(f),
+            Self::NoTable => f.write_str("the page has no table although its neighbors are mapped"),
+            Self::Fault(fault) => write!(f, "not a translation fault: {fault}"),
+            Self::Value(found) => write!(f, "the page shows {found:#x}: the mapping is wrong"),
+        }
+    }
+}
+
+impl core::error::Error for LitmusError {}
 
 /// How the entry is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,36 +15,27 @@
 //! lazymmu: exit 3
 //! ```
 //!
-//! What the walk finds is told by whoever owns the tables ([`set_walk_reporter`]); if telling it
-//! faults, a second, short report says so and ends the kernel all the same.
+//! If the walk of the tables faults, a second, short report says so and ends the kernel all the
+//! same.
 
-use super::{
-    esr::{AccessKind, Esr},
-    frame::{Kind, TrapFrame},
-};
 use crate::{
-    arch::{backtrace, interrupts, percpu, relax::CpuRelax},
+    arch::{
+        backtrace,
+        exceptions::{
+            esr::{AccessKind, Esr},
+            frame::{Kind, TrapFrame},
+        },
+        interrupts, percpu,
+    },
+    mm::fault,
     platform::{
         console::Emergency,
         exit::{Status, exit},
-        smp::stop,
+        stop,
     },
+    sched,
 };
 use core::fmt::{self, Write};
-use spin::once::Once;
-
-/// Writes what the translation tables say about an address, as text without a newline at the end.
-pub type WalkReporter = fn(va: u64, out: &mut dyn Write) -> fmt::Result;
-
-static WALK_REPORTER: Once<WalkReporter, CpuRelax> = Once::new();
-
-/// Registers who can say what a walk finds. The first call counts.
-///
-/// The reporter runs with everything masked, perhaps while somebody holds any lock: it must take
-/// none, allocate nothing, and may meet half-built tables.
-pub fn set_walk_reporter(reporter: WalkReporter) {
-    WALK_REPORTER.call_once(|| reporter);
-}
 
 /// Reports and ends. Does not return.
 pub(super) fn unexpected(frame: &TrapFrame) -> ! {
@@ -110,8 +101,8 @@ fn write_report(frame: &TrapFrame, out: &mut Emergency) -> fmt::Result {
         frame.origin(),
         frame.kind(),
         cpu.index(),
-        crate::sched::current().name(),
-        crate::sched::interrupt_depth()
+        sched::current().name(),
+        sched::interrupt_depth()
     )?;
     stop::write_running(out)?;
     if frame.stack_was_bad() && !frame.overflowed(stack) {
@@ -121,9 +112,9 @@ fn write_report(frame: &TrapFrame, out: &mut Emergency) -> fmt::Result {
             frame.sp, stack.bottom, stack.top
         )?;
     }
-    if let (Some(far), Some(reporter)) = (address, WALK_REPORTER.get()) {
+    if let Some(far) = address {
         write!(out, "  walk of {far:#018x}: ")?;
-        reporter(far, out)?;
+        fault::explain(far, out)?;
         writeln!(out)?;
     }
     writeln!(

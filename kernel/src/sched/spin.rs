@@ -7,8 +7,8 @@ use core::mem;
 use lock_api::{GuardNoSend, RawMutex};
 use spin::mutex::SpinMutex;
 
+use super::preempt;
 use crate::arch::relax::CpuRelax;
-use crate::sched::preempt;
 
 /// A spin lock whose holder keeps its CPU. Linux: `raw_spinlock_t`.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ unsafe impl RawMutex for RawSpinLock {
     /// In an interrupt handler: the interrupted code may hold the lock, and would never release it.
     fn lock(&self) {
         assert!(
-            !crate::sched::in_hard_interrupt(),
+            !preempt::in_hard_interrupt(),
             "an interrupt handler asked for a lock that the interrupted code may hold: use an IrqLock"
         );
         mem::forget(preempt::off());

@@ -2,7 +2,7 @@
 
 //! The two ways in which a CPU is started: by firmware, or by a word in memory that it looks at.
 
-use super::CpuError;
+use super::{CpuError, Machine};
 use crate::{
     arch::{barrier, cache, interrupts},
     mm::{device, layout::linear_virt},
@@ -11,7 +11,6 @@ use crate::{
         phys_range::PhysRange,
         psci,
     },
-    start::Machine,
 };
 use boot::secondary;
 use core::{
@@ -44,7 +43,11 @@ pub(super) fn method(cpu: &Cpu, entry_el: u64) -> Result<Method, CpuError> {
 /// # Safety
 ///
 /// The root and the slots are prepared there, the slot of this CPU included, and completed by a DSB.
-pub(super) unsafe fn wake(cpu: &Cpu, method: Method, machine: &Machine) -> Result<(), CpuError> {
+pub(super) unsafe fn wake(
+    cpu: &Cpu,
+    method: Method,
+    machine: &Machine<'_>,
+) -> Result<(), CpuError> {
     let entry = secondary::entry_phys();
     match method {
         Method::Psci => {
@@ -58,7 +61,7 @@ pub(super) unsafe fn wake(cpu: &Cpu, method: Method, machine: &Machine) -> Resul
 /// Writes `entry` into the spin table's `word`, which the tree says is one (H17, checked by its name in the
 /// machine code).
 #[inline(never)]
-fn release(word: u64, entry: u64, machine: &Machine) -> Result<(), CpuError> {
+fn release(word: u64, entry: u64, machine: &Machine<'_>) -> Result<(), CpuError> {
     let Some(range) = PhysRange::new(word, size_of::<u64>() as u64) else {
         return Err(CpuError::UnknownMethod);
     };

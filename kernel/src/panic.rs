@@ -6,14 +6,17 @@
 //! reports, so that a panic inside a report (or a report inside a panic) is told in one line, twice
 //! at most; then it ends.
 
-use super::{
-    console::Emergency,
-    exit::{Status, exit},
-    smp::stop,
-};
-use crate::arch::{
-    backtrace, interrupts,
-    percpu::{self, PerCpu},
+use crate::{
+    arch::{
+        backtrace, interrupts,
+        percpu::{self, PerCpu},
+    },
+    platform::{
+        console::Emergency,
+        exit::{Status, exit},
+        stop,
+    },
+    sched,
 };
 use core::{fmt::Write, panic::PanicInfo};
 
@@ -54,8 +57,8 @@ fn write_report(info: &PanicInfo<'_>, out: &mut Emergency) -> core::fmt::Result 
         out,
         "  CPU {}, task {}, {} interrupts deep",
         cpu.index(),
-        crate::sched::current().name(),
-        crate::sched::interrupt_depth()
+        sched::current().name(),
+        sched::interrupt_depth()
     )?;
     stop::write_running(out)?;
     backtrace::write_current(out)

@@ -17,33 +17,34 @@
 //! except for a CPU that got stuck in step 3. What was allocated for a CPU that did
 //! not come stays allocated, since it may come at any time.
 //!
-//! [`call`] has one of them do something, and [`stop`] is the other end.
+//! [`call`] has one of them do something, and [`stop`] ends all of them.
 
 pub mod call;
-pub mod stop;
 mod wake;
 
 use crate::{
     arch::{
-        backtrace::Stack as Bounds,
         barrier,
         compatibility::{self, Incompatible},
         exceptions,
         features::{Ets, Features},
         interrupts as irq_mask,
         percpu::{self, PerCpu},
-        relax::cpu_relax,
+        relax::{CpuRelax, cpu_relax},
         timer::{self, CycleCounter},
     },
+    machine::MAX_CPUS,
     mm::{MMU, device::DeviceError, kernel_space},
     platform::{
-        devicetree::{Cpu, MAX_CPUS},
+        devicetree::Cpu,
         interrupts::{self, InterruptError},
+        memory_map::MemoryMap,
         patience::Patience,
         psci::CpuOnError,
+        stop,
     },
     sched::{self, Stack, StackError, Task},
-    start::{self, Machine},
+    stack::Stack as Bounds,
     wrap_errors,
 };
 use alloc::vec::Vec;
@@ -51,10 +52,11 @@ use arrayvec::ArrayVec;
 use boot::secondary::{self, Slot};
 use core::{
     fmt, mem, ptr,
-    sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering},
     time::Duration,
 };
 use log::{info, warn};
+use spin::once::Once;
 
 /// How long no CPU may arrive, and how long one may take from there until it is online: long enough for an emulated
 /// one on a busy host.
@@ -63,6 +65,21 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const STACK_PAGES: usize = 8;
 /// Pages of its emergency stack: a report, whose deepest part is formatting.
 const EMERGENCY_PAGES: usize = 4;
+
+/// What of the machine decides how its CPUs are started, and what is expected of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine<'a> {
+    /// All of its CPUs.
+    pub cpus: &'a [Cpu],
+    /// What the linear map shows.
+    pub memory: &'a MemoryMap,
+    /// Exception level at which the image was entered: 1, 2 or 3.
+    pub entry_el: u64,
+    /// What the boot CPU can do.
+    pub features: Features,
+    /// Whether the cycle counter is to be started on each CPU.
+    pub counts_cycles: bool,
+}
 
 /// Why a CPU is not online.
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +127,7 @@ impl fmt::Display for CpuError {
             Self::TooMany => write!(
                 f,
                 "the kernel has room for {MAX_CPUS} CPUs: raise MAX_CPUS in \
-                 platform/devicetree/description.rs"
+                 kernel/src/machine.rs"
             ),
             Self::Silent => write!(
                 f,
@@ -207,8 +224,16 @@ fn left(candidate: &Candidate, state: State, patience: &mut Patience) -> bool {
 static CANDIDATES: [Candidate; MAX_CPUS] = [const { Candidate::new() }; MAX_CPUS];
 static SLOTS: [Slot; MAX_CPUS] = [const { Slot::new() }; MAX_CPUS];
 
-/// The boot CPU's counter frequency, in ticks per second.
-static FREQUENCY: AtomicU64 = AtomicU64::new(0);
+/// What the boot CPU expects of the others.
+struct Expected {
+    features: Features,
+    /// The counter's frequency, in ticks per second.
+    frequency: u64,
+    counts_cycles: bool,
+}
+
+/// Known before the first of them starts.
+static EXPECTED: Once<Expected, CpuRelax> = Once::new();
 
 /// Starts the other CPUs of the machine, so that at most `limit` run, this one included.
 ///
@@ -217,20 +242,18 @@ static FREQUENCY: AtomicU64 = AtomicU64::new(0);
 /// # Errors
 ///
 /// The interrupts of [`call`] and [`stop`] cannot be had. What goes wrong with single CPUs is a warning.
-pub fn start_all(machine: &Machine, limit: usize) -> Result<(), InterruptError> {
+pub fn start_all(machine: &Machine<'_>, limit: usize) -> Result<(), InterruptError> {
     stop::init()?;
     call::init()?;
     let here = percpu::current().affinity();
-    let others = || {
-        machine
-            .description
-            .cpus
-            .iter()
-            .filter(|cpu| cpu.mpidr != here)
-    };
+    let others = || machine.cpus.iter().filter(|cpu| cpu.mpidr != here);
     let wanted = others().count().min(limit.saturating_sub(1));
     if wanted > 0 {
-        FREQUENCY.store(timer::frequency(), Ordering::Relaxed);
+        EXPECTED.call_once(|| Expected {
+            features: machine.features,
+            frequency: timer::frequency(),
+            counts_cycles: machine.counts_cycles,
+        });
         let root = kernel_space::lock().root().as_u64();
         // SAFETY: the kernel's root is live and stays; nobody writes the early tables.
         unsafe { secondary::prepare(root, &SLOTS) };
@@ -275,7 +298,7 @@ pub fn start_all(machine: &Machine, limit: usize) -> Result<(), InterruptError> 
 fn prepare(
     slot: &'static Slot,
     cpu: &Cpu,
-    machine: &Machine,
+    machine: &Machine<'_>,
 ) -> Result<(wake::Method, Bounds), CpuError> {
     let method = wake::method(cpu, machine.entry_el)?;
     let stack = make_stack(STACK_PAGES)?;
@@ -360,12 +383,15 @@ pub fn enter(slot: usize) {
     // SAFETY: the block was made for the CPU of this slot, with the stack that the slot has.
     unsafe { percpu::init_secondary(block) };
     exceptions::init();
-    if let Err(error) = check() {
+    let Some(expected) = EXPECTED.get() else {
+        unreachable!("start_all() says what it expects before it starts a CPU");
+    };
+    if let Err(error) = check(expected) {
         refuse(candidate, &error);
     }
     // Whether the counter moves was found out on the boot CPU; here it has to be started as well.
     // Not for nothing: in QEMU a counter that runs makes each exception of its CPU dearer.
-    if start::machine().counts_cycles().is_ok() {
+    if expected.counts_cycles {
         let _ = CycleCounter::start(&Features::of_this_cpu());
     }
     if let Err(error) = interrupts::init_cpu()
@@ -390,11 +416,11 @@ fn refuse(candidate: &Candidate, error: &dyn fmt::Display) -> ! {
 }
 
 /// Whether this CPU can do what the kernel asks of all.
-fn check() -> Result<(), Incompatible> {
+fn check(expected: &Expected) -> Result<(), Incompatible> {
     let this = Features::of_this_cpu();
     let (in_force, policy) = (MMU.features(), MMU.policy());
-    compatibility::check(&this, &start::machine().features, in_force, policy)?;
-    let (has, needed) = (timer::frequency(), FREQUENCY.load(Ordering::Relaxed));
+    compatibility::check(&this, &expected.features, in_force, policy)?;
+    let (has, needed) = (timer::frequency(), expected.frequency);
     if has != needed {
         return Err(Incompatible::Frequency { has, needed });
     }

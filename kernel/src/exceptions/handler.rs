@@ -2,18 +2,20 @@
 
 //! From the vectors to whoever is responsible.
 
-use super::{
-    frame::{Kind, Origin, TrapFrame},
-    report,
-};
+use super::report;
 use crate::{
-    arch::{interrupts::unmask_serror, probe},
+    arch::{
+        exceptions::frame::{Kind, Origin, TrapFrame},
+        interrupts::unmask_serror,
+        probe,
+    },
     platform::interrupts,
     sched,
 };
 
 /// Called by the vectors with everything masked; returns to the interrupted code.
-pub(super) extern "C" fn handle(frame: &mut TrapFrame) {
+#[unsafe(no_mangle)]
+extern "C" fn exception_handler(frame: &mut TrapFrame) {
     match (frame.origin(), frame.kind()) {
         (Origin::El1, Kind::Synchronous) if probe::fix_up(frame) => {}
         (Origin::El1, Kind::Irq) if !frame.stack_was_bad() => irq(),

@@ -9,7 +9,8 @@
 
 use core::fmt;
 
-use super::registry::{MAX_DEPTH, is_name_byte};
+/// Parts of a test's path: suite, groups, test.
+pub const MAX_DEPTH: usize = 4;
 
 /// A checked filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +86,11 @@ impl<'a> Selection<'a> {
             whole => whole,
         }
     }
+}
+
+/// Whether `byte` may be part of a name.
+pub const fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-'
 }
 
 fn is_glob_byte(byte: u8) -> bool {

@@ -39,7 +39,7 @@ static ENDING: AtomicU32 = AtomicU32::new(0);
 /// # Errors
 ///
 /// Those of [`interrupts::register`] and [`interrupts::enable`].
-pub(super) fn init() -> Result<(), InterruptError> {
+pub(crate) fn init() -> Result<(), InterruptError> {
     interrupts::register(STOP, |_| stop_here())?;
     enable()
 }
@@ -49,7 +49,7 @@ pub(super) fn init() -> Result<(), InterruptError> {
 /// # Errors
 ///
 /// Those of [`interrupts::enable`].
-pub(super) fn enable() -> Result<(), InterruptError> {
+pub(crate) fn enable() -> Result<(), InterruptError> {
     interrupts::enable(STOP)
 }
 
