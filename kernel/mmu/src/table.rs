@@ -44,7 +44,7 @@ impl Pte {
         self.0.store(desc.as_u64(), Ordering::Relaxed);
     }
 
-    /// Empties the entry of a table that no walker reaches.
+    /// Empties the entry. Only for a table that no walker reaches.
     pub(crate) fn clear(&self) {
         self.store(Desc::INVALID);
     }

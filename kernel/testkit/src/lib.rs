@@ -68,13 +68,13 @@
 //!             tasks: (0..sim.tasks()).map(|_| Task::default()).collect(),
 //!             sim,
 //!             counters: Counters::new(),
-//!             // SAFETY: each is handed out to the CPU of its number only (`batch`).
+//!             // SAFETY: `batch` returns each only for the CPU of its number.
 //!             batches: std::array::from_fn(|_| unsafe { Batch::new() }),
 //!         }
 //!     }
 //! }
 //!
-//! // SAFETY: each method is the `Sim`'s, which has the effect that its name says.
+//! // SAFETY: each method calls that of the `Sim`, which has the documented effect.
 //! unsafe impl Hardware for MyKernel {
 //!     // Entries live in the machine's memory.
 //!     fn load(&self, pte: &Pte) -> Desc {
@@ -106,13 +106,13 @@
 //!     }
 //! }
 //!
-//! // SAFETY: everything is the `Sim`'s, which keeps these promises.
+//! // SAFETY: each method calls that of the `Sim`, which has made the same promise.
 //! unsafe impl TableFrames for MyKernel {
 //!     fn alloc_table(&self) -> Option<Frame> {
 //!         self.sim.alloc_table()
 //!     }
 //!     unsafe fn free_table(&self, frame: Frame) {
-//!         // SAFETY: the caller's promises are the ones asked for.
+//!         // SAFETY: this function has the contract of the one that it calls.
 //!         unsafe { self.sim.free_table(frame) };
 //!     }
 //!     fn table_ptr(&self, frame: Frame) -> NonNull<Table> {
@@ -157,7 +157,7 @@
 //!
 //! assert_eq!(conformance::on_the_model(MyKernel::new), Ok(()));
 //!
-//! // And so do random programs.
+//! // Random programs pass as well.
 //! let mut rng = lazymmu_testkit::rng::Rng(1);
 //! for backend in lazymmu::Backend::ALL {
 //!     let setup = lazymmu_testkit::model::world::Setup::classic(backend);
@@ -182,7 +182,7 @@
 //!
 //! struct NoDsb(Sim);
 //!
-//! // SAFETY: it breaks the promise on purpose. Nothing but the model walks its tables.
+//! // SAFETY: it breaks the promise on purpose. Only the model walks its tables.
 //! unsafe impl Hardware for NoDsb {
 //!     fn dsb_ish(&self) {
 //!         // The mistake.
@@ -200,17 +200,17 @@
 //! #   fn tlbi(&self, op: TlbiOp, operand: u64) { self.0.tlbi(op, operand); }
 //! }
 //! #
-//! # // SAFETY: everything is the `Sim`'s, which keeps these promises.
+//! # // SAFETY: each method calls that of the `Sim`, which has made the same promise.
 //! # unsafe impl TableFrames for NoDsb {
 //! #   fn alloc_table(&self) -> Option<Frame> { self.0.alloc_table() }
 //! #   unsafe fn free_table(&self, frame: Frame) {
-//! #       // SAFETY: the caller's promises are the ones asked for.
+//! #       // SAFETY: this function has the contract of the one that it calls.
 //! #       unsafe { self.0.free_table(frame) };
 //! #   }
 //! #   fn table_ptr(&self, frame: Frame) -> NonNull<Table> { self.0.table_ptr(frame) }
 //! # }
 //! #
-//! # // SAFETY: everything is the `Sim`'s, which keeps these promises.
+//! # // SAFETY: each method calls that of the `Sim`, which has made the same promise.
 //! # unsafe impl Context for NoDsb {
 //! #   unsafe fn lazy(&self) -> &LazyMmuState { unsafe { self.0.lazy() } }
 //! #   fn in_interrupt(&self) -> bool { self.0.in_interrupt() }

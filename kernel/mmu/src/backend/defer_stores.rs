@@ -64,7 +64,7 @@ use crate::tlbi::Reach;
 /// # Safety
 /// `frame` holds a table of an address space, which is not freed while the reference lives.
 unsafe fn table<K: Kernel>(mmu: &Mmu<K>, frame: Frame) -> &Table {
-    // SAFETY: this function's contract.
+    // SAFETY: this function has the same contract.
     unsafe { mmu.kernel().table_ptr(frame).as_ref() }
 }
 
@@ -222,7 +222,7 @@ fn break_around<K: Kernel>(mmu: &Mmu<K>, slot: &Slot, run: &Run<'_>) {
     }
     let kernel = mmu.kernel();
     let end = run.first() + run.ptes.len();
-    // SAFETY: the run's entries are borrowed from the table, so it is alive.
+    // SAFETY: the run's entries are borrowed from the table, so it is not freed.
     let table = unsafe { table(mmu, run.table) };
     for number in run.first() / GROUP..=(end - 1) / GROUP {
         let members = number * GROUP..(number + 1) * GROUP;
@@ -289,8 +289,8 @@ fn drain_slots<K: Kernel>(mmu: &Mmu<K>, slots: &[&Slot], mut request: Option<Req
 fn table_of<'t, K: Kernel>(mmu: &'t Mmu<K>, slot: &Slot) -> Option<&'t Table> {
     match slot.table.get() {
         // SAFETY: an entry whose value waits counts as in use, and only tables without entries in
-        // use are freed, so this one is alive. `destroy` drains first, and requires that no other
-        // task has a section in which the space was written.
+        // use are freed, so this one is not freed. `destroy` drains first, and requires that no
+        // other task is in a section in which it wrote to the space.
         Some(frame) if !slot.waiting.is_empty() => Some(unsafe { table(mmu, frame) }),
         // Only invalidations wait. They need addresses, and the table may be freed already.
         _ => None,

@@ -167,9 +167,9 @@ fn invalidate_all<K: Kernel>(mmu: &Mmu<K>, calls: &[Call], scope: Option<Scope>)
 fn execute_store<K: Kernel>(mmu: &Mmu<K>, entry: PhysAddr, seen: Desc, new: Desc) {
     let kernel = mmu.kernel();
     let table = kernel.table_ptr(entry.frame());
-    // SAFETY: the frame is that of a table in which an entry was written in this section. It is
-    // alive: an entry whose value waits counts as in use, and only tables without entries in use
-    // are freed. `destroy` drains first, and requires that no other task has such a section.
+    // SAFETY: the frame is that of a table in which an entry was written in this section. It is not
+    // freed: an entry whose value waits counts as in use, and only tables without entries in use
+    // are freed. `destroy` drains first, and requires that no other task is in such a section.
     let table = unsafe { table.as_ref() };
     let pte: &Pte = &table.entries()[entry.index_in_table()];
     kernel.current_counters().late_stores(1);

@@ -21,7 +21,7 @@ pub(crate) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Index of the first entry in its table.
+    /// The index of the first entry in its table.
     #[inline(always)]
     pub(crate) const fn first(&self) -> usize {
         Level::L3.index(self.pages.start())
@@ -40,9 +40,9 @@ pub(crate) enum Was {
 /// The values for a run of leaf entries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fill<'a> {
-    /// Consecutive frames: `first`, then one page further each.
+    /// Consecutive frames: entry `i` becomes `first` plus `i` pages.
     Contiguous { first: Desc },
-    /// `frames[i]` with the attributes of `template`.
+    /// Any frames: entry `i` becomes `frames[i]` with the attributes of `template`.
     Scattered { frames: &'a [Frame], template: Desc },
     /// Each entry `e` becomes `e & keep | set`; `sample` owes what each of the results owes.
     Update { keep: u64, set: u64, sample: Desc },

@@ -41,7 +41,7 @@ pub struct AddressSpace<'m, K: Kernel> {
     _task: PhantomData<*const ()>,
 }
 
-/// What an address translates to.
+/// The leaf that translates an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
     /// The leaf.
@@ -162,7 +162,8 @@ impl<'m, K: Kernel> AddressSpace<'m, K> {
         self.writer.mmu()
     }
 
-    /// What `va` translates to, or `None` if a walk faults.
+    /// The leaf that translates `va`, or `None` if a walk faults. A value that waits counts as
+    /// stored.
     pub fn query(&self, va: VirtAddr) -> Option<Mapping> {
         let mut found = None;
         self.walk(va, |level, entry| {

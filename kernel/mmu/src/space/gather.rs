@@ -193,7 +193,7 @@ impl<K: Kernel, F: FnMut(VirtAddr, Frame)> MmuGather<'_, '_, K, F> {
         backend::complete_invalidation(space.mmu(), duty, |mmu| {
             mmu.drain_and_invalidate(ranges.as_slice(), space.kind().scope(), Reach::Page);
         });
-        // The space is borrowed, so nothing else was emptied meanwhile.
+        // The gather borrows the space, so nothing else was emptied since it began.
         space.writer.restore_stale(&self.stale);
         let emptied = Emptied { space, ranges };
         for range in ranges.iter() {

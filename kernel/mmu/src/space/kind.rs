@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which half an address space translates, and for whom.
+//! [`SpaceKind`]: which half an address space translates, and for which ASID.
 
 use crate::addr::{Asid, Half};
 use crate::desc::Prot;
 use crate::error::SpaceError;
 use crate::tlbi::Scope;
 
-/// Which half an address space translates, and for whom.
+/// Which half an address space translates, and for which ASID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpaceKind {
-    /// TTBR1: global mappings, closed to EL0.
+    /// TTBR1: global mappings that EL0 cannot access.
     Kernel,
     /// TTBR0: non-global mappings of one ASID.
     User(Asid),
@@ -24,7 +24,7 @@ impl SpaceKind {
         }
     }
 
-    /// Whose TLB entries an invalidation must reach.
+    /// The scope that an invalidation of this space needs.
     pub const fn scope(self) -> Scope {
         match self {
             Self::Kernel => Scope::AllAsids,

@@ -37,9 +37,9 @@ pub struct LockedSpace<'m, K: Kernel, R>(Mutex<R, Held<'m, K>>);
 /// A space for which nothing waits on any CPU while the lock is free.
 struct Held<'m, K: Kernel>(AddressSpace<'m, K>);
 
-// SAFETY: an address space is not `Send` because of what may wait for it in the batch of its task's
-// CPU. `LockedSpace::new` and the drop of each guard leave nothing waiting. What remains is memory
-// that a lock hands on, and a reference to `Mmu<K>`.
+// SAFETY: an address space is not `Send` because stores and invalidations may wait for it in the
+// batch of its task's CPU. `LockedSpace::new` and the drop of each guard leave nothing waiting. The
+// rest of it is memory, which only the holder of the lock accesses, and a reference to `Mmu<K>`.
 unsafe impl<K: Kernel> Send for Held<'_, K> where Mmu<K>: Sync {}
 
 impl<'m, K: Kernel, R: RawMutex> LockedSpace<'m, K, R> {
@@ -137,7 +137,7 @@ impl<K: Kernel, R: RawMutex> fmt::Debug for SpaceGuard<'_, '_, K, R> {
     }
 }
 
-/// What [`LockedSpace::try_look`] returns.
+/// The result of [`LockedSpace::try_look`].
 struct View<'a, 'm, K: Kernel, R: RawMutex>(MutexGuard<'a, R, Held<'m, K>>);
 
 impl<'m, K: Kernel, R: RawMutex> Deref for View<'_, 'm, K, R> {

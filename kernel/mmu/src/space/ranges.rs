@@ -10,7 +10,7 @@ pub(super) const RANGES: usize = 16;
 /// are joined.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ranges {
-    /// The first `len` are the list.
+    /// The list is the first `len` elements.
     all: [PageRange; RANGES],
     len: usize,
 }

@@ -10,7 +10,7 @@ use core::cell::Cell;
 
 use crate::addr::PageRange;
 
-/// The hull `start..end` of the addresses, in bytes; empty while `start >= end`.
+/// The hull of the addresses, as byte addresses `(start, end)`. It is empty if `start >= end`.
 #[derive(Debug)]
 pub(super) struct Stale(Cell<(u64, u64)>);
 

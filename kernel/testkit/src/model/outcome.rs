@@ -117,7 +117,7 @@ impl Outcomes {
         }
     }
 
-    /// Whether `outcome` can happen.
+    /// Whether `outcome` is possible.
     pub fn contains(&self, outcome: Outcome) -> bool {
         self.as_slice().contains(&outcome)
     }
@@ -127,22 +127,22 @@ impl Outcomes {
         &self.list[..self.len]
     }
 
-    /// Whether nothing but `outcome` can happen.
+    /// Whether `outcome` is the only possible one.
     pub fn is_only(&self, outcome: Outcome) -> bool {
         self.as_slice() == [outcome]
     }
 
-    /// Whether nothing but a translation fault can happen.
+    /// Whether only translation faults are possible.
     pub fn only_faults(&self) -> bool {
         !self.as_slice().is_empty() && self.as_slice().iter().all(Outcome::is_translation)
     }
 
-    /// Whether a translation fault is among them.
+    /// Whether a translation fault is possible.
     pub fn may_fault(&self) -> bool {
         self.as_slice().iter().any(Outcome::is_translation)
     }
 
-    /// Whether `outcome` can happen, and besides nothing but a translation fault.
+    /// Whether `outcome` is possible, and apart from it only translation faults.
     pub fn is_only_or_faults(&self, outcome: Outcome) -> bool {
         let expected = |o: &Outcome| *o == outcome || o.is_translation();
         self.contains(outcome) && self.as_slice().iter().all(expected)

@@ -140,10 +140,12 @@ fn grouped<K: Modelled>(mmu: &Mmu<K>) -> (AddressSpace<'_, K>, RootId) {
     (space, root)
 }
 
-/// Page 3 is gone and page 4 is not: neither is translated by what a TLB holds of the group.
+/// Requires that page 3 is unmapped and page 4 is mapped as before: no TLB may translate one of
+/// them by an old entry for the whole group.
 fn split<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     both_fault(mmu, USER + 3 * PAGE_SIZE, Read)?;
-    // R14: a user's leaf owes no barrier. Some time later its store has arrived.
+    // R14: a user leaf owes no barrier, so the library has not completed the store of page 4. This
+    // barrier of the test completes it.
     mmu.kernel().sim().dsb(0);
     both(mmu, USER + 4 * PAGE_SIZE, Read, page(20, Prot::USER))
 }
@@ -183,7 +185,7 @@ fn fold_a_group<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     good(space.map(pages(USER, 16), super::world::backing(16), Prot::USER));
     mmu.kernel().sim().settle();
     let mut fast = good(space.fast_pte_range(pages(USER, 16)));
-    // The same once more: only a range in which something was set is folded.
+    // Sets an entry to the same value, because only a range in which something was set is folded.
     good(fast.set(3, frame(19), Prot::USER));
     window(mmu, || drop(fast));
     mmu.kernel().sim().dsb(0);
@@ -205,11 +207,11 @@ fn switch_out_in_a_section<K: Modelled>(mmu: &Mmu<K>) -> Outcomes {
     window(mmu, || {
         mmu.lazy().switch_out().expect("the backend allows it");
         sim.switch(0, idle, Switch::Bare);
-        // CPU 1 leaves a task of its own, so its switch has a barrier as well.
+        // CPU 1 switches from another task, so its switch executes a barrier as well.
         sim.switch(1, this, Switch::DsbIsh);
         sim.on(1);
         if mmu.backend() == Backend::Eager {
-            // Paid for on CPU 0, so CPU 1 synchronizes by itself (R37).
+            // The barriers were executed on CPU 0, so CPU 1 must synchronize its context (R37).
             sim.synchronize(1);
         }
         leave(mmu);

@@ -194,14 +194,14 @@ unsafe impl Hardware for Saboteur {
     }
 }
 
-// SAFETY: everything is the `Sim`'s, which keeps these promises.
+// SAFETY: each method calls that of the `Sim`, which has made the same promise.
 unsafe impl TableFrames for Saboteur {
     fn alloc_table(&self) -> Option<Frame> {
         self.sim.alloc_table()
     }
 
     unsafe fn free_table(&self, frame: Frame) {
-        // SAFETY: the caller's promises are the ones asked for.
+        // SAFETY: this function has the contract of the one that it calls.
         unsafe { self.sim.free_table(frame) };
     }
 
@@ -210,10 +210,10 @@ unsafe impl TableFrames for Saboteur {
     }
 }
 
-// SAFETY: everything is the `Sim`'s, which keeps these promises.
+// SAFETY: each method calls that of the `Sim`, which has made the same promise.
 unsafe impl Context for Saboteur {
     unsafe fn lazy(&self) -> &LazyMmuState {
-        // SAFETY: the caller's promise is the one that is asked for here.
+        // SAFETY: this function has the contract of the one that it calls.
         unsafe { self.sim.lazy() }
     }
 
@@ -222,7 +222,7 @@ unsafe impl Context for Saboteur {
     }
 
     unsafe fn counters(&self) -> &Counters {
-        // SAFETY: the caller's promise is the one that is asked for here.
+        // SAFETY: this function has the contract of the one that it calls.
         unsafe { self.sim.counters() }
     }
 

@@ -40,7 +40,7 @@ pub struct Entry {
     pub leaf: bool,
     /// The number of the first page by which the entry is looked up, and the number of such pages.
     pub pages: (u64, u64),
-    /// `None` for a global leaf and for tables of the kernel's half.
+    /// `None` for a global leaf and for tables of the kernel half.
     pub asid: Option<u16>,
 }
 
