@@ -557,7 +557,10 @@ impl<F: TableFrames> Watched<F> {
                 counts.isb_paid
             },
         };
-        assert_eq!(counted, executed, "counted (left) against executed");
+        assert_eq!(
+            counted, executed,
+            "counted by the library (left), executed (right)"
+        );
     }
 }
 
@@ -570,7 +573,11 @@ impl<F: TableFrames> Drop for Watched<F> {
             // the fake.
             let mut reports = self.reports.take();
             reports.retain(|report| *report != LazyMmuError::TablesLeaked);
-            assert_eq!(reports, [], "reports that no test expected");
+            assert_eq!(
+                reports,
+                [],
+                "the library reported errors that the test has not taken"
+            );
         }
     }
 }

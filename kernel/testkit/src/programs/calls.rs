@@ -311,7 +311,9 @@ impl<K: Modelled> Run<'_, K> {
             )?;
             if let Ok(mut other) = result {
                 if let Err(flush) = other.merge(flush) {
-                    return Err(format!("did not merge {flush:?}"));
+                    return Err(format!(
+                        "two tokens of neighboring ranges did not merge: {flush:?}"
+                    ));
                 }
                 flush = other;
                 gone.push(second);
@@ -414,7 +416,7 @@ impl<K: Modelled> Run<'_, K> {
 pub(super) fn expect(result: Result<(), SpaceError>, possible: bool) -> Result<(), Failure> {
     match (result, possible) {
         (Ok(()), true) | (Err(_), false) => Ok(()),
-        (Ok(()), false) => Err("granted what it should refuse".into()),
-        (Err(error), true) => Err(format!("refused: {error}")),
+        (Ok(()), false) => Err("a call succeeded that must be refused".into()),
+        (Err(error), true) => Err(format!("a possible call was refused: {error}")),
     }
 }

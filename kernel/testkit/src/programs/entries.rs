@@ -85,7 +85,7 @@ impl<K: Modelled> Run<'_, K> {
         let mapped = |i: &usize| self.value(space, pages[*i]).is_some();
         let all: Vec<usize> = (0..pages.len()).filter(mapped).collect();
         if !all.iter().eq(done.iter().map(|(i, _)| i)) {
-            return Err(format!("{done:?} were shown of {all:?}"));
+            return Err(format!("the callback saw {done:?} instead of {all:?}"));
         }
         for (i, granted) in done {
             let at = (space, pages[i]);

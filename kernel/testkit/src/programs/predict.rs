@@ -117,7 +117,7 @@ pub fn replay(terms: Terms, events: &[Event], debt: Debt, pays: Pays) -> Result<
         return Err(format!("R15: {due:?} is not paid after the writes"));
     }
     if pays == Pays::All && owed != NOTHING {
-        return Err(format!("R5, R16: {owed:?} is left"));
+        return Err(format!("R5, R16: {owed:?} is still owed"));
     }
     Ok(owed)
 }
@@ -137,7 +137,7 @@ fn pay(
         return Ok(());
     }
     if !*owed {
-        return Err(format!("R16: {what} that nothing owes"));
+        return Err(format!("R16: {what} is executed and not owed"));
     }
     if pays == Pays::Nothing {
         let where_ = if event.active {

@@ -55,7 +55,7 @@ pub struct Intruder<K: Modelled> {
 
 impl<K: Modelled> Intruder<K> {
     pub fn new(mmu: &Rc<Mmu<K>>, switch: Switch) -> Rc<Self> {
-        let tree = AddressSpace::new(mmu, KIND).expect("the pool is full");
+        let tree = AddressSpace::new(mmu, KIND).expect("the pool has free frames");
         let (sim, tree) = (mmu.kernel().sim(), tree.root());
         let root = sim.add_root(tree, KIND);
         sim.set_root(INTRUDER, root);
@@ -146,7 +146,8 @@ impl<K: Modelled> Intruder<K> {
             }
         };
         if let Err(what) = failure {
-            *self.failure.borrow_mut() = Some(format!("the task in between: {what}"));
+            *self.failure.borrow_mut() =
+                Some(format!("the task that ran during the preemption: {what}"));
         }
         assert!(self.switch_to(task), "R38: the intruder may leave");
     }

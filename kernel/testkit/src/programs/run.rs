@@ -119,7 +119,8 @@ impl<'m, K: Modelled> Run<'m, K> {
     fn new(mmu: &'m Mmu<K>, switch: Switch, intruder: &'m Intruder<K>) -> Self {
         let sim = mmu.kernel().sim();
         let kinds: [_; SPACES] = std::array::from_fn(|space| MODEL.spaces[space].1);
-        let spaces = kinds.map(|kind| AddressSpace::new(mmu, kind).expect("the pool is full"));
+        let spaces =
+            kinds.map(|kind| AddressSpace::new(mmu, kind).expect("the pool has free frames"));
         let roots = std::array::from_fn(|i| sim.add_root(spaces[i].root(), kinds[i]));
         for task in 0..TASKS {
             sim.set_root(task, roots[Self::user_space(task)]);

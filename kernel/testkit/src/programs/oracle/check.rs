@@ -15,11 +15,14 @@ impl Run<'_> {
         assert_eq!((state.enable_count(), state.pause_count()), self.depth);
         let (announced, known) = (state.fast_pte_ranges(), self.announced.len());
         // A task has room for a few ranges. A further one is not kept.
-        assert!(announced <= known, "{announced} ranges stay announced");
+        assert!(
+            announced <= known,
+            "{announced} ranges are announced, more than the {known} of open sections"
+        );
         if !self.mmu.lazy().is_lazy_mmu_mode_active() {
             let nothing_owed = state.owed().is_empty();
             assert!(nothing_owed, "something is owed outside of a section");
-            assert!(kernel.is_batch_empty(), "R23: something waits");
+            assert!(kernel.is_batch_empty(), "R23: something still waits");
         }
         let in_use = |space: &usize| self.is_shared || self.home(*space) == *space;
         for space in (0..self.spaces.len()).filter(in_use) {

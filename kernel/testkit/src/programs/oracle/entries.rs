@@ -187,7 +187,7 @@ impl Run<'_> {
             )
         };
         if self.no_memory && no_tables(&result) {
-            assert_eq!(seen, [], "memory is asked for too late");
+            assert_eq!(seen, [], "memory ran out after the first callback");
             return;
         }
         let (reached, expected) = callback.ends(entries.len());
@@ -196,7 +196,7 @@ impl Run<'_> {
         let all = numbers.map(|page| self.universe.va(space, page));
         assert!(
             seen.into_iter().eq(all.take(reached)),
-            "each page once, ascending"
+            "the callback must see each page once, in ascending order"
         );
         self.set(space, range, entries);
         self.invalidate_entries(space, range, set_live);
@@ -228,7 +228,11 @@ impl Run<'_> {
         });
         let (reached, expected) = callback.ends(used.len());
         assert_eq!(result, expected);
-        assert_eq!(seen, used[..reached], "each page in use once, ascending");
+        assert_eq!(
+            seen,
+            used[..reached],
+            "the callback must see each page in use once, in ascending order"
+        );
         self.set(space, range, entries);
         self.invalidate_entries(space, range, set_live);
     }

@@ -54,8 +54,12 @@ impl Run<'_> {
             }
             gather.finish();
         });
-        assert_eq!(finished.is_none(), panics, "of the taker of frames");
-        assert_eq!(given.len(), reached, "frames are given back");
+        assert_eq!(
+            finished.is_none(),
+            panics,
+            "whether the callback has panicked"
+        );
+        assert_eq!(given.len(), reached, "the number of frames given back");
         given.sort_unstable();
         assert!(given.iter().all(|mapping| expected.contains(mapping)));
         assert!(panics || given == expected);
@@ -140,7 +144,7 @@ impl Run<'_> {
                 0
             }
         });
-        assert_eq!(freed.is_none(), panics, "of the taker of frames");
+        assert_eq!(freed.is_none(), panics, "whether the callback has panicked");
         assert_eq!(kernel.live_tables(), before - freed.unwrap_or(0));
         assert!(panics || results.len() == pieces.len());
         let mut expected = Vec::new();
@@ -152,14 +156,17 @@ impl Run<'_> {
                 emptied.push(*range);
             }
         }
-        assert_eq!(given.len(), reached, "frames are given back");
+        assert_eq!(given.len(), reached, "the number of frames given back");
         given.sort_by_key(|(va, _)| *va);
         if panics {
             expected.retain(|mapping| given.contains(mapping));
         }
         // Neighboring ranges are joined in any order, so the order of frames is not checked.
         expected.sort_by_key(|(va, _)| *va);
-        assert_eq!(given, expected, "each frame once, with its address");
+        assert_eq!(
+            given, expected,
+            "each frame must be given back once, with its address"
+        );
         for range in emptied {
             self.gone(space, range);
             let looked_at = self.universe.pages_of(range).filter(|_| frees && !panics);

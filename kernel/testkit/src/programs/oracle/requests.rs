@@ -59,7 +59,11 @@ impl<'m> Run<'m> {
         let expected = verdict(self.already_mapped(space, range));
         let result = self.spaces[space].mm.map(pages, backing, prot);
         if self.no_tables(&result) {
-            assert_eq!(expected, Ok(()), "memory is asked for in vain");
+            assert_eq!(
+                expected,
+                Ok(()),
+                "tables were needed for a call that must be refused"
+            );
             return;
         }
         assert_eq!(result.map_err(without_hint), expected);
@@ -148,7 +152,7 @@ impl<'m> Run<'m> {
         let left_to_caller = !self.mmu.backend().invalidates();
         assert!(
             !left_to_caller || (0..pages.pages()).all(cached),
-            "invalidated before the flush"
+            "a page was invalidated before its token was used"
         );
         self.pending.push_back(Pending {
             space,
@@ -206,7 +210,7 @@ impl<'m> Run<'m> {
                 self.spaces[space].mm.invalidate(flush);
                 self.kernel().set_interrupt(was_off);
                 let cached = self.may_be_cached(space, pages);
-                assert!(!cached, "R25: {pages} may be cached after its flush");
+                assert!(!cached, "R25: {pages} may be cached after its invalidation");
             }
         }
     }
@@ -259,7 +263,7 @@ impl<'m> Run<'m> {
         let is_drained = self.kernel().is_batch_empty() || self.in_interrupt();
         assert!(is_drained, "R26: something waits");
         let cached = self.may_be_cached(space, pages);
-        assert!(!cached, "R27: {pages} may be cached after its flush");
+        assert!(!cached, "R27: {pages} may be cached after its invalidation");
     }
 
     pub(super) fn protect(&mut self, space: usize, range: Range, prot: u8) {
