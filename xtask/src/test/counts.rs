@@ -43,25 +43,22 @@ pub fn run(bench: &Bench<'_>) -> Result<Option<Row>> {
         .as_ref()
         .map_or_else(|error| format!("{error:#}"), |counted| counted.log.clone());
     bench.keep(ROW, &log)?;
-    let both = counted.and_then(|counted| Ok((counted.inside, baseline::read(bench.workspace)?)));
-    let both = both.and_then(|(inside, committed)| {
-        let before = baseline::of(&committed, &measurement)?.clone();
-        Ok((before, inside))
+    let found = counted.and_then(|counted| {
+        let committed = baseline::read(bench.workspace)?;
+        let before = baseline::of(&committed, &measurement)?;
+        let worse = |subject: &&Subject| worse_subject(subject, before, &counted.inside);
+        let all = selected.iter();
+        Ok(all.map(|it| (name(it), worse(it))).collect::<Vec<_>>())
     });
-    match both {
-        Ok((before, now)) => {
-            for subject in selected {
-                let found = worse_subject(subject, &before, &now);
-                if found.is_empty() {
-                    row.passed += 1;
-                } else {
-                    row.fail(failed(&name(subject), found));
-                }
-            }
-        }
-        Err(error) => {
-            let detail = format!("{error:#}").lines().map(str::to_owned).collect();
-            row.fail(failed(ROW, detail));
+    let found = found.unwrap_or_else(|error| {
+        let detail = format!("{error:#}").lines().map(str::to_owned).collect();
+        vec![(ROW.to_owned(), detail)]
+    });
+    for (name, detail) in found {
+        if detail.is_empty() {
+            row.passed += 1;
+        } else {
+            row.fail(failed(&name, detail));
         }
     }
     row.seconds = start.elapsed().as_secs_f64();

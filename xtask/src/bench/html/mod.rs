@@ -14,7 +14,7 @@ use crate::measure::linux::{self, Figure, Linux};
 use crate::measure::results::Results;
 use crate::measure::subjects::Subject;
 use anyhow::Result;
-use plot::{Plot, Series};
+use plot::Series;
 
 const STYLE: &str = include_str!("style.css");
 const TITLE: &str = "lazymmu: executed instructions and barriers";
@@ -54,10 +54,8 @@ pub fn page(results: &Results, said: &[Statement]) -> Result<String> {
         for (cpu, policy) in PLOTTED {
             let all = of(results, cpu, policy);
             if !all.is_empty() {
-                let plots = plots(operation, &format!("{cpu}, {policy}"), &all);
-                let plots = plots.map(|plot| anyhow::Ok(figure(&plot.title, &plot.draw()?)));
-                let pair: Result<String> = plots.into_iter().collect();
-                body.push(format!("<div class=\"pair\">{}</div>", pair?));
+                let pair = plots(operation, &format!("{cpu}, {policy}"), &all)?;
+                body.push(format!("<div class=\"pair\">{pair}</div>"));
             }
         }
         body.push(titled(&table));
@@ -87,21 +85,20 @@ fn of<'a>(results: &'a Results, cpu: &str, policy: &str) -> Vec<(usize, &'static
 }
 
 /// Both plots of an operation, ours beside Linux's.
-fn plots(operation: &Subject, terms: &str, all: &[(usize, &str, &Costs)]) -> [Plot; 2] {
-    let plot = |title: &str, y, series| Plot {
-        title: format!("{title}: {terms}"),
-        x: "pages of the call",
-        y,
-        series,
-    };
+fn plots(operation: &Subject, terms: &str, all: &[(usize, &str, &Costs)]) -> Result<String> {
     let barriers = series(operation, all, |call, _| call.barriers());
     let each = series(operation, all, |call, pages| {
         Some(call.instructions()? / pages as f64)
     });
-    [
-        plot("Barriers of one call", "DSB + ISB", barriers),
-        plot("Instructions per page", "instructions / page", each),
-    ]
+    let all = [
+        ("Barriers of one call", "DSB + ISB", barriers),
+        ("Instructions per page", "instructions / page", each),
+    ];
+    let drawn = all.iter().map(|(title, y, lines)| {
+        let title = format!("{title}: {terms}");
+        Ok(figure(&title, &plot::draw(&title, y, lines)?))
+    });
+    drawn.collect()
 }
 
 /// A line for each backend, and for each Linux whose calls were counted at several sizes.

@@ -27,59 +27,44 @@ pub struct Series {
     pub points: Vec<(u64, f64)>,
 }
 
-/// A plot.
-#[derive(Clone, Debug)]
-pub struct Plot {
-    /// Above it.
-    pub title: String,
-    /// Below it.
-    pub x: &'static str,
-    /// At its left, with the unit.
-    pub y: &'static str,
-    /// Its lines.
-    pub series: Vec<Series>,
-}
-
-impl Plot {
-    /// As SVG.
-    pub fn draw(&self) -> Result<String> {
-        drawing::svg(SIZE, |root| {
-            let points = || self.series.iter().flat_map(|series| &series.points);
-            let x = Axis::of(points().map(|(pages, _)| *pages as f64));
-            let y = Axis::of(points().map(|(_, value)| *value));
-            let (area, _) = root.split_horizontally(LEGEND);
-            let mut chart = ChartBuilder::on(&area)
-                .caption(&self.title, drawing::title())
-                .margin(6)
-                .x_label_area_size(44)
-                .y_label_area_size(64)
-                .build_cartesian_2d(x, y)?;
-            let mut mesh = chart.configure_mesh();
-            drawing::style(&mut mesh);
-            mesh.x_desc(self.x).y_desc(self.y).draw()?;
-            let mut hovers = Vec::new();
-            for (row, Series { name, slot, points }) in (0..).zip(&self.series) {
-                let places: Vec<_> = points
-                    .iter()
-                    .map(|(pages, value)| chart.backend_coord(&(*pages as f64, *value)))
-                    .collect();
-                drawing::line(root, *slot, places.clone())?;
-                for ((left, top), (pages, value)) in places.iter().zip(points) {
-                    drawing::mark(root, *slot, (*left, *top))?;
-                    hovers.push(Hover {
-                        corners: [(left - NEAR, top - NEAR), (left + NEAR, top + NEAR)],
-                        text: format!("{name}, {pages} pages: {}", number(*value)),
-                    });
-                }
-                let [first, height] = LINES;
-                let at = first + row * height;
-                drawing::line(root, *slot, vec![(LEGEND + 16, at), (LEGEND + 44, at)])?;
-                drawing::mark(root, *slot, (LEGEND + 30, at))?;
-                drawing::write(root, name, (LEGEND + 52, at), HPos::Left, INK)?;
+/// The plot of these lines, as SVG; `y` is at its left.
+pub fn draw(title: &str, y: &str, lines: &[Series]) -> Result<String> {
+    drawing::svg(SIZE, |root| {
+        let points = || lines.iter().flat_map(|series| &series.points);
+        let pages = Axis::of(points().map(|(pages, _)| *pages as f64));
+        let values = Axis::of(points().map(|(_, value)| *value));
+        let (area, _) = root.split_horizontally(LEGEND);
+        let mut chart = ChartBuilder::on(&area)
+            .caption(title, drawing::title())
+            .margin(6)
+            .x_label_area_size(44)
+            .y_label_area_size(64)
+            .build_cartesian_2d(pages, values)?;
+        let mut mesh = chart.configure_mesh();
+        drawing::style(&mut mesh);
+        mesh.x_desc("pages of the call").y_desc(y).draw()?;
+        let mut hovers = Vec::new();
+        for (row, Series { name, slot, points }) in (0..).zip(lines) {
+            let places: Vec<_> = points
+                .iter()
+                .map(|(pages, value)| chart.backend_coord(&(*pages as f64, *value)))
+                .collect();
+            drawing::line(root, *slot, places.clone())?;
+            for ((left, top), (pages, value)) in places.iter().zip(points) {
+                drawing::mark(root, *slot, (*left, *top))?;
+                hovers.push(Hover {
+                    corners: [(left - NEAR, top - NEAR), (left + NEAR, top + NEAR)],
+                    text: format!("{name}, {pages} pages: {}", number(*value)),
+                });
             }
-            Ok(hovers)
-        })
-    }
+            let [first, height] = LINES;
+            let at = first + row * height;
+            drawing::line(root, *slot, vec![(LEGEND + 16, at), (LEGEND + 44, at)])?;
+            drawing::mark(root, *slot, (LEGEND + 30, at))?;
+            drawing::write(root, name, (LEGEND + 52, at), HPos::Left, INK)?;
+        }
+        Ok(hovers)
+    })
 }
 
 /// As short as it may be.
@@ -93,17 +78,12 @@ mod tests {
     use super::*;
 
     fn plot(points: &[(u64, f64)]) -> String {
-        let plot = Plot {
-            title: "a < b".to_owned(),
-            x: "pages",
-            y: "DSB",
-            series: vec![Series {
-                name: "eager & co".to_owned(),
-                slot: 4,
-                points: points.to_vec(),
-            }],
+        let line = Series {
+            name: "eager & co".to_owned(),
+            slot: 4,
+            points: points.to_vec(),
         };
-        let drawn = plot.draw().unwrap();
+        let drawn = draw("a < b", "DSB", &[line]).unwrap();
         check(&drawn);
         drawn
     }
@@ -113,7 +93,7 @@ mod tests {
         let drawn = plot(&[(1, 0.0), (512, 512.0), (4096, 4096.0)]);
         for text in [
             "a &lt; b",
-            "\npages\n",
+            "\npages of the call\n",
             "\nDSB\n",
             "\neager &amp; co\n",
             "<title>eager &amp; co, 512 pages: 512</title>",
