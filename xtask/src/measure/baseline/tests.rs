@@ -126,8 +126,8 @@ fn said(name: &str, committed: &[(u64, Cost)], measured: &[(u64, Cost)]) -> Vec<
 #[test]
 fn the_same_and_less_and_two_percent_are_no_problem() {
     let against = |now| said("map_each", &[(1, of(300))], &[(1, of(now))]);
-    for now in [300, 100, 306] {
-        assert_eq!(against(now), [""; 0], "{now}");
+    for count in [300, 100, 306] {
+        assert_eq!(against(count), [""; 0], "{count}");
     }
     assert_eq!(
         against(307),
