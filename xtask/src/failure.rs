@@ -76,7 +76,7 @@ pub fn show(error: &Error) -> ExitCode {
 /// Not clap's own 2, which is the status of a kernel that panicked.
 pub fn show_usage(usage: &clap::Error) -> ExitCode {
     let printed = usage.print().and_then(|()| io::stdout().flush());
-    // With standard error gone there is nobody to tell.
+    // If standard error is closed, no reader is left to tell.
     if !usage.use_stderr() {
         output::settle(printed);
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Ends what xtask has started when xtask ends, however that happens: SIGKILL, which no handler sees, included.
+//! Ends the programs that xtask has started when xtask ends, even by SIGKILL, which no handler sees.
 //!
-//! Each command that may take long leads a process group of its own. Its number is told to a shell, the
-//! guard, through a pipe. When xtask ends, the system closes the pipe, and the guard kills the groups that are
-//! left. It is in a group of its own as well, so that a signal to xtask's group does not reach it.
+//! Each command that may take long leads a process group of its own, whose number a shell, the guard,
+//! reads from a pipe. When xtask ends, the system closes the pipe, and the guard kills the groups that
+//! are left. It is in a group of its own, too, so that a signal to xtask's group does not reach it.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -47,7 +47,7 @@ pub fn start(command: &mut Command) -> io::Result<Child> {
     let told = move || {
         let mut line = [b' '; 16];
         writeln!(&mut line[..], "+ {}", std::process::id())?;
-        // Without the guard, whoever has killed it ends the rest as well.
+        // If the guard was killed, the program that killed it ends the rest as well.
         let _ = (&pipe).write_all(&line);
         Ok(())
     };

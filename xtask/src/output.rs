@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What xtask prints, by the names of the standard library's macros, which panic when nobody takes it.
+//! Printing, by macros with the names of the standard library's, which panic when a write fails.
 //!
-//! If the reader of standard output has gone (`| head`), xtask ends as after a signal, and says nothing. If
-//! standard output takes nothing for another reason, as a full device, it ends with one line that says why.
-//! What standard error does not take is lost, because there is no other place for it.
+//! If the reader of standard output has gone (`| head`), xtask ends as after a signal, without a
+//! message. If a write fails for another reason, such as a full device, xtask prints one line with the
+//! reason and ends. A failed write to standard error is ignored: there is no other place for a message.
 
 use crate::failure::READER_GONE;
 use crate::guest;

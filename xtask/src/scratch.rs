@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Folders for what a command needs and nobody keeps.
+//! Folders for files that a command needs only while it runs.
 //!
-//! They are below the target folder, not in the system's temporary directory, which can be missing, full, or
-//! have a name that another program does not take. A folder goes when its owner is dropped, or by [`remove_all`]
-//! when xtask ends before that. Those of an xtask that was killed are removed by the next one: every xtask with such
-//! a folder holds a shared lock, so whoever gets the lock alone knows that what is there has no owner.
+//! They are below the target folder, not in the system's temporary directory, which can be missing,
+//! full, or have a name that another program does not take. A folder is removed when its owner is
+//! dropped, or by [`remove_all`] when xtask ends before that. Every xtask with such a folder holds a
+//! shared lock. An xtask that gets the lock alone therefore removes all folders: their owners were killed.
 
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
@@ -45,7 +45,7 @@ fn enter(home: &Path) -> io::Result<File> {
     let lock = File::create(home.join("lock"))?;
     if lock.try_lock().is_ok() {
         for entry in fs::read_dir(home)?.flatten() {
-            // What cannot be removed is in nobody's way; the lock is no folder.
+            // A folder that cannot be removed disturbs no other one; the lock is no folder.
             let _ = fs::remove_dir_all(entry.path());
         }
         lock.unlock()?;

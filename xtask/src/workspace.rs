@@ -31,7 +31,7 @@ impl Workspace {
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         let root = xtask.parent().map_or(xtask.clone(), Path::to_path_buf);
         let target = match env::var_os("CARGO_TARGET_DIR") {
-            // A relative one is relative to where the user stands, as in cargo.
+            // A relative one is relative to the current directory, as in cargo.
             Some(dir) => env::current_dir().map_or_else(|_| root.join(&dir), |cwd| cwd.join(&dir)),
             None => root.join("target"),
         };

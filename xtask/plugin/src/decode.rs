@@ -6,17 +6,19 @@
 //! names are what an assembler takes, in lower case.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// A mark that the guest sets by an unallocated hint, which is a NOP to the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marker {
-    /// `hint #0x60`: a window begins; x0 has its id.
+    /// `hint #0x60`: a window begins; x0 has its id, `op << 24 | pages`.
     Begin,
     /// `hint #0x61`: a window ends; x0 has its id.
     End,
-    /// `hint #0x62`: what has ended is to be written now.
+    /// `hint #0x62`: the windows that have ended are written now; the rest is when QEMU ends.
     Report,
-    /// `hint #0x63`: what has ended and was not written is to be forgotten, and all numbering.
+    /// `hint #0x63`: the windows that have ended and were not written are forgotten, and so is how
+    /// often each id has ended.
     Forget,
 }
 
@@ -55,39 +57,9 @@ const TLBI: Slot = DMB + 16;
 /// Number of counts.
 pub const SLOTS: usize = TLBI + (1 << 10);
 
-/// A kind of instruction that is counted by its operand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Data synchronization barriers, by domain and type.
-    Dsb,
-    /// Data memory barriers, by domain and type.
-    Dmb,
-    /// TLB invalidations, by operation.
-    Tlbi,
-}
-
-impl Kind {
-    /// All of them, in the order of the report.
-    pub const ALL: [Self; 3] = [Self::Dsb, Self::Dmb, Self::Tlbi];
-
-    /// The mnemonic.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Dsb => "dsb",
-            Self::Dmb => "dmb",
-            Self::Tlbi => "tlbi",
-        }
-    }
-
-    /// The counts of this kind.
-    pub fn slots(self) -> std::ops::Range<Slot> {
-        match self {
-            Self::Dsb => DSB..DMB,
-            Self::Dmb => DMB..TLBI,
-            Self::Tlbi => TLBI..SLOTS,
-        }
-    }
-}
+/// The instructions that are counted by their operand, in the order of the report.
+pub const KINDS: [(&str, Range<Slot>); 3] =
+    [("dsb", DSB..DMB), ("dmb", DMB..TLBI), ("tlbi", TLBI..SLOTS)];
 
 /// Where an instruction is counted besides [`INSTRUCTIONS`].
 pub fn slot(word: u32) -> Option<Slot> {
@@ -111,7 +83,7 @@ pub fn slot(word: u32) -> Option<Slot> {
     operation.then(|| TLBI + (bits(12, 1) << 9 | bits(16, 3) << 6 | crm << 3 | bits(5, 3)))
 }
 
-/// What a count of one of the [kinds](Kind) is called.
+/// What a count of one of the [kinds](KINDS) is called.
 pub fn name(slot: Slot) -> Cow<'static, str> {
     match slot {
         DSB..DSB_NXS => match slot - DSB {

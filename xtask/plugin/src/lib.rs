@@ -8,16 +8,8 @@
 //! ```
 //!
 //! The guest says what is of interest by hints that no extension has taken, so that every CPU
-//! executes them as NOPs, at every exception level:
-//!
-//! | instruction | |
-//! |---|---|
-//! | `hint #0x60` | a window begins; x0 is its id, `op << 24 \| pages` |
-//! | `hint #0x61` | the window with the id in x0 ends |
-//! | `hint #0x62` | what has ended is written now, and at the end of QEMU the rest |
-//! | `hint #0x63` | what has ended and is not written is forgotten, and how often each id has ended |
-//!
-//! Windows nest. Each that ends is one line of JSON in the file `out`:
+//! executes them as NOPs, at every exception level ([`Marker`]). Windows nest. Each that ends is one
+//! line of JSON in the file `out`:
 //!
 //! ```text
 //! {"id":134217732,"op":8,"pages":4,"execution":1,"vcpu":0,"instructions":338,"dsb":{"ishst":1},
@@ -26,15 +18,15 @@
 //!
 //! # What is counted, and when
 //!
-//! - Each instruction by an inline addition of its own, at the attempt: one that faults is counted, and
-//!   again when it is executed after the fault. (An addition for a whole block at its beginning would be
-//!   cheaper and wrong: a block is left in its middle by a fault.) The markers are not counted.
+//! - Each instruction is counted by an inline addition of its own when it is attempted: one that faults
+//!   is counted, and again when it is executed after the fault. (An addition for a whole block at its
+//!   start would be wrong, because a fault leaves a block in its middle.) Markers are not counted.
 //! - All counts run all the time; a window takes their difference. So an instruction costs the same in
 //!   a window and outside.
 //! - *Exceptions*: version 4 of the plugin interface does not report them. They are counted where
 //!   they arrive: a block that begins at one of the 16 vectors (`VBAR_ELx` of the level at which it is
-//!   executed, plus n x 0x80) is an exception taken to that level. Whoever branches to a
-//!   vector's first instruction is counted, too; one that QEMU answers by itself (PSCI) is not.
+//!   executed, plus n x 0x80) is an exception taken to that level. A branch to
+//!   a vector's first instruction is counted, too; a call that QEMU itself answers (PSCI) is not.
 //! - Encodings are those of A64. A guest that executes AArch32 code has its instructions counted, and some of
 //!   them may look like barriers.
 //!

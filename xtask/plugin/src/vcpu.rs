@@ -14,13 +14,8 @@ use qemu_plugin::{
 };
 use std::thread::{self, ThreadId};
 
-/// What each CPU has in the array that QEMU keeps for it.
-#[repr(C)]
-struct Entry {
-    counts: Counts,
-    /// Windows that are open.
-    open: u64,
-}
+/// Place of the number of windows that are open on a CPU, after its counts.
+const OPEN: Slot = SLOTS;
 
 /// The arrays of all CPUs. QEMU allocates them, zeroed, and never frees them.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +27,9 @@ pub struct Board {
 impl Board {
     /// Lets QEMU allocate the arrays.
     pub fn new() -> Self {
+        let size = size_of::<Counts>() + size_of::<u64>();
         // SAFETY: takes a size, and is called by QEMU's leave, from a callback.
-        let scoreboard = unsafe { qemu_plugin_scoreboard_new(size_of::<Entry>()) };
+        let scoreboard = unsafe { qemu_plugin_scoreboard_new(size) };
         Self {
             scoreboard: scoreboard as usize,
         }
@@ -44,7 +40,7 @@ impl Board {
         qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(
             instruction.clone(),
             PluginOp::QEMU_PLUGIN_INLINE_ADD_U64,
-            self.count(slot),
+            self.place(slot),
             1,
         );
     }
@@ -59,7 +55,7 @@ impl Board {
             callback,
             CallbackFlags::QEMU_PLUGIN_CB_R_REGS,
             PluginCondition::QEMU_PLUGIN_COND_NE,
-            self.open(),
+            self.place(OPEN),
             0,
         );
     }
@@ -70,37 +66,29 @@ impl Board {
     ///
     /// None that QEMU reports.
     pub fn add(self, cpu: VCPUIndex, slot: Slot) -> Result<()> {
-        qemu_plugin_u64_add(self.count(slot), cpu, 1)
+        qemu_plugin_u64_add(self.place(slot), cpu, 1)
     }
 
     /// Says how many windows `cpu` has open.
     pub fn set_open(self, cpu: VCPUIndex, open: usize) {
-        qemu_plugin_u64_set(self.open(), cpu, open as u64);
+        qemu_plugin_u64_set(self.place(OPEN), cpu, open as u64);
     }
 
     /// The counts of `cpu`, whose thread must be the caller's.
     pub fn counts(self, cpu: VCPUIndex) -> Box<Counts> {
         // SAFETY: the scoreboard was made by `new`, and QEMU names the CPUs that it has.
         let entry = unsafe { qemu_plugin_scoreboard_find(self.object(), cpu) };
-        // SAFETY: QEMU allocated it as an `Entry`, zeroed, which is a valid one. Only translated code of this
+        // SAFETY: the entry begins with zeroed `Counts`, which is a valid one. Only translated code of this
         // CPU writes there, and its thread is here.
-        let counts = unsafe { &(*entry.cast::<Entry>()).counts };
+        let counts = unsafe { &*entry.cast::<Counts>() };
         Box::new(*counts)
     }
 
-    fn count(self, slot: Slot) -> PluginU64 {
-        assert!(slot < SLOTS, "no count is beyond the array");
-        self.place(std::mem::offset_of!(Entry, counts) + slot * size_of::<u64>())
-    }
-
-    fn open(self) -> PluginU64 {
-        self.place(std::mem::offset_of!(Entry, open))
-    }
-
-    fn place(self, offset: usize) -> PluginU64 {
+    fn place(self, slot: Slot) -> PluginU64 {
+        assert!(slot <= OPEN, "no count is beyond the array");
         PluginU64 {
             score: self.object(),
-            offset,
+            offset: slot * size_of::<u64>(),
         }
     }
 

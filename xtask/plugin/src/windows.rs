@@ -5,7 +5,7 @@
 //! Each CPU has its own counts and its own open windows, so a window must end on the CPU on which it
 //! began. One that does not, or that never ends, becomes a line with a `problem` in the report.
 
-use crate::decode::{self, ERET, EXCEPTIONS, INSTRUCTIONS, ISB, Kind, SLOTS};
+use crate::decode::{self, ERET, EXCEPTIONS, INSTRUCTIONS, ISB, KINDS, SLOTS};
 use std::collections::BTreeMap;
 
 /// What a CPU has executed since it was switched on.
@@ -110,11 +110,11 @@ fn line(id: u64, execution: u64, cpu: usize, count: impl Fn(usize) -> u64) -> St
         pair("vcpu", cpu as u64),
         pair("instructions", count(INSTRUCTIONS)),
     ];
-    for kind in Kind::ALL {
-        let executed = kind.slots().filter(|slot| count(*slot) > 0);
+    for (kind, slots) in KINDS {
+        let executed = slots.filter(|slot| count(*slot) > 0);
         let executed = executed.map(|slot| pair(&decode::name(slot), count(slot)));
         let executed = Vec::from_iter(executed).join(",");
-        fields.push(format!("\"{}\":{{{executed}}}", kind.name()));
+        fields.push(format!("\"{kind}\":{{{executed}}}"));
     }
     for (name, slot) in [("isb", ISB), ("eret", ERET), ("exceptions", EXCEPTIONS)] {
         fields.push(pair(name, count(slot)));

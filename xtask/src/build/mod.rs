@@ -16,7 +16,7 @@ use std::process::Command;
 #[derive(Args, Debug)]
 pub struct Build {}
 
-/// What a build leaves behind.
+/// The results of a build.
 #[derive(Debug)]
 pub struct Artifacts {
     /// The kernel with symbols.

@@ -44,7 +44,7 @@ pub const TOOLS: [Tool; 5] = [
     },
     Tool {
         name: "rustdoc-kernel",
-        // No other crate links to the kernel: its documentation is for those who work on it.
+        // No other crate links to the kernel: its documentation is for work on it.
         command: "doc --no-deps --document-private-items --lib --target aarch64-unknown-none-softfloat \
                   --package=kernel --package=boot",
         rustdoc: "--deny=warnings --allow=rustdoc::private_intra_doc_links",

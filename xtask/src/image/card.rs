@@ -85,7 +85,7 @@ impl Card {
     }
 }
 
-/// What [`COMMAND_LINE`] says: `bootargs` behind the word that ends what the firmware puts in front.
+/// The text of [`COMMAND_LINE`]: `bootargs` after the word that separates them from the firmware's.
 ///
 /// # Errors
 ///
@@ -137,7 +137,7 @@ mod tests {
         let mut keys: Vec<_> = settings.iter().map(|(key, _)| key).collect();
         keys.sort_unstable();
         keys.dedup();
-        assert_eq!(keys.len(), settings.len(), "a key stands there twice");
+        assert_eq!(keys.len(), settings.len(), "a key is there twice");
         // The overlay's name and that of its file.
         assert!(
             PARTS

@@ -25,7 +25,11 @@ const FIRST: u32 = 2048;
 /// FAT32, addressed by sector number.
 const TYPE_FAT32_LBA: u8 = 0x0c;
 /// "The sector number is too large for this": cylinder, head and sector of old are not used.
-const NO_CHS: (u16, u8, u8) = (1023, 254, 63);
+const NO_CHS: CHS = CHS {
+    cylinder: 1023,
+    head: 254,
+    sector: 63,
+};
 /// Identifies the disk, and the volume.
 const SIGNATURE: u32 = 0x6c7a_6d75;
 const LABEL: [u8; 11] = *b"LAZYMMU    ";
@@ -68,20 +72,16 @@ impl TimeProvider for Epoch {
 pub fn with(card: &Card) -> Result<Vec<u8>> {
     let first = FIRST as usize * SECTOR;
     let mut disk = Cursor::new(vec![0; SIZE]);
-    let mut table = MBR::new_from(&mut disk, SECTOR as u32, SIGNATURE.to_le_bytes())
-        .context("the partition table cannot be made")?;
-    let nowhere = CHS::new(NO_CHS.0, NO_CHS.1, NO_CHS.2);
+    let mut table = MBR::new_from(&mut disk, SECTOR as u32, SIGNATURE.to_le_bytes())?;
     table[1] = MBRPartitionEntry {
         boot: BOOT_INACTIVE,
-        first_chs: nowhere,
+        first_chs: NO_CHS,
         sys: TYPE_FAT32_LBA,
-        last_chs: nowhere,
+        last_chs: NO_CHS,
         starting_lba: FIRST,
         sectors: ((SIZE - first) / SECTOR) as u32,
     };
-    table
-        .write_into(&mut disk)
-        .context("the partition table cannot be written")?;
+    table.write_into(&mut disk)?;
     let mut disk = disk.into_inner();
     format_volume(&mut disk[first..])?;
     fill_volume(&mut disk[first..], &card.files)?;
@@ -94,8 +94,7 @@ fn format_volume(volume: &mut [u8]) -> Result<()> {
         .bytes_per_cluster(SECTOR as u32)
         .volume_id(SIGNATURE)
         .volume_label(LABEL);
-    fatfs::format_volume(Cursor::new(&mut volume[..]), options)
-        .context("the volume cannot be formatted")?;
+    fatfs::format_volume(Cursor::new(&mut volume[..]), options)?;
     for sector in [0, BACKUP] {
         let field = sector + HIDDEN_SECTORS;
         volume[field..field + 4].copy_from_slice(&FIRST.to_le_bytes());
@@ -105,26 +104,21 @@ fn format_volume(volume: &mut [u8]) -> Result<()> {
 
 fn fill_volume(volume: &mut [u8], files: &[File]) -> Result<()> {
     let options = FsOptions::new().time_provider(&Epoch);
-    let volume =
-        FileSystem::new(Cursor::new(volume), options).context("the new volume cannot be opened")?;
+    let volume = FileSystem::new(Cursor::new(volume), options)?;
     let root = volume.root_dir();
     for File { path, bytes } in files {
         if let Some((folder, _)) = path.rsplit_once('/') {
-            root.create_dir(folder)
-                .with_context(|| format!("{folder} cannot be made on the card"))?;
+            root.create_dir(folder)?;
         }
         root.create_file(path)
             .and_then(|mut file| file.write_all(bytes))
             .with_context(|| {
-                format!(
-                    "{path} ({} bytes) does not fit on the card of {} MiB",
-                    bytes.len(),
-                    SIZE >> 20
-                )
+                let (size, room) = (bytes.len(), SIZE >> 20);
+                format!("{path} ({size} bytes) does not fit on the card of {room} MiB")
             })?;
     }
     drop(root);
-    volume.unmount().context("the volume cannot be completed")
+    Ok(volume.unmount()?)
 }
 
 /// Reads the file at `path` from a disk, as a board's loader does: by the partition table and the
@@ -190,7 +184,7 @@ mod tests {
             let found = read(&disk, path).expect(path);
             assert!(found == *bytes, "{path} has other contents");
         }
-        let error = read(&disk, "fixup4.dat").expect_err("nobody wrote it");
+        let error = read(&disk, "fixup4.dat").expect_err("it was not written");
         assert!(error.to_string().contains("fixup4.dat"), "{error}");
     }
 

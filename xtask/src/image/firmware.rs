@@ -16,7 +16,7 @@ use std::path::Path;
 /// One of the firmware's files.
 #[derive(Debug)]
 pub struct Part {
-    /// Where it stands on the card, and below the folder that is given.
+    /// Its path on the card, and below the folder that is given.
     pub path: &'static str,
     /// What it is for.
     pub purpose: &'static str,

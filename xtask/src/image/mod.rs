@@ -190,7 +190,7 @@ mod tests {
             b"symbols"
         );
         let entries = fs::read_dir(target.path()).expect("it is there").count();
-        assert_eq!(entries, 3, "something partial was left behind");
+        assert_eq!(entries, 3, "something partial was left");
     }
 
     #[test]

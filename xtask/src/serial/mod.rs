@@ -162,7 +162,7 @@ impl Outcome {
         Err(Failure::new(status.max(1), "").into())
     }
 
-    /// The kernel's status, or what stands for it.
+    /// The kernel's status, or the one that replaces it, such as that of a hang.
     pub fn status(&self) -> u8 {
         match &self.verdict {
             Verdict::Success => 0,

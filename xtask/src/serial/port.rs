@@ -110,7 +110,7 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// When it is no serial port, may not be used, or is used by somebody else.
+    /// When it is no serial port, may not be used, or another program uses it.
     pub fn open(path: &Path) -> Result<Self> {
         let file = open_settled(path)?;
         match file.try_lock() {
@@ -263,7 +263,7 @@ mod tests {
         assert_eq!(port.read(&mut buffer).expect("it is there"), 0);
         // What a terminal would make something else of: CR, EOF, interrupt, XOFF, 8 bits.
         let sent = b"a\r\n\x04\x03\x13\xff";
-        board.write_all(sent).expect("somebody listens");
+        board.write_all(sent).expect("the port is open");
         let length = port.read(&mut buffer).expect("it is there");
         assert_eq!(length, sent.len());
         assert_eq!(&buffer[..sent.len()], sent);

@@ -2,10 +2,9 @@
 
 //! A board's log, from its first byte to the kernel's last line, and the verdict on it.
 //!
-//! A board has no exit status. What decides is the line `lazymmu: exit N`, the kernel's last in
-//! every end, which begins a line of its own and which nothing else prints
-//! (kernel/src/platform/exit.rs). Self-tests must agree with it: a KTAP log with a failure or a gap
-//! is no success, whatever the line says.
+//! A board has no exit status. The line `lazymmu: exit N` decides: the kernel prints it last at every
+//! end, at the start of a line, and nowhere else (kernel/src/platform/exit.rs). Self-tests must agree
+//! with it: a KTAP log with a failure or a gap is no success, even after `exit 0`.
 
 use super::port::Port;
 use crate::console::{self, Console};
@@ -199,10 +198,10 @@ mod tests {
         let board = thread::spawn(move || {
             let mut board = File::from(pty.master);
             for text in texts {
-                board.write_all(&text).expect("somebody listens");
+                board.write_all(&text).expect("the port is open");
                 thread::sleep(Duration::from_millis(100));
             }
-            // The slave goes too: nobody else has the port.
+            // The slave goes too, so that only the session has the port.
             drop(pty.slave);
             stays.then_some(board)
         });

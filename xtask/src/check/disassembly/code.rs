@@ -119,7 +119,7 @@ impl Code {
         Some(u64::from(high) << 32 | u64::from(low))
     }
 
-    /// The four bytes at `address`, whatever they are.
+    /// The four bytes at `address`, code or data.
     pub fn word(&self, address: u64) -> Option<u32> {
         let offset = address.checked_sub(self.base)?;
         let index = usize::try_from(offset / 4).ok()?;

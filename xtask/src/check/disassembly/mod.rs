@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The kernel's machine code against docs/hardware.md: what only hardware punishes, and QEMU runs as
-//! if it were right.
+//! The kernel's machine code against docs/hardware.md: mistakes that hardware punishes and QEMU
+//! forgives.
 //!
-//! The kernel is built as for a board, and every word of `.text` is decoded ([`decode`]). What
-//! execution can reach before the MMU is on is followed from the firmware's entry on ([`paths`]); what it may not do
-//! there, and what the whole image may not do, is in [`rules`], and what has to be done in which order in
-//! [`orders`]. A finding names symbol, offset, instruction and the number of the obligation.
+//! The check builds the kernel as for a board and decodes every word of `.text` ([`decode`]). It
+//! follows the code that runs before the MMU is on from the firmware's entry ([`paths`]). [`rules`]
+//! has what that code and the whole image must not do, [`orders`] what functions must do in which
+//! order. A finding names symbol, offset, instruction and the number of the obligation.
 //!
-//! Addresses in registers are not followed, so "aligned" means that an aligned base stays aligned; and a way is any
-//! that the branches allow, whether its conditions can be true together or not.
+//! The check knows no addresses in registers, so "aligned" means that an aligned base stays aligned.
+//! It takes every way that the branches allow, even if their conditions are never true together.
 
 pub mod code;
 pub mod decode;

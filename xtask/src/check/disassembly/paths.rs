@@ -62,26 +62,27 @@ const DIVERGE: [&str; 4] = [
 
 /// What may be executed next in the same function; a call is passed over.
 fn next(code: &Code, address: u64, op: Op) -> impl Iterator<Item = u64> {
-    let behind = address + 4;
+    let after = address + 4;
     let diverges = |target| {
         let name = code.function_at(target).map_or("", |found| found.1);
         DIVERGE.iter().any(|start| name.starts_with(start))
     };
-    let (behind, target) = match op {
+    let (after, target) = match op {
         Op::Branch(to) => (None, Some(to)),
-        Op::Conditional(to) => (Some(behind), Some(to)),
+        Op::Conditional(to) => (Some(after), Some(to)),
         Op::Call(to) if diverges(to) => (None, None),
         Op::BranchRegister(_) | Op::Return | Op::ExceptionReturn => (None, None),
-        _ => (Some(behind), None),
+        _ => (Some(after), None),
     };
-    behind.into_iter().chain(target)
+    after.into_iter().chain(target)
 }
 
 /// The end of a way: its address, and how many of the steps were done on it.
 pub type End = (u64, usize);
 
-/// Follows every way from `start`, inside its function, to the instructions that do `end`, and counts which of
-/// `steps` are done on it, in their order. What does `undoes` makes it count anew.
+/// Follows every way from `start`, inside its function, to the instructions that do `end`, and
+/// counts the `steps` that are done on it, in their order. An instruction that does `undoes` makes
+/// it count anew.
 pub fn ways(
     code: &Code,
     start: u64,
@@ -115,8 +116,8 @@ pub fn ways(
     ends
 }
 
-/// Every instruction that is reached from `starts`, calls and tail calls included; register branches
-/// end a way.
+/// Every instruction that is reached from `starts`, by calls and tail calls, too. A branch to a
+/// register ends a way.
 pub fn reachable(code: &Code, starts: impl IntoIterator<Item = u64>) -> BTreeSet<u64> {
     let mut seen = BTreeSet::new();
     let mut open: Vec<u64> = starts.into_iter().collect();
@@ -132,8 +133,8 @@ pub fn reachable(code: &Code, starts: impl IntoIterator<Item = u64>) -> BTreeSet
     seen
 }
 
-/// Looks for ways from behind `start` that end without an ISB or ERET; a return goes on behind every call,
-/// among `among`, of the function that it is in. Returns the ends.
+/// The ends of the ways after `start` that have no ISB or ERET. A return continues after every call,
+/// among `among`, of its function.
 pub fn unsynchronized(code: &Code, start: u64, among: &BTreeSet<u64>) -> Vec<u64> {
     let mut calls: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     for address in among {
@@ -154,7 +155,7 @@ pub fn unsynchronized(code: &Code, start: u64, among: &BTreeSet<u64>) -> Vec<u64
             Some(Op::Return) => {
                 let function = code.function_at(address).map(|(range, _)| range.start);
                 match function.and_then(|start| calls.get(&start)) {
-                    Some(behind) => open.extend(behind),
+                    Some(after) => open.extend(after),
                     None => ends.push(address),
                 }
             }

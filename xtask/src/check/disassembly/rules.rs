@@ -119,7 +119,8 @@ pub fn with_mmu_off(code: &Code, reached: &BTreeSet<u64>, boot: &Range<u64>) -> 
 /// Where a secondary CPU enters, with its caches off.
 const SECONDARY: &str = "boot::secondary::entry";
 
-/// H16: until its MMU is on, a secondary stores nothing, and reads literals and one word, in its entry.
+/// H16: until its MMU is on, a secondary CPU stores nothing, and reads literals and, in its entry,
+/// one word.
 pub fn past_the_caches(code: &Code) -> Vec<Finding> {
     let Some(entry) = code.function(SECONDARY) else {
         return vec![missing("H16", SECONDARY)];
@@ -313,7 +314,7 @@ mod tests {
 
     #[test]
     fn literals_are_aligned() {
-        // ldr x8, .+8 at a multiple of 8, and behind another word.
+        // ldr x8, .+8 at a multiple of 8, and after another word.
         assert_eq!(off(&[0x5800_0048, RET, 0, 0]), []);
         assert_eq!(off(&[NOP, 0x5800_0048, RET, 0, 0]), at("H3", 0x4));
         // ldr w8: four bytes are enough.
@@ -386,8 +387,8 @@ mod tests {
         assert_eq!(on("f", &[SCTLR, cbz(2), ISB, RET]), at("H11", 0x0));
         assert_eq!(on("f", &[SCTLR, 0xd61f_0100, ISB]), at("H11", 0x0)); // br x8
         // Behind the return, in all callers.
-        for (behind, expected) in [(ISB, vec![]), (NOP, at("H11", 0x0))] {
-            let code = code(&[("f", &[SCTLR, RET]), ("g", &[bl(2, 0), behind, RET])]);
+        for (after, expected) in [(ISB, vec![]), (NOP, at("H11", 0x0))] {
+            let code = code(&[("f", &[SCTLR, RET]), ("g", &[bl(2, 0), after, RET])]);
             let all = code.addresses().collect();
             assert_eq!(shown(&everywhere(&code, &all)), expected);
         }
@@ -431,7 +432,7 @@ mod tests {
         // In what it calls, too.
         assert_eq!(entry(&[bl(0, 2), RET], &[LDR, RET]), at("H16", 0x8));
         assert_eq!(entry(&[bl(0, 2), RET], &[STR, RET]), at("H16", 0x8));
-        // But not behind the way up.
+        // But not after the way up.
         assert_eq!(entry(&[0xd61f_0100, STR], &[STR, RET]), []);
     }
 
@@ -458,7 +459,7 @@ mod tests {
             .collect()
     }
 
-    /// Calls go to the word behind 16 others, where `callees` puts one function for each name.
+    /// Calls go to the word after 16 others, where `callees` puts one function for each name.
     fn word_of(step: Step, from: i32) -> u32 {
         match step {
             Step::Dsb(kind) => 0xd503_309f | u32::from(kind) << 8,
@@ -547,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_behind_the_write_back_is_found() {
+    fn a_store_after_the_write_back_is_found() {
         for order in ORDERS
             .iter()
             .filter(|order| order.undoes == Some(Step::Store))
