@@ -94,7 +94,6 @@ impl<const N: usize> Text<N> {
 }
 
 /// As much of `text` as has at most `room` bytes, in whole characters.
-#[inline(never)] // Once for all sizes.
 fn beginning(text: &str, room: usize) -> &str {
     let mut end = text.len().min(room);
     while !text.is_char_boundary(end) {
@@ -107,7 +106,6 @@ fn beginning(text: &str, room: usize) -> &str {
 ///
 /// # Errors
 /// Those of `out`.
-#[inline(never)]
 pub fn write_char(out: &mut dyn fmt::Write, c: char) -> fmt::Result {
     out.write_str(c.encode_utf8(&mut [0; 4]))
 }
@@ -150,7 +148,6 @@ pub enum Newline {
 
 /// Hands `text` on in pieces: printable ASCII as it is, all else as `\u{1b}`. What others wrote may hold control
 /// characters, which a terminal would obey.
-#[inline(never)] // The image has little room.
 pub fn escape(mut text: &str, newline: Newline, put: &mut dyn FnMut(&str)) {
     let is_plain = |byte: &u8| match byte {
         b'\n' => newline == Newline::Stays,
@@ -178,7 +175,6 @@ pub struct Line<T>(pub T);
 struct OneLine<'a, 'b>(&'a mut fmt::Formatter<'b>);
 
 impl fmt::Write for OneLine<'_, '_> {
-    #[inline(never)]
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut result = Ok(());
         escape(text, Newline::Escaped, &mut |piece| {

@@ -33,13 +33,11 @@ impl fmt::Display for PagesError {
 
 impl Pages {
     /// `count` addresses and as many frames, not mapped.
-    #[inline(never)]
     pub(crate) fn unmapped(count: usize) -> Result<Self, PagesError> {
         Self::reserved(count as u64, count)
     }
 
     /// `pages` addresses and `count` frames, not mapped.
-    #[inline(never)]
     pub(crate) fn reserved(pages: u64, count: usize) -> Result<Self, PagesError> {
         let frames = FrameList::alloc(count).map_err(PagesError::Frames)?;
         let area = Area::with(&vmap::GENERAL, pages, frames).map_err(PagesError::Vmap)?;
@@ -47,7 +45,6 @@ impl Pages {
     }
 
     /// `count` pages mapped read-write.
-    #[inline(never)]
     pub(crate) fn mapped(count: usize) -> Result<Self, PagesError> {
         let frames = FrameList::alloc(count).map_err(PagesError::Frames)?;
         let area = vmap::vmap(frames, Prot::KERNEL).map_err(PagesError::Vmap)?;
@@ -65,7 +62,6 @@ impl Pages {
     }
 
     /// Writes `value` to the start of frame `i`, through the linear map.
-    #[inline(never)]
     pub(crate) fn fill(&self, i: usize, value: u64) {
         let place = linear_virt(self.frames()[i].as_u64()) as usize;
         // SAFETY: the frame is ours; the linear map shows it there, aligned.

@@ -239,7 +239,6 @@ const LINUX: [&str; 12] = [
 ];
 
 /// Whether `word` is meant for Linux.
-#[inline(never)] // The image has little room, and this is asked in two places.
 fn is_for_linux(word: &str) -> bool {
     match word.split_once('=') {
         // The dot of a module's parameter: something stands on both of its sides.

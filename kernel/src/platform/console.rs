@@ -316,7 +316,6 @@ pub fn print(arguments: fmt::Arguments<'_>) {
 pub struct Console;
 
 impl Write for Console {
-    #[inline(never)]
     fn write_str(&mut self, text: &str) -> fmt::Result {
         interrupts::without(|| {
             let mut sink = SINK.lock();
@@ -445,7 +444,6 @@ impl Default for Emergency {
 }
 
 impl Write for Emergency {
-    #[inline(never)]
     fn write_str(&mut self, text: &str) -> fmt::Result {
         text::escape(text, Newline::Stays, &mut |piece| deliver(piece.as_bytes()));
         Ok(())

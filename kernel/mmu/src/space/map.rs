@@ -111,14 +111,14 @@ impl<K: Kernel> AddressSpace<'_, K> {
         backing.check(range.pages())?;
         // Most requests lie in one table that exists: one walk serves the check and the write.
         if range.is_in_one_table(Level::L3)
-            && let Some(found) = self.leaf_table(range)
+            && let Some(found) = &self.leaf_table(range)
         {
-            self.check_run_unused(&found)?;
+            self.check_run_unused(found)?;
             self.writer.invalidate_before_reuse(range);
             // One run needs no section of its own: its barriers follow the whole run.
-            self.map_run(&found, backing.fill(0, range.pages(), prot), prot);
+            self.map_run(found, backing.fill(0, range.pages(), prot), prot);
             if self.may_change(PageRange::of_table(range.start())) {
-                self.writer.remember(&found, prot);
+                self.writer.remember(found, prot);
             }
             return Ok(());
         }

@@ -59,7 +59,6 @@ impl Pages {
 
 type Work = fn(&mut Space, Pages) -> Result<(), SpaceError>;
 
-#[inline(never)]
 fn map_each(space: &mut Space, pages: Pages) -> Result<(), SpaceError> {
     for (i, page) in pages.range.by_page().enumerate() {
         space.map(page, pages.frame(i), pages.prot)?;
@@ -99,7 +98,6 @@ const ANNOUNCED: [Work; 3] = [
 ];
 
 /// What `work` takes. Afterwards nothing is mapped.
-#[inline(never)]
 fn instructions(space: &mut Space, pages: Pages, work: Work) -> Result<u64, SpaceError> {
     let masked = interrupts::mask();
     let start = timer::ticks();
@@ -133,7 +131,6 @@ fn r22_a_range_takes_a_fixed_number_of_instructions(kind: SpaceKind) -> TestResu
     Ok(())
 }
 
-#[inline(never)]
 fn compare(kind: SpaceKind, backend: Backend, (size, stride): (usize, u64)) -> TestResult {
     let start = kind.half().start() + 0x4000_0000;
     let pages = Pages {

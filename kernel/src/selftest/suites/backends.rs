@@ -240,7 +240,6 @@ fn r29_contiguous_groups_are_folded_and_split() -> TestResult {
     Ok(())
 }
 
-#[inline(never)]
 fn folded_and_split(backend: Backend) -> TestResult {
     const START: u64 = 0x4000_0000;
     const PAGES: usize = 40;
@@ -270,7 +269,6 @@ fn folded_and_split(backend: Backend) -> TestResult {
 
 /// The first page that is not mapped to its frame, or whose contiguous hint does not say whether it is
 /// one of `members`.
-#[inline(never)]
 fn wrong_page(space: &Space, first: Frame, members: Range<u64>) -> Option<u64> {
     (0..40).find(|&i| {
         let found = VirtAddr::new(0x4000_0000 + i * PAGE_SIZE).and_then(|va| space.query(va));

@@ -39,7 +39,6 @@ type Figures = [u16; 7];
 
 /// Plays `step` after `before`, in a section that announces the pages `range`, and compares what the section
 /// executes with the figures of each strategy, in the order of [`Backend::ALL`].
-#[inline(never)]
 fn counted(
     mapped: usize,
     before: &[Step],

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the suites share: pages to map, counts to compare, and the terms on which the
 //! figures that they state are true.
-//!
-//! The helpers are kept out of line: a hundred tests use them, and the image has a size limit.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -58,7 +56,6 @@ pub(super) fn store(virt: u64, value: u64) -> Result<(), Fault> {
 }
 
 /// [`AddressSpace::apply_to_page_range`](lazymmu::AddressSpace::apply_to_page_range), compiled once.
-#[inline(never)]
 pub(super) fn apply(
     space: &mut Space,
     range: PageRange,
@@ -68,7 +65,6 @@ pub(super) fn apply(
 }
 
 /// The current task's counts.
-#[inline(never)]
 pub(super) fn counts() -> Counts {
     MMU.counts()
 }
@@ -105,7 +101,6 @@ struct Beside {
 }
 
 impl Beside {
-    #[inline(never)]
     fn read(mut counts: Counts, is_gone: bool) -> Self {
         let stats = sched::stats(sched::current().cpu());
         counts.isb += stats.arrivals;
@@ -132,7 +127,6 @@ pub(super) struct Counting {
 }
 
 impl Counting {
-    #[inline(never)]
     pub(super) fn begin() -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -141,14 +135,12 @@ impl Counting {
         Self { number, before }
     }
 
-    #[inline(never)]
     pub(super) fn end(self) -> Counts {
         let nobody = Beside::default();
         self.end_beside(&nobody, &nobody)
     }
 
     /// The same where others had executed `before` when it began, and `after` by now.
-    #[inline(never)]
     fn end_beside(self, before: &Beside, after: &Beside) -> Counts {
         let number = self.number;
         window::end(WindowId::new(OP, number));
@@ -175,7 +167,6 @@ pub(super) fn dsb_ish_of_a_flush() -> u64 {
 
 /// Runs with `backend` and the classic policy, whose figures the suites state, until
 /// dropped.
-#[inline(never)]
 pub(super) fn with(backend: Backend) -> Result<Terms, TermsError> {
     terms(backend, BarrierPolicy::Classic)
 }

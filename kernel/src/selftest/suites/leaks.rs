@@ -119,7 +119,6 @@ fn differs<T: fmt::Debug + PartialEq>(
     line(report, name, before, after)
 }
 
-#[inline(never)]
 fn line(
     report: &mut dyn fmt::Write,
     name: &str,

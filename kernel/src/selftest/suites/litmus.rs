@@ -25,7 +25,6 @@ fn safe_ways_never_fault() -> TestResult {
     count(&expect_ok!(Ground::new()), 200_000)
 }
 
-#[inline(never)]
 fn count(ground: &Ground, iterations: u32) -> TestResult {
     for way in WAYS.iter().filter(|way| way.is_safe) {
         expect_eq!(

@@ -3,8 +3,8 @@
 //!
 //! A step does something to marked pages of the vmap area, or expects something of them. The lock of the
 //! kernel's space is held from the first step to the last, because what waits is drained when it
-//! is released. Steps are data and not calls: every test is played five times, and the image has a
-//! size limit. A failure names the strategy and the step, counted from 1.
+//! is released. Steps are data and not calls, since every test is played five times. A failure names
+//! the strategy and the step, counted from 1.
 
 use core::fmt;
 use core::ops::Range;
@@ -73,7 +73,6 @@ pub(super) const OF_CHANGES: &[Backend] = &[
 ];
 
 /// Maps the page to frame `i`.
-#[inline(never)]
 pub(super) fn put(pages: &Pages, i: usize, pte: &mut PteRef<'_, Arm64>) -> Result<(), SpaceError> {
     pte.set(pages.frames()[i], Prot::KERNEL)
 }
@@ -128,7 +127,6 @@ impl fmt::Display for Why {
 
 /// Plays `steps` with each strategy, on `count` pages, the first `mapped` of which are mapped, written to
 /// and so in the TLB.
-#[inline(never)]
 pub(super) fn play(mapped: usize, count: usize, steps: &[Step]) -> TestResult {
     for backend in Backend::ALL {
         let mut scene = Scene::new(backend, mapped, count)?;
@@ -138,7 +136,6 @@ pub(super) fn play(mapped: usize, count: usize, steps: &[Step]) -> TestResult {
 }
 
 impl Scene {
-    #[inline(never)]
     pub(super) fn new(backend: Backend, mapped: usize, count: usize) -> Result<Self, Outcome> {
         let terms = expect_ok!(with(backend));
         let pages = expect_ok!(Pages::unmapped(count));
@@ -158,7 +155,6 @@ impl Scene {
     }
 
     /// Plays `steps`.
-    #[inline(never)]
     pub(super) fn play(&mut self, steps: &[Step]) -> TestResult {
         for (i, step) in steps.iter().enumerate() {
             if let Step::Do(action) = step {
@@ -171,7 +167,6 @@ impl Scene {
     }
 
     /// What `steps` execute.
-    #[inline(never)]
     pub(super) fn counted(&mut self, steps: &[Step]) -> Result<Counts, Outcome> {
         let window = Counting::begin();
         let played = self.play(steps);
@@ -180,12 +175,10 @@ impl Scene {
     }
 
     /// The kernel's space.
-    #[inline(never)]
     pub(super) fn space(&mut self) -> &mut Space {
         self.lock.get_or_insert_with(kernel_space::lock)
     }
 
-    #[inline(never)]
     pub(super) fn part(&self, which: &Which) -> Result<PageRange, SpaceError> {
         let (first, pages) = (which.start as u64, which.len() as u64);
         self.pages.area.part(first, pages)
@@ -252,7 +245,6 @@ impl Scene {
         unsafe { MMU.lazy().enable_fast_pte_range(space, start, end, table) }
     }
 
-    #[inline(never)]
     fn entries(&mut self, which: &Which, change: Change) -> Result<(), SpaceError> {
         let range = self.part(which)?;
         let mut numbers = which.clone();

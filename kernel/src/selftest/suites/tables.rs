@@ -378,7 +378,6 @@ fn bad_ranges() -> TestResult {
 
 /// Runs `request`, which must fail, and checks that it executed no barrier and
 /// took no frame.
-#[inline(never)]
 fn changes_nothing(
     request: &mut dyn FnMut(&mut Space) -> Result<(), SpaceError>,
 ) -> Result<SpaceError, Outcome> {
