@@ -196,6 +196,7 @@ fn open_settled(path: &Path) -> Result<File> {
 mod tests {
     use super::*;
     use nix::pty::openpty;
+    use std::cell::Cell;
     use std::io::Write;
     use std::os::unix::fs::symlink;
 
@@ -241,9 +242,14 @@ mod tests {
     fn port_that_is_plugged_in_later_is_waited_for() {
         let devices = tempfile::tempdir().expect("there is room");
         let port = devices.path().join("ttyACM3");
+        let told = Cell::new(0);
+        let count = |_: &str| told.set(told.get() + 1);
+        let patience = Some(3 * TICK);
+        wait(None, devices.path(), patience, count).expect_err("it is not there yet");
+        assert_eq!(told.get(), 1);
         let waited = wait(None, devices.path(), None, |what| {
             assert!(what.contains("without a limit"), "{what}");
-            File::create_new(&port).expect("it is told once");
+            File::create(&port).expect("there is room");
         });
         assert_eq!(waited.expect("it comes"), port);
     }

@@ -343,7 +343,7 @@ mod tests {
                 target as u32,
                 (target >> 32) as u32,
             ];
-            let code = code(&[("f", &words), (name, &[RET])]);
+            let code = code(&[("f", &words), (name, &[NOP, RET])]);
             let reached = paths::reachable(&code, [BASE]);
             shown(&with_mmu_off(&code, &reached, code.boot()))
         };
