@@ -56,7 +56,7 @@ impl<'a> Filter<'a> {
             Some((first, rest)) => (first, Some(rest)),
             None => (self.pattern, None),
         };
-        if !matches(first.as_bytes(), name.as_bytes()) {
+        if !matches(first, name) {
             return Selection::Nothing;
         }
         match rest {
@@ -97,9 +97,11 @@ fn is_glob_byte(byte: u8) -> bool {
     byte == b'*' || is_name_byte(byte)
 }
 
-/// Whether `name` matches `pattern`, in which `*` stands for anything. Works
+/// Whether the whole of `name` matches `pattern`, in which `*` stands for any characters. Works
 /// without recursion: on a mismatch only the last `*` needs to take more.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
+#[must_use]
+pub fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
     let (mut at, mut pos) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     while pos < name.len() {
@@ -226,7 +228,7 @@ mod tests {
         #[test]
         fn matching_agrees_with_its_definition(pattern in "[ab*]{0,8}", name in "[ab]{0,10}") {
             prop_assert_eq!(
-                matches(pattern.as_bytes(), name.as_bytes()),
+                matches(&pattern, &name),
                 matches_by_definition(pattern.as_bytes(), name.as_bytes())
             );
         }

@@ -11,8 +11,11 @@ use crate::console::{self, Console};
 use crate::failure::{self, Failure};
 use crate::{guard, scratch};
 use anyhow::{Context, Result};
-use std::io::{self, ErrorKind, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::io::{ErrorKind, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{self, Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -103,7 +106,7 @@ pub struct Answering(());
 
 impl Answering {
     /// From now on.
-    pub fn new() -> Self {
+    pub fn begin() -> Self {
         ANSWERING.fetch_add(1, Ordering::SeqCst);
         Self(())
     }
@@ -119,11 +122,10 @@ impl Drop for Answering {
 fn kill(child: &mut Child) {
     // Once it is waited for, its number may be another process's.
     if let Ok(None) = child.try_wait()
-        && let Ok(group) = libc::pid_t::try_from(child.id())
+        && let Ok(group) = i32::try_from(child.id())
     {
-        // SAFETY: kill takes plain numbers. The child leads a process group of its own
-        // (`guard::start`) and was not waited for, so the group has this number still.
-        unsafe { libc::kill(-group, libc::SIGKILL) };
+        // The child leads a process group of its own (`guard::start`).
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
     }
 }
 
@@ -148,7 +150,7 @@ impl Guest {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let _answering = Answering::new();
+        let _answering = Answering::begin();
         let mut child = guard::start(&mut command)
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         let stdout = child.stdout.take();
@@ -162,7 +164,7 @@ impl Guest {
         if let Some(mut errors) = errors {
             thread::spawn(move || {
                 let mut text = Vec::new();
-                // What was read before an error is still worth showing, and nobody may wait for it.
+                // What was read before an error is still worth showing. The receiver may be gone.
                 let _ = errors.read_to_end(&mut text);
                 let _ = stderr_sender.send(text);
             });
@@ -296,11 +298,8 @@ fn pump(mut from: impl Read, to: &Sender<Vec<u8>>) {
 /// Lets `command` have `file` under the number that it has here.
 pub fn hand_over(command: &mut Command, file: OwnedFd) {
     let keep = move || {
-        // SAFETY: F_SETFD takes a number, and `file` is open as long as this closure lives.
-        match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        Ok(())
     };
     // SAFETY: the closure runs between fork and exec and makes one
     // async-signal-safe system call; it allocates nothing and takes no lock.
@@ -310,6 +309,7 @@ pub fn hand_over(command: &mut Command, file: OwnedFd) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
     const PATIENT: Limits = Limits {

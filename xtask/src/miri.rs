@@ -94,7 +94,7 @@ impl Miri {
                 let output = process::capture(&mut self.command(workspace, &arguments))
                     .context("rustup is needed; see https://rustup.rs")?;
                 show(&output);
-                let row = host::count(PACKAGE, PACKAGE, &output);
+                let row = host::count(PACKAGE, &output);
                 passed += row.passed;
                 failed += row.failed;
             }

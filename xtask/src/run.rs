@@ -5,9 +5,7 @@
 use crate::bench::headline;
 use crate::build;
 use crate::process::quoted;
-use crate::qemu::Input;
-use crate::qemu::boot::Watch;
-pub use crate::qemu::boot::again;
+use crate::qemu::boot::{Watch, again};
 use crate::qemu::{Boot, MachineOptions, Plugin, Qemu, Verdict};
 use crate::workspace::Workspace;
 use anyhow::Result;
@@ -50,18 +48,12 @@ impl Run {
             options += &format!(" --plugin {}", quoted(&out.to_string_lossy()));
         }
         let bootargs = self.options.bootargs.join(" ");
-        let boot = Boot {
-            machine: &machine,
-            bootargs: &bootargs,
-            artifacts: &artifacts,
-            input: Input::Usual,
-            watch: if self.options.gdb {
-                Watch::Debugger
-            } else {
-                Watch::Timeout(self.options.timeout(TIMEOUT))
-            },
-            again: again(&options, &bootargs),
-        };
+        let timeout = self.options.timeout(TIMEOUT);
+        let mut boot = Boot::new(&machine, &bootargs, &artifacts, timeout);
+        boot.again = again(&options, &bootargs);
+        if self.options.gdb {
+            boot.watch = Watch::Debugger;
+        }
         let outcome = boot.run(&workspace, &qemu, |line| println!("{line}"))?;
         match outcome.verdict {
             Verdict::Success => {

@@ -2,8 +2,9 @@
 
 //! Where things are: the checkout, the target directory, the artifacts in it.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The kernel's compilation target.
@@ -72,6 +73,19 @@ impl Workspace {
     /// The kernel on the last card that was made (`cargo xtask image`), with symbols.
     pub fn card_elf(&self) -> PathBuf {
         self.target.join(CARD_SYMBOLS)
+    }
+
+    /// Keeps a console log in `target/test-logs`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub fn keep_log(&self, name: &str, log: &str) -> Result<()> {
+        let folder = self.target.join("test-logs");
+        let path = folder.join(format!("{}.log", name.replace([' ', '='], "-")));
+        fs::create_dir_all(&folder)
+            .and_then(|()| fs::write(&path, log))
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// The socket on which a guest started with `--gdb` waits for a debugger.

@@ -29,6 +29,9 @@
 //! ```
 //!
 //! The parts, in the order in which a run uses them: [`registry`] collects and
+//! checks the suites, [`filter`] selects, [`runner`] runs them one by one with
+//! a leak check around each, [`expect`] makes failures, [`ktap`] writes lines, which `ktap_reader`
+//! reads on the host.
 //! checks the suites, [`filter`](crate::filter) selects, [`runner`] runs them one by one with
 //! a leak check around each, [`expect`] makes failures, [`ktap`] writes lines.
 //!
@@ -41,8 +44,8 @@
 
 pub mod expect;
 pub mod ktap;
-#[cfg(test)]
-mod ktap_parser;
+#[cfg(not(target_os = "none"))]
+pub mod ktap_reader;
 #[cfg(target_os = "none")]
 mod main;
 #[cfg(target_os = "none")]

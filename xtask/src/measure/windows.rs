@@ -21,6 +21,7 @@ pub struct Window {
     pub pages: u64,
     /// The how many-th with this `op` and these `pages`, from 1.
     pub execution: u64,
+    /// The CPU, by its number in QEMU.
     pub vcpu: u64,
     /// Executed instructions; one that faulted and was executed again counts twice.
     pub instructions: u64,
@@ -30,7 +31,9 @@ pub struct Window {
     pub dmb: Named,
     /// TLBI by operation.
     pub tlbi: Named,
+    /// ISB.
     pub isb: u64,
+    /// ERET.
     pub eret: u64,
     /// Exceptions taken.
     pub exceptions: u64,
@@ -108,18 +111,22 @@ impl Window {
             .collect()
     }
 
+    /// DSB of all domains and types.
     pub fn all_dsb(&self) -> u64 {
         self.dsb.values().sum()
     }
 
+    /// `DSB ISH`, without those for loads or stores alone.
     pub fn dsb_ish(&self) -> u64 {
         self.dsb.get("ish").copied().unwrap_or(0)
     }
 
+    /// DMB of all domains and types.
     pub fn all_dmb(&self) -> u64 {
         self.dmb.values().sum()
     }
 
+    /// TLBI of all operations.
     pub fn all_tlbi(&self) -> u64 {
         self.tlbi.values().sum()
     }

@@ -46,27 +46,23 @@ impl Board {
 
     /// The machine on this board that no option has changed.
     pub fn usual(self) -> Machine {
-        let cpu = "cortex-a72".to_owned();
+        let virt = Machine {
+            board: self,
+            cpu: "cortex-a72".to_owned(),
+            smp: CPUS,
+            memory: Memory::mebibytes(1024),
+            gic: Gic::V2,
+            el: ExceptionLevel::El1,
+            clock: Clock::Host,
+            dtb: None,
+        };
         match self {
-            Self::Virt => Machine {
-                board: self,
-                cpu,
-                smp: CPUS,
-                memory: Memory::mebibytes(1024),
-                gic: Gic::V2,
-                el: ExceptionLevel::El1,
-                clock: Clock::Host,
-                dtb: None,
-            },
+            Self::Virt => virt,
             Self::Raspi4b => Machine {
-                board: self,
-                cpu,
                 smp: CPUS_OF_A_PI,
                 memory: Memory::mebibytes(2048),
-                gic: Gic::V2,
                 el: ExceptionLevel::El2,
-                clock: Clock::Host,
-                dtb: None,
+                ..virt
             },
         }
     }

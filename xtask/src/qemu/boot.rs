@@ -16,6 +16,7 @@ use crate::symbols::Symbols;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -33,7 +34,7 @@ pub struct Boot<'a> {
     /// The kernel.
     pub artifacts: &'a Artifacts,
     /// What QEMU is given in place of the usual.
-    pub input: Input<'a>,
+    pub input: Input,
     /// How the guest is watched.
     pub watch: Watch,
     /// The command that boots this again, for reports.
@@ -58,7 +59,24 @@ pub struct Outcome {
     pub duration: Duration,
 }
 
-impl Boot<'_> {
+impl<'a> Boot<'a> {
+    /// A boot with the usual input that may take so long.
+    pub fn new(
+        machine: &'a Machine,
+        bootargs: &'a str,
+        artifacts: &'a Artifacts,
+        timeout: Duration,
+    ) -> Self {
+        Self {
+            machine,
+            bootargs,
+            artifacts,
+            input: Input::Usual,
+            watch: Watch::Timeout(timeout),
+            again: again(&machine.options(), bootargs),
+        }
+    }
+
     /// Boots and hands every console line to `sink`.
     ///
     /// # Errors
@@ -72,14 +90,11 @@ impl Boot<'_> {
     ) -> Result<Outcome> {
         let debugger = workspace.gdb_socket()?;
         let mut sockets = Sockets::default();
-        let mut limits = None;
-        match self.watch {
-            Watch::Timeout(total) => {
-                limits = Some(Limits {
-                    silence: total / 2,
-                    total,
-                })
-            }
+        let limits = match self.watch {
+            Watch::Timeout(total) => Some(Limits {
+                silence: total / 2,
+                total,
+            }),
             Watch::Debugger => {
                 // A socket of an earlier run would be in the way.
                 let _ = fs::remove_file(workspace.root().join(&debugger));
@@ -87,21 +102,12 @@ impl Boot<'_> {
                 eprintln!(
                     "The guest waits for a debugger. Type in a second terminal: cargo xtask gdb"
                 );
+                None
             }
-        }
-
-        let tree = self.usual_tree(workspace)?;
-        let input = tree.as_deref().map_or(self.input, Input::Tree);
-        let mut command = qemu.command();
-        command.current_dir(workspace.root()).args(command::boot(
-            self.machine,
-            &with_defaults(self.bootargs),
-            self.artifacts,
-            input,
-            &sockets,
-        ));
+        };
+        let bootargs = with_defaults(self.bootargs);
+        let (command, control) = self.command(workspace, qemu, &bootargs, &sockets)?;
         let shown = typed(&command);
-        let control = inspect::control(&mut command)?;
         let symbols = Symbols::read(&self.artifacts.elf, workspace.root())
             .context("the kernel's debug information cannot be read")?;
         let mut console = Console::new(Some(symbols));
@@ -122,13 +128,32 @@ impl Boot<'_> {
             verdict: verdict::judge(&ended, &console, &self.again, &shown),
         })
     }
-}
 
-impl Boot<'_> {
+    /// The QEMU that boots this with `bootargs`, and our end of its control socket.
+    ///
+    /// # Errors
+    ///
+    /// When the device tree cannot be written, or the system has no more files.
+    pub fn command(
+        &self,
+        workspace: &Workspace,
+        qemu: &Qemu,
+        bootargs: &str,
+        sockets: &Sockets<'_>,
+    ) -> Result<(Command, UnixStream)> {
+        let tree = self.usual_tree(workspace)?;
+        let input = tree.map_or_else(|| self.input.clone(), Input::Tree);
+        let arguments = command::boot(self.machine, bootargs, self.artifacts, &input, sockets);
+        let mut command = qemu.command();
+        command.current_dir(workspace.root()).args(arguments);
+        let control = inspect::control(&mut command)?;
+        Ok((command, control))
+    }
+
     /// The device tree that belongs to the machine's usual input, where QEMU makes none.
-    pub fn usual_tree(&self, workspace: &Workspace) -> Result<Option<PathBuf>> {
+    fn usual_tree(&self, workspace: &Workspace) -> Result<Option<PathBuf>> {
         let machine = self.machine;
-        match (machine.board, machine.el, self.input) {
+        match (machine.board, machine.el, &self.input) {
             (Board::Raspi4b, ExceptionLevel::El2, Input::Usual) => match &machine.dtb {
                 Some(path) => Ok(Some(path.clone())),
                 None => raspi4b_tree::write(workspace.target()).map(Some),
@@ -140,12 +165,11 @@ impl Boot<'_> {
 
 /// Shows a command as it would be typed.
 fn typed(command: &Command) -> String {
-    [command.get_program()]
+    let words = [command.get_program()]
         .into_iter()
-        .chain(command.get_args())
-        .map(|word| quoted(&word.to_string_lossy()))
-        .collect::<Vec<_>>()
-        .join(" ")
+        .chain(command.get_args());
+    let words: Vec<String> = words.map(|word| quoted(&word.to_string_lossy())).collect();
+    words.join(" ")
 }
 
 /// Completes boot arguments by those that every boot gets unless it names others.

@@ -52,8 +52,8 @@ pub struct Sockets<'a> {
 }
 
 /// What QEMU is given in place of the usual.
-#[derive(Clone, Copy, Debug, Default)]
-pub enum Input<'a> {
+#[derive(Clone, Debug, Default)]
+pub enum Input {
     /// The kernel in the form that fits the entry, and QEMU's own device tree if it makes one.
     #[default]
     Usual,
@@ -62,12 +62,12 @@ pub enum Input<'a> {
     /// The flat image, and no device tree unless QEMU makes one.
     NoTree,
     /// This device tree. QEMU adds memory and boot arguments to it.
-    Tree(&'a Path),
+    Tree(PathBuf),
     /// This flat image in place of the kernel's.
-    Image(&'a Path),
+    Image(PathBuf),
     /// These files at these addresses, and no kernel that QEMU knows of, hence no boot arguments. The CPU of this
     /// number starts at the first one.
-    Raw(&'a [(PathBuf, u64)], u32),
+    Raw(Vec<(PathBuf, u64)>, u32),
 }
 
 /// The command line of a boot, without the program.
@@ -75,7 +75,7 @@ pub fn boot(
     machine: &Machine,
     bootargs: &str,
     artifacts: &Artifacts,
-    input: Input<'_>,
+    input: &Input,
     sockets: &Sockets<'_>,
 ) -> Vec<OsString> {
     let mut arguments = on(machine);
@@ -172,10 +172,10 @@ mod tests {
     use std::path::PathBuf;
 
     fn shown(machine: &Machine, sockets: &Sockets<'_>) -> String {
-        shown_with(machine, Input::Usual, sockets)
+        shown_with(machine, &Input::Usual, sockets)
     }
 
-    fn shown_with(machine: &Machine, input: Input<'_>, sockets: &Sockets<'_>) -> String {
+    fn shown_with(machine: &Machine, input: &Input, sockets: &Sockets<'_>) -> String {
         let artifacts = Artifacts {
             elf: "kernel.elf".into(),
             image: "kernel8.img".into(),
@@ -243,9 +243,9 @@ mod tests {
     #[test]
     fn a_pi_has_no_options_of_its_machine_and_a_tree_given() {
         let machine = Board::Raspi4b.usual();
-        let tree = Input::Tree(Path::new("pi.dtb"));
+        let tree = Input::Tree("pi.dtb".into());
         assert_eq!(
-            shown_with(&machine, tree, &Sockets::default()),
+            shown_with(&machine, &tree, &Sockets::default()),
             "-machine raspi4b -cpu cortex-a72 -smp 4 -m 2G \
              -nic none -display none -monitor none -serial stdio \
              -semihosting-config enable=on,target=native \
@@ -271,12 +271,12 @@ mod tests {
 
     #[test]
     fn raw_files_take_the_place_of_a_kernel() {
-        let files = [
+        let files = vec![
             (PathBuf::from("firmware.bin"), 0x4018_0000),
             (PathBuf::from("kernel8.img"), 0x4028_0000),
         ];
-        let input = Input::Raw(&files, 0);
-        let command = shown_with(&Machine::default(), input, &Sockets::default());
+        let input = Input::Raw(files, 0);
+        let command = shown_with(&Machine::default(), &input, &Sockets::default());
         assert!(
             command.ends_with(
                 "-semihosting-config enable=on,target=native \

@@ -34,8 +34,9 @@ pub fn control(command: &mut Command) -> io::Result<UnixStream> {
     Ok(ours)
 }
 
-/// What QEMU prints before the program counter of a 64-bit CPU, and before the first register of a 32-bit one.
+/// What QEMU prints before the program counter of a 64-bit CPU.
 pub const OF_64_BITS: &str = " PC=";
+/// What it prints before the first register of a 32-bit one.
 pub const OF_32_BITS: &str = "R00=";
 
 /// The registers of all CPUs, as QEMU prints them.

@@ -131,25 +131,30 @@ pub fn install(host: &mut impl Host) -> Result<()> {
     })
 }
 
+/// Distributions, and those like them, with the line that installs QEMU there.
+const LINES: [(&[&str], &str); 5] = [
+    (
+        &["debian", "ubuntu"],
+        "apt-get install --no-install-recommends qemu-system-arm",
+    ),
+    (
+        &["fedora", "rhel", "centos"],
+        "dnf install qemu-system-aarch64",
+    ),
+    (&["arch"], "pacman -S qemu-system-aarch64"),
+    (&["suse", "opensuse"], "zypper install qemu-arm"),
+    (&["alpine"], "apk add qemu-system-aarch64"),
+];
+
 fn line_to_type(host: &impl Host, release: &Release, rights: Rights) -> String {
     if host.is_macos() {
         return "brew install qemu".to_owned();
     }
-    let line = if release.is_like(&["debian", "ubuntu"]) {
-        "apt-get install --no-install-recommends qemu-system-arm"
-    } else if release.is_like(&["fedora", "rhel", "centos"]) {
-        "dnf install qemu-system-aarch64"
-    } else if release.is_like(&["arch"]) {
-        "pacman -S qemu-system-aarch64"
-    } else if release.is_like(&["suse", "opensuse"]) {
-        "zypper install qemu-arm"
-    } else if release.is_like(&["alpine"]) {
-        "apk add qemu-system-aarch64"
-    } else {
+    let Some((_, line)) = LINES.iter().find(|(names, _)| release.is_like(names)) else {
         return "export LAZYMMU_QEMU=/path/to/qemu-system-aarch64 (QEMU 7.2 or later)".to_owned();
     };
     match rights {
-        Rights::Root => line.to_owned(),
+        Rights::Root => (*line).to_owned(),
         Rights::Sudo | Rights::None if host.has("sudo") => format!("sudo {line}"),
         Rights::Sudo | Rights::None => format!("su -c '{line}'"),
     }

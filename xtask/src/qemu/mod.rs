@@ -5,20 +5,19 @@
 
 mod board;
 pub mod boot;
-mod command;
-mod inspect;
+pub mod command;
+pub mod inspect;
 mod install;
 pub mod machine;
 mod plugin;
 mod program;
 mod raspi4b_tree;
-mod terminal;
+pub mod tree;
 pub mod verdict;
 
-pub use boot::Boot;
+pub use boot::{Boot, Outcome};
 pub use command::{Input, option_of};
 pub use machine::{Machine, MachineOptions};
 pub use plugin::Plugin;
 pub use program::{Qemu, in_path};
-pub use terminal::Terminal;
 pub use verdict::Verdict;

@@ -81,7 +81,7 @@ impl Qemu {
                 Some(path) => path,
                 None => {
                     // A package manager is not to be killed at its work.
-                    let answering = Answering::new();
+                    let answering = Answering::begin();
                     install::install(&mut install::System)?;
                     drop(answering);
                     guest::stop_if_interrupted("interrupted")?;

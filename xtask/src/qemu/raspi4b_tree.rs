@@ -16,11 +16,11 @@
 //! * it removes the nodes of what it does not emulate: PCIe, Ethernet, random numbers, thermal;
 //! * it writes `/chosen/bootargs`.
 
+use super::tree::Node;
 use anyhow::{Context, Result};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
-use vm_fdt::{FdtReserveEntry, FdtWriter};
 
 /// `phandle` of the interrupt controller.
 const GIC: u32 = 1;
@@ -33,9 +33,9 @@ const FIRST_RELEASE_WORD: u64 = 0xd8;
 /// The firmware's code and words for waiting CPUs are in the first page.
 const SPIN_TABLE: (u64, u64) = (0, 0x1000);
 
-/// RAM below the VideoCore's share, as QEMU says it, in bytes.
-const LOW_MEMORY: u32 = 0x3c00_0000;
-/// Start and size of the other half of RAM, in bytes.
+/// Start and size of RAM below the VideoCore's share, as QEMU says it, in bytes.
+const LOW_MEMORY: (u32, u32) = (0, 0x3c00_0000);
+/// Those of the other half of RAM.
 const HIGH_MEMORY: (u32, u32) = (0x4000_0000, 0x4000_0000);
 
 /// First cell of an interrupt of the GIC: shared by all CPUs.
@@ -67,85 +67,62 @@ pub fn write(directory: &Path) -> Result<PathBuf> {
 
 /// The tree as a blob.
 fn blob() -> Result<Vec<u8>> {
-    let (start, size) = SPIN_TABLE;
-    let mut tree = FdtWriter::new_with_mem_reserv(&[FdtReserveEntry::new(start, size)?])?;
-    let root = tree.begin_node("")?;
-    texts(
-        &mut tree,
-        "compatible",
-        &["raspberrypi,4-model-b", "brcm,bcm2711"],
-    )?;
-    tree.property_string("model", "Raspberry Pi 4 Model B (QEMU)")?;
-    tree.property_u32("#address-cells", 2)?;
-    tree.property_u32("#size-cells", 1)?;
-    tree.property_u32("interrupt-parent", GIC)?;
-
-    let aliases = tree.begin_node("aliases")?;
-    tree.property_string("serial0", "/soc/serial@7e201000")?;
-    tree.end_node(aliases)?;
-    let chosen = tree.begin_node("chosen")?;
-    tree.property_string("stdout-path", "serial0:115200n8")?;
-    tree.end_node(chosen)?;
-
-    memory(&mut tree, "memory@0", 0, LOW_MEMORY)?;
-    let (start, size) = HIGH_MEMORY;
-    memory(&mut tree, "ram@40000000", start, size)?;
-    cpus(&mut tree)?;
-    soc(&mut tree)?;
-    private_devices(&mut tree)?;
-    tree.end_node(root)?;
-    Ok(tree.finish()?)
-}
-
-fn memory(tree: &mut FdtWriter, name: &str, start: u32, size: u32) -> Result<()> {
-    let node = tree.begin_node(name)?;
-    tree.property_string("device_type", "memory")?;
-    tree.property_array_u32("reg", &[0, start, size])?;
-    Ok(tree.end_node(node)?)
-}
-
-fn cpus(tree: &mut FdtWriter) -> Result<()> {
-    let cpus = tree.begin_node("cpus")?;
-    tree.property_u32("#address-cells", 1)?;
-    tree.property_u32("#size-cells", 0)?;
-    for number in 0..CPUS {
-        let cpu = tree.begin_node(&format!("cpu@{number}"))?;
-        tree.property_string("device_type", "cpu")?;
-        tree.property_string("compatible", "arm,cortex-a72")?;
-        tree.property_u32("reg", number)?;
-        tree.property_string("enable-method", "spin-table")?;
+    let root = Node::new("")
+        .texts("compatible", &["raspberrypi,4-model-b", "brcm,bcm2711"])
+        .text("model", "Raspberry Pi 4 Model B (QEMU)")
+        .addresses(2, 1)
+        .cells("interrupt-parent", &[GIC]);
+    let aliases = Node::new("aliases").text("serial0", "/soc/serial@7e201000");
+    let chosen = Node::new("chosen").text("stdout-path", "serial0:115200n8");
+    let cpus = (0..CPUS).map(|number| {
         let word = FIRST_RELEASE_WORD + 8 * u64::from(number);
-        tree.property_u64("cpu-release-addr", word)?;
-        tree.property_phandle(FIRST_CPU + number)?;
-        tree.end_node(cpu)?;
-    }
-    Ok(tree.end_node(cpus)?)
+        Node::new(format!("cpu@{number}"))
+            .text("device_type", "cpu")
+            .text("compatible", "arm,cortex-a72")
+            .cells("reg", &[number])
+            .text("enable-method", "spin-table")
+            .words("cpu-release-addr", &[word])
+            .cells("phandle", &[FIRST_CPU + number])
+    });
+    let cpus = Node::new("cpus").addresses(1, 0).with(cpus);
+    // Secure physical, non-secure physical, virtual, hypervisor.
+    let interrupts = [13, 14, 11, 10].map(|number| [PPI, number, LOW_ON_ALL]);
+    let timer = Node::new("timer")
+        .text("compatible", "arm,armv8-timer")
+        .cells("interrupts", interrupts.as_flattened());
+    let interrupts = [16, 17, 18, 19].map(|number| [SPI, number, HIGH]);
+    let affinity: Vec<u32> = (FIRST_CPU..FIRST_CPU + CPUS).collect();
+    let pmu = Node::new("arm-pmu")
+        .texts("compatible", &["arm,cortex-a72-pmu", "arm,armv8-pmuv3"])
+        .cells("interrupts", interrupts.as_flattened())
+        .cells("interrupt-affinity", &affinity);
+    root.with([aliases, chosen])
+        .with([
+            memory("memory@0", LOW_MEMORY),
+            memory("ram@40000000", HIGH_MEMORY),
+        ])
+        .with([cpus, soc(), timer, pmu])
+        .blob(&[SPIN_TABLE])
+}
+
+fn memory(name: &str, (start, size): (u32, u32)) -> Node {
+    Node::new(name)
+        .text("device_type", "memory")
+        .cells("reg", &[0, start, size])
 }
 
 /// The bus of the peripherals, which have the VideoCore's addresses.
-fn soc(tree: &mut FdtWriter) -> Result<()> {
-    let soc = tree.begin_node("soc")?;
-    tree.property_string("compatible", "simple-bus")?;
-    tree.property_u32("#address-cells", 1)?;
-    tree.property_u32("#size-cells", 1)?;
+fn soc() -> Node {
     let windows = [
         [0x7e00_0000, 0, 0xfe00_0000, 0x0180_0000],
         [0x7c00_0000, 0, 0xfc00_0000, 0x0200_0000],
         [0x4000_0000, 0, 0xff80_0000, 0x0080_0000],
     ];
-    tree.property_array_u32("ranges", windows.as_flattened())?;
-
-    let uart = tree.begin_node("serial@7e201000")?;
-    texts(tree, "compatible", &["arm,pl011", "arm,primecell"])?;
-    tree.property_array_u32("reg", &[0x7e20_1000, 0x200])?;
-    tree.property_array_u32("interrupts", &[SPI, 121, HIGH])?;
-    tree.property_string("status", "okay")?;
-    tree.end_node(uart)?;
-
-    let gic = tree.begin_node("interrupt-controller@40041000")?;
-    tree.property_string("compatible", "arm,gic-400")?;
-    tree.property_null("interrupt-controller")?;
-    tree.property_u32("#interrupt-cells", 3)?;
+    let uart = Node::new("serial@7e201000")
+        .texts("compatible", &["arm,pl011", "arm,primecell"])
+        .cells("reg", &[0x7e20_1000, 0x200])
+        .cells("interrupts", &[SPI, 121, HIGH])
+        .text("status", "okay");
     // Distributor, CPU interface, and the two of virtualization.
     let registers = [
         [0x4004_1000, 0x1000],
@@ -153,37 +130,17 @@ fn soc(tree: &mut FdtWriter) -> Result<()> {
         [0x4004_4000, 0x2000],
         [0x4004_6000, 0x2000],
     ];
-    tree.property_array_u32("reg", registers.as_flattened())?;
-    tree.property_phandle(GIC)?;
-    tree.end_node(gic)?;
-    Ok(tree.end_node(soc)?)
-}
-
-/// What is part of each CPU: its generic timer and its performance counters.
-fn private_devices(tree: &mut FdtWriter) -> Result<()> {
-    let timer = tree.begin_node("timer")?;
-    tree.property_string("compatible", "arm,armv8-timer")?;
-    // Secure physical, non-secure physical, virtual, hypervisor.
-    let interrupts = [13, 14, 11, 10].map(|number| [PPI, number, LOW_ON_ALL]);
-    tree.property_array_u32("interrupts", interrupts.as_flattened())?;
-    tree.end_node(timer)?;
-
-    let pmu = tree.begin_node("arm-pmu")?;
-    texts(
-        tree,
-        "compatible",
-        &["arm,cortex-a72-pmu", "arm,armv8-pmuv3"],
-    )?;
-    let interrupts = [16, 17, 18, 19].map(|number| [SPI, number, HIGH]);
-    tree.property_array_u32("interrupts", interrupts.as_flattened())?;
-    let cpus: Vec<u32> = (FIRST_CPU..FIRST_CPU + CPUS).collect();
-    tree.property_array_u32("interrupt-affinity", &cpus)?;
-    Ok(tree.end_node(pmu)?)
-}
-
-fn texts(tree: &mut FdtWriter, name: &str, values: &[&str]) -> Result<()> {
-    let values = values.iter().map(|text| (*text).to_owned()).collect();
-    Ok(tree.property_string_list(name, values)?)
+    let gic = Node::new("interrupt-controller@40041000")
+        .text("compatible", "arm,gic-400")
+        .flag("interrupt-controller")
+        .cells("#interrupt-cells", &[3])
+        .cells("reg", registers.as_flattened())
+        .cells("phandle", &[GIC]);
+    Node::new("soc")
+        .text("compatible", "simple-bus")
+        .addresses(1, 1)
+        .cells("ranges", windows.as_flattened())
+        .with([uart, gic])
 }
 
 #[cfg(test)]

@@ -25,6 +25,16 @@ pub enum Verdict {
     Broken(Failure),
 }
 
+impl Verdict {
+    /// Why it is no success.
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Success => None,
+            Self::Failed(failure) | Self::Broken(failure) => Some(failure),
+        }
+    }
+}
+
 /// What the two witnesses say together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Finding<'a> {

@@ -2,7 +2,7 @@
 
 //! `cargo xtask serial`: the log of a board, live, and its end as an exit status.
 //!
-//! The same code reads a guest's pseudo terminal in `cargo xtask test` (`test/serial.rs`).
+//! The same code reads a guest's pseudo terminal in `cargo xtask test` (`xtask/tests/guests/serial`).
 
 mod port;
 mod session;
@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::guest::Answering;
 use crate::ktap::Report;
 use crate::qemu::Verdict;
-use crate::run::again;
+use crate::qemu::boot::again;
 use crate::symbols::Symbols;
 use crate::test::boots;
 use crate::test::summary::Summary;
@@ -89,7 +89,7 @@ impl Serial {
             .timeout
             .map(|seconds| Duration::from_secs(seconds.get().into()));
         // From here on a port's settings may have to be put back.
-        let _answering = Answering::new();
+        let _answering = Answering::begin();
         let path = port::wait(
             self.port.as_deref(),
             Path::new(port::DEVICES),

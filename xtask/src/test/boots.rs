@@ -5,22 +5,20 @@
 use super::matrix::Planned;
 use super::summary::{Failed, Row};
 use crate::build::Artifacts;
-use crate::failure::{self, Failure};
-use crate::glob;
+use crate::failure;
 use crate::ktap::{Parser, Report, Status};
-use crate::parallel;
-use crate::qemu::Input;
 use crate::qemu::boot::Watch;
-use crate::qemu::{Boot, MachineOptions, Qemu, Verdict};
-use crate::run::again;
+use crate::qemu::boot::again;
+use crate::qemu::{Boot, MachineOptions, Outcome, Qemu, Verdict};
 use crate::workspace::Workspace;
-use anyhow::{Context, Result};
+use crate::{glob, parallel};
+use anyhow::Result;
 use indicatif::ProgressBar;
-use std::fmt::Write;
-use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Seconds that one boot may take by default.
-const TIMEOUT: u32 = 120;
+pub const TIMEOUT: u32 = 120;
 
 /// What the kernel says when no test matches its `filter=` (kernel/src/selftest/runner.rs).
 const NO_MATCH: &str = "no self-test matches filter=";
@@ -41,8 +39,21 @@ pub struct Bench<'a> {
     pub options: &'a MachineOptions,
     /// Pattern of the tests to run.
     pub filter: Option<&'a str>,
+    /// Boots at a time.
+    pub jobs: usize,
     /// Shows how far it is.
     pub progress: &'a ProgressBar,
+}
+
+/// A boot and what it printed, in [`Bench::boot`].
+#[derive(Debug)]
+pub struct Booted {
+    /// How it went.
+    pub outcome: Outcome,
+    /// All lines.
+    pub log: String,
+    /// What the self-tests reported.
+    pub report: Report,
 }
 
 impl Bench<'_> {
@@ -51,25 +62,97 @@ impl Bench<'_> {
         self.filter.is_none_or(|filter| glob::matches(filter, name))
     }
 
-    /// Boots everything, `jobs` at a time; rows come back in the order of the boots.
+    /// Boots by `qemu`, which is the bench's own or that with a plugin, and keeps the log as
+    /// `name`. `reported` gets the number of self-tests that have reported.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU cannot be started at all, or the log cannot be written.
+    pub fn boot(
+        &self,
+        name: &str,
+        boot: &Boot<'_>,
+        qemu: &Qemu,
+        reported: impl Fn(usize),
+    ) -> Result<Booted> {
+        let mut parser = Parser::default();
+        let mut log = String::new();
+        let outcome = boot.run(self.workspace, qemu, |lines| {
+            // A completed backtrace is several lines.
+            lines.lines().for_each(|line| parser.line(line));
+            reported(parser.reported());
+            log.extend([lines, "\n"]);
+        })?;
+        self.keep(name, &log)?;
+        Ok(Booted {
+            outcome,
+            log,
+            report: parser.finish(),
+        })
+    }
+
+    /// A row of tests, one for each of `cases` that the filter selects, a few at a time; no row if
+    /// it selects none. `test` gets the full name, `row.name`, and says what is wrong, or nothing
+    /// if the test cannot run here.
+    ///
+    /// # Errors
+    ///
+    /// An error of `test`.
+    pub fn row<T: Sync>(
+        &self,
+        row: &str,
+        cases: &[T],
+        name: impl Fn(&T) -> String,
+        test: impl Fn(&str, &T) -> Result<Option<Vec<String>>> + Sync,
+    ) -> Result<Option<Row>> {
+        let start = Instant::now();
+        let named = cases
+            .iter()
+            .map(|case| (format!("{row}.{}", name(case)), case));
+        let selected: Vec<_> = named.filter(|(name, _)| self.selects(name)).collect();
+        if selected.is_empty() {
+            return Ok(None);
+        }
+        let tested = parallel::each(&selected, self.jobs, |(name, case)| {
+            self.progress.set_message(name.clone());
+            test(name, case)
+        })?;
+        let mut row = Row::new(row);
+        for ((name, _), problems) in selected.iter().zip(tested) {
+            match problems {
+                Some(problems) => row.settle(name, problems),
+                None => row.skipped += 1,
+            }
+        }
+        row.seconds = start.elapsed().as_secs_f64();
+        Ok(Some(row))
+    }
+
+    /// Runs the suites on all of `boots`, a few at a time; rows come back in the order of the boots.
     ///
     /// # Errors
     ///
     /// When QEMU cannot be started at all. Everything else is a failed row.
-    pub fn run(&self, boots: &[Planned], jobs: usize) -> Result<Vec<Row>> {
-        let rows = parallel::each(boots, jobs, |planned| {
-            let row = self.boot(planned)?;
-            self.progress.inc(1);
-            if let Some(row) = &row {
-                self.progress.suspend(|| println!("{}", row.line()));
+    pub fn run(&self, boots: &[Planned]) -> Result<Vec<Row>> {
+        // All boots have the same tests: if the filter matches none in one, it matches none.
+        let is_for_others = AtomicBool::new(false);
+        let rows = parallel::each(boots, self.jobs, |planned| {
+            if is_for_others.load(Ordering::Relaxed) {
+                return Ok(None);
             }
+            let row = self.suites(planned)?;
+            match &row {
+                Some(row) => self.show(row),
+                None => is_for_others.store(true, Ordering::Relaxed),
+            }
+            self.progress.inc(1);
             Ok(row)
         })?;
         Ok(rows.into_iter().flatten().collect())
     }
 
     /// Boots once; nothing comes back when the filter matches no test of the kernel.
-    fn boot(&self, planned: &Planned) -> Result<Option<Row>> {
+    fn suites(&self, planned: &Planned) -> Result<Option<Row>> {
         let name = planned.name();
         let given = &self.options.bootargs;
         let mut arguments = vec!["mode=selftest".to_owned()];
@@ -77,60 +160,43 @@ impl Bench<'_> {
         arguments.extend(not_replaced(planned.bootargs, given).map(str::to_owned));
         arguments.extend_from_slice(given);
         let bootargs = arguments.join(" ");
-        let options = planned.machine.options();
-        let boot = Boot {
-            machine: &planned.machine,
-            bootargs: &bootargs,
-            artifacts: self.artifacts,
-            input: Input::Usual,
-            watch: if self.options.gdb {
-                Watch::Debugger
-            } else {
-                Watch::Timeout(self.options.timeout(TIMEOUT))
-            },
-            again: again(&options, &bootargs),
-        };
-        let mut parser = Parser::default();
-        let mut log = String::new();
-        let mut no_match = false;
-        let outcome = boot.run(self.workspace, self.qemu, |line| {
-            // A completed backtrace is several lines.
-            line.lines().for_each(|line| parser.line(line));
-            self.progress
-                .set_message(format!("{name}: {} tests", parser.reported()));
-            no_match |= line.contains(NO_MATCH);
-            let _ = writeln!(log, "{line}");
+        let timeout = self.options.timeout(TIMEOUT);
+        let mut boot = Boot::new(&planned.machine, &bootargs, self.artifacts, timeout);
+        if self.options.gdb {
+            boot.watch = Watch::Debugger;
+        }
+        let booted = self.boot(&name, &boot, self.qemu, |reported| {
+            let message = format!("{name}: {reported} tests");
+            self.progress.set_message(message);
         })?;
-        self.keep(&name, &log)?;
-        if self.filter.is_some() && no_match && matches!(outcome.verdict, Verdict::Failed(_)) {
+        let verdict = booted.outcome.verdict;
+        if self.filter.is_some()
+            && matches!(verdict, Verdict::Failed(_))
+            && booted.log.contains(NO_MATCH)
+        {
             // It may be meant for host tests; whether any test ran is asked in the end.
             return Ok(None);
         }
-        let mut row = judge(&name, parser.finish(), outcome.verdict);
-        for failed in row
-            .failures
-            .iter_mut()
-            .filter(|failed| failed.name != WHOLE)
-        {
-            let others = arguments
-                .iter()
-                .skip(1)
-                .filter(|argument| key(argument) != "filter");
-            let alone = [arguments[0].clone(), format!("filter={}", failed.name)];
-            let alone: Vec<String> = alone.into_iter().chain(others.cloned()).collect();
-            failed.again = format!("again: {}", again(&options, &alone.join(" ")));
+        let mut row = judge(&name, booted.report, verdict);
+        for failed in row.failures.iter_mut().filter(|it| it.name != WHOLE) {
+            let alone = format!("mode=selftest filter={}", failed.name);
+            let others = arguments[1..].iter().filter(|it| key(it) != "filter");
+            let alone = others.fold(alone, |all, one| format!("{all} {one}"));
+            let options = planned.machine.options();
+            failed.again = format!("again: {}", again(&options, &alone));
         }
-        row.seconds = outcome.duration.as_secs_f64();
+        row.seconds = booted.outcome.duration.as_secs_f64();
         Ok(Some(row))
+    }
+
+    /// Prints the line of a row, above the progress bar.
+    pub fn show(&self, row: &Row) {
+        self.progress.suspend(|| println!("{}", row.line()));
     }
 
     /// Keeps a console log in target/test-logs.
     pub fn keep(&self, name: &str, log: &str) -> Result<()> {
-        let directory = self.workspace.target().join("test-logs");
-        let path = directory.join(format!("{}.log", name.replace([' ', '='], "-")));
-        fs::create_dir_all(&directory)
-            .and_then(|()| fs::write(&path, log))
-            .with_context(|| format!("cannot write {}", path.display()))
+        self.workspace.keep_log(name, log)
     }
 }
 
@@ -154,30 +220,20 @@ pub fn judge(name: &str, report: Report, verdict: Verdict) -> Row {
         match case.status {
             Status::Passed => row.passed += 1,
             Status::Skipped => row.skipped += 1,
-            Status::Failed => {
-                let reason = if case.reason.is_empty() {
-                    None
-                } else {
-                    Some(case.reason)
-                };
-                let detail = reason.into_iter().chain(case.diagnostics).collect();
-                row.fail(Failed::new(&case.name, detail));
-            }
+            Status::Failed => row.fail(Failed::new(&case.name, case.diagnostics)),
         }
     }
     // One more failure for a boot that went wrong as a whole.
-    let whole = |problems: Vec<String>, failure: Option<Failure>| {
-        let mut failed = Failed::new(WHOLE, problems);
-        if let Some(failure) = failure {
-            failed
-                .detail
-                .extend(failure.report.lines().map(str::to_owned));
-            failed.again = failure.next;
-        }
-        failed
-    };
+    let mut whole = Failed::new(WHOLE, report.problems);
     let ran = row.passed + row.failed + row.skipped;
     match verdict {
+        Verdict::Success if row.failed > 0 => whole
+            .detail
+            .push("tests failed, but the kernel ended with status 0".to_owned()),
+        Verdict::Success if ran == 0 => whole.detail.push("the kernel ran no test".to_owned()),
+        Verdict::Success => {}
+        Verdict::Failed(_) if row.failed > 0 => {}
+        Verdict::Failed(failure) => whole.explain(failure),
         Verdict::Broken(failure) => {
             row.status = match failure.status {
                 2 => "panic",
@@ -187,22 +243,11 @@ pub fn judge(name: &str, report: Report, verdict: Verdict) -> Row {
                 _ => "broken",
             }
             .to_owned();
-            row.fail(whole(report.problems, Some(failure)));
+            whole.explain(failure);
         }
-        Verdict::Failed(failure) if row.failed == 0 => {
-            row.fail(whole(report.problems, Some(failure)));
-        }
-        _ if !report.problems.is_empty() => row.fail(whole(report.problems, None)),
-        Verdict::Success if row.failed > 0 => {
-            row.fail(whole(
-                vec!["tests failed, but the kernel ended with status 0".to_owned()],
-                None,
-            ));
-        }
-        Verdict::Success if ran == 0 => {
-            row.fail(whole(vec!["the kernel ran no test".to_owned()], None));
-        }
-        Verdict::Success | Verdict::Failed(_) => {}
+    }
+    if !whole.detail.is_empty() {
+        row.fail(whole);
     }
     row
 }
@@ -210,6 +255,7 @@ pub fn judge(name: &str, report: Report, verdict: Verdict) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Failure;
 
     const LOG: &str = "KTAP version 1\n1..2\nok 1 a\nok 2 b\n";
 

@@ -62,7 +62,6 @@ pub fn run(bench: &Bench<'_>) -> Result<Option<Row>> {
         }
     }
     row.seconds = start.elapsed().as_secs_f64();
-    bench.progress.suspend(|| println!("{}", row.line()));
     Ok(Some(row))
 }
 

@@ -19,8 +19,12 @@ pub struct Set {
     package: &'static str,
     /// Which of its tests run on the host, and how they are built.
     targets: &'static [&'static str],
+    /// Which of these, as arguments of the test binary.
+    tests: &'static [&'static str],
     /// Random programs of the `lazymmu` crate's property tests (kernel/mmu/tests/model/properties.rs).
     programs: u32,
+    /// Whether they boot, so that only so many run at a time as boots do.
+    boots: bool,
 }
 
 /// Random programs that each crate's own tests run.
@@ -31,82 +35,122 @@ const MANY_PROGRAMS: u32 = 100_000;
 /// All crates with host tests.
 pub const SETS: [Set; 7] = [
     // Library, integration and documentation tests.
-    Set {
-        name: "lazymmu",
-        package: "lazymmu",
-        targets: &[],
-        programs: FEW_PROGRAMS,
-    },
+    set("lazymmu", "lazymmu", &[]),
     // The library under random programs on the machine model.
     Set {
-        name: "lazymmu, random programs",
-        package: "lazymmu",
-        targets: &["--test=model", "properties::"],
+        tests: &["properties::"],
         programs: MANY_PROGRAMS,
+        ..set("lazymmu, random programs", "lazymmu", &["--test=model"])
     },
     // What the library's tests are made of, and its checks for the traits of other kernels.
-    Set {
-        name: "testkit",
-        package: "lazymmu-testkit",
-        targets: &[],
-        programs: FEW_PROGRAMS,
-    },
+    set("testkit", "lazymmu-testkit", &[]),
     // The example that the library's documentation begins with.
-    Set {
-        name: "first-mapping",
-        package: "first-mapping",
-        targets: &[],
-        programs: FEW_PROGRAMS,
-    },
+    set("first-mapping", "first-mapping", &[]),
     // The binary is for the target only.
-    Set {
-        name: "kernel",
-        package: "kernel",
-        targets: &["--lib"],
-        programs: FEW_PROGRAMS,
-    },
-    Set {
-        name: "xtask",
-        package: "xtask",
-        targets: &["--tests"],
-        programs: FEW_PROGRAMS,
-    },
+    set("kernel", "kernel", &["--lib"]),
+    set("xtask", "xtask", &["--tests"]),
     // What of the plugin needs no QEMU.
-    Set {
-        name: "plugin",
-        package: "plugin",
-        targets: &["--tests"],
-        programs: FEW_PROGRAMS,
-    },
+    set("plugin", "plugin", &["--tests"]),
 ];
 
-/// Runs the tests of a set that match `filter`; nothing if none does.
-///
-/// # Errors
-///
-/// When cargo cannot be started.
-pub fn run(workspace: &Workspace, set: &Set, filter: Option<&str>) -> Result<Option<Row>> {
-    let started = Instant::now();
-    let mut command = cargo_test(workspace, set);
-    if let Some(filter) = filter {
-        let listed = output(cargo_test(workspace, set).args(["--", "--list", "--format=terse"]))?;
-        if !listed.status.success() {
-            return Ok(Some(count(set.name, set.package, &listed)));
-        }
-        let names = String::from_utf8_lossy(&listed.stdout);
-        let selected: Vec<&str> = names
-            .lines()
-            .filter_map(|line| line.strip_suffix(": test"))
-            .filter(|name| selects(filter, set.package, name))
-            .collect();
-        if selected.is_empty() {
-            return Ok(None);
-        }
-        command.args(["--", "--exact"]).args(selected);
+/// xtask's own commands with guests: `run`, the card of `image`, and `serial`.
+pub const GUESTS: Set = Set {
+    tests: &["--skip", "plugin::"],
+    boots: true,
+    ..set("card, serial, tool", "xtask", &["--test=guests"])
+};
+
+/// The plugin with programs of a few instructions, for a QEMU that loads it.
+pub const PLUGIN: Set = Set {
+    name: "plugin",
+    tests: &["plugin::"],
+    ..GUESTS
+};
+
+const fn set(name: &'static str, package: &'static str, targets: &'static [&'static str]) -> Set {
+    Set {
+        name,
+        package,
+        targets,
+        tests: &[],
+        programs: FEW_PROGRAMS,
+        boots: false,
     }
-    let mut row = count(set.name, set.package, &output(&mut command)?);
-    row.seconds = started.elapsed().as_secs_f64();
-    Ok(Some(row))
+}
+
+/// The tests of a set that a filter selects.
+#[derive(Debug)]
+pub struct Selected<'a> {
+    workspace: &'a Workspace,
+    set: &'static Set,
+    /// Of the test binary.
+    arguments: Vec<String>,
+}
+
+impl<'a> Selected<'a> {
+    /// Those that match `filter`, or all without one; nothing if none does.
+    ///
+    /// # Errors
+    ///
+    /// When cargo cannot be started.
+    pub fn of(
+        workspace: &'a Workspace,
+        set: &'static Set,
+        filter: Option<&str>,
+    ) -> Result<Option<Self>> {
+        let mut arguments: Vec<String> = set.tests.iter().map(|it| (*it).to_owned()).collect();
+        if let Some(filter) = filter {
+            let mut command = cargo_test(workspace, set);
+            command.args(["--", "--list", "--format=terse"]);
+            let listed = process::capture(command.args(set.tests))?;
+            let names = String::from_utf8_lossy(&listed.stdout);
+            let names = names.lines().filter_map(|line| line.strip_suffix(": test"));
+            let selected = names.filter(|name| selects(filter, set.package, name));
+            // What does not build says so when it is run.
+            if listed.status.success() {
+                arguments = ["--exact"]
+                    .into_iter()
+                    .chain(selected)
+                    .map(str::to_owned)
+                    .collect();
+                if arguments.len() == 1 {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(Self {
+            workspace,
+            set,
+            arguments,
+        }))
+    }
+
+    /// Runs them, `jobs` at a time if they boot.
+    ///
+    /// # Errors
+    ///
+    /// When cargo cannot be started.
+    pub fn run(&self, jobs: usize) -> Result<Row> {
+        let started = Instant::now();
+        let Set { name, package, .. } = self.set;
+        let mut command = cargo_test(self.workspace, self.set);
+        command.arg("--").args(&self.arguments);
+        if self.set.boots {
+            command.arg(format!("--test-threads={jobs}"));
+        }
+        let mut row = count(name, &process::capture(&mut command)?);
+        row.seconds = started.elapsed().as_secs_f64();
+        let mut host = "";
+        if !self.set.boots {
+            row.name = format!("host: {name}");
+            host = " --host";
+        }
+        for failed in row.failures.iter_mut().filter(|it| it.name != WHOLE) {
+            let filter = format!("{package}.{}", failed.name.replace("::", "."));
+            failed.again = format!("again: cargo xtask test{host} --filter '{filter}'");
+        }
+        Ok(row)
+    }
 }
 
 fn cargo_test(workspace: &Workspace, set: &Set) -> Command {
@@ -118,10 +162,6 @@ fn cargo_test(workspace: &Workspace, set: &Set) -> Command {
     command
 }
 
-fn output(command: &mut Command) -> Result<Output> {
-    process::capture(command)
-}
-
 /// Matches `crate.module.test` from any of its dots on.
 fn selects(filter: &str, package: &str, name: &str) -> bool {
     let name = format!("{package}.{}", name.replace("::", "."));
@@ -131,9 +171,12 @@ fn selects(filter: &str, package: &str, name: &str) -> bool {
         .any(|start| glob::matches(filter, &name[start..]))
 }
 
-/// Counts results in the output of `cargo test` for `package`; `name` stands in the summary.
-pub fn count(name: &str, package: &str, output: &Output) -> Row {
-    let mut row = Row::new(&format!("host: {name}"));
+/// Name of the failure of tests that could not be run.
+const WHOLE: &str = "the tests themselves";
+
+/// Counts results in the output of `cargo test`; `name` stands in the summary.
+pub fn count(name: &str, output: &Output) -> Row {
+    let mut row = Row::new(name);
     let stdout = String::from_utf8_lossy(&output.stdout);
     let mut details: Vec<Failed> = Vec::new();
     let mut in_detail = false;
@@ -142,10 +185,7 @@ pub fn count(name: &str, package: &str, output: &Output) -> Row {
             row.passed += number_before(counts, " passed");
             row.skipped += number_before(counts, " ignored");
             in_detail = false;
-        } else if let Some(name) = line
-            .strip_prefix("---- ")
-            .and_then(|line| line.strip_suffix(" ----"))
-        {
+        } else if let Some(name) = between(line, "---- ", " ----") {
             let name = name.strip_suffix(" stdout").unwrap_or(name);
             details.push(Failed::new(name, Vec::new()));
             in_detail = true;
@@ -156,41 +196,34 @@ pub fn count(name: &str, package: &str, output: &Output) -> Row {
         }
     }
     // Each failed test has a result line, also one that printed nothing.
-    for line in stdout.lines() {
-        let name = line
-            .strip_prefix("test ")
-            .and_then(|line| line.strip_suffix(" ... FAILED"));
-        if let Some(name) = name {
-            let known = details.iter().position(|failed| failed.name == name);
-            let mut failed = match known {
-                Some(at) => details.swap_remove(at),
-                None => Failed::new(name, Vec::new()),
-            };
-            let filter = format!("{package}.{}", name.replace("::", "."));
-            failed.again = format!("again: cargo xtask test --host --filter '{filter}'");
-            row.fail(failed);
-        }
+    for name in stdout
+        .lines()
+        .filter_map(|line| between(line, "test ", " ... FAILED"))
+    {
+        let known = details.iter().position(|failed| failed.name == name);
+        row.fail(match known {
+            Some(at) => details.swap_remove(at),
+            None => Failed::new(name, Vec::new()),
+        });
     }
     if !output.status.success() && row.failed == 0 {
         row.status = "broken".to_owned();
         let stderr = String::from_utf8_lossy(&output.stderr);
         let lines = stderr.lines().skip_while(|line| !line.starts_with("error"));
-        row.fail(Failed::new(
-            "the tests themselves",
-            lines.map(str::to_owned).collect(),
-        ));
+        row.fail(Failed::new(WHOLE, lines.map(str::to_owned).collect()));
     }
     row
+}
+
+fn between<'a>(line: &'a str, start: &str, end: &str) -> Option<&'a str> {
+    line.strip_prefix(start)?.strip_suffix(end)
 }
 
 /// The number before `word` in `ok. 5 passed; 0 failed; 1 ignored`.
 fn number_before(text: &str, word: &str) -> usize {
     let before = text.split(word).next().unwrap_or_default();
-    before
-        .rsplit(' ')
-        .next()
-        .and_then(|number| number.parse().ok())
-        .unwrap_or(0)
+    let number = before.rsplit(' ').next();
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -228,7 +261,7 @@ test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out
             stdout: stdout.as_bytes().to_vec(),
             stderr: b"error[E0425]: cannot find value".to_vec(),
         };
-        count(SETS[0].name, SETS[0].package, &output)
+        count("a", &output)
     }
 
     #[test]

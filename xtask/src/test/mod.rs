@@ -5,25 +5,19 @@
 
 mod agreement;
 pub mod boots;
-mod card;
 mod counts;
 mod endings;
 pub mod host;
 mod matrix;
-mod odd;
-mod odd_tree;
 mod outside;
-mod plugin;
-mod serial;
 pub mod soak;
 pub mod summary;
-mod tool;
 
 use crate::build::{self, Artifacts};
 use crate::failure::Failure;
 use crate::guest;
 use crate::qemu::machine::Board;
-use crate::qemu::{Machine, MachineOptions, Qemu};
+use crate::qemu::{MachineOptions, Qemu};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -32,7 +26,7 @@ use matrix::Planned;
 use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Duration;
-use summary::{Failed, Row, Summary};
+use summary::{Failed, Row, Summary, lines};
 
 /// What is said after Ctrl-C.
 const ENDED: &str = "interrupted; every QEMU was ended";
@@ -109,8 +103,8 @@ impl Test {
         let progress = progress(host::SETS.len());
         for set in &host::SETS {
             progress.set_message(format!("host tests of {}", set.name));
-            if let Some(row) = host::run(workspace, set, self.filter.as_deref())? {
-                summary.add(row, &progress);
+            if let Some(tests) = host::Selected::of(workspace, set, self.filter.as_deref())? {
+                summary.add(tests.run(self.jobs())?, &progress);
             }
             progress.inc(1);
             guest::stop_if_interrupted(ENDED)?;
@@ -131,21 +125,24 @@ impl Test {
             "--gdb needs exactly one boot, {} are selected; narrow them by --cpu, --gic, --el, --memory",
             boots.len()
         );
-        match self.boot_all(workspace, qemu, boots) {
-            Ok(rows) => rows.into_iter().for_each(|row| summary.add_silently(row)),
-            Err(error) => {
-                // What the host tests found is still worth a summary.
-                guest::stop_if_interrupted(ENDED)?;
-                let mut row = Row::new("the kernel");
-                let detail = format!("{error:#}").lines().map(str::to_owned).collect();
-                row.fail(Failed::new("no machine was booted", detail));
-                summary.add_silently(row);
-            }
+        let booted = self.boot_all(workspace, qemu, boots, summary);
+        guest::stop_if_interrupted(ENDED)?;
+        if let Err(error) = booted {
+            // What was found before is still worth a summary.
+            let mut row = Row::new("the kernel");
+            row.fail(Failed::new("not all machines were booted", lines(&error)));
+            summary.add_silently(row);
         }
-        guest::stop_if_interrupted(ENDED)
+        Ok(())
     }
 
-    fn boot_all(&self, workspace: &Workspace, qemu: &Qemu, boots: &[Planned]) -> Result<Vec<Row>> {
+    fn boot_all(
+        &self,
+        workspace: &Workspace,
+        qemu: &Qemu,
+        boots: &[Planned],
+        summary: &mut Summary,
+    ) -> Result<()> {
         // An old QEMU has no Raspberry Pi 4, which is no reason to test nothing.
         let no_pi = qemu.lacks(Board::Raspi4b)?;
         let (left_out, boots): (Vec<_>, Vec<_>) = boots
@@ -155,37 +152,36 @@ impl Test {
         let artifacts = build::build(workspace)?;
         let progress = progress(boots.len());
         let bench = self.bench(workspace, qemu, &artifacts, &progress);
-        let mut rows = bench.run(&boots, self.jobs())?;
-        rows.extend(left_out.iter().map(|planned| {
+        for row in bench.run(&boots)? {
+            summary.add_silently(row);
+        }
+        for planned in &left_out {
             let why = no_pi.as_deref().unwrap_or_default();
-            Row::left_out(&planned.name(), why)
-        }));
+            summary.add_silently(Row::left_out(&planned.name(), why));
+        }
         if !self.options.any_machine() && !self.options.gdb && self.options.bootargs.is_empty() {
-            rows.extend(endings::run(&bench, no_pi.as_deref())?);
-            // Stands for a board in what is tried once.
-            let like_a_board = match no_pi {
-                None => Board::Raspi4b.usual(),
-                Some(_) => Machine::default(),
-            };
-            if !guest::interrupted() {
-                rows.extend(card::run(&bench, &like_a_board)?);
-            }
-            if !guest::interrupted() {
-                rows.extend(serial::run(&bench, &like_a_board)?);
-            }
-            rows.extend(tool::run(&bench));
-            if !guest::interrupted() {
-                rows.extend(counts::run(&bench)?);
-            }
-            if !guest::interrupted() {
-                rows.extend(outside::run(&bench, self.jobs())?);
-            }
-            if !guest::interrupted() {
-                rows.extend(soak::short::run(&bench, self.jobs())?);
+            let rest: [&dyn Fn() -> Result<Vec<Row>>; 5] = [
+                &|| endings::run(&bench, no_pi.as_deref()),
+                &|| {
+                    let guests = host::Selected::of(workspace, &host::GUESTS, bench.filter)?;
+                    let guests = guests.map(|tests| tests.run(bench.jobs));
+                    Ok(guests.transpose()?.into_iter().collect())
+                },
+                &|| Ok(counts::run(&bench)?.into_iter().collect()),
+                &|| outside::run(&bench),
+                &|| soak::short::run(&bench),
+            ];
+            for tests in rest {
+                if guest::interrupted() {
+                    break;
+                }
+                for row in tests()? {
+                    summary.add(row, &progress);
+                }
             }
         }
         progress.finish_and_clear();
-        Ok(rows)
+        Ok(())
     }
 
     fn bench<'a>(
@@ -201,6 +197,7 @@ impl Test {
             artifacts,
             options: &self.options,
             filter: self.filter.as_deref(),
+            jobs: self.jobs(),
             progress,
         }
     }
@@ -214,7 +211,7 @@ impl Test {
         qemu: Option<&Qemu>,
         summary: &mut Summary,
     ) -> Result<()> {
-        let progress = progress(plan.seconds());
+        let progress = progress(plan.time().as_secs() as usize);
         let row = match qemu {
             _ if !summary.is_success() => plan.not_started(),
             None => plan.run(workspace, None, &progress)?,

@@ -5,8 +5,8 @@
 
 use super::agreement::{self, selftests};
 use super::boots::Bench;
-use super::plugin;
-use super::summary::{Failed, Row};
+use super::host;
+use super::summary::Row;
 use crate::guest;
 use crate::qemu::Plugin;
 use anyhow::Result;
@@ -16,41 +16,33 @@ use anyhow::Result;
 /// # Errors
 ///
 /// When QEMU cannot be started, or a file cannot be written.
-pub fn run(bench: &Bench<'_>, jobs: usize) -> Result<Vec<Row>> {
-    if !plugin::selected(bench) && !agreement::selected(bench) && !selftests::selected(bench) {
+pub fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
+    let programs = host::Selected::of(bench.workspace, &host::PLUGIN, bench.filter)?;
+    if programs.is_none() && !agreement::selected(bench) && !selftests::selected(bench) {
         return Ok(Vec::new());
     }
     let plugin = match Plugin::build(bench.workspace) {
         Ok(plugin) => plugin,
-        Err(error) => {
-            let mut row = Row::new(plugin::ROW);
-            let detail = format!("{error:#}").lines().map(str::to_owned).collect();
-            row.fail(Failed::new(plugin::ROW, detail));
-            return Ok(shown(bench, row));
-        }
+        Err(error) => return Ok(vec![Row::broken("plugin", &error)]),
     };
     if let Some(why) = plugin.refused_by(bench.qemu)? {
         let names = [
-            plugin::ROW,
+            "plugin",
             agreement::ROW,
             agreement::BASELINE,
             selftests::ROW,
         ];
-        let name = names.join(", ");
-        return Ok(shown(bench, Row::left_out(&name, &why)));
+        return Ok(vec![Row::left_out(&names.join(", "), &why)]);
     }
     let mut rows = Vec::new();
-    rows.extend(plugin::run(bench, &plugin)?);
+    if let Some(programs) = programs {
+        rows.push(programs.run(bench.jobs)?);
+    }
     if !guest::interrupted() {
-        rows.extend(agreement::run(bench, &plugin, jobs)?);
+        rows.extend(agreement::run(bench, &plugin, bench.jobs)?);
     }
     if !guest::interrupted() {
         rows.extend(selftests::run(bench, &plugin)?);
     }
-    Ok(rows.into_iter().flat_map(|row| shown(bench, row)).collect())
-}
-
-fn shown(bench: &Bench<'_>, row: Row) -> Vec<Row> {
-    bench.progress.suspend(|| println!("{}", row.line()));
-    vec![row]
+    Ok(rows)
 }

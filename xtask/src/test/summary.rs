@@ -2,6 +2,8 @@
 
 //! Results of all test sets, and how they are shown.
 
+use crate::failure::Failure;
+use anyhow::Error;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::ProgressBar;
 
@@ -30,10 +32,17 @@ impl Failed {
             again: String::new(),
         }
     }
+
+    /// Adds what a boot has ended with.
+    pub fn explain(&mut self, failure: Failure) {
+        let report = failure.report.lines().map(str::to_owned);
+        self.detail.extend(report);
+        self.again = failure.next;
+    }
 }
 
 /// The result of one set of tests: a host crate, or one boot.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Row {
     /// What ran.
     pub name: String,
@@ -56,12 +65,8 @@ impl Row {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            passed: 0,
-            failed: 0,
-            skipped: 0,
             status: "ok".to_owned(),
-            seconds: 0.0,
-            failures: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -72,6 +77,13 @@ impl Row {
             status: format!("left out: {why}"),
             ..Self::new(name)
         }
+    }
+
+    /// A set that could not be run as a whole.
+    pub fn broken(name: &str, error: &Error) -> Self {
+        let mut row = Self::new(name);
+        row.fail(Failed::new(name, lines(error)));
+        row
     }
 
     /// Counts a test by its problems; it is run again by its name.
@@ -103,6 +115,11 @@ impl Row {
             self.name, self.seconds, self.status
         )
     }
+}
+
+/// An error, as the detail of a failure.
+pub fn lines(error: &Error) -> Vec<String> {
+    format!("{error:#}").lines().map(str::to_owned).collect()
 }
 
 fn counts(passed: usize, failed: usize, skipped: usize) -> String {

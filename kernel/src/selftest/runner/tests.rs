@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::fmt::Write;
 
 use super::super::expect::TestResult;
-use super::super::ktap_parser::{Entry, Verdict, parse};
+use super::super::ktap_reader::{Case, Parser, Report, Status};
 use super::super::registry::Suite;
 use super::*;
 use crate::{case, cases, expect, expect_eq, group, skip};
@@ -106,25 +106,32 @@ static HARDWARE: Suite = Suite {
     tests: &[case!(HwOnly, passes)],
 };
 
-fn run_all(pattern: &str, machine: Kind) -> (String, Vec<Entry>, Tally) {
+fn run_all(pattern: &str, machine: Kind) -> (String, Report, Tally) {
     let registry = Registry::new(&[&LAZY, &TABLES, &HARDWARE]).unwrap();
     let filter = Filter::parse(pattern).unwrap();
     let mut log = String::new();
     let tally = run(&registry, filter, machine, &mut Frames, &mut log).unwrap();
-    let (suites, read) = parse(&log).unwrap_or_else(|error| panic!("{error}\n{log}"));
-    assert_eq!(tally, read);
-    (log, suites, tally)
+    let mut parser = Parser::default();
+    log.lines().for_each(|line| parser.line(line));
+    let report = parser.finish();
+    assert!(report.problems.is_empty(), "{:?}\n{log}", report.problems);
+    assert_eq!(report.totals, Some(tally));
+    (log, report, tally)
 }
 
-fn find<'a>(suites: &'a [Entry], path: &str) -> &'a Entry {
-    let (name, rest) = path.split_once('.').unwrap_or((path, ""));
-    let entry = suites.iter().find(|entry| entry.name == name);
-    let entry = entry.unwrap_or_else(|| panic!("no {name}"));
-    if rest.is_empty() {
-        entry
-    } else {
-        find(&entry.children, rest)
-    }
+fn find<'a>(report: &'a Report, path: &str) -> &'a Case {
+    let mut all = report.cases.iter().chain(&report.groups);
+    let found = all.find(|case| case.name == path);
+    found.unwrap_or_else(|| panic!("no {path}"))
+}
+
+/// What is called `path` or below it, in the order of the results.
+fn names<'a>(cases: &'a [Case], path: &str) -> Vec<&'a str> {
+    let below = format!("{path}.");
+    let names = cases.iter().map(|case| case.name.as_str());
+    names
+        .filter(|name| *name == path || name.starts_with(&below))
+        .collect()
 }
 
 #[test]
@@ -174,76 +181,77 @@ not ok 1 tables
 
 #[test]
 fn suites_run_in_their_order_and_everything_is_counted() {
-    let (_, suites, tally) = run_all("*", Kind::Emulated);
-    let names: Vec<_> = suites.iter().map(|suite| suite.name.as_str()).collect();
-    assert_eq!(names, ["hardware", "tables", "lazy"]);
+    let (_, report, tally) = run_all("*", Kind::Emulated);
+    let suites = report.groups.iter().map(|group| group.name.as_str());
+    let suites: Vec<_> = suites.filter(|name| !name.contains('.')).collect();
+    assert_eq!(suites, ["hardware", "tables", "lazy"]);
     assert_eq!(tally.to_string(), "pass:5 fail:5 skip:2 total:12");
 }
 
 #[test]
 fn a_failing_case_fails_its_groups() {
-    let (_, suites, _) = run_all("tables.even", Kind::Emulated);
-    assert_eq!(find(&suites, "tables.even.two").verdict, Verdict::Pass);
-    assert_eq!(find(&suites, "tables.even.three").verdict, Verdict::Fail);
-    assert_eq!(find(&suites, "tables.even.four").verdict, Verdict::Pass);
-    assert_eq!(find(&suites, "tables.even").verdict, Verdict::Fail);
-    assert_eq!(find(&suites, "tables").verdict, Verdict::Fail);
-    assert_eq!(suites[0].children.len(), 1);
+    let (_, report, _) = run_all("tables.even", Kind::Emulated);
+    assert_eq!(find(&report, "tables.even.two").status, Status::Passed);
+    assert_eq!(find(&report, "tables.even.three").status, Status::Failed);
+    assert_eq!(find(&report, "tables.even.four").status, Status::Passed);
+    assert_eq!(find(&report, "tables.even").status, Status::Failed);
+    assert_eq!(find(&report, "tables").status, Status::Failed);
+    assert_eq!(names(&report.groups, "tables"), ["tables.even", "tables"]);
 }
 
 #[test]
 fn a_single_case_can_be_selected() {
-    let (_, suites, tally) = run_all("tables.even.t*", Kind::Emulated);
-    let children = &find(&suites, "tables.even").children;
-    let names: Vec<_> = children.iter().map(|entry| entry.name.as_str()).collect();
-    assert_eq!(names, ["two", "three"]);
+    let (_, report, tally) = run_all("tables.even.t*", Kind::Emulated);
+    let cases = names(&report.cases, "tables.even");
+    assert_eq!(cases, ["tables.even.two", "tables.even.three"]);
     assert_eq!(tally.total(), 2);
 }
 
 #[test]
 fn a_leak_fails_a_test_that_would_pass() {
     let before = FRAMES.get();
-    let (_, suites, _) = run_all("lazy", Kind::Emulated);
+    let (_, report, _) = run_all("lazy", Kind::Emulated);
     for name in ["leaks", "leaks_and_fails", "leaks_and_skips"] {
-        let test = find(&suites, &format!("lazy.{name}"));
-        assert_eq!(test.verdict, Verdict::Fail, "{name}");
+        let test = find(&report, &format!("lazy.{name}"));
+        assert_eq!(test.status, Status::Failed, "{name}");
         let at = test
             .diagnostics
             .iter()
-            .position(|line| line == &format!("{name}: LEAK"));
+            .position(|line| line == &format!("# {name}: LEAK"));
         let detail = &test.diagnostics[at.unwrap() + 1];
-        assert!(detail.starts_with("  free frames: "), "{detail}");
+        assert!(detail.starts_with("#   free frames: "), "{detail}");
     }
     // What can be put back is, once, and the log says so.
-    let restored = &find(&suites, "lazy.leaks").diagnostics[3..];
-    assert_eq!(restored, ["leaks: RESTORED", "  one frame of 2"]);
+    let restored = &find(&report, "lazy.leaks").diagnostics[3..];
+    assert_eq!(restored, ["# leaks: RESTORED", "#   one frame of 2"]);
     assert_eq!(FRAMES.get(), before - 3);
-    let both = find(&suites, "lazy.leaks_and_fails");
+    let both = find(&report, "lazy.leaks_and_fails");
     assert!(
         !both
             .diagnostics
             .iter()
             .any(|line| line.contains("RESTORED"))
     );
-    assert!(both.diagnostics[1].starts_with("leaks_and_fails: EXPECTATION FAILED at "));
+    assert!(both.diagnostics[1].starts_with("# leaks_and_fails: EXPECTATION FAILED at "));
     // What a test leaves behind is not charged to the next one.
-    assert_eq!(find(&suites, "lazy.passes").verdict, Verdict::Pass);
+    assert_eq!(find(&report, "lazy.passes").status, Status::Passed);
 }
 
 #[test]
 fn what_only_hardware_shows_is_skipped_elsewhere() {
     RAN.set(0);
-    let (_, suites, _) = run_all("hardware", Kind::Emulated);
+    let (_, report, _) = run_all("hardware", Kind::Emulated);
     assert_eq!(RAN.get(), 0);
     let reason = "hw-only: QEMU does not model what this shows";
+    assert_eq!(find(&report, "hardware.passes").reason, reason);
+    let suite = find(&report, "hardware");
     assert_eq!(
-        find(&suites, "hardware.passes").verdict,
-        Verdict::Skip(reason.into())
+        (suite.status, suite.reason.as_str()),
+        (Status::Skipped, "all tests skipped")
     );
-    assert_eq!(suites[0].verdict, Verdict::Skip("all tests skipped".into()));
-    let (_, suites, _) = run_all("hardware", Kind::Hardware);
+    let (_, report, _) = run_all("hardware", Kind::Hardware);
     assert_eq!(RAN.get(), 1);
-    assert_eq!(suites[0].verdict, Verdict::Pass);
+    assert_eq!(find(&report, "hardware").status, Status::Passed);
 }
 
 #[test]

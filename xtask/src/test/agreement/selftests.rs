@@ -6,21 +6,18 @@
 //! counters say anything else (kernel/src/selftest/suites/fixture.rs). Here a third number is added: what QEMU
 //! has seen. So the three agree for each of these windows: contract, counters, machine.
 
-use crate::guest;
 use crate::ktap::Parser;
 use crate::measure::boots::BACKENDS;
 use crate::measure::windows::{Window, Windows};
-use crate::qemu::boot::Watch;
 use crate::qemu::machine::Clock;
-use crate::qemu::{Boot, Input, Machine, Plugin, Verdict};
-use crate::run::again;
+use crate::qemu::{Boot, Machine, Plugin};
 use crate::scratch;
 use crate::test::boots::Bench;
 use crate::test::summary::Row;
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Name of the row, and first part of the names of its tests.
 pub const ROW: &str = "agreement-selftests";
@@ -67,74 +64,47 @@ impl Planned {
         })
     }
 
-    fn name(self) -> String {
+    fn name(&self) -> String {
         let suite = self.suites.split(['.', '*']).next().unwrap_or_default();
-        format!("{ROW}.{}.{}.{suite}", self.cpu, self.backend)
-    }
-
-    fn selected(self, bench: &Bench<'_>) -> bool {
-        bench.selects(&self.name())
+        format!("{}.{}.{suite}", self.cpu, self.backend)
     }
 
     /// Boots and compares.
-    fn problems(self, bench: &Bench<'_>, plugin: &Plugin) -> Result<Vec<String>> {
+    fn problems(&self, name: &str, bench: &Bench<'_>, plugin: &Plugin) -> Result<Vec<String>> {
         let machine = Machine {
             cpu: self.cpu.to_owned(),
             smp: NonZeroU32::MIN,
             clock: Clock::Instructions,
             ..Machine::default()
         };
-        let Self {
-            backend, suites, ..
-        } = self;
+        let (backend, suites) = (self.backend, self.suites);
         let bootargs = format!("mode=selftest filter={suites} lazy={backend} log=debug");
-        let boot = Boot {
-            machine: &machine,
-            bootargs: &bootargs,
-            artifacts: bench.artifacts,
-            input: Input::Usual,
-            watch: Watch::Timeout(TIMEOUT),
-            again: again(&machine.options(), &bootargs),
-        };
+        let boot = Boot::new(&machine, &bootargs, bench.artifacts, TIMEOUT);
         let scratch = scratch::folder(bench.workspace)?;
         let out = scratch.path().join("windows");
-        let qemu = plugin.given_to(bench.qemu, &out);
-        let mut log = String::new();
-        let outcome = boot.run(bench.workspace, &qemu, |line| {
-            log.push_str(line);
-            log.push('\n');
-        })?;
-        bench.keep(&self.name(), &log)?;
-        Ok(match outcome.verdict {
-            Verdict::Success => differences(&log, &Windows::read(&out)?),
-            Verdict::Failed(failure) | Verdict::Broken(failure) => {
-                failure.to_string().lines().map(str::to_owned).collect()
-            }
-        })
+        let booted = bench.boot(name, &boot, &plugin.given_to(bench.qemu, &out), |_| ())?;
+        match booted.outcome.verdict.failure() {
+            Some(failure) => Ok(failure.to_string().lines().map(str::to_owned).collect()),
+            None => Ok(differences(&booted.log, &Windows::read(&out)?)),
+        }
     }
 }
 
 /// Tells whether the filter selects any.
 pub fn selected(bench: &Bench<'_>) -> bool {
-    Planned::all().any(|planned| planned.selected(bench))
+    Planned::all().any(|planned| bench.selects(&format!("{ROW}.{}", planned.name())))
 }
 
-/// Boots one after the other; nothing comes back when the filter selects none.
+/// Boots what the filter selects.
 ///
 /// # Errors
 ///
 /// When QEMU cannot be started, or a file cannot be written.
 pub fn run(bench: &Bench<'_>, plugin: &Plugin) -> Result<Option<Row>> {
-    let mut row = Row::new(ROW);
-    let start = Instant::now();
-    for planned in Planned::all().filter(|planned| planned.selected(bench)) {
-        if guest::interrupted() {
-            break;
-        }
-        row.settle(&planned.name(), planned.problems(bench, plugin)?);
-    }
-    row.seconds = start.elapsed().as_secs_f64();
-    Ok((row.passed + row.failed > 0).then_some(row))
+    let all: Vec<Planned> = Planned::all().collect();
+    bench.row(ROW, &all, Planned::name, |name, planned| {
+        planned.problems(name, bench, plugin).map(Some)
+    })
 }
 
 /// One line for each window in which they differ.
@@ -228,21 +198,15 @@ fn shown([dsb, isb, tlbi, ish, dmb, dmb_ish]: Counts) -> String {
 
 /// Reads `... debug: counted op=200 pages=7 dsb=1 isb=1 tlbi=0 ish=0 dmb=0 dmb_ish=0`, or nothing.
 fn counted(line: &str) -> Option<(u64, Counts)> {
-    let (_, words) = line.split_once(" counted op=200 ")?;
-    let mut words = words.split_whitespace();
-    let mut next = |name: &str| -> Option<u64> {
-        let (found, value) = words.next()?.split_once('=')?;
-        (found == name).then(|| value.parse().ok())?
-    };
-    let number = next("pages")?;
-    let counts = [
-        next("dsb")?,
-        next("isb")?,
-        next("tlbi")?,
-        next("ish")?,
-        next("dmb")?,
-        next("dmb_ish")?,
+    const NAMES: [&str; 7] = [
+        "pages=", "dsb=", "isb=", "tlbi=", "ish=", "dmb=", "dmb_ish=",
     ];
+    let (_, words) = line.split_once(" counted op=200 ")?;
+    let words = NAMES.iter().zip(words.split_whitespace());
+    let values: Option<Vec<u64>> = words
+        .map(|(name, word)| word.strip_prefix(name)?.parse().ok())
+        .collect();
+    let [number, counts @ ..] = <[u64; 7]>::try_from(values?).ok()?;
     Some((number, counts))
 }
 

@@ -19,13 +19,9 @@ use super::summary::{Failed, Row};
 use crate::failure::{self, Failure};
 use crate::workspace::Workspace;
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, value_parser};
 use indicatif::ProgressBar;
 use std::fmt;
-use std::iter;
-use std::num::NonZeroU32;
-use std::ops::AddAssign;
-use std::str::FromStr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Options of `test` that ask for a soak.
@@ -36,8 +32,9 @@ pub struct Options {
     /// seeds all the time, up to the first failure; with --host only the programs; --filter does
     /// not apply to them
     #[arg(long, value_name = "MINUTES", allow_negative_numbers = true)]
+    #[arg(value_parser = value_parser!(u32).range(1..))]
     #[arg(conflicts_with_all = ["machine", "cpu", "smp", "memory", "gic", "el", "icount", "gdb"])]
-    soak: Option<Minutes>,
+    soak: Option<u32>,
 
     /// Begin the soak with this seed, which an earlier one printed [default: from the clock]
     #[arg(
@@ -46,83 +43,34 @@ pub struct Options {
         requires = "soak",
         allow_negative_numbers = true
     )]
-    seed: Option<Seed>,
+    seed: Option<u32>,
 }
 
 impl Options {
     /// What to do, if a soak was asked for.
     pub fn plan(self) -> Option<Plan> {
+        // The low bits of a count of nanoseconds: another run hardly has them.
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH);
+        let from_clock = || clock().map_or(1, |now| now.as_nanos() as u32);
         self.soak.map(|minutes| Plan {
-            time: minutes.duration(),
-            first: self.seed.unwrap_or_else(Seed::from_clock),
+            minutes,
+            first: self.seed.unwrap_or_else(from_clock),
         })
-    }
-}
-
-/// A length of time in whole minutes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Minutes(NonZeroU32);
-
-impl Minutes {
-    fn duration(self) -> Duration {
-        Duration::from_secs(60 * u64::from(self.0.get()))
-    }
-}
-
-impl FromStr for Minutes {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        text.parse()
-            .map(Self)
-            .map_err(|_| "give a whole number of minutes, from 1 on".to_owned())
-    }
-}
-
-/// Where the random numbers of a round begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Seed(u32);
-
-impl Seed {
-    /// A seed that another run hardly has: the low bits of a count of nanoseconds.
-    fn from_clock() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        Self(now.map_or(1, |now| now.as_nanos() as u32))
-    }
-
-    /// This seed and those of the rounds after it.
-    fn sequence(self) -> impl Iterator<Item = Self> {
-        iter::successors(Some(self), |seed| Some(Self(seed.0.wrapping_add(1))))
-    }
-}
-
-impl FromStr for Seed {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        text.parse()
-            .map(Self)
-            .map_err(|_| format!("give a number from 0 to {}", u32::MAX))
-    }
-}
-
-impl fmt::Display for Seed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 
 /// A soak that was asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    time: Duration,
-    first: Seed,
+    minutes: u32,
+    /// The seed of the first round.
+    first: u32,
 }
 
 impl Plan {
-    /// How long it takes, in seconds; the last round may end later.
-    pub fn seconds(&self) -> usize {
-        self.time.as_secs() as usize
+    /// How long it takes; the last round may end later.
+    pub fn time(&self) -> Duration {
+        Duration::from_secs(60 * u64::from(self.minutes))
     }
 
     /// Runs rounds until the time is over or one fails, those in the kernel on `bench` if there is one.
@@ -137,23 +85,25 @@ impl Plan {
         bench: Option<&Bench<'_>>,
         progress: &ProgressBar,
     ) -> Result<Row> {
-        let minutes = self.time.as_secs() / 60;
-        progress.suspend(|| println!("soak: --soak {minutes} --seed {}", self.first));
+        let Self { minutes, first } = self;
+        progress.suspend(|| println!("soak: --soak {minutes} --seed {first}"));
         let started = Instant::now();
-        let elapsed = || started.elapsed();
         let mut turns = Turns::default();
-        let mut row = self.rounds(elapsed, |seed, so_far| {
-            progress.set_position(started.elapsed().as_secs());
-            progress.set_message(so_far.progress(seed));
-            let began = Instant::now();
-            let kernel = bench.filter(|_| turns.next_is_kernel());
-            let round = match kernel {
-                Some(bench) => tasks::round(bench, turns.boots, seed)?,
-                None => programs::round(workspace, seed)?,
-            };
-            turns.add(kernel.is_some(), began.elapsed());
-            Ok(round)
-        })?;
+        let mut row = self.rounds(
+            || started.elapsed(),
+            |seed, so_far| {
+                progress.set_position(started.elapsed().as_secs());
+                progress.set_message(so_far.progress(seed));
+                let began = Instant::now();
+                let kernel = bench.filter(|_| turns.next_is_kernel());
+                let round = match kernel {
+                    Some(bench) => tasks::round(bench, turns.boots, seed)?,
+                    None => programs::round(workspace, seed)?,
+                };
+                turns.add(kernel.is_some(), began.elapsed());
+                Ok(round)
+            },
+        )?;
         row.seconds = started.elapsed().as_secs_f64();
         Ok(row)
     }
@@ -170,86 +120,56 @@ impl Plan {
     fn rounds(
         &self,
         elapsed: impl Fn() -> Duration,
-        mut round: impl FnMut(Seed, &Tally) -> Result<Round>,
+        mut round: impl FnMut(u32, &Tally) -> Result<Option<Round>>,
     ) -> Result<Row> {
         let mut tally = Tally::default();
-        let mut failures = Vec::new();
-        for seed in self.first.sequence() {
-            match round(seed, &tally)? {
-                Round::Passed(work) => tally.add(work),
-                Round::Failed {
-                    work,
-                    failures: found,
-                } => {
-                    tally.add(work);
-                    failures = found;
-                    break;
-                }
-                Round::Interrupted => {
-                    let report = format!("interrupted; until then {tally}, and no failure");
-                    return Err(Failure::new(failure::INTERRUPTED, report).into());
-                }
+        let mut seed = self.first;
+        let failures = loop {
+            let Some(done) = round(seed, &tally)? else {
+                let report = format!("interrupted; until then {tally}, and no failure");
+                return Err(Failure::new(failure::INTERRUPTED, report).into());
+            };
+            tally.programs += done.programs;
+            tally.steps += done.steps;
+            if !done.failures.is_empty() {
+                break done.failures;
             }
-            if elapsed() >= self.time {
-                break;
+            tally.rounds += 1;
+            if elapsed() >= self.time() {
+                break Vec::new();
             }
-        }
-        let mut row = Row::new(&format!("soak: {tally}"));
-        if failures.is_empty() {
-            row.passed = 1;
-        } else {
-            failures.into_iter().for_each(|failed| row.fail(failed));
-            // However many tests noticed: one seed, one failure.
-            row.failed = 1;
-        }
+            seed = seed.wrapping_add(1);
+        };
+        let mut row = Row::new("");
+        row.passed = usize::from(failures.is_empty());
+        failures.into_iter().for_each(|failed| row.fail(failed));
+        // However many tests noticed: one seed, one failure.
+        row.failed = row.failed.min(1);
+        tally.rounds += row.failed;
+        row.name = format!("soak: {tally}");
         Ok(row)
     }
 }
 
-/// How a round ended.
-#[derive(Debug, PartialEq, Eq)]
-enum Round {
-    /// The contract was kept.
-    Passed(Work),
-    /// Something failed, and so much had been done.
-    Failed { work: Work, failures: Vec<Failed> },
-    /// Ctrl-C.
-    Interrupted,
-}
-
-/// What rounds have done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Work {
+/// What a round has done, and what failed in it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Round {
     /// Programs on the machine model.
     programs: u64,
     /// Steps of tasks in the kernel.
     steps: u64,
+    failures: Vec<Failed>,
 }
 
-impl Work {
-    const fn programs(programs: u64) -> Self {
-        Self { programs, steps: 0 }
-    }
-
-    const fn steps(steps: u64) -> Self {
-        Self { programs: 0, steps }
-    }
-}
-
-impl AddAssign for Work {
-    fn add_assign(&mut self, other: Self) {
-        self.programs += other.programs;
-        self.steps += other.steps;
-    }
-}
-
-impl fmt::Display for Work {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} random programs", self.programs)?;
-        if self.steps > 0 {
-            write!(f, " and {} steps of random tasks", self.steps)?;
+impl Round {
+    /// A round that went wrong as a whole.
+    fn broken(name: &str, detail: Vec<String>, again: String) -> Self {
+        let mut failed = Failed::new(name, detail);
+        failed.again = again;
+        Self {
+            failures: vec![failed],
+            ..Self::default()
         }
-        Ok(())
     }
 }
 
@@ -280,28 +200,27 @@ impl Turns {
 /// What has run so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
-    rounds: u64,
-    work: Work,
+    rounds: usize,
+    programs: u64,
+    steps: u64,
 }
 
 impl Tally {
-    fn add(&mut self, work: Work) {
-        self.rounds += 1;
-        self.work += work;
-    }
-
     /// What the progress bar says while a round runs.
-    fn progress(&self, seed: Seed) -> String {
-        let Self { rounds, work } = self;
-        format!("soak round {}, seed {seed}, {work} so far", rounds + 1)
+    fn progress(&self, seed: u32) -> String {
+        let round = self.rounds + 1;
+        format!("soak round {round}, seed {seed}, so far {self}")
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rounds, work } = self;
-        let s = if *rounds == 1 { "" } else { "s" };
-        write!(f, "{work} in {rounds} round{s}")
+        write!(f, "{} random programs", self.programs)?;
+        if self.steps > 0 {
+            write!(f, " and {} steps of random tasks", self.steps)?;
+        }
+        let s = if self.rounds == 1 { "" } else { "s" };
+        write!(f, " in {} round{s}", self.rounds)
     }
 }
 
@@ -319,7 +238,7 @@ mod tests {
     }
 
     fn parsed(arguments: &str) -> Result<Options, String> {
-        Cli::try_parse_from(iter::once("test").chain(arguments.split_whitespace()))
+        Cli::try_parse_from(["test"].into_iter().chain(arguments.split_whitespace()))
             .map(|cli| cli.test.soak)
             .map_err(|error| error.to_string())
     }
@@ -329,11 +248,12 @@ mod tests {
         let plan = |arguments| parsed(arguments).map(Options::plan);
         assert!(plan("").is_ok_and(|plan| plan.is_none()));
         let ten = plan("--soak 10 --seed 7").ok().flatten();
-        let ten = ten.map(|plan| (plan.seconds(), plan.first));
-        assert_eq!(ten, Some((600, Seed(7))));
+        let ten = ten.map(|plan| (plan.time().as_secs(), plan.first));
+        assert_eq!(ten, Some((600, 7)));
         for minutes in ["0", "-1", "1.5", "ten", "9999999999"] {
             let error = parsed(&format!("--soak {minutes}")).expect_err(minutes);
-            assert!(error.contains("whole number of minutes"), "{error}");
+            let told = format!("invalid value '{minutes}' for '--soak <MINUTES>'");
+            assert!(error.contains(&told), "{error}");
         }
     }
 
@@ -341,7 +261,8 @@ mod tests {
     fn seed_is_a_number_and_needs_a_soak() {
         for seed in ["-1", "x", "4294967296"] {
             let error = parsed(&format!("--soak 1 --seed {seed}")).expect_err(seed);
-            assert!(error.contains("from 0 to 4294967295"), "{error}");
+            let told = format!("invalid value '{seed}' for '--seed <N>'");
+            assert!(error.contains(&told), "{error}");
         }
         let alone = parsed("--seed 7").expect_err("a seed alone");
         assert!(alone.contains("--soak <MINUTES>"), "{alone}");
@@ -356,46 +277,33 @@ mod tests {
         assert!(parsed("--soak 1 --host --filter x --timeout 9 -- lazy=eager").is_ok());
     }
 
-    #[test]
-    fn seeds_follow_one_another_from_the_first() {
-        let seeds: Vec<u32> = Seed(u32::MAX - 1)
-            .sequence()
-            .take(4)
-            .map(|seed| seed.0)
-            .collect();
-        assert_eq!(seeds, [u32::MAX - 1, u32::MAX, 0, 1]);
-    }
-
-    #[test]
-    fn first_seeds_of_two_runs_differ() {
-        let first = Seed::from_clock();
-        std::thread::sleep(Duration::from_millis(2));
-        assert_ne!(first, Seed::from_clock());
-    }
-
     /// A soak of a minute in which a round takes 25 seconds; `end` says how a round ends.
-    fn soaked(end: impl Fn(Seed) -> Round) -> (Vec<u32>, Result<Row>) {
-        let plan = Plan {
-            time: Duration::from_secs(60),
-            first: Seed(7),
-        };
+    fn soaked(first: u32, end: impl Fn(u32) -> Option<Round>) -> (Vec<u32>, Result<Row>) {
+        let plan = Plan { minutes: 1, first };
         let now = Cell::new(Duration::ZERO);
         let mut seeds = Vec::new();
         let row = plan.rounds(
             || now.get(),
             |seed, _| {
                 now.set(now.get() + Duration::from_secs(25));
-                seeds.push(seed.0);
+                seeds.push(seed);
                 Ok(end(seed))
             },
         );
         (seeds, row)
     }
 
+    fn passed() -> Round {
+        Round {
+            programs: 100,
+            ..Round::default()
+        }
+    }
+
     #[test]
     fn rounds_end_with_the_minutes() {
-        let (seeds, row) = soaked(|_| Round::Passed(Work::programs(100)));
-        assert_eq!(seeds, [7, 8, 9]);
+        let (seeds, row) = soaked(u32::MAX - 1, |_| Some(passed()));
+        assert_eq!(seeds, [u32::MAX - 1, u32::MAX, 0]);
         let row = row.expect("no round was interrupted");
         assert_eq!((row.passed, row.failed), (1, 0));
         assert_eq!(row.name, "soak: 300 random programs in 3 rounds");
@@ -403,12 +311,14 @@ mod tests {
 
     #[test]
     fn first_failure_ends_the_rounds_and_counts_once() {
-        let (seeds, row) = soaked(|seed| match seed {
-            Seed(8) => Round::Failed {
-                work: Work::steps(50),
-                failures: ["a", "b"].map(|test| Failed::new(test, Vec::new())).into(),
-            },
-            _ => Round::Passed(Work::programs(100)),
+        let failures = || ["a", "b"].map(|test| Failed::new(test, Vec::new())).into();
+        let (seeds, row) = soaked(7, |seed| match seed {
+            8 => Some(Round {
+                programs: 0,
+                steps: 50,
+                failures: failures(),
+            }),
+            _ => Some(passed()),
         });
         assert_eq!(seeds, [7, 8]);
         let row = row.expect("no round was interrupted");
@@ -423,22 +333,13 @@ mod tests {
 
     #[test]
     fn interrupted_soak_says_how_far_it_came() {
-        let (seeds, row) = soaked(|seed| match seed {
-            Seed(8) => Round::Interrupted,
-            _ => Round::Passed(Work::programs(100)),
-        });
+        let (seeds, row) = soaked(7, |seed| (seed != 8).then(passed));
         assert_eq!(seeds, [7, 8]);
         let error = row.expect_err("it was interrupted");
-        let failure = error.downcast_ref::<Failure>();
-        assert_eq!(
-            failure.map(|failure| failure.status),
-            Some(failure::INTERRUPTED)
-        );
-        assert!(
-            error
-                .to_string()
-                .contains("100 random programs in 1 round,")
-        );
+        let failure: &Failure = error.downcast_ref().expect("it has a status");
+        assert_eq!(failure.status, failure::INTERRUPTED);
+        let said = error.to_string();
+        assert!(said.contains("100 random programs in 1 round,"), "{said}");
     }
 
     #[test]

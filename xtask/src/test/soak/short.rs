@@ -3,14 +3,11 @@
 //! What every `cargo xtask test` runs of the soak in the kernel: a few seconds of random tasks, with a
 //! backend that defers barriers and with two that queue, on 4 and 8 CPUs.
 
-use super::tasks::{Scene, Soaked, soak};
-use crate::glob;
-use crate::parallel;
+use super::tasks::{Scene, soak};
 use crate::qemu::machine::Gic::{self, V2, V3};
 use crate::test::boots::Bench;
-use crate::test::summary::{Failed, Row};
+use crate::test::summary::Row;
 use anyhow::Result;
-use std::time::Instant;
 
 /// Name of the row, and first part of the names of its tests.
 const ROW: &str = "soak";
@@ -36,39 +33,23 @@ const SHORT: [Short; 4] = [
     Short { name: "defer_stores_on_8_cpus",   smp: 8, cpu: "cortex-a72", gic: V2, lazy: "defer-stores" },
 ];
 
-/// Boots them, `jobs` at a time; nothing comes back when the filter selects none.
+/// Boots what the filter selects.
 ///
 /// # Errors
 ///
 /// When QEMU cannot be started at all, or a log cannot be written.
-pub fn run(bench: &Bench<'_>, jobs: usize) -> Result<Option<Row>> {
-    let name = |short: &Short| format!("{ROW}.{}", short.name);
-    let selected = |short: &&Short| {
-        bench
-            .filter
-            .is_none_or(|filter| glob::matches(filter, &name(short)))
-    };
-    let selected: Vec<&Short> = SHORT.iter().filter(selected).collect();
-    if selected.is_empty() {
-        return Ok(None);
-    }
-    let start = Instant::now();
-    let ends = parallel::each(&selected, jobs, |short| {
+pub fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
+    let name = |short: &Short| short.name.to_owned();
+    let row = bench.row(ROW, &SHORT, name, |name, short| {
         let scene = Scene::new(short.smp, (short.cpu, short.gic), short.lazy);
-        Ok((name(short), soak(bench, &scene, SECONDS, SEED)?))
+        let round = soak(bench, name, &scene, SECONDS, SEED)?;
+        Ok(round.map(|round| {
+            round
+                .failures
+                .into_iter()
+                .flat_map(|it| it.detail)
+                .collect()
+        }))
     })?;
-    let mut row = Row::new(ROW);
-    for (name, end) in ends {
-        match end {
-            Soaked::Passed { .. } => row.passed += 1,
-            Soaked::Failed { detail, again } => row.fail(Failed {
-                again,
-                ..Failed::new(&name, detail)
-            }),
-            Soaked::Interrupted => {}
-        }
-    }
-    row.seconds = start.elapsed().as_secs_f64();
-    bench.progress.suspend(|| println!("{}", row.line()));
-    Ok(Some(row))
+    Ok(row.into_iter().collect())
 }

@@ -5,17 +5,14 @@
 //! The kernel prints nothing while it is at it, and at its end one line with what it has done. It must say
 //! so and end with status 0.
 
-use super::{Round, Seed, Work};
+use super::Round;
 use crate::failure;
 use crate::measure::boots::BACKENDS;
-use crate::qemu::boot::Watch;
+use crate::qemu::boot::again;
 use crate::qemu::machine::{Board, Gic};
-use crate::qemu::{Boot, Input, Machine, Verdict};
-use crate::run::again;
+use crate::qemu::{Boot, Machine, Verdict};
 use crate::test::boots::{Bench, not_replaced};
-use crate::test::summary::Failed;
 use anyhow::Result;
-use std::fmt::Write;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -64,97 +61,65 @@ impl Scene {
     }
 }
 
-/// How a boot ended.
-#[derive(Debug)]
-pub enum Soaked {
-    /// So many steps, all of them right.
-    Passed { steps: u64 },
-    /// Why not, and the command that repeats it.
-    Failed { detail: Vec<String>, again: String },
-    /// Ctrl-C.
-    Interrupted,
-}
-
-/// One round of random tasks: boot `number` of the soak.
-pub(super) fn round(bench: &Bench<'_>, number: usize, seed: Seed) -> Result<Round> {
+/// One round of random tasks: boot `number` of the soak; nothing comes back after Ctrl-C.
+pub(super) fn round(bench: &Bench<'_>, number: usize, seed: u32) -> Result<Option<Round>> {
     let scene = Scene::in_turn(number);
-    Ok(match soak(bench, &scene, SECONDS, seed.0)? {
-        Soaked::Passed { steps } => Round::Passed(Work::steps(steps)),
-        Soaked::Failed { detail, again } => Round::Failed {
-            work: Work::default(),
-            failures: vec![Failed {
-                again,
-                ..Failed::new("random tasks in the kernel", detail)
-            }],
-        },
-        Soaked::Interrupted => Round::Interrupted,
-    })
+    let name = format!("soak {} {}", scene.machine, scene.lazy);
+    soak(bench, &name, &scene, SECONDS, seed)
 }
 
-/// Boots `scene` for so many seconds of random tasks.
+/// Boots `scene` for so many seconds of random tasks, and keeps the log as `name`; nothing comes
+/// back after Ctrl-C.
 ///
 /// # Errors
 ///
 /// When QEMU cannot be started at all, or the log cannot be written.
-pub fn soak(bench: &Bench<'_>, scene: &Scene, seconds: u32, seed: u32) -> Result<Soaked> {
+pub(super) fn soak(
+    bench: &Bench<'_>,
+    name: &str,
+    scene: &Scene,
+    seconds: u32,
+    seed: u32,
+) -> Result<Option<Round>> {
     let planned = format!("seconds={seconds} seed={seed} lazy={}", scene.lazy);
     let given = &bench.options.bootargs;
     let arguments = ["mode=soak"].into_iter();
     let arguments = arguments.chain(not_replaced(&planned, given));
-    let bootargs = arguments
-        .chain(given.iter().map(String::as_str))
-        .collect::<Vec<_>>()
-        .join(" ");
+    let arguments = arguments.chain(given.iter().map(String::as_str));
+    let bootargs = arguments.collect::<Vec<_>>().join(" ");
     // Half of it in silence is a hang, and all the seconds are silent: less than that was never meant.
     let needed = 2 * (seconds + ADDITIONAL);
-    let timeout = bench
-        .options
-        .timeout(needed)
-        .max(Duration::from_secs(needed.into()));
-    let options = format!(
-        "{} --timeout {}",
-        scene.machine.options(),
-        timeout.as_secs()
-    );
-    let again = again(&options, &bootargs);
+    let needed_time = Duration::from_secs(needed.into());
+    let timeout = bench.options.timeout(needed).max(needed_time);
+    let options = scene.machine.options();
+    let options = format!("{options} --timeout {}", timeout.as_secs());
     let boot = Boot {
-        machine: &scene.machine,
-        bootargs: &bootargs,
-        artifacts: bench.artifacts,
-        input: Input::Usual,
-        watch: Watch::Timeout(timeout),
-        again: again.clone(),
+        again: again(&options, &bootargs),
+        ..Boot::new(&scene.machine, &bootargs, bench.artifacts, timeout)
     };
-    let mut log = String::new();
-    let outcome = boot.run(bench.workspace, bench.qemu, |line| {
-        let _ = writeln!(log, "{line}");
-    })?;
-    bench.keep(&format!("soak {} {}", scene.machine, scene.lazy), &log)?;
-    Ok(judge(&log, outcome.verdict, &again))
+    let booted = bench.boot(name, &boot, bench.qemu, |_| ())?;
+    Ok(judge(&booted.log, &booted.outcome.verdict, &boot.again))
 }
 
-fn judge(log: &str, verdict: Verdict, again: &str) -> Soaked {
-    let detail = match verdict {
-        Verdict::Failed(failure) | Verdict::Broken(failure) => {
-            if failure.status == failure::INTERRUPTED {
-                return Soaked::Interrupted;
-            }
-            failure.report.lines().map(str::to_owned).collect()
+fn judge(log: &str, verdict: &Verdict, again: &str) -> Option<Round> {
+    let detail = match (verdict.failure(), steps(log)) {
+        (Some(failure), _) if failure.status == failure::INTERRUPTED => return None,
+        (Some(failure), _) => failure.report.lines().map(str::to_owned).collect(),
+        (None, Some(steps @ 1..)) => {
+            return Some(Round {
+                steps,
+                ..Round::default()
+            });
         }
-        Verdict::Success => match steps(log) {
-            Some(steps) if steps > 0 => return Soaked::Passed { steps },
-            // Without this, a kernel that does something else would pass.
-            _ => vec![
-                "the kernel ended well and did not say `soak steps=...`; kernel/src/soak and \
-                 xtask/src/test/soak/tasks.rs must agree on what is printed"
-                    .to_owned(),
-            ],
-        },
+        // Without this, a kernel that does something else would pass.
+        (None, _) => vec![
+            "the kernel ended well and did not say `soak steps=...`; kernel/src/soak and \
+             xtask/src/test/soak/tasks.rs must agree on what is printed"
+                .to_owned(),
+        ],
     };
-    Soaked::Failed {
-        detail,
-        again: format!("again: {again}"),
-    }
+    let again = format!("again: {again}");
+    Some(Round::broken("random tasks in the kernel", detail, again))
 }
 
 /// Reads the line `soak steps=123456 sections=...`.
@@ -176,10 +141,11 @@ lazymmu: exit 0
 ";
 
     fn failed(log: &str, verdict: Verdict) -> (Vec<String>, String) {
-        match judge(log, verdict, "cargo xtask run") {
-            Soaked::Failed { detail, again } => (detail, again),
-            other => panic!("{other:?}"),
-        }
+        let round = judge(log, &verdict, "cargo xtask run").expect("it was not interrupted");
+        let [failed] = &round.failures[..] else {
+            panic!("{round:?}");
+        };
+        (failed.detail.clone(), failed.again.clone())
     }
 
     #[test]
@@ -194,8 +160,8 @@ lazymmu: exit 0
 
     #[test]
     fn steps_and_a_good_end_pass() {
-        let soaked = judge(LOG, Verdict::Success, "");
-        assert!(matches!(soaked, Soaked::Passed { steps: 50883 }));
+        let round = judge(LOG, &Verdict::Success, "").expect("it was not interrupted");
+        assert_eq!((round.steps, round.failures), (50883, Vec::new()));
     }
 
     #[test]
@@ -214,6 +180,6 @@ lazymmu: exit 0
             assert_eq!(again, "again: cargo xtask run");
         }
         let interrupted = Verdict::Broken(Failure::new(failure::INTERRUPTED, ""));
-        assert!(matches!(judge(LOG, interrupted, ""), Soaked::Interrupted));
+        assert_eq!(judge(LOG, &interrupted, ""), None);
     }
 }

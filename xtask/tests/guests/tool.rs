@@ -1,14 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! `cargo xtask run` as a process, with a guest: its reader leaves, its output is a full device, it is killed, and
-//! there is no temporary directory. What needs no guest is in xtask/tests/tool.rs.
+//! there is no temporary directory. What needs no guest is in `tests/tool.rs`.
 
-use super::boots::Bench;
-use super::summary::Row;
-use crate::failure::READER_GONE;
-use crate::{guest, process, scratch};
+use super::LAB;
 use anyhow::{Context, Result, bail, ensure};
-use std::env;
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -16,19 +12,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// Name of the row, and first part of the names of its tests.
-const ROW: &str = "tool";
-
-/// A test; an error is what is wrong.
-type Test = fn(&Bench<'_>) -> Result<()>;
-
-const TESTS: [(&str, Test); 4] = [
-    ("a_reader_that_leaves_ends_the_guest", reader_leaves),
-    ("a_full_device_ends_the_guest", device_is_full),
-    ("a_guest_ends_with_a_killed_run", killed),
-    ("no_temporary_directory_is_needed", no_temporary_directory),
-];
+use xtask::failure::READER_GONE;
+use xtask::{process, scratch};
 
 /// Time for a guest to end when xtask was killed, on a busy host.
 const CLOSED: Duration = Duration::from_secs(20);
@@ -39,34 +24,14 @@ const ENDLESS: &str = "mode=hang";
 /// What it prints last.
 const LAST: &str = "provoking: Hang";
 
-/// Runs them, one after the other; nothing comes back when the filter selects none.
-pub fn run(bench: &Bench<'_>) -> Option<Row> {
-    let start = Instant::now();
-    let mut row = Row::new(ROW);
-    for (name, test) in TESTS {
-        let name = format!("{ROW}.{name}");
-        if bench.selects(&name) && !guest::interrupted() {
-            let problem = test(bench).err().map(|error| format!("{error:#}"));
-            row.settle(&name, problem.into_iter().collect());
-        }
-    }
-    row.seconds = start.elapsed().as_secs_f64();
-    if row.passed + row.failed == 0 {
-        return None;
-    }
-    bench.progress.suspend(|| println!("{}", row.line()));
-    Some(row)
-}
-
-fn xtask_run(bootargs: &[&str]) -> Result<Command> {
-    // Not `current_exe`: the file may have been built anew since.
-    let mut command = Command::new(env::args_os().next().context("it has a name")?);
+fn xtask_run(bootargs: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
     // Long before this counts the guest as hung, the test does.
     command
         .args(["run", "--timeout", "1000", "--"])
         .args(bootargs);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    Ok(command)
+    command
 }
 
 /// What xtask has said and how it ended; an error if it goes on with its guest. Nothing else ends that one.
@@ -83,8 +48,9 @@ fn end_of(mut xtask: Child) -> Result<Output> {
     Ok(xtask.wait_with_output()?)
 }
 
-fn reader_leaves(_: &Bench<'_>) -> Result<()> {
-    let mut xtask = xtask_run(&[ENDLESS])?.spawn()?;
+#[test]
+fn a_reader_that_leaves_ends_the_guest() -> Result<()> {
+    let mut xtask = xtask_run(&[ENDLESS]).spawn()?;
     let stdout = xtask.stdout.take().context("it is piped")?;
     BufReader::new(stdout).read_line(&mut String::new())?;
     let output = end_of(xtask)?;
@@ -100,12 +66,13 @@ fn reader_leaves(_: &Bench<'_>) -> Result<()> {
     Ok(())
 }
 
-fn device_is_full(_: &Bench<'_>) -> Result<()> {
+#[test]
+fn a_full_device_ends_the_guest() -> Result<()> {
     let Ok(full) = File::options().write(true).open("/dev/full") else {
         // Linux has it.
         return Ok(());
     };
-    let output = end_of(xtask_run(&[ENDLESS])?.stdout(full).spawn()?)?;
+    let output = end_of(xtask_run(&[ENDLESS]).stdout(full).spawn()?)?;
     let (status, stderr) = (output.status, String::from_utf8_lossy(&output.stderr));
     ensure!(status.code() == Some(1), "it ended with {status}: {stderr}");
     let errors: Vec<&str> = stderr
@@ -119,8 +86,9 @@ fn device_is_full(_: &Bench<'_>) -> Result<()> {
     Ok(())
 }
 
-fn killed(bench: &Bench<'_>) -> Result<()> {
-    let folder = scratch::folder(bench.workspace)?;
+#[test]
+fn a_guest_ends_with_a_killed_run() -> Result<()> {
+    let folder = scratch::folder(&LAB.workspace)?;
     let (pipe, qemu) = (folder.path().join("pipe"), folder.path().join("qemu"));
     let made = Command::new("mkfifo").arg(&pipe).status()?;
     ensure!(made.success(), "mkfifo failed");
@@ -128,9 +96,9 @@ fn killed(bench: &Bench<'_>) -> Result<()> {
     let script = "#!/bin/sh\ncase \"$*\" in *-append*) exec 9<>\"${0%/*}/pipe\"; echo $$ > \"${0%/*}/pid\";; esac\nexec \"$QEMU\" \"$@\"\n";
     fs::write(&qemu, script)?;
     fs::set_permissions(&qemu, Permissions::from_mode(0o755))?;
-    let mut command = xtask_run(&[ENDLESS])?;
+    let mut command = xtask_run(&[ENDLESS]);
     command.env("LAZYMMU_QEMU", &qemu);
-    command.env("QEMU", bench.qemu.command().get_program());
+    command.env("QEMU", LAB.qemu.command().get_program());
     let mut xtask = command.stderr(Stdio::null()).spawn()?;
     let stdout = BufReader::new(xtask.stdout.take().context("it is piped")?);
     let hangs = stdout
@@ -152,9 +120,10 @@ fn killed(bench: &Bench<'_>) -> Result<()> {
     Ok(())
 }
 
-fn no_temporary_directory(_: &Bench<'_>) -> Result<()> {
+#[test]
+fn no_temporary_directory_is_needed() -> Result<()> {
     let missing = format!("/none, such 'folder'/{}", "x".repeat(200));
-    let output = xtask_run(&["mode=selftest", "filter=boot-arguments*"])?
+    let output = xtask_run(&["mode=selftest", "filter=boot-arguments*"])
         .env("TMPDIR", missing)
         .output()?;
     let (status, stderr) = (output.status, String::from_utf8_lossy(&output.stderr));
