@@ -46,26 +46,20 @@ impl Gdb {
     }
 }
 
+/// The names of gdb on different systems.
+#[rustfmt::skip]
+const NAMES: [&str; 5] =
+    ["gdb-multiarch", "aarch64-none-elf-gdb", "aarch64-linux-gnu-gdb", "aarch64-elf-gdb", "gdb"];
+
+/// Makes a gdb show the architecture that it has taken.
+#[rustfmt::skip]
+const PROBE: [&str; 6] =
+    ["-nx", "-batch", "-ex", "set architecture aarch64", "-ex", "show architecture"];
+
 /// The first gdb that knows the architecture.
 fn find() -> Option<PathBuf> {
-    [
-        "gdb-multiarch",
-        "aarch64-none-elf-gdb",
-        "aarch64-linux-gnu-gdb",
-        "aarch64-elf-gdb",
-        "gdb",
-    ]
-    .iter()
-    .filter_map(in_path)
-    .find(|gdb| {
-        let probe = [
-            "-nx",
-            "-batch",
-            "-ex",
-            "set architecture aarch64",
-            "-ex",
-            "show architecture",
-        ];
-        process::output(gdb, &probe).is_ok_and(|answer| answer.contains("\"aarch64\""))
-    })
+    NAMES
+        .iter()
+        .filter_map(in_path)
+        .find(|gdb| process::output(gdb, &PROBE).is_ok_and(|answer| answer.contains("\"aarch64\"")))
 }

@@ -58,14 +58,8 @@ pub fn build(workspace: &Workspace) -> Result<Artifacts> {
 /// The command that compiles the kernel; the target must be there.
 pub fn cargo_build(workspace: &Workspace) -> Command {
     let mut command = process::cargo(workspace);
-    command.args([
-        "build",
-        "--release",
-        "--package=kernel",
-        "--bin=kernel",
-        "--target",
-        KERNEL_TARGET,
-    ]);
+    command.args(["build", "--release", "--package=kernel"]);
+    command.args(["--bin=kernel", "--target", KERNEL_TARGET]);
     command
 }
 

@@ -66,19 +66,15 @@ pub fn read(folder: &Path) -> Result<Vec<File>> {
     }
     let mut files = Vec::new();
     let mut problems = Vec::new();
-    for Part {
-        path,
-        purpose,
-        magic,
-    } in PARTS
-    {
+    for part in PARTS {
+        let path = part.path;
         match fs::read(folder.join(path)) {
-            Ok(bytes) => match defect(path, magic, &bytes) {
+            Ok(bytes) => match defect(path, part.magic, &bytes) {
                 Some(defect) => problems.push(format!("  {path} {defect}")),
                 None => files.push(File::new(path, bytes)),
             },
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                problems.push(format!("  {path} is missing ({purpose})"));
+                problems.push(format!("  {path} is missing ({})", part.purpose));
             }
             Err(error) => problems.push(format!("  {path} cannot be read: {error}")),
         }

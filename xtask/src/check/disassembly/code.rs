@@ -25,10 +25,8 @@ pub struct Code {
 /// What the words from a mark on are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// Instructions.
-    Code,
-    /// Literals and padding.
-    Data,
+    Code, // instructions
+    Data, // literals and padding
 }
 
 impl Code {

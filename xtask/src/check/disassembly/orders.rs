@@ -17,10 +17,8 @@ const MAIR_EL1: u16 = register(3, 0, 10, 2, 0);
 /// On which ways an order has to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum On {
-    /// On all.
-    Every,
-    /// On one at least.
-    Some,
+    Every, // all
+    Some,  // one at least
 }
 
 /// An order.
