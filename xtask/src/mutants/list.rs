@@ -5,20 +5,18 @@
 //! An entry reads like hunks of a diff, but without line numbers, which would change with
 //! every edit above: the lines of a hunk are looked for, and must be found exactly once.
 
-use super::killer::Killer;
+use super::trial::Killer;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-/// A list of mutants, and what it is about.
+/// A list of mutants. Paths are from the workspace's root.
 #[derive(Debug, PartialEq, Eq)]
 pub struct List {
-    /// What is broken, for messages.
-    pub subject: &'static str,
-    /// The list, from the workspace's root.
+    /// The list.
     pub path: &'static str,
-    /// Where the files are that it names, from the workspace's root.
+    /// Where the files are that it names.
     pub sources: &'static str,
     /// The package whose host tests it names.
     pub package: &'static str,
@@ -30,7 +28,6 @@ pub struct List {
 /// All lists, in the order in which they are tried.
 pub static LISTS: [List; 2] = [
     List {
-        subject: "library",
         path: "kernel/mmu/mutants.txt",
         sources: "kernel/mmu/src",
         package: "lazymmu",
@@ -38,7 +35,6 @@ pub static LISTS: [List; 2] = [
         tests: "kernel/mmu/tests",
     },
     List {
-        subject: "kernel",
         path: "kernel/mutants.txt",
         sources: "",
         package: "kernel",
@@ -47,12 +43,10 @@ pub static LISTS: [List; 2] = [
     },
 ];
 
-/// Whole lines that change places.
+/// Whole lines of the file, and the lines that take their place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Hunk {
-    /// What stands in the file.
     before: Vec<String>,
-    /// What takes its place.
     after: Vec<String>,
 }
 
@@ -65,30 +59,12 @@ pub struct Mutant {
     pub name: String,
     /// The file, from the list's [`List::sources`].
     pub file: String,
-    /// The test that fails with it; `None` only while the entry is read.
-    killer: Option<Killer>,
+    /// The test that fails with it.
+    pub killer: Killer,
     hunks: Vec<Hunk>,
 }
 
 impl Mutant {
-    fn new(list: &'static List, name: &str) -> Self {
-        Self {
-            list,
-            name: name.to_owned(),
-            file: String::new(),
-            killer: None,
-            hunks: vec![Hunk::default()],
-        }
-    }
-
-    /// The test that fails with it.
-    pub fn killer(&self) -> &Killer {
-        match &self.killer {
-            Some(killer) => killer,
-            None => unreachable!("`parse` refuses an entry without a test"),
-        }
-    }
-
     /// The text of the file with the change in it.
     ///
     /// # Errors
@@ -133,93 +109,84 @@ pub fn read(root: &Path) -> Result<Vec<Mutant>> {
     Ok(mutants)
 }
 
-/// Reads a list.
+/// Reads a list. Its head says how an entry reads.
 ///
 /// # Errors
 ///
-/// Names the line or the entry that is not as the head of the list says.
+/// Names the line or the entry that is wrong.
 fn parse(list: &'static List, text: &str) -> Result<Vec<Mutant>> {
     let path = list.path;
-    let mut mutants: Vec<Mutant> = Vec::new();
-    for (i, line) in text.lines().enumerate() {
-        let name = line.strip_prefix('[').and_then(|l| l.strip_suffix(']'));
-        if let Some(name) = name {
-            mutants.push(Mutant::new(list, name));
-            continue;
-        }
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let accepted = mutants.last_mut().is_some_and(|it| accept(it, line));
-        ensure!(
-            accepted,
-            "{path}:{}: `{line}` is neither [name], file, test, boot, ends (behind boot), @@ nor a \
-             line of the change",
-            i + 1
-        );
-    }
+    let mut mutants = Vec::new();
     let mut names = HashSet::new();
-    for mutant in &mutants {
-        let name = &mutant.name;
-        ensure!(names.insert(name), "{path}: two mutants are named {name}");
-        let complete = !mutant.file.is_empty() && mutant.killer.is_some();
-        ensure!(
-            complete,
-            "{path}: {name} needs a `file` line, and a `test` or a `boot` line"
-        );
+    let (before, entries) = text.split_once("\n[").unwrap_or((text, ""));
+    let is_comment = |line: &str| line.is_empty() || line.starts_with('#');
+    ensure!(
+        before.lines().all(is_comment),
+        "{path} begins with an entry without a name"
+    );
+    for entry in entries.split("\n[").filter(|entry| !entry.is_empty()) {
+        let (name, rest) = entry
+            .split_once("]\n")
+            .with_context(|| format!("{path}: {entry}"))?;
+        let (mut file, mut killer, mut hunks) = (None, None, vec![Hunk::default()]);
+        for line in rest.lines().filter(|line| !is_comment(line)) {
+            read_line(line, &mut file, &mut killer, &mut hunks).with_context(|| {
+                format!("{path}: `{line}` of {name} is neither file, test, boot, ends nor a change")
+            })?;
+        }
+        let file = file.with_context(|| format!("{path}: {name} needs a `file` line"))?;
+        let killer =
+            killer.with_context(|| format!("{path}: {name} needs a `test` or a `boot` line"))?;
         let changes = |hunk: &Hunk| !hunk.before.is_empty() && hunk.before != hunk.after;
         ensure!(
-            mutant.hunks.iter().all(changes),
+            hunks.iter().all(changes),
             "{path}: {name} changes nothing that is there"
         );
+        ensure!(names.insert(name), "{path}: two mutants are named {name}");
+        let name = name.to_owned();
+        mutants.push(Mutant {
+            list,
+            name,
+            file,
+            killer,
+            hunks,
+        });
     }
     Ok(mutants)
 }
 
-/// Takes one line of an entry; `false` if it is none.
-fn accept(mutant: &mut Mutant, line: &str) -> bool {
-    if let Some(file) = line.strip_prefix("file ") {
-        mutant.file = file.to_owned();
-        return true;
-    }
-    let killer = match line.split_once(' ') {
-        Some(("test", rest)) => Killer::host(rest),
-        Some(("boot", rest)) => Killer::boot(rest),
-        Some(("ends", rest)) => {
-            return mutant
-                .killer
-                .as_mut()
-                .is_some_and(|it| it.add_endings(rest));
+/// Takes one line of an entry; `None` if it is none.
+fn read_line(
+    line: &str,
+    file: &mut Option<String>,
+    killer: &mut Option<Killer>,
+    hunks: &mut Vec<Hunk>,
+) -> Option<()> {
+    match line.split_once(' ') {
+        Some(("file", rest)) => *file = Some(rest.to_owned()),
+        Some(("test", rest)) => *killer = Some(Killer::host(rest)?),
+        Some(("boot", rest)) => *killer = Some(Killer::boot(rest)?),
+        Some(("ends", rest)) => killer.as_mut()?.add_endings(rest)?,
+        None if line == "@@" => hunks.push(Hunk::default()),
+        _ => {
+            let (mark, text) = line.split_at_checked(1)?;
+            let hunk = hunks.last_mut()?;
+            if matches!(mark, " " | "-") {
+                hunk.before.push(text.to_owned());
+            }
+            if matches!(mark, " " | "+") {
+                hunk.after.push(text.to_owned());
+            }
+            return matches!(mark, " " | "-" | "+").then_some(());
         }
-        _ => None,
-    };
-    if killer.is_some() {
-        mutant.killer = killer;
-        return true;
     }
-    if line == "@@" {
-        mutant.hunks.push(Hunk::default());
-        return true;
-    }
-    let (Some((mark, text)), Some(hunk)) = (line.split_at_checked(1), mutant.hunks.last_mut())
-    else {
-        return false;
-    };
-    if !matches!(mark, " " | "-" | "+") {
-        return false;
-    }
-    if mark != "+" {
-        hunk.before.push(text.to_owned());
-    }
-    if mark != "-" {
-        hunk.after.push(text.to_owned());
-    }
-    true
+    Some(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutants::trial::Place;
     use crate::workspace::Workspace;
 
     const ENTRY: &str = "# SPDX\n\n[no-isb]\nfile mmu.rs\ntest barriers r15\n     dsb();\n-    isb();\n+    nop();\n";
@@ -231,10 +198,7 @@ mod tests {
     #[test]
     fn a_change_is_applied_where_its_lines_stand() {
         let mutants = read_entry(ENTRY).unwrap();
-        assert_eq!(
-            mutants[0].killer.as_ref(),
-            Killer::host("barriers r15").as_ref()
-        );
+        assert_eq!(mutants[0].killer.line, "barriers r15");
         let text = "    isb();\n    dsb();\n    isb();\n}\n";
         let mutated = mutants[0].apply(text).unwrap();
         assert_eq!(mutated, "    isb();\n    dsb();\n    nop();\n}\n");
@@ -279,9 +243,9 @@ mod tests {
             ),
             (format!("{ENTRY}@@\n"), "changes nothing"),
             (ENTRY.repeat(2), "two mutants"),
-            ("-before the first name\n".to_owned(), "neither"),
+            ("-before the first name\n".to_owned(), "without a name"),
         ] {
-            let error = read_entry(&broken).unwrap_err().to_string();
+            let error = format!("{:#}", read_entry(&broken).unwrap_err());
             assert!(error.contains(part), "{error}");
         }
     }
@@ -291,9 +255,9 @@ mod tests {
     fn every_mutant_of_the_lists_applies_to_the_sources() {
         let root = Workspace::find().root().to_path_buf();
         let mutants = read(&root).unwrap();
-        for (list, least) in LISTS.iter().zip([60, 20]) {
+        for (list, least) in LISTS.iter().zip([50, 20]) {
             let count = mutants.iter().filter(|mutant| mutant.list == list).count();
-            assert!(count >= least, "{count} mutants of the {}", list.subject);
+            assert!(count >= least, "{count} mutants of {}", list.path);
         }
         for mutant in &mutants {
             let path = root.join(mutant.list.sources).join(&mutant.file);
@@ -311,13 +275,14 @@ mod tests {
             .collect();
         for mutant in read(&root).unwrap() {
             let (list, name) = (mutant.list, &mutant.name);
-            let (text, home, test) = match mutant.killer() {
-                Killer::Host(host) => {
+            let killer = &mutant.killer;
+            let (text, home, test) = match &killer.place {
+                Place::Host(binary) => {
                     // In a file of its own, or in that of the mutant.
-                    let module = host.test.rsplit_once("::").unwrap_or_default().0;
+                    let module = killer.test.rsplit_once("::").unwrap_or_default().0;
                     let own = root.join(list.tests).with_file_name("src");
                     let own = own.join(module.replace("::", "/")).with_extension("rs");
-                    let home = match host.binary.as_str() {
+                    let home = match binary.as_str() {
                         "--lib" if own.exists() => own,
                         "--lib" => root.join(list.sources).join(&mutant.file),
                         binary => {
@@ -326,15 +291,15 @@ mod tests {
                         }
                     };
                     let text = fs::read_to_string(&home).unwrap_or_default();
-                    let test = host.test.rsplit("::").next().unwrap_or_default();
+                    let test = killer.test.rsplit("::").next().unwrap_or_default();
                     (text, home.display().to_string(), format!("fn {test}()"))
                 }
                 // The last part may be a case of a test: then its function is named before it.
-                Killer::Boot(boot) => {
-                    let found = boot.test.split('.').skip(1);
+                Place::Boot(_) => {
+                    let found = killer.test.split('.').skip(1);
                     let mut found = found.map(|part| format!("fn {part}("));
                     let test = found.find(|part| suites.contains(part));
-                    let test = test.unwrap_or_else(|| boot.test.clone());
+                    let test = test.unwrap_or_else(|| killer.test.clone());
                     (suites.clone(), "the suites".to_owned(), test)
                 }
             };

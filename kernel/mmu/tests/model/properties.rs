@@ -14,7 +14,7 @@ use proptest::prelude::{Strategy, any};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use std::time::Instant;
 
-/// Programs without `LAZYMMU_PROGRAMS`: about 20 s in a debug build. Miri takes milliseconds for a
+/// Programs without `LAZYMMU_PROGRAMS`: a few seconds. Miri takes milliseconds for a
 /// store, and one program for each backend and policy shows it every path.
 const PROGRAMS: u32 = if cfg!(miri) { 1 } else { 4000 };
 /// Steps of a program, at most.
