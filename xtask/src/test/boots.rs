@@ -154,14 +154,17 @@ impl Bench<'_> {
     /// Boots once; nothing comes back when the filter matches no test of the kernel.
     fn suites(&self, planned: &Planned) -> Result<Option<Row>> {
         let name = planned.name();
-        let given = &self.options.bootargs;
-        let mut arguments = vec!["mode=selftest".to_owned()];
-        arguments.extend(self.filter.map(|filter| format!("filter={filter}")));
-        arguments.extend(not_replaced(planned.bootargs, given).map(str::to_owned));
-        arguments.extend_from_slice(given);
-        let bootargs = arguments.join(" ");
+        let filter = self.filter.map(|filter| format!("filter={filter}"));
+        let given: Vec<String> = filter
+            .into_iter()
+            .chain(self.options.bootargs.iter().cloned())
+            .collect();
+        let planned_arguments = not_replaced(planned.bootargs, &given).map(str::to_owned);
+        let arguments: Vec<String> = planned_arguments.chain(given.iter().cloned()).collect();
+        let bootargs = format!("mode=selftest {}", arguments.join(" "));
+        let bootargs = bootargs.trim_end();
         let timeout = self.options.timeout(TIMEOUT);
-        let mut boot = Boot::new(&planned.machine, &bootargs, self.artifacts, timeout);
+        let mut boot = Boot::new(&planned.machine, bootargs, self.artifacts, timeout);
         if self.options.gdb {
             boot.watch = Watch::Debugger;
         }
@@ -180,7 +183,7 @@ impl Bench<'_> {
         let mut row = judge(&name, booted.report, verdict);
         for failed in row.failures.iter_mut().filter(|it| it.name != WHOLE) {
             let alone = format!("mode=selftest filter={}", failed.name);
-            let others = arguments[1..].iter().filter(|it| key(it) != "filter");
+            let others = arguments.iter().filter(|it| key(it) != "filter");
             let alone = others.fold(alone, |all, one| format!("{all} {one}"));
             let options = planned.machine.options();
             failed.again = format!("again: {}", again(&options, &alone));

@@ -56,8 +56,9 @@ const MATRIX: [Entry; 25] = [
     Entry { cpu: "max",        gic: V3, el: El2, mebibytes: 1024, smp: 2, clock: Host, bootargs: "" },
     Entry { cpu: "cortex-a72", gic: V3, el: El1, mebibytes: 1024, smp: 4, clock: Host, bootargs: "" },
     Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 8, clock: Host, bootargs: "" },
-    // Preemption at each instruction (suite sweep): the timer has to count them.
-    Entry { cpu: "max",        gic: V2, el: El1, mebibytes: 1024, smp: 1, clock: Instructions, bootargs: "" },
+    // Preemption at each instruction (suite sweep): the timer has to count them. All else but counts is the same
+    // as with the host's clock, so it is shown with one interrupt controller only.
+    Entry { cpu: "max",        gic: V2, el: El1, mebibytes: 1024, smp: 1, clock: Instructions, bootargs: "filter=sweep*" },
     Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, clock: Instructions, bootargs: "" },
 ];
 
@@ -154,7 +155,7 @@ mod tests {
                 "virt max gic2 el1 1G",
                 "virt max gic3 el1 1G lazy=defer-stores",
                 "virt max gic3 el1 1G smp8",
-                "virt max gic2 el1 1G icount",
+                "virt max gic2 el1 1G icount filter=sweep*",
                 "virt max gic3 el1 1G icount",
             ]
         );

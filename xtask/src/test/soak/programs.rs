@@ -19,19 +19,8 @@ const TESTS: [&str; 2] = [
     "properties::random_programs_keep_the_contract_on_classic_cpus",
     "properties::random_programs_keep_the_contract_with_ets2",
 ];
-/// Their package.
-const PACKAGE: &str = "lazymmu";
 /// What cargo is told before their names. A test that passes shows how many programs it ran.
-const ARGUMENTS: [&str; 8] = [
-    "test",
-    "--package",
-    PACKAGE,
-    "--test",
-    "model",
-    "--",
-    "--exact",
-    "--show-output",
-];
+const ARGUMENTS: &str = "test --package lazymmu --test model -- --exact --show-output";
 /// Random programs of a round: 20 to 30 seconds on two CPUs; the start of cargo is lost in them.
 const PROGRAMS: u32 = 120_000;
 /// A program that never ends must not keep the soak from ending. Leaves time for a build.
@@ -39,14 +28,6 @@ const LIMITS: Limits = Limits {
     silence: Duration::from_secs(900),
     total: Duration::from_secs(900),
 };
-
-/// What the tests are told through the environment.
-fn environment(seed: u32) -> [(&'static str, String); 2] {
-    [
-        ("LAZYMMU_SEED", seed.to_string()),
-        ("LAZYMMU_PROGRAMS", PROGRAMS.to_string()),
-    ]
-}
 
 /// One round of random programs; nothing comes back after Ctrl-C.
 pub fn round(workspace: &Workspace, seed: u32) -> Result<Option<Round>> {
@@ -75,26 +56,25 @@ pub fn round(workspace: &Workspace, seed: u32) -> Result<Option<Round>> {
 
 fn command(workspace: &Workspace, seed: u32) -> Command {
     let mut command = process::cargo(workspace);
-    command.args(ARGUMENTS).args(TESTS).envs(environment(seed));
-    // Of a failure the last lines are shown: they are to be the program.
-    command.env("RUST_BACKTRACE", "0");
+    command
+        .args(ARGUMENTS.split(' '))
+        .args(TESTS)
+        .env("LAZYMMU_SEED", seed.to_string())
+        .env("LAZYMMU_PROGRAMS", PROGRAMS.to_string())
+        // Of a failure the last lines are shown: they are to be the program.
+        .env("RUST_BACKTRACE", "0");
     command
 }
 
 /// The command line that runs `tests` again with the same programs.
 fn again(seed: u32, tests: &[&str]) -> String {
-    let environment = environment(seed).map(|(name, value)| format!("{name}={value}"));
-    format!(
-        "again: {} cargo {} {}",
-        environment.join(" "),
-        ARGUMENTS.join(" "),
-        tests.join(" ")
-    )
+    let environment = format!("LAZYMMU_SEED={seed} LAZYMMU_PROGRAMS={PROGRAMS}");
+    format!("again: {environment} cargo {ARGUMENTS} {}", tests.join(" "))
 }
 
 /// Reads what a round printed.
 fn judge(seed: u32, output: &Output) -> Round {
-    let counted = host::count(PACKAGE, output);
+    let counted = host::count("soak", output);
     let programs = programs(&String::from_utf8_lossy(&output.stdout));
     // Without this, a test that got another name would pass by never running.
     if counted.failed == 0 && (counted.passed < TESTS.len() || programs == 0) {
@@ -223,10 +203,12 @@ test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 2 filtered out
             .collect();
         let line = again(7, &TESTS);
         assert!(line.ends_with(&format!("cargo {}", arguments.join(" "))));
-        for (name, value) in environment(7) {
-            let told = command.get_envs().find(|(told, _)| *told == name);
-            assert_eq!(told.and_then(|(_, told)| told), Some(value.as_ref()));
-            assert!(line.contains(&format!("{name}={value} ")));
-        }
+        let told = command.get_envs().filter_map(|(name, value)| {
+            let name = name.to_str().filter(|name| name.starts_with("LAZYMMU_"))?;
+            Some(format!("{name}={} ", value?.to_str()?))
+        });
+        let told: Vec<String> = told.collect();
+        assert_eq!(told.len(), 2);
+        assert!(told.iter().all(|told| line.contains(told)), "{told:?}");
     }
 }
