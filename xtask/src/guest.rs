@@ -3,9 +3,9 @@
 //! One supervised QEMU process: started, read, timed, and never left behind. A round of
 //! `--soak` is supervised in the same way.
 //!
-//! A guest dies with xtask, whatever ends xtask: dropping [`Guest`] kills it, and so does the
-//! [guard](crate::guard). QEMU has a process group of its own, so that Ctrl-C reaches xtask alone and
-//! is answered in one place.
+//! A guest dies with xtask, however that ends: dropping [`Guest`] kills it, and so does the
+//! [guard](crate::guard). QEMU has a process group of its own, so that Ctrl-C reaches xtask alone
+//! and is answered in one place.
 
 use crate::console::{self, Console};
 use crate::failure::{self, Failure};
@@ -76,8 +76,8 @@ pub fn answer_signals() {
     }
 }
 
-/// Interrupts xtask. A guest's supervisor reports and cleans up, and so does who has said so; without
-/// such a one, and when called again, xtask ends at once with `status`.
+/// Interrupts xtask. While there is a guest or an [`Answering`], its owner reports and cleans up;
+/// without such a one, and when called again, xtask ends at once with `status`.
 pub fn interrupt(status: u8) {
     let first = !INTERRUPTED.swap(true, Ordering::SeqCst);
     if !first || ANSWERING.load(Ordering::SeqCst) == 0 {

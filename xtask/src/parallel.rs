@@ -7,8 +7,8 @@ use anyhow::Result;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// Calls `work` with each of `items`, `jobs` at a time; what comes back stands in the order of the items.
-/// After Ctrl-C no further item is begun.
+/// Calls `work` with each of `items`, `jobs` at a time; the results come back in the order of the
+/// items. After Ctrl-C no further item is begun.
 ///
 /// # Errors
 ///

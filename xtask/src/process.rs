@@ -93,7 +93,8 @@ pub fn output(program: impl AsRef<OsStr>, arguments: &[&str]) -> Result<String> 
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a command that writes to the terminal itself. It ends with xtask, and so does what it starts.
+/// Runs a command that writes to the terminal itself. It ends with xtask, and so does what it
+/// starts.
 ///
 /// # Errors
 ///
@@ -109,7 +110,8 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command whose output is kept, whatever its status is. It ends with xtask, and so does what it starts.
+/// Runs a command whose output is kept, also if it fails. It ends with xtask, and so does what it
+/// starts.
 ///
 /// # Errors
 ///

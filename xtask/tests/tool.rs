@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! xtask from outside: what it does when its output is not taken, when it gets a signal, and when something is
-//! missing. Scripts take the place of cargo, rustc and QEMU, so nothing is built or booted.
+//! xtask from outside: what it does when its output is not taken, when it gets a signal, and when
+//! something is missing. Scripts take the place of cargo, rustc and QEMU, so nothing is built or
+//! booted.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, Read};
@@ -11,7 +12,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
-/// Names the file that it makes: who is started at all is seen there.
+/// Makes a file, which shows that the script was started.
 const STARTED: &str = "touch \"$0.started\"";
 
 /// A folder for scripts and for what they write; the only one in PATH, beside what scripts need.
@@ -47,7 +48,8 @@ impl Host {
         fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("it is ours");
     }
 
-    /// A QEMU that knows `virt`, and does `otherwise` with it. `answer TEXT` is its answer on the control socket.
+    /// A QEMU that knows `virt`, and does `otherwise` with it. `answer TEXT` is its answer on the
+    /// control socket.
     fn qemu(&self, otherwise: &str) {
         let text = format!(
             "all=\"$*\"\n\

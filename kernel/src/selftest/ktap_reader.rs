@@ -187,7 +187,7 @@ impl Parser {
         }
     }
 
-    /// Takes a result line, closing the blocks that it stands outside of.
+    /// Takes a result line, and closes the blocks that it is outside of.
     fn result(&mut self, indent: usize, line: &ResultLine<'_>) {
         let mut child = None;
         while self.levels.len() > 1 && self.levels.last().is_some_and(|it| it.indent > indent) {

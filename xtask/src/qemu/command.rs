@@ -38,7 +38,7 @@ pub enum Uart {
     #[default]
     Output,
     /// At a pseudo terminal, as a board's at a serial port. There is no semihosting then, as on a
-    /// board, and the guest waits: what it prints before somebody reads is lost.
+    /// board, and the guest waits: what it prints before the terminal is read is lost.
     Terminal,
 }
 
@@ -57,7 +57,7 @@ pub enum Input {
     /// The kernel in the form that fits the entry, and QEMU's own device tree if it makes one.
     #[default]
     Usual,
-    /// The ELF file at any entry: x0 is 0, and below EL3 nobody looks for a tree elsewhere.
+    /// The ELF file at any entry: x0 is 0, and below EL3 the kernel looks for a tree nowhere else.
     Elf,
     /// The flat image, and no device tree unless QEMU makes one.
     NoTree,
@@ -65,8 +65,8 @@ pub enum Input {
     Tree(PathBuf),
     /// This flat image in place of the kernel's.
     Image(PathBuf),
-    /// These files at these addresses, and no kernel that QEMU knows of, hence no boot arguments. The CPU of this
-    /// number starts at the first one.
+    /// These files at these addresses, and no kernel that QEMU knows of, hence no boot arguments.
+    /// The CPU of this number starts at the first one.
     Raw(Vec<(PathBuf, u64)>, u32),
 }
 

@@ -19,7 +19,8 @@ use std::time::Duration;
 /// a selection from its matrix.
 #[derive(Args, Clone, Debug, Default)]
 pub struct MachineOptions {
-    /// Board to emulate; the defaults below are those of virt, raspi4b is what it is [default: virt]
+    /// Board to emulate; the defaults below are those of virt, raspi4b is what it is [default:
+    /// virt]
     #[arg(long, value_enum)]
     pub machine: Option<Board>,
 
@@ -307,7 +308,7 @@ impl MachineOptions {
 
     /// Tells whether `machine` has everything that was asked for.
     pub fn selects(&self, machine: &Machine) -> bool {
-        // Whoever describes a machine without its board describes one of the usual board.
+        // A description without a board is of the usual board.
         let board = match self.machine {
             None if self.any_machine() => Some(Board::default()),
             given => given,

@@ -3,8 +3,8 @@
 //! The plugin that counts from outside what a guest executes (xtask/plugin): built, tried with the
 //! QEMU at hand, and given to it.
 //!
-//! A QEMU can lack plugins (a build without them), have an older interface, or refuse for a reason of
-//! its own. All of it is found out by loading the plugin into a machine that has no CPU.
+//! A QEMU can lack plugins (a build without them), have an older interface, or refuse for a reason
+//! of its own. All of it is found out by loading the plugin into a machine that has no CPU.
 
 use super::command::option_of;
 use super::program::Qemu;
@@ -87,7 +87,8 @@ impl Plugin {
         )))
     }
 
-    /// `qemu` with the plugin, which writes to `out`; an absolute path, because QEMU is started elsewhere.
+    /// `qemu` with the plugin, which writes to `out`; an absolute path, because QEMU is started
+    /// elsewhere.
     pub fn given_to(&self, qemu: &Qemu, out: &Path) -> Qemu {
         qemu.with_plugin(self.value(out))
     }

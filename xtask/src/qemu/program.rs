@@ -33,7 +33,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// Reads the first `N.N` of a text, whatever stands around it: what
+    /// Reads the first `N.N` of a text, with any text around it: what
     /// `--version` prints, or a Debian package version with its epoch.
     pub fn find_in(text: &str) -> Option<Self> {
         let number = |text: &str| text.parse().ok();
@@ -121,7 +121,8 @@ impl Qemu {
         })
     }
 
-    /// Makes sure that it emulates `machine`, and that its CPUs are AArch64, by making it without a program.
+    /// Makes sure that it emulates `machine`, and that its CPUs are AArch64, by making it without a
+    /// program.
     ///
     /// # Errors
     ///

@@ -2,17 +2,17 @@
 
 //! The device tree of QEMU's `raspi4b`.
 //!
-//! On the board the firmware passes a tree, from a file that comes with it. QEMU makes none, and the
-//! file cannot be shipped here, so this one is written: of the nodes of `bcm2711-rpi-4-b.dtb`, with
-//! its names, addresses and bindings, those that the kernel has a use for and QEMU emulates.
+//! On the board the firmware passes a tree, from a file that comes with it. QEMU makes none, and
+//! the file cannot be shipped here, so this one is written: of the nodes of `bcm2711-rpi-4-b.dtb`,
+//! with its names, addresses and bindings, those that the kernel has a use for and QEMU emulates.
 //! `--dtb` takes the file itself.
 //!
 //! What QEMU 10.0.2 does to a tree given by `-dtb`, this or another:
 //!
-//! * it removes every `/memory` and `/memory@...` of the root and adds `/memory@0` with what is below
-//!   the VideoCore's share, 0x3c00_0000 bytes. The other GiB, from 0x4000_0000 on, is there but not
-//!   said, so it stands here in a node of another name: what makes a node memory is its `device_type`
-//!   (Devicetree Specification 3.4);
+//! * it removes every `/memory` and `/memory@...` of the root and adds `/memory@0` with what is
+//!   below the VideoCore's share, 0x3c00_0000 bytes. The other GiB, from 0x4000_0000 on, is there
+//!   but not said, so this tree states it in a node of another name: what makes a node memory is
+//!   its `device_type` (Devicetree Specification 3.4);
 //! * it removes the nodes of what it does not emulate: PCIe, Ethernet, random numbers, thermal;
 //! * it writes `/chosen/bootargs`.
 

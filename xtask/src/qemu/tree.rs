@@ -67,7 +67,8 @@ impl Node {
         self
     }
 
-    /// The tree below this node as a blob; `reserved` are start and size of memory that is not to be used.
+    /// The tree below this node as a blob; `reserved` are start and size of memory that is not to
+    /// be used.
     ///
     /// # Errors
     ///

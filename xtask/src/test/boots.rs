@@ -128,7 +128,8 @@ impl Bench<'_> {
         Ok(Some(row))
     }
 
-    /// Runs the suites on all of `boots`, a few at a time; rows come back in the order of the boots.
+    /// Runs the suites on all of `boots`, a few at a time; rows come back in the order of the
+    /// boots.
     ///
     /// # Errors
     ///
@@ -203,8 +204,8 @@ impl Bench<'_> {
     }
 }
 
-/// The boot arguments of `planned` that are not given: the kernel takes none twice, and what is given
-/// replaces what was planned.
+/// The boot arguments of `planned` that are not given: the kernel takes none twice, and what is
+/// given replaces what was planned.
 pub fn not_replaced<'a>(planned: &'a str, given: &'a [String]) -> impl Iterator<Item = &'a str> {
     planned
         .split_whitespace()

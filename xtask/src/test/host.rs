@@ -21,7 +21,8 @@ pub struct Set {
     targets: &'static [&'static str],
     /// Which of these, as arguments of the test binary.
     tests: &'static [&'static str],
-    /// Random programs of the `lazymmu` crate's property tests (kernel/mmu/tests/model/properties.rs).
+    /// Random programs of the `lazymmu` crate's property tests
+    /// (kernel/mmu/tests/model/properties.rs).
     programs: u32,
     /// Whether they boot, so that only so many run at a time as boots do.
     boots: bool,
@@ -174,7 +175,7 @@ fn selects(filter: &str, package: &str, name: &str) -> bool {
 /// Name of the failure of tests that could not be run.
 const WHOLE: &str = "the tests themselves";
 
-/// Counts results in the output of `cargo test`; `name` stands in the summary.
+/// Counts results in the output of `cargo test`; `name` is the row's name in the summary.
 pub fn count(name: &str, output: &Output) -> Row {
     let mut row = Row::new(name);
     let stdout = String::from_utf8_lossy(&output.stdout);

@@ -3,8 +3,8 @@
 //! The machines that the in-kernel suite runs on.
 //!
 //! Every combination of CPU, interrupt controller and entry level once, because each changes what
-//! boot and exceptions do; then what changes only one thing. What the page-table library does does
-//! not depend on interrupt controller and entry level, so its backends and policies are spread over
+//! boot and exceptions do; then what changes only one thing. The page-table library does not
+//! depend on interrupt controller and entry level, so its backends and policies are spread over
 //! these combinations: each of them on `max`, one that queues on a CPU without range operations of
 //! the TLB as well, and the default on both CPUs elsewhere.
 
@@ -46,7 +46,7 @@ const MATRIX: [Entry; 25] = [
     // Little and much memory.
     Entry { cpu: "cortex-a72", gic: V2, el: El1, mebibytes:  128, smp: 1, clock: Host, bootargs: "" },
     Entry { cpu: "cortex-a72", gic: V3, el: El2, mebibytes: 8192, smp: 1, clock: Host, bootargs: "" },
-    // CPUs that nobody starts must stay out of the way.
+    // CPUs that are not started must stay out of the way.
     Entry { cpu: "cortex-a72", gic: V3, el: El3, mebibytes: 1024, smp: 4, clock: Host, bootargs: "" },
     Entry { cpu: "cortex-a72", gic: V2, el: El1, mebibytes: 1024, smp: 4, clock: Host, bootargs: "cpus=2" },
     // More than one CPU: PSCI by HVC at EL1, by SMC at EL2.
@@ -56,14 +56,15 @@ const MATRIX: [Entry; 25] = [
     Entry { cpu: "max",        gic: V3, el: El2, mebibytes: 1024, smp: 2, clock: Host, bootargs: "" },
     Entry { cpu: "cortex-a72", gic: V3, el: El1, mebibytes: 1024, smp: 4, clock: Host, bootargs: "" },
     Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 8, clock: Host, bootargs: "" },
-    // Preemption at each instruction (suite sweep): the timer has to count them. All else but counts is the same
-    // as with the host's clock, so it is shown with one interrupt controller only.
+    // Preemption at each instruction (suite sweep): the timer has to count them. All else but
+    // counts is the same as with the host's clock, so it is shown with one interrupt controller
+    // only.
     Entry { cpu: "max",        gic: V2, el: El1, mebibytes: 1024, smp: 1, clock: Instructions, bootargs: "filter=sweep*" },
     Entry { cpu: "max",        gic: V3, el: El1, mebibytes: 1024, smp: 1, clock: Instructions, bootargs: "" },
 ];
 
-/// The boots of a Raspberry Pi 4, where only boot arguments can differ: its CPUs come by spin table, its
-/// memory has a hole.
+/// The boots of a Raspberry Pi 4, where only boot arguments can differ: its CPUs come by spin
+/// table, its memory has a hole.
 const RASPI4B: [&str; 2] = ["", "lazy=multicall"];
 
 /// A machine to boot and what to tell the kernel.
@@ -169,7 +170,7 @@ mod tests {
             ..MachineOptions::default()
         };
         assert_eq!(names(&other), ["virt cortex-a53 gic2 el2 1G smp2"]);
-        // A Raspberry Pi has as much, but nobody asked for one.
+        // A Raspberry Pi has as much, but the options ask for none.
         let large = MachineOptions {
             memory: Some(Memory::mebibytes(2048)),
             ..MachineOptions::default()

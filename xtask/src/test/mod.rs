@@ -202,8 +202,8 @@ impl Test {
         }
     }
 
-    /// The soak, or a row that says why not: with a failure at hand, hours of random tests show nothing
-    /// new.
+    /// The soak, or a row that says why not: with a failure at hand, hours of random tests show
+    /// nothing new.
     fn soak_what_passed(
         &self,
         plan: &soak::Plan,

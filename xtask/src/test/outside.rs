@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What a plugin counts from outside: the plugin itself, then the kernel's own counts and the model's prediction
-//! against it, and the committed baseline.
+//! What a plugin counts from outside: the plugin itself, then the kernel's own counts and the
+//! model's prediction against it, and the committed baseline.
 
 use super::agreement::{self, selftests};
 use super::boots::Bench;

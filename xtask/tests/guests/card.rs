@@ -18,7 +18,8 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 /// Not what a card has by default: that these tests run shows that the command line was read.
 const BOOTARGS: &str = "mode=selftest filter=boot-arguments*";
 
-/// What a firmware of tomorrow may put before the command line, which has to say that it is for others.
+/// What a firmware of tomorrow may put before the command line, which has to say that it is for
+/// others.
 const OF_FIRMWARE: &str = "new_in_2031=1 quiet";
 
 #[test]

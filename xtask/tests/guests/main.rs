@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! xtask with guests: `cargo xtask run` as a process, the card of `image`, `serial` at the other end of a
-//! line, and the plugin that counts. Every test boots QEMU, so `cargo test` leaves them out; `cargo xtask
-//! test` runs them after its own boots. Alone: `cargo test -p xtask --test guests`.
+//! xtask with guests: `cargo xtask run` as a process, the card of `image`, `serial` at the other
+//! end of a line, and the plugin that counts. Every test boots QEMU, so `cargo test` leaves them
+//! out; `cargo xtask test` runs them after its own boots. Alone: `cargo test -p xtask --test
+//! guests`.
 
 mod card;
 mod plugin;
@@ -33,7 +34,7 @@ static LAB: LazyLock<Lab> = LazyLock::new(|| {
 });
 
 impl Lab {
-    /// The machine that stands for a board: a Raspberry Pi 4, if QEMU has one.
+    /// The machine that takes the place of a board: a Raspberry Pi 4, if QEMU has one.
     fn board(&self) -> Machine {
         match self.qemu.lacks(Board::Raspi4b).expect("QEMU can be asked") {
             None => Board::Raspi4b.usual(),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! `cargo xtask run` as a process, with a guest: its reader leaves, its output is a full device, it is killed, and
-//! there is no temporary directory. What needs no guest is in `tests/tool.rs`.
+//! `cargo xtask run` as a process, with a guest: its reader leaves, its output is a full device, it
+//! is killed, and there is no temporary directory. What needs no guest is in `tests/tool.rs`.
 
 use super::LAB;
 use anyhow::{Context, Result, bail, ensure};
@@ -34,7 +34,8 @@ fn xtask_run(bootargs: &[&str]) -> Command {
     command
 }
 
-/// What xtask has said and how it ended; an error if it goes on with its guest. Nothing else ends that one.
+/// What xtask has said and how it ended; an error if it goes on with its guest. Nothing else ends
+/// that one.
 fn end_of(mut xtask: Child) -> Result<Output> {
     let until = Instant::now() + PATIENCE;
     while xtask.try_wait()?.is_none() {

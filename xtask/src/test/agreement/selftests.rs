@@ -2,9 +2,10 @@
 
 //! What the self-tests count, against the plugin: one test for each boot.
 //!
-//! A self-test that counts barriers states how many the contract asks for, and fails if the kernel's
-//! counters say anything else (kernel/src/selftest/suites/fixture.rs). Here a third number is added: what QEMU
-//! has seen. So the three agree for each of these windows: contract, counters, machine.
+//! A self-test that counts barriers states how many the contract asks for, and fails if the
+//! kernel's counters say anything else (kernel/src/selftest/suites/fixture.rs). Here a third number
+//! is added: what QEMU has seen. So the three agree for each of these windows: contract, counters,
+//! machine.
 
 use crate::ktap::Parser;
 use crate::measure::boots::BACKENDS;
@@ -23,7 +24,8 @@ use std::time::Duration;
 pub const ROW: &str = "agreement-selftests";
 /// Number of the self-tests' windows.
 const OP: u64 = 200;
-/// What counts barriers, as boot arguments. Of the suite `sched-lazy` the tests that count: another one takes many seconds.
+/// What counts barriers, as boot arguments. Of the suite `sched-lazy` the tests that count: another
+/// one takes many seconds.
 const SUITES: [&str; 5] = [
     "lazy*",
     "backends*",
@@ -40,7 +42,8 @@ const ISB_OF_AN_INTERRUPT: u64 = 1;
 /// And a DMB of the interrupt controller's driver (kernel/src/platform/interrupts/gicv2.rs).
 const DMB_OF_AN_INTERRUPT: u64 = 1;
 
-/// DSB, ISB, TLBI, the `DSB ISH` among the DSB, DMB, and the `DMB ISH` among those, which are the scheduler's.
+/// DSB, ISB, TLBI, the `DSB ISH` among the DSB, DMB, and the `DMB ISH` among those, which are the
+/// scheduler's.
 type Counts = [u64; 6];
 
 /// A boot.
@@ -152,7 +155,8 @@ fn at(number: u64, test: &str) -> String {
     format!("window {number} ({test})")
 }
 
-/// What the log says of each window, with the test that it was in. A test's lines come before its result.
+/// What the log says of each window, with the test that it was in. A test's lines come before its
+/// result.
 fn of_tests(log: &str) -> BTreeMap<u64, (String, Counts)> {
     let mut parser = Parser::default();
     let mut pending = Vec::new();

@@ -6,8 +6,8 @@
 //!
 //! - the flat image with another `text_offset` in its header, which QEMU takes at its word
 //!   ([`Given::Offset`]);
-//! - its loader for raw files, on `virt`, with a few instructions that enter the flat image in place
-//!   of firmware, and a device tree made here ([`Given::Loaded`]).
+//! - its loader for raw files, on `virt`, with a few instructions that enter the flat image in
+//!   place of firmware, and a device tree made here ([`Given::Loaded`]).
 
 use super::trees::{self, Described};
 use crate::qemu::Input;
@@ -15,7 +15,8 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::Path;
 
-/// Where the instructions, the tree and the image are loaded on `virt`: together in its first 3 MiB.
+/// Where the instructions, the tree and the image are loaded on `virt`: together in its first 3
+/// MiB.
 const FIRMWARE: u64 = 0x4018_0000;
 const TREE: u64 = 0x4020_0000;
 const IMAGE: u64 = 0x4028_0000;

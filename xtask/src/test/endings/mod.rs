@@ -36,7 +36,7 @@ struct Ending {
     given: Given,
     bootargs: &'static str,
     status: u8,
-    /// What must be on the console, or in QEMU's messages, in this order; * stands for any
+    /// What must be on the console, or in QEMU's messages, in this order; `*` matches any
     /// characters of a line.
     says: &'static [&'static str],
 }
@@ -117,7 +117,8 @@ const ENDINGS: [Ending; 40] = [
         says: &["error: no device tree: x0 was 0x0", "lazymmu: exit 1", "no device tree: x0 was 0x0 *(the kernel's error; it ended with status 1)"], ..ON_ONE_CPU },
     Ending { name: "bare_device_tree", given: Given::BareTree, status: 1,
         says: &["error: device tree has no interrupt controller the kernel knows"], ..ON_ONE_CPU },
-    // On the console, and not only to the host: then the status comes from what the kernel has announced there.
+    // On the console, and not only to the host: then the status comes from what the kernel has
+    // announced there.
     Ending { name: "control_characters", bootargs: "mode=\u{1b}[31mred\u{7}\u{9b}x", status: 1,
         says: &[r"error: boot argument mode='\u{1b}[31mred\u{7}\u{9b}x' is not allowed", "ended with status 1"], ..ON_ONE_CPU },
     Ending { name: "control_characters_in_the_log", bootargs: "\u{1b}]0;title\u{7} lazymmu mode=selftest filter=boot-arguments.*",
@@ -194,8 +195,8 @@ impl Ending {
         if self.status != HUNG {
             return self.problems_within(60, bench, name);
         }
-        // Half of it in silence is a hang. That is waited for, and a busy host may need more to come to the one
-        // that is meant.
+        // Half of it in silence is a hang. That is waited for, and a busy host may need more to
+        // come to the one that is meant.
         let mut seconds = 6;
         loop {
             let problems = self.problems_within(seconds, bench, name)?;

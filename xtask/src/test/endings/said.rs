@@ -22,8 +22,8 @@ pub fn first_missing<'w>(lines: &[&str], wanted: &[&'w str]) -> Option<&'w str> 
         .copied()
 }
 
-/// The first line of a second report: reports of one CPU in another one say so. Before it has a console, the kernel reports
-/// on the UART and to the host, in the same words.
+/// The first line of a second report: reports of one CPU in another one say so. Before it has a
+/// console, the kernel reports on the UART and to the host, in the same words.
 pub fn second_report<'a>(lines: &[&'a str]) -> Option<&'a str> {
     let mut reports = lines
         .iter()

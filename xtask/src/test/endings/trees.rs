@@ -46,7 +46,7 @@ impl Described {
         let chosen = Node::new("chosen")
             .text("stdout-path", "/pl011")
             .text("bootargs", bootargs);
-        // Nobody looks at the words.
+        // No CPU looks at the words.
         let word = |number| 0x4900_0000 + 8 * u64::from(number);
         let cpus = (0..self.cpus).map(|it| cpu(it, self.spin_table.then(|| word(it))));
         let timer = [1, 13, 4, 1, 14, 4, 1, 11, 4, 1, 10, 4];

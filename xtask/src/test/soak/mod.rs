@@ -3,10 +3,10 @@
 //! `--soak`: random tests in rounds, each with a new seed, until the minutes are over.
 //!
 //! A round is either random [`programs`] of the page-table library on the machine model, or random
-//! [`tasks`] in the kernel on an emulated machine; the kind that has had less time comes next. Rounds
-//! differ in their seed and, in the kernel, in machine and backend; the seeds follow one another from the
-//! first. The first failure ends the soak; with it goes the command line that repeats it. To the summary
-//! the whole soak is one test.
+//! [`tasks`] in the kernel on an emulated machine; the kind that has had less time comes next.
+//! Rounds differ in their seed and, in the kernel, in machine and backend; the seeds follow one
+//! another from the first. The first failure ends the soak; with it goes the command line that
+//! repeats it. To the summary the whole soak is one test.
 //!
 //! [`short`] is what every `cargo xtask test` runs of it in the kernel.
 
@@ -28,9 +28,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct Options {
     /// When the usual tests have passed, run random programs of the page-table library on the
-    /// machine model and random tasks in the kernel for so many minutes, half of them each, with new
-    /// seeds all the time, up to the first failure; with --host only the programs; --filter does
-    /// not apply to them
+    /// machine model and random tasks in the kernel for so many minutes, half of them each, with
+    /// new seeds all the time, up to the first failure; with --host only the programs; --filter
+    /// does not apply to them
     #[arg(long, value_name = "MINUTES", allow_negative_numbers = true)]
     #[arg(value_parser = value_parser!(u32).range(1..))]
     #[arg(conflicts_with_all = ["machine", "cpu", "smp", "memory", "gic", "el", "icount", "gdb"])]
@@ -73,8 +73,8 @@ impl Plan {
         Duration::from_secs(60 * u64::from(self.minutes))
     }
 
-    /// Runs rounds until the time is over or one fails, those in the kernel on `bench` if there is one.
-    /// `progress` counts seconds.
+    /// Runs rounds until the time is over or one fails, those in the kernel on `bench` if there is
+    /// one. `progress` counts seconds.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! Random programs of the page-table library on the machine model: one `cargo test`
-//! (kernel/mmu/tests/model/properties.rs). So it tests the checkout as it is when
-//! the round begins.
+//! (kernel/mmu/tests/model/properties.rs), built with optimization. So it tests the checkout as it
+//! is when the round begins.
 
 use super::Round;
 use crate::console::Console;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What every `cargo xtask test` runs of the soak in the kernel: a few seconds of random tasks, with a
-//! backend that defers barriers and with two that queue, on 4 and 8 CPUs.
+//! What every `cargo xtask test` runs of the soak in the kernel: a few seconds of random tasks,
+//! with a backend that defers barriers and with two that queue, on 4 and 8 CPUs.
 
 use super::tasks::{Scene, soak};
 use crate::qemu::machine::Gic::{self, V2, V3};

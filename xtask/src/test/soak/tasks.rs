@@ -2,8 +2,8 @@
 
 //! Random tasks in the kernel: a boot with `mode=soak` (kernel/src/soak).
 //!
-//! The kernel prints nothing while it is at it, and at its end one line with what it has done. It must say
-//! so and end with status 0.
+//! The kernel prints nothing while it is at it, and at its end one line with what it has done. It
+//! must say so and end with status 0.
 
 use super::Round;
 use crate::failure;
@@ -23,7 +23,8 @@ const ADDITIONAL: u32 = 30;
 
 /// How many CPUs, by turns.
 const CPUS: [u32; 2] = [4, 8];
-/// On which CPU model and interrupt controller. `max` has FEAT_ETS2, hence the other barrier policy.
+/// On which CPU model and interrupt controller. `max` has FEAT_ETS2, hence the other barrier
+/// policy.
 const MACHINES: [(&str, Gic); 4] = [
     ("cortex-a72", Gic::V2),
     ("max", Gic::V3),
@@ -49,8 +50,8 @@ impl Scene {
         Self { machine, lazy }
     }
 
-    /// The scene of boot `number`: neighbors differ in everything, and each combination comes once before
-    /// the first one comes again.
+    /// The scene of boot `number`: neighbors differ in everything, and each combination comes once
+    /// before the first one comes again.
     fn in_turn(number: usize) -> Self {
         let round = number / (CPUS.len() * BACKENDS.len());
         Self::new(
@@ -87,7 +88,8 @@ pub(super) fn soak(
     let arguments = arguments.chain(not_replaced(&planned, given));
     let arguments = arguments.chain(given.iter().map(String::as_str));
     let bootargs = arguments.collect::<Vec<_>>().join(" ");
-    // Half of it in silence is a hang, and all the seconds are silent: less than that was never meant.
+    // Half of it in silence is a hang, and all the seconds are silent: less than that was never
+    // meant.
     let needed = 2 * (seconds + ADDITIONAL);
     let needed_time = Duration::from_secs(needed.into());
     let timeout = bench.options.timeout(needed).max(needed_time);

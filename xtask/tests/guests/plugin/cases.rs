@@ -8,7 +8,8 @@ use super::program::{
     dmb, dsb, id, load, set, store, tlbi,
 };
 
-/// CRm of all barriers that have a name of their own as DSB and as DMB. The n-th is executed n times.
+/// CRm of all barriers that have a name of their own as DSB and as DMB. The n-th is executed n
+/// times.
 const BARRIERS: [u32; 12] = [1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15];
 /// op1, CRm and op2 of some TLBI at EL1. The n-th is executed n times.
 #[rustfmt::skip]

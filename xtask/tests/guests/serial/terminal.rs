@@ -3,8 +3,8 @@
 //! A guest that is reached as a board is: through a serial port, without semihosting. The port is
 //! a pseudo terminal.
 //!
-//! It waits before its first instruction until somebody has opened the port, because a pseudo
-//! terminal that nobody reads swallows what is written.
+//! It waits before its first instruction until the port has been opened, because a pseudo
+//! terminal that is not read loses what is written.
 
 use crate::LAB;
 use anyhow::{Result, bail};
