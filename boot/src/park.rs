@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The end of the road: a CPU that cannot go on waits in WFE with a code in x0.
+//! The end of the road: a CPU that cannot go on waits in WFI with a code in x0.
 //!
 //! What is an error has been told by [`fail`](crate::fail) before. A debugger (or QEMU's `info registers`) shows which:
 //!
@@ -34,11 +34,12 @@ pub const EXCEPTION: u64 = 0x6c6d_0100;
 #[unsafe(link_section = ".text.boot")]
 pub(crate) extern "C" fn park(code: u64, detail: u64) -> ! {
     naked_asm!(
-        // Nothing may wake this CPU for good: neither an interrupt ...
+        // Nothing may wake this CPU for good: it takes no interrupt, ...
         "msr daifset, #0xf",
-        // ... nor an event (WFE returns on any SEV), hence the loop.
+        // ... and one that is pending ends a WFI all the same, hence the loop. Not WFE: QEMU's returns at
+        // once, so that a parked CPU would take a whole one of the host.
         "1:",
-        "wfe",
+        "wfi",
         "b 1b",
     )
 }
