@@ -29,11 +29,9 @@
 //! ```
 //!
 //! The parts, in the order in which a run uses them: [`registry`] collects and
-//! checks the suites, [`filter`] selects, [`runner`] runs them one by one with
+//! checks the suites, [`filter`](crate::filter) selects, [`runner`] runs them one by one with
 //! a leak check around each, [`expect`] makes failures, [`ktap`] writes lines, which `ktap_reader`
 //! reads on the host.
-//! checks the suites, [`filter`](crate::filter) selects, [`runner`] runs them one by one with
-//! a leak check around each, [`expect`] makes failures, [`ktap`] writes lines.
 //!
 //! Names are made of lower-case letters, digits, `_` and `-`; a test's path is
 //! its names joined by dots, and it is what `filter=` matches.
@@ -48,6 +46,7 @@ pub mod ktap;
 pub mod ktap_reader;
 #[cfg(target_os = "none")]
 mod main;
+pub mod prelude;
 #[cfg(target_os = "none")]
 pub mod provoke;
 pub mod registry;
@@ -57,12 +56,3 @@ mod suites;
 
 #[cfg(target_os = "none")]
 pub use self::main::main;
-
-/// What a file with a suite needs.
-pub mod prelude {
-    pub use super::expect::{Outcome, TestResult};
-    pub use crate::{
-        case, cases, expect, expect_eq, expect_err, expect_matches, expect_ok, fail, group, skip,
-        suite,
-    };
-}
