@@ -13,6 +13,7 @@
 //! Two tasks on one CPU take turns; a stamp that one takes before it leaves and the other one compares when it
 //! comes is what lies between them.
 
+use core::hint::black_box;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lazymmu::Counts;
@@ -154,7 +155,8 @@ pub(super) fn measure(counter: Counter) -> Result<(), BenchError> {
     print(YIELD, ways(YIELD, yield_now, false)?, empty.ticks);
     let (calm, ticked) = ticks()?;
     print(TICK, ticked, calm);
-    print(SWITCH_OUT, switch_out(), empty_window());
+    let empty = cheapest(EMPTY, || true);
+    print(SWITCH_OUT, cheapest(SWITCH_OUT, switch_out), empty.ticks);
     if counter == Counter::Outside && sched::online().0 > 1 {
         wakes()?;
     }
@@ -224,23 +226,11 @@ fn ticks() -> Result<(u64, Best), BenchError> {
     let half = LOOP / 2 * timer::frequency() / 1_000_000_000;
     let mut calm = Best::NONE;
     let mut ticked = Best::NONE;
-    for armed in [false, true] {
+    for (event, after, best) in [(CALM, half * 2000, &mut calm), (TICK, half, &mut ticked)] {
         for _ in 0..REPETITIONS {
             let before = MMU.counts();
-            let start = timer::ticks();
-            // The same instructions both times.
-            let event = if armed { TICK } else { CALM };
-            timer::arm_at(start + if armed { half } else { half * 2000 });
-            window::begin(event.id());
-            window::spend(LOOP / ROUND);
-            window::end(event.id());
-            let took = timer::ticks() - start;
-            let spent = MMU.counts() - before;
-            if armed {
-                ticked.improve((took, spent));
-            } else {
-                calm.improve((took, spent));
-            }
+            let took = lap(black_box(event), black_box(after));
+            best.improve((took, MMU.counts() - before));
         }
     }
     STOP.store(true, Ordering::Relaxed);
@@ -248,37 +238,48 @@ fn ticks() -> Result<(u64, Best), BenchError> {
     Ok((calm.ticks, ticked))
 }
 
+/// The loop, with the timer armed to fire `after` so many ticks. One function with and without a tick, so that
+/// both execute the same instructions.
 #[inline(never)]
-fn empty_window() -> u64 {
-    let mut best = Best::NONE;
-    for _ in 0..REPETITIONS {
-        window::begin(EMPTY.id());
-        let start = timer::ticks();
-        let took = timer::ticks() - start;
-        window::end(EMPTY.id());
-        best.improve((took, Counts::default()));
-    }
-    best.ticks
+fn lap(event: Event, after: u64) -> u64 {
+    let start = timer::ticks();
+    timer::arm_at(start + after);
+    window::begin(event.id());
+    window::spend(LOOP / ROUND);
+    window::end(event.id());
+    timer::ticks() - start
 }
 
-/// What the library does at a switch of a task that is in no section: a check, and the barrier with its counting.
+/// Executes `work` in a window of `event`; one function, so that the same instructions surround each `work`.
+/// Returns the ticks that it took, and what it returned.
 #[inline(never)]
-fn switch_out() -> Best {
+fn timed(event: Event, work: fn() -> bool) -> (u64, bool) {
+    let work = black_box(work);
+    let _masked = interrupts::mask();
+    window::begin(event.id());
+    let start = timer::ticks();
+    let done = work();
+    let took = timer::ticks() - start;
+    window::end(event.id());
+    (took, done)
+}
+
+/// The cheapest of several times; those at which `work` returns `false` do not count.
+fn cheapest(event: Event, work: fn() -> bool) -> Best {
     let mut best = Best::NONE;
     for _ in 0..REPETITIONS {
         let before = MMU.counts();
-        interrupts::mask_irq();
-        window::begin(SWITCH_OUT.id());
-        let start = timer::ticks();
-        let left = MMU.lazy().switch_out();
-        let took = timer::ticks() - start;
-        window::end(SWITCH_OUT.id());
-        interrupts::unmask_irq();
-        if left.is_ok() {
+        let (took, done) = timed(event, work);
+        if done {
             best.improve((took, MMU.counts() - before));
         }
     }
     best
+}
+
+/// What the library does at a switch of a task that is in no section: a check, and the barrier with its counting.
+fn switch_out() -> bool {
+    MMU.lazy().switch_out().is_ok()
 }
 
 /// Somebody on CPU 1 sleeps and is woken from CPU 0. Only a counter outside knows which CPU has executed what.
