@@ -20,8 +20,8 @@ const TESTS: [&str; 2] = [
     "properties::random_programs_keep_the_contract_with_ets2",
 ];
 /// What cargo is told before their names. A test that passes shows how many programs it ran.
-const ARGUMENTS: &str = "test --package lazymmu --test model -- --exact --show-output";
-/// Random programs of a round: 20 to 30 seconds on two CPUs; the start of cargo is lost in them.
+const ARGUMENTS: &str = "test --release --package lazymmu --test model -- --exact --show-output";
+/// Random programs of a round: 10 to 20 seconds on two CPUs; the start of cargo is lost in them.
 const PROGRAMS: u32 = 120_000;
 /// A program that never ends must not keep the soak from ending. Leaves time for a build.
 const LIMITS: Limits = Limits {
@@ -181,7 +181,7 @@ test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 2 filtered out
         assert_eq!(failures[0].detail[1], "   0: CPU 0: Flush");
         assert_eq!(
             failures[0].again,
-            "again: LAZYMMU_SEED=7 LAZYMMU_PROGRAMS=120000 cargo test --package lazymmu \
+            "again: LAZYMMU_SEED=7 LAZYMMU_PROGRAMS=120000 cargo test --release --package lazymmu \
              --test model -- --exact --show-output \
              properties::random_programs_keep_the_contract_with_ets2"
         );
