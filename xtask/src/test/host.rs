@@ -48,7 +48,7 @@ pub const SETS: [Set; 7] = [
     // The example that the library's documentation begins with.
     set("first-mapping", "first-mapping", &[]),
     // The binary is for the target only.
-    set("kernel", "kernel", &["--lib"]),
+    set("kernel", "kernel", &["--lib", "--tests"]),
     set("xtask", "xtask", &["--tests"]),
     // What of the plugin needs no QEMU.
     set("plugin", "plugin", &["--tests"]),
