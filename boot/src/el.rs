@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! From EL3 or EL2 down to EL1.
+//! The drop from EL3 or EL2 to EL1.
 //!
-//! Most EL2 and EL3 controls reset to an architecturally UNKNOWN value (D24.2), so each one that
-//! can trap, or change what EL1 sees, is written here, whatever QEMU resets it to (H6, H7). EL2 is
-//! configured from EL3 as well when both exist, so a single ERET does.
+//! Most controls of EL2 and EL3 reset to an architecturally UNKNOWN value (D24.2). Therefore this
+//! code writes each control that can trap EL1 or change what EL1 sees, even where QEMU resets it to
+//! a good value (H6, H7). If the CPU enters at EL3 and has EL2, EL2 is configured from EL3, so that
+//! one ERET is enough.
 //!
-//! Fields of extensions that the kernel does not use (SVE, SME, MTE, pointer authentication, MPAM,
-//! SPE, trace) are left trapping: an accidental use then [parks](crate::park) the CPU instead of
-//! working by luck.
+//! Traps stay on for extensions that the kernel does not use (SVE, SME, MTE, pointer
+//! authentication, MPAM, SPE, trace). An accidental use then [parks](crate::park) the CPU.
 
 use crate::{
     el3,
@@ -16,11 +16,10 @@ use crate::{
 };
 use core::arch::naked_asm;
 
-/// Continues at its return address, at EL1; after an ERET with SP_EL1 and DAIF masked.
+/// Continues at its return address at EL1. After an ERET, SP_EL1 is selected and DAIF is masked.
 ///
-/// In: x20 = the current level. MMU off at that level. Clobbers x0-x3, x16, x17. Leaves at EL1:
-/// SCTLR_EL1 with MMU and caches off. Secondary CPUs come this way, too: it needs no stack and writes no
-/// memory.
+/// In: x20 = the current level; MMU off at that level. Clobbers x0-x3, x16, x17. Leaves SCTLR_EL1
+/// with MMU and caches off. It needs no stack and writes no memory, so secondary CPUs use it, too.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 pub(crate) extern "C" fn drop_to_el1() {
@@ -29,7 +28,7 @@ pub(crate) extern "C" fn drop_to_el1() {
         "cmp x20, #2",
         "b.eq 2f",
         "b.hi 3f",
-        "ret", // EL1 already
+        "ret", // at EL1 already
         // EL3
         "3:",
         "bl {init_el3}",
@@ -38,12 +37,12 @@ pub(crate) extern "C" fn drop_to_el1() {
         "cbz x0, 4f",
         "bl {init_el2}",               // accessible from EL3
         "4:",
-        "ldr x0, ={SCTLR_MMU_OFF}",    // UNKNOWN at reset, and ERET below enters EL1 under it
+        "ldr x0, ={SCTLR_MMU_OFF}",    // UNKNOWN at reset; the ERET below enters EL1 with it
         "msr sctlr_el1, x0",
         "mov x0, #{SPSR}",
         "msr spsr_el3, x0",
         "msr elr_el3, x17",
-        "eret",                        // context synchronization: all of the above holds
+        "eret",                        // synchronizes the context: all writes above take effect
         // EL2
         "2:",
         "bl {init_el2}",
@@ -58,25 +57,26 @@ pub(crate) extern "C" fn drop_to_el1() {
     )
 }
 
-/// EL3's controls: everything below runs non-secure in AArch64 and is trapped nowhere.
+/// Writes EL3's controls: lower levels run non-secure and in AArch64, and EL3 traps nothing of
+/// them.
 ///
-/// What the Raspberry Pi's stub does (`armstub8.S`), except that SMC stays enabled, because [`el3`]
-/// serves one. CNTFRQ_EL0 is not touched (H22): only the board knows the frequency, and the kernel
-/// refuses 0.
+/// This is what the Raspberry Pi's stub does (`armstub8.S`), except that SMC stays enabled, because
+/// [`el3`] serves one call. CNTFRQ_EL0 is not written (H22): only the board knows the frequency,
+/// and the kernel refuses 0.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 extern "C" fn init_el3() {
     naked_asm!(
-        // SCR_EL3: NS, RES1[5:4], HCE, RW; IRQ, FIQ and EA are not routed here.
+        // SCR_EL3: NS, RES1[5:4], HCE, RW. IRQ, FIQ and EA are not routed to EL3.
         "mov x0, #0x531",
-        // FGTEn: otherwise EL2's fine-grained trap registers, written below, trap to EL3
+        // FGTEn: without it, accesses to EL2's fine-grained trap registers below trap to EL3
         // (FEAT_FGT).
         "mrs x1, id_aa64mmfr0_el1",
         "ubfx x1, x1, #56, #4",
         "cbz x1, 1f",
         "orr x0, x0, #(1 << 27)",
         "1:",
-        // HXEn: the same for HCRX_EL2 (FEAT_HCX).
+        // HXEn does the same for HCRX_EL2 (FEAT_HCX).
         "mrs x1, id_aa64mmfr1_el1",
         "ubfx x1, x1, #40, #4",
         "cbz x1, 2f",
@@ -87,8 +87,8 @@ extern "C" fn init_el3() {
         "msr cptr_el3, xzr",            // no trap of CPACR_EL1, CPTR_EL2 or FP
         "msr mdcr_el3, xzr",            // no trap of debug and PMU registers
         // SMPEN on Cortex-A53/A57/A72/A73: without it the core takes no part in coherency, and must
-        // not enable its caches (Cortex-A72 TRM, CPUECTLR_EL1). Firmware that starts us at EL2 or
-        // EL1 has done it (H8).
+        // not enable its caches (Cortex-A72 TRM, CPUECTLR_EL1). Firmware that starts the image at
+        // EL2 or EL1 has set it (H8).
         "mrs x0, midr_el1",
         "ubfx x1, x0, #24, #8",
         "cmp x1, #0x41",                // implementer Arm
@@ -105,8 +105,7 @@ extern "C" fn init_el3() {
         "msr s3_1_c15_c2_1, x0",
         "isb",
         "4:",
-        // GIC system registers, if the CPU has them: SRE, DFB, DIB, and Enable for the levels
-        // below.
+        // If the CPU has GIC system registers: SRE, DFB, DIB, and Enable for the levels below.
         "mrs x0, id_aa64pfr0_el1",
         "ubfx x0, x0, #24, #4",
         "cbz x0, 5f",
@@ -115,7 +114,7 @@ extern "C" fn init_el3() {
         "msr s3_6_c12_c12_5, x0",
         "isb",
         "5:",
-        // The one service that stays; see el3.rs.
+        // The one service that stays at EL3; see el3.rs.
         "adrp x0, {vectors}",
         "add x0, x0, :lo12:{vectors}",
         "msr vbar_el3, x0",
@@ -124,8 +123,8 @@ extern "C" fn init_el3() {
     )
 }
 
-/// EL2's controls: EL1 is 64-bit, untrapped, untranslated by stage 2, and sees the real timers and
-/// IDs.
+/// Writes EL2's controls: EL1 is 64-bit, EL2 traps nothing of it, stage 2 is off, and EL1 sees the
+/// real timers and IDs.
 ///
 /// Runs at EL2 or EL3. Clobbers x0-x3.
 #[unsafe(naked)]
@@ -134,14 +133,14 @@ extern "C" fn init_el2() {
     naked_asm!(
         "ldr x0, ={SCTLR_EL2_OFF}",
         "msr sctlr_el2, x0",
-        // HCR_EL2: RW and nothing else: no stage 2, no trap, and E2H = 0 where it can be cleared.
+        // HCR_EL2: only RW: no stage 2, no trap, and E2H = 0 where it can be cleared.
         "mov x0, #(1 << 31)",
         "msr hcr_el2, x0",
         "isb",                          // E2H decides what the names and layouts below mean
-        // A CPU without FEAT_E2H0 keeps E2H = 1: EL1's SCTLR is then reached as SCTLR_EL12, and
+        // A CPU without FEAT_E2H0 keeps E2H = 1. EL1's SCTLR is then accessed as SCTLR_EL12, and
         // CNTHCTL_EL2 and CPTR_EL2 have other layouts (D24.2).
         "mrs x3, hcr_el2",
-        "ldr x0, ={SCTLR_MMU_OFF}",     // EL1's SCTLR is UNKNOWN, and the drop enters EL1 under it
+        "ldr x0, ={SCTLR_MMU_OFF}",     // EL1's SCTLR is UNKNOWN; the ERET enters EL1 with it
         "tbnz x3, #34, 1f",
         "msr sctlr_el1, x0",
         "mov x1, #3",                   // CNTHCTL_EL2: EL1PCEN, EL1PCTEN: physical timer, counter
@@ -162,8 +161,8 @@ extern "C" fn init_el2() {
         "msr vpidr_el2, x0",
         "mrs x0, mpidr_el1",
         "msr vmpidr_el2, x0",
-        // MDCR_EL2: no traps, and all event counters belong to EL1 (HPMN = PMCR_EL0.N). PMUVer 0
-        // and 0xf: no PMU.
+        // MDCR_EL2: no traps, and all event counters belong to EL1 (HPMN = PMCR_EL0.N). PMUVer
+        // values 0 and 0xf mean that there is no PMU.
         "mov x1, xzr",
         "mrs x0, id_aa64dfr0_el1",
         "ubfx x0, x0, #8, #4",
@@ -190,8 +189,8 @@ extern "C" fn init_el2() {
         "cbz x0, 5f",
         "msr s3_4_c1_c2_2, xzr",        // HCRX_EL2
         "5:",
-        // GICv3: let EL1 use the system registers. If SRE does not stick, a higher level forbids it
-        // (or the machine has a GICv2), and the ICH registers must not be touched.
+        // GICv3: let EL1 use the system registers. If SRE stays 0, a higher level forbids it or the
+        // machine has a GICv2; the ICH registers must then not be accessed.
         "mrs x0, id_aa64pfr0_el1",
         "ubfx x0, x0, #24, #4",
         "cbz x0, 6f",
@@ -204,7 +203,7 @@ extern "C" fn init_el2() {
         "tbz x0, #0, 6f",
         "msr s3_4_c12_c11_0, xzr",      // ICH_HCR_EL2: no virtual interrupts
         "6:",
-        // What still arrives at EL2 parks.
+        // An exception that still comes to EL2 parks the CPU.
         "adrp x0, boot_park_vectors",
         "add x0, x0, :lo12:boot_park_vectors",
         "msr vbar_el2, x0",

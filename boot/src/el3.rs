@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What stays resident at EL3, and only if the firmware entered there.
+//! The code that stays resident at EL3 if the entry was at EL3.
 //!
 //! A GIC with two security states starts with every interrupt in Group 0, which belongs to the
-//! secure side, and only the secure side may move it to Group 1. Real boards have firmware for
-//! that. When the image itself is the firmware (QEMU with `secure=on` and the ELF file), the kernel
-//! finds the GIC's address in the device tree long after the drop to EL1, and comes back for
-//! exactly one service:
+//! secure side, and only the secure side may move it to Group 1. On real boards the firmware does
+//! this. When the image itself is the firmware (QEMU with `secure=on` and the ELF file), the kernel
+//! must do it. But the kernel finds the GIC's address in the device tree, long after the drop to
+//! EL1. Therefore it calls EL3 for one service:
 //!
 //! | register | SMC64 [`GROUP1_CALL`] |
 //! |---|---|
@@ -16,14 +16,14 @@
 //! | x4 | number of redistributors, at least 1 (version 3) |
 //! | x0 out | 0, or -1 for any other function or version |
 //!
-//! It puts all shared interrupts and the calling CPU's private ones (with version 3: every
-//! redistributor's) in non-secure Group 1, lets the non-secure side set any priority mask, and
-//! wakes the calling CPU's redistributor, whose GICR_WAKER only the secure side can write. It may
-//! be called again by each CPU.
+//! The call moves all shared interrupts and the calling CPU's private ones (with version 3: the
+//! private ones of every redistributor) to non-secure Group 1. It lets the non-secure side set any
+//! priority mask. With version 3 it wakes the calling CPU's redistributor, because only the secure
+//! side can write GICR_WAKER. Each CPU may call it again.
 //!
-//! The code runs with EL3's MMU and caches off, uses no memory besides the GIC, and trusts its
-//! caller: both sides are one program, there is no secret to keep at EL3. Any other exception to
-//! EL3 is reported and waits in WFE.
+//! The code runs with EL3's MMU and caches off and accesses no memory besides the GIC. It trusts
+//! its caller, because both sides are one program and EL3 holds no secret. Every other exception to
+//! EL3 is reported, and the CPU [parks](crate::park).
 
 use crate::fail::exception;
 use core::arch::{global_asm, naked_asm};
@@ -55,8 +55,7 @@ global_asm!(
     "el3_park_entry 5",
     "el3_park_entry 6",
     "el3_park_entry 7",
-    // 0x400: synchronous from a lower level in AArch64. x4-x17 are the callee's to clobber (SMCCC
-    // 1.0).
+    // 0x400: synchronous from a lower level in AArch64. The callee may clobber x4-x17 (SMCCC 1.0).
     ".balign 0x80",
     "mrs x5, esr_el3",
     "lsr x5, x5, #26", // ESR_EL3.EC
@@ -78,7 +77,7 @@ global_asm!(
     service = sym service,
 );
 
-/// Dispatch of an SMC: x0-x4 as the caller gave them.
+/// Dispatches an SMC. In: x0-x4 as the caller set them.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 extern "C" fn service() {
@@ -99,7 +98,7 @@ extern "C" fn service() {
     )
 }
 
-/// GICv2 (IHI 0048B): IGROUPR of all interrupts, and the priority mask.
+/// GICv2 (IHI 0048B): writes IGROUPR of all interrupts, and the priority mask.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 extern "C" fn group1_v2() {
@@ -114,30 +113,30 @@ extern "C" fn group1_v2() {
         "subs w5, w5, #1",
         "b.ne 1b",
         "mov w4, #0xff",
-        // GICC_PMR: a non-secure write cannot raise it out of the secure half (IHI 0048B 4.4.6).
+        // GICC_PMR: a non-secure write cannot move it out of the secure half (IHI 0048B 4.4.6).
         "str w4, [x3, #0x4]",
-        "dsb sy", // device writes complete before EL1 goes on
+        "dsb sy", // device writes complete before EL1 continues
         "mov x0, xzr",
         "eret",
     )
 }
 
-/// GICv3 (IHI 0069): affinity routing, IGROUPR and IGRPMODR of all interrupts, this CPU's
-/// GICR_WAKER, priority mask.
+/// GICv3 (IHI 0069): turns on affinity routing, writes IGROUPR and IGRPMODR of all interrupts,
+/// wakes this CPU's redistributor, and writes the priority mask.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 extern "C" fn group1_v3() {
     naked_asm!(
         "mov x12, x4",
-        // GICD_CTLR: ARE_NS and ARE_S, before anything that depends on them (12.9.4).
+        // GICD_CTLR: set ARE_NS and ARE_S before anything that depends on them (12.9.4).
         "ldr w4, [x2]",
         "orr w4, w4, #0x30",
         "str w4, [x2]",
         "1:",
         "ldr w4, [x2]",
-        "tbnz w4, #31, 1b", // RWP: until the write has arrived
-        // Shared interrupts: IGROUPR = 1, IGRPMODR = 0 is non-secure Group 1. Registers
-        // 1..=ITLinesNumber.
+        "tbnz w4, #31, 1b", // RWP: 1 until the write has arrived
+        // Shared interrupts: IGROUPR = 1 with IGRPMODR = 0 means non-secure Group 1. The registers
+        // are 1..=ITLinesNumber.
         "mov w4, #-1",
         "ldr w5, [x2, #0x4]", // GICD_TYPER
         "and w5, w5, #0x1f",
@@ -155,12 +154,12 @@ extern "C" fn group1_v3() {
         "and x9, x8, #0xffffff",
         "ubfx x8, x8, #32, #8",
         "orr x8, x9, x8, lsl #24",
-        // Each redistributor; its SGI frame is 64 KiB above.
+        // For each redistributor. Its SGI frame is 64 KiB above its first frame.
         "4:",
         "add x6, x3, #0x10, lsl #12",
         "str w4, [x6, #0x80]",   // GICR_IGROUPR0
         "str wzr, [x6, #0xd00]", // GICR_IGRPMODR0
-        "ldr w9, [x3, #0x8]",    // GICR_TYPER, by words: not all buses split 64 bits
+        "ldr w9, [x3, #0x8]",    // GICR_TYPER in two words: not all buses split 64 bits
         "ldr w10, [x3, #0xc]",
         "cmp x10, x8",
         "b.ne 6f",
@@ -179,7 +178,7 @@ extern "C" fn group1_v3() {
         "b 4b",
         "7:",
         "dsb sy",
-        // Full priority range for the non-secure side (4.8.6).
+        // The non-secure side gets the full range of priorities (4.8.6).
         "mov x4, #0xff",
         "msr s3_0_c4_c6_0, x4", // ICC_PMR_EL1
         "isb",

@@ -2,13 +2,14 @@
 
 //! The Image header and the first instructions.
 //!
-//! The header is the one of Linux's `Documentation/arch/arm64/booting.rst`: QEMU and the Raspberry
-//! Pi firmware load a flat file with it [`IMAGE_OFFSET`] above a 2 MiB boundary and jump to its
-//! first byte with the physical address of the device tree in x0, MMU off, D-cache off or coherent
-//! with the image, DAIF masked (H1 of docs/hardware.md, like all such numbers).
+//! The header is that of Linux's `Documentation/arch/arm64/booting.rst`. QEMU and the Raspberry Pi
+//! firmware load a flat file with this header [`IMAGE_OFFSET`] above a 2 MiB boundary and jump to
+//! its first byte. At that point x0 holds the physical address of the device tree, the MMU is off,
+//! the data cache is off or coherent with the image, and DAIF is masked (H1; docs/rules.md defines
+//! all such numbers).
 //!
-//! Register plan of the whole path until `kernel_main`'s stack exists (nothing is saved in memory
-//! before that):
+//! Until the stack of `kernel_main` exists, nothing is saved in memory. All code up to there uses
+//! the registers as follows:
 //!
 //! | register | holds |
 //! |---|---|
@@ -47,11 +48,12 @@ global_asm!(
     IMAGE_OFFSET = const IMAGE_OFFSET,
 );
 
-/// Looks for the word of the boot CPU at EL3 before a CPU of another affinity reports that it is missing: a
-/// second at least.
+/// How often a CPU with another affinity that has entered at EL3 looks at `boot_cpu_entered` before
+/// it reports that the boot CPU is missing. This takes at least a second.
 const PATIENCE: u64 = 0x2000_0000;
 
-// Not 0 once the boot CPU has entered at EL3. Beside the code, as all of this may be reached by ADR only.
+// Not 0 once the boot CPU has entered at EL3. It lies next to the code because the code can reach
+// data by ADR only.
 global_asm!(
     ".pushsection .text.boot, \"ax\"",
     ".balign 4",
@@ -59,29 +61,29 @@ global_asm!(
     ".popsection",
 );
 
-/// First instructions after the header: installs vectors and refuses what cannot work, then walks through
-/// the steps of the crate's head.
+/// The first instructions after the header: they install vectors, check the image and the CPU, and
+/// then execute the steps that the head of the crate lists.
 ///
-/// Runs at any of EL1, EL2, EL3 with the MMU off, at whatever address the image was loaded; every
-/// reference is PC-relative.
+/// The code runs at EL1, EL2 or EL3 with the MMU off, at the address where the image was loaded.
+/// Every reference is PC-relative.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 pub(crate) extern "C" fn entry() -> ! {
     naked_asm!(
         "mov x19, x0",
-        // Two measured windows begin, for a counter outside of the machine; other CPUs and counters
-        // take the hints for NOPs (kernel/src/arch/window.rs).
+        // Two measured windows begin, for a counter outside of the machine. Elsewhere the hints
+        // are NOPs (kernel/src/arch/window.rs).
         "mov x0, #{TO_KERNEL_MAIN}",
         "hint #0x60",
         "mov x0, #{TO_THE_END_OF_BOOT}",
         "hint #0x60",
         "mrs x20, CurrentEL",
         "lsr x20, x20, #2",           // CurrentEL[3:2]
-        // Below EL3 the one CPU that enters is the boot CPU, whatever its affinity: that is the boot
-        // protocol. At EL3 there is none, and QEMU lets all CPUs enter an ELF file at once. Electing one
-        // would take exclusives, which Device memory does not support (B2.12.2, H4), so there it is the
-        // CPU with affinity 0.0.0.0. It leaves a word for the others, and one that waits for this word in
-        // vain reports that the wrong CPU has entered.
+        // Below EL3 the boot protocol lets one CPU enter, with any affinity: it is the boot CPU.
+        // At EL3 there is no such protocol, and QEMU lets all CPUs enter an ELF file at once. An
+        // election would need exclusives, which Device memory does not support (B2.12.2, H4), so
+        // the boot CPU is the one with affinity 0.0.0.0. It sets a word that the other CPUs poll.
+        // A CPU that does not see the word set in time reports that the boot CPU is missing.
         "mov x23, #0",
         "cmp x20, #3",
         "b.ne 1f",
@@ -97,24 +99,26 @@ pub(crate) extern "C" fn entry() -> ! {
         "cbnz w2, 12f",
         "subs w4, w4, #1",
         "b.ne 8b",
-        "mov x23, x1",                // reported below, when a fault can be told
+        "mov x23, x1",                // reported below, once the vectors are installed
         "b 1f",
         "12:",
         "ldr w0, ={SECONDARY}",
         "b {park}",
         "9:",
         "mov w2, #1",
-        "str w2, [x3]",               // others see it in finite time, without a barrier
+        "str w2, [x3]",               // others see it in finite time without a barrier
         "1:",
-        // 2 MiB blocks map the image at its link address only if both have the same offset in a
-        // block. ADR is exact for any load address, ADRP only for one that is page aligned.
+        // 2 MiB blocks can map the image at its link address only if its physical and its virtual
+        // address have the same offset in a block. ADR is exact for every load address, ADRP only
+        // for one that is page aligned.
         "adr x21, _image_start",
         "adr x0, boot_park_vectors",
         "and x2, x21, #0x1fffff",
         "cmp x2, #{IMAGE_OFFSET}",
         "b.eq 2f",
-        // The vectors may not be aligned as VBAR_ELx wants it, so there is a table for the faults of this
-        // level in the text behind the boot, which is not going to run: B to the vector that reports.
+        // The image is misaligned, so its vectors may not have the alignment that VBAR_ELx needs.
+        // Build a table for the exceptions of this level in the text after the boot code, which
+        // will not run: each of its two entries is a B to the vector that reports.
         "adr x3, _text_boot_end",
         "add x3, x3, #1, lsl #12",
         "and x3, x3, #~0x7ff",
@@ -123,19 +127,20 @@ pub(crate) extern "C" fn entry() -> ! {
         "lsr x2, x2, #2",
         "mov w4, #0x14000000",
         "bfxil w4, w2, #0, #26",
-        "str w4, [x3]",               // on SP_EL0
+        "str w4, [x3]",               // exceptions taken on SP_EL0
         "sub x2, x2, #(0x200 / 4)",
         "bfxil w4, w2, #0, #26",
-        "str w4, [x3, #0x200]",       // on SP_ELx
-        // With the MMU off the stores reach memory; older copies in the instruction cache go, and the ISB
-        // fetches anew. No witness: QEMU has no such cache.
+        "str w4, [x3, #0x200]",       // exceptions taken on SP_ELx
+        // With the MMU off the stores reach memory. IC IALLU removes older copies from the
+        // instruction cache, and the ISB makes this CPU fetch again. No witness: QEMU has no
+        // such cache.
         "dsb sy",
         "ic iallu",
         "dsb sy",
         "isb",
         "mov x0, x3",
         "2:",
-        // From here on a fault is told.
+        // From here on an exception is reported.
         "cmp x20, #2",
         "b.hi 4f",
         "b.eq 3f",
@@ -165,7 +170,7 @@ pub(crate) extern "C" fn entry() -> ! {
         "b {fail}",
         "6:",
         "mrs x1, id_aa64mmfr0_el1",
-        "tbz x1, #31, 7f",            // TGran4: negative means no 4 KiB granule
+        "tbz x1, #31, 7f",            // TGran4: a negative value means no 4 KiB granule
         "adr x22, boot_text_no_4k_granule",
         "mov x9, x1",
         "ldr w0, ={NO_4K_GRANULE}",
@@ -175,9 +180,9 @@ pub(crate) extern "C" fn entry() -> ! {
         "bl {init_el1}",
         "bl {build}",                 // x0, x1 := TTBR0, TTBR1
         "bl {enable_mmu}",
-        // Still at the physical address, through the identity map. A literal holds the link
-        // address: the first absolute reference of the image, and the last instruction that runs
-        // here (H2).
+        // The PC is still a physical address, through the identity map. A literal holds the link
+        // address. It is the first absolute reference of the image, and the BR is the last
+        // instruction at a physical address (H2).
         "ldr x8, ={upper_half}",
         "br x8",
         drop_to_el1 = sym el::drop_to_el1,
@@ -197,7 +202,7 @@ pub(crate) extern "C" fn entry() -> ! {
     )
 }
 
-/// First instructions at the link address: stack, zeroed `.bss`, then Rust.
+/// First instructions at the link address: they set the stack, clear `.bss` and call Rust code.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 extern "C" fn upper_half() -> ! {
@@ -208,9 +213,9 @@ extern "C" fn upper_half() -> ! {
         // Backtraces end at a frame record of zeros (AAPCS64 6.4.6).
         "mov x29, #0",
         "mov x30, #0",
-        // .bss is not in the file. Cleared now, with the caches on, it needs no maintenance:
-        // whatever the caches held of it is simply overwritten. The early tables and this stack lie
-        // outside of the range (linker.ld); both ends are 16-byte aligned.
+        // .bss is not in the file. The caches are on, so clearing it needs no cache maintenance:
+        // the stores overwrite what the caches hold of it. The early tables and this stack lie
+        // outside of the range (linker.ld). Both ends are 16-byte aligned.
         "adrp x0, _bss_zero_start",
         "add x0, x0, :lo12:_bss_zero_start",
         "adrp x1, _bss_zero_end",

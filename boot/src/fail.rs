@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Errors before the kernel has its vectors and a console: what is wrong is printed on every channel
-//! that there may be, and then the CPU [`park`]s.
+//! Reports errors until the kernel has its vectors and a console. The message goes to every channel
+//! in turn, and then the CPU [`park`]s.
 //!
-//! The channels, one after the other:
+//! The channels, in this order:
 //!
-//! 1. the UART of the board that the load address implies ([`implied_uart`]), with the line settings
-//!    that firmware left;
+//! 1. the UART of the board that the load address implies ([`implied_uart`]), with the line
+//!    settings that firmware left;
 //! 2. the host of an emulator or debugger, by semihosting, which also ends the run. Where no host
-//!    listens, its instruction is undefined.
+//!    listens, the semihosting instruction is undefined.
 //!
-//! Either may fault, and [`exception`] is where all early vectors lead: a fault of the first channel goes
-//! on with the second, and a fault of the second parks.
+//! Both channels may fault. All early vectors lead to [`exception`]: after a fault of the first
+//! channel it continues with the second, and after a fault of the second it parks.
 //!
-//! The code runs at EL1, EL2 or EL3, on any CPU, without a stack and with the MMU off, so the rules of such
-//! code hold (H2 to H5). At EL1 it turns the MMU off itself. That is not possible at a link address,
-//! where only a secondary CPU has these vectors: there an exception parks in silence, and the boot CPU
-//! reports that this CPU did not come.
+//! The code runs at EL1, EL2 or EL3, on any CPU, without a stack and with the MMU off, so H2 to H5
+//! hold for it. At EL1 it turns the MMU off itself. It cannot do so while it runs at a link
+//! address. Only a secondary CPU has these vectors there: its exception parks it without a message,
+//! and the boot CPU reports that this CPU did not start.
 
 use crate::{
     park::{EXCEPTION, park},
@@ -30,8 +30,9 @@ const PI: (u64, u64) = (0x8_0000, 0xfe20_1000);
 /// Bits 63:28 of load addresses on QEMU's `virt`, and its PL011.
 const VIRT: (u64, u64) = (0x4, 0x0900_0000);
 
-/// Physical address and bytes of the PL011 that an image at `image` implies: at 0x8_0000 that of a Raspberry
-/// Pi 4, from 0x4000_0000 to 0x4fff_ffff that of QEMU's `virt`. Elsewhere none is guessed.
+/// Physical address and size in bytes of the PL011 that the image address `image` implies: that of
+/// a Raspberry Pi 4 for 0x8_0000, that of QEMU's `virt` for 0x4000_0000 to 0x4fff_ffff, and `None`
+/// for all other addresses.
 #[must_use]
 pub const fn implied_uart(image: u64) -> Option<(u64, u64)> {
     if image == PI.0 {
@@ -43,7 +44,7 @@ pub const fn implied_uart(image: u64) -> Option<(u64, u64)> {
     }
 }
 
-/// Looks at UARTFR before a byte is given up: some milliseconds at least.
+/// How often UARTFR is read before a byte is written anyway. This takes at least some milliseconds.
 const PATIENCE: u64 = 0x10_0000;
 
 /// SYS_WRITEC: prints the byte at x1.
@@ -53,8 +54,8 @@ const SYS_EXIT: u64 = 0x18;
 /// The reason: the application ends.
 const APPLICATION_EXIT: u64 = 0x2_0026;
 
-// A text of two parts; the second one is printed if the run ends. `%` stands for the next value, in
-// hexadecimal.
+// A text of two parts. The second part is printed only if the run ends. `%` means the next value,
+// in hexadecimal.
 macro_rules! text {
     ($name:literal, $text:literal, $end:literal) => {
         global_asm!(
@@ -90,7 +91,7 @@ text!(
     "3"
 );
 
-// What SYS_EXIT is given: the reason, and the status.
+// The parameter blocks of SYS_EXIT: the reason and the status.
 global_asm!(
     ".pushsection .text.boot, \"ax\"",
     ".balign 8",
@@ -104,8 +105,8 @@ global_asm!(
 
 /// Reports an error of the image or the CPU and parks.
 ///
-/// In: x0, x1 = code and detail for [`park`], x22 = the text, x9 = its value. MMU off, and the vectors of
-/// the current level lead to [`exception`].
+/// In: x0, x1 = code and detail for [`park`], x22 = the text, x9 = its value. The MMU is off, and
+/// the vectors of the current level lead to [`exception`].
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 pub(crate) extern "C" fn fail() -> ! {
@@ -116,12 +117,13 @@ pub(crate) extern "C" fn fail() -> ! {
     )
 }
 
-/// Reports an exception that nothing handles and parks. In: x0 = number of the vector.
+/// Reports an exception that nothing handles, and parks. In: x0 = the number of the vector.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 pub(crate) extern "C" fn exception() -> ! {
     naked_asm!(
-        // x1 to x4 := level, ELR, ESR, FAR. The registers of a report that this may interrupt stay.
+        // x1 to x4 := level, ELR, ESR, FAR. The registers of a report that this exception may have
+        // interrupted are not changed.
         "mrs x1, CurrentEL",
         "lsr x1, x1, #2",
         "cmp x1, #2",
@@ -141,7 +143,7 @@ pub(crate) extern "C" fn exception() -> ! {
         "mrs x3, esr_el3",
         "mrs x4, far_el3",
         "4:",
-        // Is it a channel that faults?
+        // Did one of the channels fault?
         "adr x5, boot_channel_uart",
         "cmp x2, x5",
         "b.lo 5f",
@@ -152,7 +154,8 @@ pub(crate) extern "C" fn exception() -> ! {
         "adr x5, boot_channel_exit",
         "cmp x2, x5",
         "b.eq {end}",
-        // Is it the look below, because the image's data lies beyond memory? Then nothing is prepared.
+        // Did the load at `boot_look_at_root` fault, because the image's data lies beyond the end
+        // of memory? Then the kernel has not prepared anything.
         "adr x5, boot_look_at_root",
         "cmp x2, x5",
         "b.eq 8f",
@@ -176,7 +179,7 @@ pub(crate) extern "C" fn exception() -> ! {
         "isb",
         "6:",
         "adr x22, boot_text_exception",
-        // A kernel that has prepared the start of other CPUs goes on without this one.
+        // If the kernel has prepared the start of other CPUs, it continues without this CPU.
         "adr x25, boot_exit_3",
         "adrp x2, {SHARED}",
         "add x2, x2, :lo12:{SHARED}",
@@ -203,8 +206,8 @@ pub(crate) extern "C" fn exception() -> ! {
     )
 }
 
-/// The first channel. In: x0, x1 for [`park`], x22 = text, x9 to x13 = its values, x25 = what SYS_EXIT is given
-/// to end the run; 0: it goes on.
+/// The first channel. In: x0, x1 = code and detail for [`park`], x22 = the text, x9 to x13 = its
+/// values, x25 = the parameter block with which SYS_EXIT ends the run, or 0 if the run continues.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 extern "C" fn report() -> ! {
@@ -212,9 +215,9 @@ extern "C" fn report() -> ! {
         "msr daifset, #0xf",
         "mov x26, x0",
         "mov x27, x1",
-        // Exact even for an image that is not page aligned, as ADRP would not be.
+        // ADR is exact even for an image that is not page aligned; ADRP would not be.
         "adr x2, _image_start",
-        "ldr w24, ={PI_UART}",   // of 32 bits: aligned wherever an image can run at all
+        "ldr w24, ={PI_UART}",   // 32 bits: aligned wherever the image can run
         "cmp x2, #{PI_IMAGE}",
         "b.eq 1f",
         "lsr x2, x2, #28",
@@ -233,7 +236,7 @@ extern "C" fn report() -> ! {
     )
 }
 
-/// The second channel, and the end.
+/// The second channel; then ends the run or parks.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 extern "C" fn report_to_host() -> ! {
@@ -254,7 +257,7 @@ extern "C" fn report_to_host() -> ! {
     )
 }
 
-/// Parks.
+/// Parks with the code and detail that [`report`] has saved.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 extern "C" fn end() -> ! {
@@ -266,8 +269,9 @@ extern "C" fn end() -> ! {
     )
 }
 
-/// Prints the text on the channel in x24: the address of a UART, or 0 for the host. Leaves x9 to x13, x22 and
-/// x24 to x27 as they are; clobbers the others up to x23.
+/// Prints the text on the channel in x24: the address of a UART, or 0 for the host.
+///
+/// Preserves x9 to x13, x22 and x24 to x27; clobbers the other registers up to x23.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 extern "C" fn say() {
@@ -279,7 +283,7 @@ extern "C" fn say() {
         "mov x6, x11",
         "mov x7, x12",
         "mov x8, x13",
-        "mov x17, x25",          // whether the second part follows
+        "mov x17, x25",          // not 0: the second part follows
         "1:",
         "ldrb w0, [x3]",
         "cbz w0, 4f",
@@ -289,7 +293,8 @@ extern "C" fn say() {
         "bl {put}",
         "add x3, x3, #1",
         "b 1b",
-        // A value from its first digit on that is not 0: x14 = the digits, from bit 63 down, x15 = how many.
+        // Print a value without leading zeros: x14 = the digits, from bit 63 down, x15 = four times
+        // their number.
         "2:",
         "orr x14, x4, #1",
         "clz x14, x14",

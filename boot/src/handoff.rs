@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The first Rust code: hands over, and looks for the device tree when the kernel can take a fault.
+//! The first Rust code: it passes [`Handoff`] to the kernel. It finds the device tree once the
+//! kernel can take a fault.
 
 use crate::{BLOCK_SIZE, IMAGE_OFFSET, window};
 use core::{cell::UnsafeCell, fmt};
 
-/// What the kernel learns from its start. Plain numbers; addresses and sizes in bytes.
+/// What the boot code tells the kernel. All fields are plain numbers; sizes are in bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Handoff {
     /// Physical address of `_image_start`.
     pub image_phys: u64,
-    /// Physical address of the device tree blob ([`Handoff::with_device_tree`]): x0, or else the start of the
-    /// image's 2 MiB block, or else (entered at EL3 only) the start of the block below; 0 if none of
-    /// them holds one. QEMU puts it at the start of RAM, and nothing into x0, when it loads an ELF file.
+    /// Physical address of the device tree blob, as [`Handoff::with_device_tree`] has found it; 0
+    /// if there is none. The candidates are x0, then the start of the image's 2 MiB block, and
+    /// then, after an entry at EL3 only, the start of the block below. When QEMU loads an ELF file,
+    /// it puts the blob at the start of RAM and leaves x0 = 0.
     pub dtb_phys: u64,
     /// Its address in the boot window, 0 if there is none.
     pub dtb_virt: u64,
-    /// Its `totalsize`; 0 if there is none, or if it is over [`DTB_MAX`] and so refused (`dtb_phys`
-    /// is then set).
+    /// Its `totalsize`; 0 if there is none. If `totalsize` exceeds [`DTB_MAX`], the blob is
+    /// refused: this is 0 and `dtb_phys` is set.
     pub dtb_size: u64,
     /// x0 as the firmware gave it, for messages.
     pub x0: u64,
@@ -53,7 +55,7 @@ pub const DTB_MAX: u64 = BLOCK_SIZE;
 /// First word of a device tree blob, big-endian (Devicetree Specification 5.2).
 const FDT_MAGIC: u64 = 0xd00d_feed;
 
-/// The one [`Handoff`]: written once, before `kernel_main` runs.
+/// The cell of the one [`Handoff`], which is written once, before `kernel_main` runs.
 struct Cell(UnsafeCell<Handoff>);
 
 // SAFETY: the only write is in `first_rust`, on the boot CPU, before any reference to the contents
@@ -81,7 +83,8 @@ pub(crate) fn image_phys() -> u64 {
     unsafe { (*HANDOFF.0.get()).image_phys }
 }
 
-/// Called by the assembly with the stack and `.bss` ready.
+/// Fills [`Handoff`] and calls `kernel_main`. The assembly calls it with the stack and `.bss`
+/// ready.
 pub(crate) extern "C" fn first_rust(x0: u64, image_phys: u64, entry_el: u64) -> ! {
     let handoff = Handoff {
         image_phys,
@@ -89,15 +92,17 @@ pub(crate) extern "C" fn first_rust(x0: u64, image_phys: u64, entry_el: u64) -> 
         entry_el,
         ..Handoff::default()
     };
-    // SAFETY: single CPU, and no reference to the contents exists yet (see `Cell`).
+    // SAFETY: only one CPU runs, and no reference to the contents exists yet (see `Cell`).
     unsafe { *HANDOFF.0.get() = handoff };
     // SAFETY: initialized above, never written again.
     kernel_main(unsafe { &*HANDOFF.0.get() })
 }
 
 impl Handoff {
-    /// This, and where the device tree is, if it is anywhere. `read` reads eight bytes of memory at an aligned
-    /// virtual address; `None` if that faults, as it may where firmware has passed anything but a tree.
+    /// Returns a copy that also says where the device tree is, if there is one.
+    ///
+    /// `read` reads eight bytes at an aligned virtual address. It returns `None` if the read
+    /// faults, which can happen when firmware has passed something else than a device tree.
     ///
     /// # Safety
     ///
@@ -105,10 +110,10 @@ impl Handoff {
     #[must_use]
     pub unsafe fn with_device_tree(&self, read: fn(u64) -> Option<u64>) -> Self {
         let mut found = *self;
-        // x0 first. It may be anything: QEMU's raspi4b passes 0x100, an ELF file gets 0. The block of
-        // the image is memory for certain. The block below it is looked at only after an entry at EL3,
-        // where there is no boot protocol and the loader is QEMU's: elsewhere it may be no memory at
-        // all.
+        // x0 comes first. It can hold any value: QEMU's raspi4b passes 0x100, an ELF file gets 0.
+        // The block of the image is certainly memory. The block below it is looked at only after an
+        // entry at EL3: there is no boot protocol at EL3, and the loader is QEMU's. On other
+        // machines the block below may not be memory.
         let block = self.image_phys - IMAGE_OFFSET;
         let below = if self.entry_el == 3 {
             block.saturating_sub(BLOCK_SIZE)
@@ -126,14 +131,14 @@ impl Handoff {
     }
 }
 
-/// Looks for a blob at `phys`; returns its address in the boot window and its size, (0, 0) if it is
-/// over [`DTB_MAX`].
-#[inline(never)] // Called for three places; the image has little room.
+/// Looks for a blob at `phys`. Returns its address in the boot window and its size, or (0, 0) if it
+/// is larger than [`DTB_MAX`].
+#[inline(never)] // Three calls; the image has little room.
 fn find_blob(phys: u64, read: fn(u64) -> Option<u64>) -> Option<(u64, u64)> {
-    /// Magic and total size, the only part of the header that is needed to map the rest.
+    /// Size of the magic and the total size. Mapping the rest needs no more of the header.
     const HEADER: u64 = 8;
-    // The boot protocol wants 8-byte alignment, so the two words are in one block. 0 is no address
-    // but "none".
+    // The boot protocol requires 8-byte alignment, so both words lie in one block. Address 0 means
+    // that there is no blob.
     if phys == 0 || !phys.is_multiple_of(8) {
         return None;
     }

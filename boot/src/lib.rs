@@ -15,23 +15,26 @@
 //!
 //! # The order, and why
 //!
-//! 1. [`entry`]: is the image where its tables can map it, is this the boot CPU? Vectors. What is wrong is
-//!    told by [`fail`], from here to the kernel's own vectors.
-//! 2. [`el`]: EL3 or EL2 configure themselves so that EL1 is trapped nowhere, and drop. [`el3`]
-//!    stays behind, and only when the entry was at EL3.
-//! 3. [`tables`]: early tables with the data cache off, invalidated before and after.
-//! 4. [`mmu_on`]: translation, caches and the upper half.
-//! 5. [`handoff`]: the first Rust code: fills [`Handoff`], calls `kernel_main`, and finds the device tree
-//!    when the kernel has its own vectors.
+//! 1. [`entry`] installs vectors. It checks that the tables can map the image where it was loaded,
+//!    and that this CPU is the boot CPU. From here until the kernel installs its own vectors,
+//!    [`fail`] reports every error.
+//! 2. [`el`] configures EL3 and EL2 so that they trap nothing from EL1, and drops to EL1. [`el3`]
+//!    stays resident if the entry was at EL3.
+//! 3. [`tables`] builds the early tables with the data cache off, and invalidates their cache lines
+//!    before and after.
+//! 4. [`mmu_on`] turns on translation and the caches; execution goes on in the upper half.
+//! 5. [`handoff`] is the first Rust code. It fills [`Handoff`] and calls `kernel_main`. It finds
+//!    the device tree later, when the kernel has its own vectors.
 //!
-//! Everything before step 5 is assembly: the compiler promises neither to avoid unaligned accesses
-//! and `dc zva` nor to stay position independent, and both are needed while memory is Device-nGnRnE
-//! (Arm ARM D8.2.12: all data accesses are, with the MMU off; H2 to H5 of docs/hardware.md).
+//! Everything before step 5 is assembly. With the MMU off, all data accesses are Device-nGnRnE
+//! (Arm ARM D8.2.12), so the code must avoid unaligned accesses and `dc zva`, and it must be
+//! position independent (H2 to H5 of docs/rules.md). The compiler promises none of this.
 //!
 //! # What it does not do
 //!
-//! It starts no other CPU (it is only where they enter, see [`secondary`]), parses no device tree (it only
-//! looks for the magic) and has no console: [`fail`] guesses one.
+//! It does not start other CPUs; it only contains the code at which they enter ([`secondary`]). It
+//! does not parse the device tree; it only reads the magic and the size. It has no console;
+//! [`fail`] derives the address of a UART from the load address.
 
 #![no_std]
 
@@ -74,8 +77,8 @@ pub const IMAGE_VIRT: u64 = 0xffff_ffff_8008_0000;
 
 /// Offset of the image from a 2 MiB boundary, in virtual and in physical memory, in bytes.
 ///
-/// It equals the `text_offset` of the Image header, and is the same on both sides so that 2 MiB
-/// blocks can map the image.
+/// It equals the `text_offset` of the Image header. Both offsets are equal so that 2 MiB blocks can
+/// map the image.
 pub const IMAGE_OFFSET: u64 = 0x8_0000;
 
 /// Size and alignment of the blocks in the early tables, in bytes.
@@ -83,6 +86,6 @@ pub const BLOCK_SIZE: u64 = 0x20_0000;
 
 /// Number of the measured window from the first instruction to the call of `kernel_main`.
 pub const TO_KERNEL_MAIN: u8 = 140;
-/// Number of the measured window from the first instruction to what the kernel was booted for: the first
-/// self-test, say.
+/// Number of the measured window from the first instruction to the start of the kernel's work, for
+/// example the first self-test.
 pub const TO_THE_END_OF_BOOT: u8 = 142;

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! EL1's own registers, then translation and caches.
+//! Sets EL1's own registers, and then turns on translation and caches.
 //!
 //! Both routines run at a physical address through the identity map, need no stack and write no
-//! memory, so that a secondary CPU can use them as they are.
+//! memory, so that a secondary CPU can use them unchanged.
 
 use crate::registers::{IPS_MAX, MAIR, SCTLR_MMU_OFF, SCTLR_MMU_ON, TCR, TCR_AS, TCR_IPS_SHIFT};
 use core::arch::naked_asm;
 
-/// Puts EL1's controls, UNKNOWN at reset, into a known state with the MMU off, selects SP_EL1 and
-/// masks DAIF: an ERET has done both, but firmware that enters at EL1 may have left them otherwise.
-/// Clobbers x0. H6, H11.
+/// Puts EL1's controls, which are UNKNOWN at reset, into a known state with the MMU off, selects
+/// SP_EL1 and masks DAIF (H6, H11).
+///
+/// An ERET has already done the last two, but firmware that enters at EL1 may not have. Clobbers
+/// x0.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 pub(crate) extern "C" fn init_el1() {
@@ -19,8 +21,8 @@ pub(crate) extern "C" fn init_el1() {
         "msr spsel, #1",
         "ldr x0, ={SCTLR_MMU_OFF}",
         "msr sctlr_el1, x0",
-        // Until the kernel installs its vectors an exception is reported here. The physical address is
-        // right before and after the MMU is on, as long as the identity map exists.
+        // Until the kernel installs its vectors, these report an exception. The physical address
+        // is valid before and after the MMU is on, as long as the identity map exists.
         "adrp x0, boot_park_vectors",
         "add x0, x0, :lo12:boot_park_vectors",
         "msr vbar_el1, x0",
@@ -35,20 +37,19 @@ pub(crate) extern "C" fn init_el1() {
     )
 }
 
-/// Turns on the MMU and the caches; returns to the same (physical) address, now through TTBR0.
+/// Turns on the MMU and the caches (H10), and returns to the same (physical) address, now through
+/// TTBR0 (H11).
 ///
-/// In: x0 = TTBR0, x1 = TTBR1; tables complete and clean to the point of coherency. The CPU has the 4 KiB
-/// granule. Clobbers x1-x4.
-///
-/// H10, and H11 for the last step.
+/// In: x0 = TTBR0, x1 = TTBR1. The tables are complete and clean to the point of coherency, and the
+/// CPU has the 4 KiB granule. Clobbers x1-x4.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 pub(crate) extern "C" fn enable_mmu() {
     naked_asm!(
         "ldr x3, ={MAIR}",
         "msr mair_el1, x3",
-        // TCR: IPS = the CPU's physical address size, at most 48 bits; a larger IPS than PARange is
-        // UNPREDICTABLE.
+        // TCR: IPS is the CPU's physical address size, at most 48 bits. An IPS larger than PARange
+        // is UNPREDICTABLE.
         "ldr x3, ={TCR}",
         "mrs x2, id_aa64mmfr0_el1",
         "and x4, x2, #0xf",              // PARange
@@ -65,9 +66,9 @@ pub(crate) extern "C" fn enable_mmu() {
         "msr tcr_el1, x3",
         "msr ttbr0_el1, x0",
         "msr ttbr1_el1, x1",
-        "isb",                           // in effect before SCTLR_EL1.M can use them
-        // Leftovers of firmware. TLB contents are UNKNOWN after reset, instruction cache contents
-        // too. Local scope: they are this CPU's own, on a secondary as on the boot CPU.
+        "isb",                           // takes effect before SCTLR_EL1.M is set
+        // Remove what firmware left. The contents of TLB and instruction cache are UNKNOWN after
+        // reset. The scope is local because both belong to this CPU, also on a secondary CPU.
         "tlbi vmalle1",
         "ic iallu",
         "dsb nsh",                       // completes both (D8.17, B2.10)

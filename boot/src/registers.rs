@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The system register values that the kernel runs with, in one place because assembly and Rust
-//! both use them.
+//! The system register values that the kernel runs with. They are in one place because assembly and
+//! Rust code both use them.
 //!
-//! Layouts are those of the Arm ARM (DDI 0487), D24.2; bits that only newer architecture versions
-//! define are left at the value that keeps the older behavior.
+//! The layouts are those of the Arm ARM (DDI 0487), D24.2. Bits that only newer architecture
+//! versions define have the value that keeps the older behavior.
 
-/// MAIR_EL1: one byte per memory type; the index is that of `lazymmu::MemoryType`.
+/// MAIR_EL1: one byte for each memory type. The index is that of `lazymmu::MemoryType`.
 ///
 /// | index | byte | type |
 /// |---|---|---|
@@ -19,9 +19,10 @@ pub const MAIR: u64 = 0x0044_04ff;
 /// TCR_EL1 without the two fields that depend on the CPU (IPS and AS, see [`TCR_IPS_SHIFT`] and
 /// [`TCR_AS`]).
 ///
-/// Both halves: 48-bit addresses (TnSZ = 16), 4 KiB granule (TG0 = 0b00, TG1 = 0b10), walks inner
-/// shareable and write-back write-allocate, so that a walk sees what the data cache holds. A1 = 0:
-/// the ASID comes from TTBR0. HA and HD stay 0: software manages the access flag and dirty state.
+/// For both halves: 48-bit addresses (TnSZ = 16), 4 KiB granule (TG0 = 0b00, TG1 = 0b10), and walks
+/// that are inner shareable and write-back write-allocate, so that a walk sees what the data cache
+/// holds. A1 = 0: the ASID comes from TTBR0. HA and HD stay 0: software manages the access flag and
+/// the dirty state.
 pub const TCR: u64 = {
     const T0SZ: u64 = 16;
     const IRGN0_WBWA: u64 = 1 << 8;
@@ -41,8 +42,8 @@ pub const TCR_EPD0: u64 = 1 << 7;
 /// Bit position of TCR_EL1.IPS, which gets ID_AA64MMFR0_EL1.PARange, at most [`IPS_MAX`].
 pub const TCR_IPS_SHIFT: u64 = 32;
 
-/// The largest IPS in use: 48 bits. More needs FEAT_LPA2 or 64 KiB pages, which the descriptors
-/// here do not use.
+/// The largest IPS in use: 48 bits. A larger one needs FEAT_LPA2 or 64 KiB pages, which these
+/// descriptors do not use.
 pub const IPS_MAX: u64 = 5;
 
 /// TCR_EL1.AS: 16-bit ASIDs, set when ID_AA64MMFR0_EL1.ASIDBits says the CPU has them.
@@ -51,8 +52,8 @@ pub const TCR_AS: u64 = 1 << 36;
 /// SCTLR_EL1 with MMU and caches off: the bits that are RES1 in Armv8.0.
 ///
 /// LSMAOE (29), nTLSMD (28), SPAN (23), EIS (22), TSCXT (20), EOS (11) keep the Armv8.0 behavior
-/// where later versions gave them a meaning; with EIS and EOS, exception entry and return stay
-/// context synchronization events, on which the barrier rules of the kernel rely. SED (8) and ITD
+/// where later versions gave them a meaning. With EIS and EOS, exception entry and return stay
+/// context synchronization events; the barrier rules of the kernel rely on this. SED (8) and ITD
 /// (7) are RES1 where EL0 has no AArch32.
 pub const SCTLR_MMU_OFF: u64 = {
     const LSMAOE: u64 = 1 << 29;
@@ -77,8 +78,8 @@ pub const SCTLR_MMU_ON: u64 = {
     SCTLR_MMU_OFF | M | C | SA | SA0 | I
 };
 
-/// SCTLR_EL2 that stays behind when the kernel drops from EL2 (or from EL3 past EL2): RES1 bits
-/// only, everything off.
+/// SCTLR_EL2 after the kernel has dropped from EL2, or from EL3 past EL2: only RES1 bits,
+/// everything off.
 pub const SCTLR_EL2_OFF: u64 = 0x30c5_0830;
 
 /// SPSR for the drop: EL1 with SP_EL1, D, A, I and F masked.
@@ -86,7 +87,7 @@ pub const SPSR_EL1H_MASKED: u64 = 0x3c5;
 
 /// Attributes of the early block descriptors (Arm ARM D8.3.1).
 pub mod block {
-    /// Valid block descriptor, access flag set so that no access-flag fault can happen this early.
+    /// Valid block descriptor with the access flag set, so that no access flag fault can occur.
     const VALID_AF: u64 = 0b01 | 1 << 10;
     /// Inner shareable: required for coherency with the other CPUs and the walker.
     const INNER_SHAREABLE: u64 = 3 << 8;

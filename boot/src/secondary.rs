@@ -1,34 +1,35 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The way of a secondary CPU, from its physical entry to `secondary_main`.
+//! The path of a secondary CPU, from its physical entry to `secondary_main`.
 //!
-//! Firmware starts it at [`entry_phys`] (PSCI CPU_ON, or a spin table), at EL1, EL2 or EL3, MMU and
-//! caches off. What is in its registers depends on the method (PSCI passes a context id, a spin
-//! table does not), so nothing there is used: a CPU knows itself by MPIDR_EL1.
+//! Firmware starts the CPU at [`entry_phys`] (PSCI CPU_ON, or a spin table), at EL1, EL2 or EL3,
+//! with MMU and caches off. The contents of its registers depend on the method (PSCI passes a
+//! context id, a spin table does not). Therefore no register is used, and the CPU identifies itself
+//! by MPIDR_EL1.
 //!
 //! # The order, and why
 //!
-//! 1. [`el`] and [`mmu_on`](crate::mmu_on) as on the boot CPU: every control that resets to an UNKNOWN value is a
-//!    CPU's own. TTBR0 is the identity map of the early tables, which still lie where boot built
-//!    them, and TTBR1 is the kernel's final root.
-//! 2. The upper half; from there on the identity map is not needed, and goes as in
-//!    [`drop_identity_map`](crate::drop_identity_map).
-//! 3. The table of [`Slot`]s says which stack is this CPU's. It is read with the caches on, like
-//!    everything else that the kernel has written.
+//! 1. [`el`] and [`mmu_on`](crate::mmu_on) run as on the boot CPU, because each CPU has its own
+//!    controls that reset to UNKNOWN values. TTBR0 is the identity map of the early tables, which
+//!    still lie where boot built them, and TTBR1 is the kernel's final root.
+//! 2. The CPU jumps to the upper half. It does not need the identity map any more and ends it as
+//!    [`drop_identity_map`](crate::drop_identity_map) does.
+//! 3. The table of [`Slot`]s says which stack belongs to this CPU. The CPU reads it with the caches
+//!    on, like everything else that the kernel has written.
 //!
 //! # Caches
 //!
-//! A CPU with its caches off sees memory, not what another CPU's cache holds, and what it stores
-//! goes past lines that the others may hold. So it stores nothing until its caches are on, and
-//! reads three things only:
+//! A CPU with its caches off reads memory, not what another CPU's cache holds, and its stores
+//! bypass lines that other CPUs may hold. Therefore it stores nothing until its caches are on, and
+//! it reads three things only:
 //!
-//! - instructions and literals of `.text.boot`, which firmware put into memory and nobody writes;
-//! - the early tables, through the walker, which is coherent (TCR_EL1.IRGN, ORGN and SH), and not
-//!   before the MMU is on;
+//! - instructions and literals of `.text.boot`, which firmware put into memory and nothing writes;
+//! - the early tables, through the walker, which is coherent (TCR_EL1.IRGN, ORGN and SH), and only
+//!   once the MMU is on;
 //! - the kernel's root, a word that [`prepare`] cleans to the point of coherency (H16).
 //!
-//! QEMU has no caches and cannot show the loss of any of this; `cargo xtask check` looks at
-//! [`prepare`], and at what the way up reads and stores.
+//! QEMU has no caches and cannot show the loss of any of this. `cargo xtask check` examines
+//! [`prepare`], and the loads and stores of this path.
 
 use crate::{
     el,
@@ -44,13 +45,13 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-/// A place for a CPU to run on.
+/// The stack of one secondary CPU, and the affinity by which that CPU finds it.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Slot {
-    /// Affinity fields of its MPIDR_EL1, all other bits 0; [`Slot::NOBODY`] if the place is free.
+    /// Affinity fields of its MPIDR_EL1, all other bits 0; [`Slot::NOBODY`] if the slot is free.
     mpidr: AtomicU64,
-    /// Address above its stack, 16-byte aligned.
+    /// Address of the end of its stack, 16-byte aligned.
     stack_top: AtomicU64,
 }
 
@@ -58,7 +59,7 @@ impl Slot {
     /// No CPU has this affinity: the bits above Aff3 are never part of one.
     pub const NOBODY: u64 = u64::MAX;
 
-    /// A free place.
+    /// A free slot.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -67,18 +68,18 @@ impl Slot {
         }
     }
 
-    /// Gives the place to the CPU with affinity `mpidr`, which has not been started yet; it is
-    /// going to run on the stack below `stack_top`.
+    /// Assigns the slot to the CPU with affinity `mpidr`, which has not been started yet and will
+    /// run on the stack below `stack_top`.
     ///
     /// # Safety
     ///
-    /// - `stack_top` is 16-byte aligned, and memory that the kernel's root maps writable lies below
-    ///   it, which nobody else uses from now on;
-    /// - the slot was not given to anybody before.
+    /// - `stack_top` is 16-byte aligned; the memory below it is mapped writable by the kernel's
+    ///   root, and nothing else uses it from now on;
+    /// - the slot has not been assigned before.
     pub unsafe fn give(&self, mpidr: u64, stack_top: u64) {
         self.stack_top.store(stack_top, Ordering::Relaxed);
-        // Whoever finds itself here finds its stack, too. The CPU that looks was started after this
-        // and a DSB, so even Relaxed would do.
+        // A CPU that finds its affinity also finds its stack. `Relaxed` would be enough, because
+        // that CPU is started after these stores and a DSB.
         self.mpidr.store(mpidr, Ordering::Release);
     }
 }
@@ -89,7 +90,7 @@ impl Default for Slot {
     }
 }
 
-/// What a secondary reads before it has a stack.
+/// The data that a secondary CPU reads before it has a stack.
 #[repr(C)]
 pub(crate) struct Shared {
     /// Physical address of the upper half's root: read with the caches off.
@@ -112,20 +113,20 @@ pub(crate) static SHARED: Shared = Shared {
 pub const AFFINITY: u64 = 0xff_00ff_ffff;
 
 unsafe extern "C" {
-    /// The kernel's entry for secondary CPUs, defined by the crate that links this one: EL1, MMU and
-    /// caches on, all of DAIF masked, on the stack of `slot`, with no per-CPU block and the vectors
-    /// of [`mod@park`]; the lower half translates nothing.
+    /// The kernel's entry for secondary CPUs, defined by the crate that links this one: EL1, MMU
+    /// and caches on, all of DAIF masked, on the stack of `slot`, with no per-CPU block and the
+    /// vectors of [`mod@park`]; the lower half translates nothing.
     safe fn secondary_main(slot: u64) -> !;
 }
 
-/// Says where secondaries find their way: the upper half's root and the slots.
+/// Publishes the upper half's root and the slots for secondary CPUs.
 ///
-/// To be called before the first of them is started. Each is started after its slot is
-/// [given](Slot::give) to it and a `DSB SY`, so that it finds what was written.
+/// Call it before the first secondary CPU is started. Each CPU is started after its slot is
+/// [assigned](Slot::give) and a `DSB SY`, so that it sees these stores.
 ///
 /// # Safety
 ///
-/// - `root_phys` is the root of the upper half that is in use, and stays so;
+/// - `root_phys` is the root of the upper half that is in use, and it stays in use;
 /// - the early tables are as boot left them ([`crate::drop_identity_map`] does not change them).
 // Checked by its name in the machine code (`cargo xtask check`).
 #[inline(never)]
@@ -135,9 +136,9 @@ pub unsafe fn prepare(root_phys: u64, slots: &'static [Slot]) {
     SHARED.count.store(slots.len() as u64, Ordering::Relaxed);
     SHARED.root.store(root_phys, Ordering::Relaxed);
     // Rule: H16. Witness: `cargo xtask check`; QEMU has no caches.
-    // SAFETY: maintenance changes nothing that Rust can see. The word is in memory when the DSB
-    // completes (B2.10.8), where a CPU without caches reads it. Later stores to neighbors in the
-    // line write the line back with this same word.
+    // SAFETY: cache maintenance changes nothing that Rust can see. When the DSB completes, the word
+    // is in memory (B2.10.8), where a CPU with its caches off reads it. Later stores to neighbors
+    // in the same line write back this same word.
     unsafe {
         asm!(
             "dc cvac, {word}",
@@ -148,22 +149,22 @@ pub unsafe fn prepare(root_phys: u64, slots: &'static [Slot]) {
     }
 }
 
-/// Physical address where firmware is to start a secondary CPU.
+/// Physical address at which firmware must start a secondary CPU.
 #[must_use]
 pub fn entry_phys() -> u64 {
     switch::image_phys(entry as *const () as u64)
 }
 
-/// The entry, at its physical address, at any of EL1, EL2, EL3; every reference is PC-relative.
+/// The entry, at its physical address, at EL1, EL2 or EL3. Every reference is PC-relative.
 ///
-/// The register plan is that of [`crate::entry`], but x21 holds the physical address of the early
+/// The registers are used as in [`crate::entry`], but x21 holds the physical address of the early
 /// tables.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 extern "C" fn entry() -> ! {
     naked_asm!(
         "mrs x1, id_aa64mmfr0_el1",
-        "tbz x1, #31, 1f",             // TGran4: negative means no 4 KiB granule
+        "tbz x1, #31, 1f",             // TGran4: a negative value means no 4 KiB granule
         "ldr w0, ={NO_4K_GRANULE}",
         "b {park}",
         "1:",
@@ -174,7 +175,7 @@ extern "C" fn entry() -> ! {
         "adrp x21, _boot_tables_start", // 4 KiB aligned
         "adrp x2, {SHARED}",
         "add x2, x2, :lo12:{SHARED}",
-        "ldr x1, [x2, #{ROOT}]",       // TTBR1; the only data read past the caches
+        "ldr x1, [x2, #{ROOT}]",       // TTBR1; the only data read with the caches off
         "add x0, x21, #{IDENTITY_L0}", // TTBR0
         "bl {enable_mmu}",
         "ldr x8, ={upper_half}",       // an absolute address: the link address
@@ -191,19 +192,20 @@ extern "C" fn entry() -> ! {
     )
 }
 
-/// First instructions at the link address: the end of the identity map, the slot, the stack.
+/// First instructions at the link address: they end the identity map, find the slot and set the
+/// stack.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 extern "C" fn upper_half() -> ! {
     naked_asm!(
-        // What goes wrong from here on parks at an address that exists without the identity map.
+        // From here on an exception parks at an address that is valid without the identity map.
         "adrp x0, boot_park_vectors",
         "add x0, x0, :lo12:boot_park_vectors",
         "msr vbar_el1, x0",
-        // As `drop_identity_map`: the empty root takes effect, then EPD0, then what this CPU's TLB
-        // still holds is invalidated, and that completed (R_YNJCP, U2; H12 says NSH, and the check
-        // sees it). Local: the identity map is
-        // in no other CPU's TLB, or that CPU does the same on its way.
+        // As in `drop_identity_map`: the empty root takes effect, then EPD0 takes effect, then this
+        // CPU's TLB is invalidated, and the invalidation completes (R_YNJCP, U2; H12 says NSH, and
+        // `cargo xtask check` sees it). The scope is local: another CPU's TLB holds the identity
+        // map only while that CPU is on this path, and then it executes the same instructions.
         "mov x0, #{EMPTY}",
         "add x0, x0, x21",
         "msr ttbr0_el1, x0",
@@ -215,7 +217,7 @@ extern "C" fn upper_half() -> ! {
         "tlbi vmalle1",
         "dsb nsh",
         "isb",
-        // Which slot is this CPU's?
+        // Find the slot with this CPU's affinity.
         "mrs x1, mpidr_el1",
         "ldr x2, ={AFFINITY}",
         "and x1, x1, x2",

@@ -1,32 +1,36 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The early tables: 2 MiB blocks but for one, built with the MMU off.
+//! The early tables, built with the MMU off. They map by 2 MiB blocks, and one block by pages.
 //!
 //! | half | maps | by |
 //! |---|---|---|
 //! | TTBR0 | the first block of the image, one to one, read-only and executable | one block |
-//! | TTBR1 | the image at its link address, writable and executable | 1 to 512 blocks, of which one in pages |
-//! | TTBR1 | the boot window, empty here | [`window`](crate::window) |
-//! | TTBR1 | RAM for the kernel's own tables, not here either | [`linear`](crate::linear) |
+//! | TTBR1 | the image at its link address, writable and executable | 1 to 512 blocks, one of them by pages |
+//! | TTBR1 | the boot window, empty at first | filled by [`window`](crate::window) |
+//! | TTBR1 | RAM for the kernel's own tables, not mapped at first | filled by [`linear`](crate::linear) |
 //!
-//! The block in pages is the one with the boot stack's guard (`_boot_stack_guard`), which is left
-//! out: the deepest calls of the boot come before the kernel has tables of its own, and below the
-//! guard are these.
+//! The block that is mapped by pages contains the guard page of the boot stack
+//! (`_boot_stack_guard`), which is not mapped. The deepest calls of the boot occur before the
+//! kernel has tables of its own, and these early tables lie below the guard.
 //!
 //! # Cache maintenance
 //!
-//! These stores go to memory, past the data cache (MMU off), but walks read through the cache
-//! (TCR_EL1.IRGN/ORGN). Two things could stand between: a dirty line that firmware left, which
-//! would overwrite the tables when evicted, and a clean line fetched speculatively before the
-//! store, which a walk would hit. Hence an invalidation by VA to the point of coherency before
-//! (drops the first kind) and after (drops the second), each completed by DSB (Arm ARM B2.10.8,
-//! D7.5.9; H9). QEMU has no caches and cannot show the loss of either; `cargo xtask check` does.
+//! With the MMU off these stores go to memory and bypass the data cache, but walks read through the
+//! cache (TCR_EL1.IRGN/ORGN). Two kinds of cache lines could break this:
+//!
+//! - a dirty line that firmware left, which would overwrite the tables when it is evicted;
+//! - a clean line that was fetched speculatively before the store, which a walk would hit.
+//!
+//! Therefore the lines are invalidated by VA to the point of coherency before the stores (which
+//! drops the first kind) and after them (which drops the second). A DSB completes each invalidation
+//! (Arm ARM B2.10.8, D7.5.9; H9). QEMU has no caches and cannot show the loss of either;
+//! `cargo xtask check` does.
 
 use crate::registers::block;
 use core::arch::{global_asm, naked_asm};
 
-// Bytes of the region between `_boot_tables_start` and `_boot_tables_end`, for linker.ld, which
-// reserves it in the part of `.bss` that is not cleared.
+// Bytes of the region between `_boot_tables_start` and `_boot_tables_end`. linker.ld reserves it in
+// the part of `.bss` that is not cleared.
 global_asm!(
     ".globl boot_tables_size",
     ".set boot_tables_size, {END}",
@@ -41,21 +45,21 @@ pub(crate) mod offset {
     pub(crate) const IDENTITY_L2: u64 = 0x2000;
     /// TTBR1, level 0.
     pub(crate) const KERNEL_L0: u64 = 0x3000;
-    /// The image: last entry of level 0, last but one of level 1.
+    /// The image: last entry of level 0, last but one entry of level 1.
     pub(crate) const IMAGE_L1: u64 = 0x4000;
     pub(crate) const IMAGE_L2: u64 = 0x5000;
     /// The boot window: last but one entry of level 0, first of level 1.
     pub(crate) const WINDOW_L1: u64 = 0x6000;
     pub(crate) const WINDOW_L2: u64 = 0x7000;
-    /// Never filled: what a TTBR points to when its half must translate nothing.
+    /// Never filled. A TTBR points to it when its half must translate nothing.
     pub(crate) const EMPTY: u64 = 0x8000;
     /// The image's block that is mapped by pages, level 3.
     pub(crate) const IMAGE_L3: u64 = 0x9000;
-    /// RAM at the addresses of the kernel's linear map: level 1, and two of level 2 for the two
-    /// gigabytes from the one in which it starts.
+    /// RAM at the addresses of the kernel's linear map: one table of level 1, and two of level 2
+    /// for two gigabytes, beginning with the gigabyte in which the RAM starts.
     pub(crate) const LINEAR_L1: u64 = 0xa000;
     pub(crate) const LINEAR_L2: u64 = 0xb000;
-    /// End of the last one.
+    /// End of the last table.
     pub(crate) const END: u64 = 0xd000;
 }
 
@@ -69,15 +73,15 @@ pub(crate) extern "C" fn build() {
         "mov x17, x30",
         "adrp x9, _boot_tables_start",
         "bl {invalidate}",
-        // All entries invalid. Whole 16-byte stores on a 4 KiB aligned region: no unaligned Device
-        // access, and no DC ZVA (H3, H5).
+        // Clear all entries. The stores are 16 bytes, on a region that is 4 KiB aligned: there is
+        // no unaligned Device access, and no DC ZVA (H3, H5).
         "mov x0, x9",
         "adrp x1, _boot_tables_end",
         "1:",
         "stp xzr, xzr, [x0], #16",
         "cmp x0, x1",
         "b.lo 1b",
-        // Identity map: one block for the 2 MiB that hold the image's first bytes, and so all of
+        // Identity map: one block of 2 MiB, which holds the image's first bytes and so all of
         // .text.boot.
         "and x2, x21, #~0x1fffff",             // x2 = base of that block
         "ubfx x3, x21, #39, #9",               // level 0 index
@@ -110,8 +114,7 @@ pub(crate) extern "C" fn build() {
         "add x6, x6, x9",
         "orr x3, x6, #{TABLE}",
         "str x3, [x4, #(510 * 8)]",
-        // One block after the other until the image ends; linker.ld asserts that it fits into one
-        // level 2 table.
+        // Blocks until the image ends. linker.ld asserts that it fits into one level 2 table.
         "adrp x7, _image_end",                 // 4 KiB aligned
         "ldr x4, ={IMAGE}",
         "2:",
@@ -120,7 +123,7 @@ pub(crate) extern "C" fn build() {
         "add x2, x2, #0x200, lsl #12",         // 2 MiB
         "cmp x2, x7",
         "b.lo 2b",
-        // The block of the guard once more, by pages.
+        // Map the block of the guard again, by pages.
         "adrp x8, _boot_stack_guard",
         "and x2, x8, #~0x1fffff",
         "mov x5, #{IMAGE_L3}",
@@ -137,14 +140,14 @@ pub(crate) extern "C" fn build() {
         "b.lo 3b",
         "sub x5, x5, #0x1000",
         "orr x5, x5, #{TABLE}",
-        "and x2, x21, #~0x1fffff",             // which entry of level 2: blocks above the first
+        "and x2, x21, #~0x1fffff",             // index in level 2: blocks above the first
         "sub x8, x8, x2",
         "lsr x8, x8, #21",
         "mov x6, #{IMAGE_L2}",
         "add x6, x6, x9",
         "str x5, [x6, x8, lsl #3]",
-        // Boot window at 0xffff_ff00_0000_0000: level 0 entry 510, level 1 entry 0; its level 2
-        // table stays empty.
+        // Boot window at 0xffff_ff00_0000_0000: level 0 entry 510, level 1 entry 0. Its level 2
+        // table stays empty here.
         "mov x5, #{KERNEL_L0}",
         "add x5, x5, x9",
         "mov x4, #{WINDOW_L1}",
@@ -155,8 +158,8 @@ pub(crate) extern "C" fn build() {
         "add x3, x3, x9",
         "orr x3, x3, #{TABLE}",
         "str x3, [x4]",
-        // The stores reach memory before the second invalidation. No walk can be confused by the
-        // order of parent and child here: translation is off.
+        // The stores reach memory before the second invalidation. The order of parents and
+        // children does not matter, because translation is off.
         "dsb sy",
         "bl {invalidate}",
         "mov x1, #{KERNEL_L0}",
@@ -179,8 +182,9 @@ pub(crate) extern "C" fn build() {
     )
 }
 
-/// Discards every cache line of the tables, up to the point of coherency. In: x9 = their start.
-/// Clobbers x0-x2.
+/// Discards every cache line of the tables, up to the point of coherency.
+///
+/// In: x9 = their start. Clobbers x0-x2.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.boot")]
 extern "C" fn invalidate() {

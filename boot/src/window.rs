@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The boot window: 512 slots of 2 MiB at [`WINDOW`], filled one after the other while the early
-//! tables are live.
+//! The boot window: 512 slots of 2 MiB at [`WINDOW`], filled in order while the early tables are
+//! live.
 //!
-//! The device tree is read through it, and an early console can be. It lives and dies with the
-//! early tables; after [`replace_ttbr1`](crate::replace_ttbr1) its addresses fault.
+//! The kernel reads the device tree through it, and it can map an early console there. The window
+//! exists as long as the early tables; after [`replace_ttbr1`](crate::replace_ttbr1) its addresses
+//! fault.
 //!
-//! A slot is filled once and never changed, so only invalid-to-valid transitions happen and
+//! A slot is filled once and never changed. Therefore only invalid-to-valid transitions occur, and
 //! break-before-make never applies.
 
 use crate::{BLOCK_SIZE, registers::block, tables::offset};
@@ -32,8 +33,8 @@ unsafe extern "C" {
 /// Maps the 2 MiB block around `phys` as Device-nGnRE in the boot window and returns the address of
 /// `phys` in it.
 ///
-/// For an early console: a message about a broken device tree has to get out before the kernel has
-/// tables of its own. Mapping the same block again returns the same address.
+/// It is meant for an early console, which must print a message about a broken device tree before
+/// the kernel has tables of its own. Mapping the same block again returns the same address.
 ///
 /// Returns `None` if the window is full or `phys` is 2^48 or more.
 ///
@@ -46,10 +47,10 @@ pub unsafe fn map_early_device(phys: u64) -> Option<u64> {
     map(phys, block::DEVICE_MMIO)
 }
 
-/// Maps the block around `phys` as read-only Normal memory, and the one after it if `size` bytes
-/// need it.
+/// Maps the block around `phys` as read-only Normal memory, and also the next block if the `size`
+/// bytes extend into it. The second block lies directly above the first.
 ///
-/// Only for firmware's data. The second block lies directly above the first.
+/// Only for data that firmware has written.
 pub(crate) fn map_read_only(phys: u64, size: u64) -> Option<u64> {
     let virt = map(phys, block::READ_ONLY_DATA)?;
     let last = phys.checked_add(size.max(1) - 1)?;
@@ -86,9 +87,9 @@ fn map(phys: u64, attributes: u64) -> Option<u64> {
 fn slots() -> &'static [AtomicU64; SLOTS] {
     let tables = &raw const _boot_tables_start;
     let table = tables.cast::<u8>().wrapping_add(offset::WINDOW_L2 as usize);
-    // SAFETY: linker.ld reserves `offset::END` bytes at `_boot_tables_start`, 4 KiB aligned, and the
-    // early tables map them; the table is 4 KiB of plain integers and only ever accessed as these
-    // atomics.
+    // SAFETY: linker.ld reserves `offset::END` bytes at `_boot_tables_start`, 4 KiB aligned, and
+    // the early tables map them; the table is 4 KiB of plain integers and only ever accessed as
+    // these atomics.
     unsafe { &*table.cast::<[AtomicU64; SLOTS]>() }
 }
 
@@ -97,7 +98,7 @@ fn slots() -> &'static [AtomicU64; SLOTS] {
 /// Rule: invalid to valid needs `DSB ISHST; ISB` before the first use (R_SPVBD; prior-art verdict
 /// M5). Witness: none in QEMU.
 pub(crate) fn publish() {
-    // SAFETY: barriers change no state that Rust can see. Not `nomem`: the store above must stay
-    // above.
+    // SAFETY: barriers change no state that Rust can see. The asm is not `nomem`, so that the store
+    // above is not moved below it.
     unsafe { asm!("dsb ishst", "isb", options(nostack, preserves_flags)) };
 }
