@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Backtraces by frame records (AAPCS64 6.4.6): pairs of (caller's record, return address), linked
-//! through x29.
+//! Backtraces from frame records (AAPCS64 6.4.6): pairs of (caller's record, return address),
+//! linked through x29.
 //!
-//! A backtrace is taken when things are broken, so no record is trusted: it must be aligned, lie
-//! within a known stack, and above the record before it. One step from the emergency stack to the
-//! interrupted one is allowed. So the walk ends after a bounded number of reads, all of them of
-//! mapped memory.
+//! A backtrace is taken when the kernel is broken, so no record is trusted. A record must be
+//! aligned, must lie within a known stack, and must lie above the record before it. The walk may
+//! step once from the emergency stack to the interrupted one. It therefore ends after a bounded
+//! number of reads, and it reads mapped memory only.
 //!
-//! It prints bare addresses, one per line, `  #0 0xffffffff80081234`; `cargo xtask` adds names.
-//! Frame 0 is where the CPU was, the others are return addresses.
+//! The output is bare addresses, one on each line, `  #0 0xffffffff80081234`; `cargo xtask` adds
+//! the names. Frame 0 is the place where the CPU was; the others are return addresses.
 
 use core::fmt;
 
 use crate::stack::{RECORD, Stack};
 
-/// Frames that are printed at most. A runaway recursion would fill the screen.
+/// Frames that are printed at most, because a runaway recursion would fill the screen.
 pub const MAX_FRAMES: usize = 32;
 
 /// Why a walk ended.
@@ -32,10 +32,10 @@ pub enum End {
     },
 }
 
-/// Follows the records from `frame_pointer`; calls `visit` with each return address.
+/// Follows the records from `frame_pointer`, and calls `visit` with each return address.
 ///
-/// `stacks` in the order in which they may be left: the walk may move on to a later one, never
-/// back. `read` gets addresses within `stacks` only, 8-byte aligned.
+/// `stacks` are in the order in which the walk may leave them: it may move on to a later one, never
+/// back. `read` is called only with 8-byte aligned addresses within `stacks`.
 pub fn walk(
     frame_pointer: u64,
     stacks: &[Stack],
@@ -53,7 +53,7 @@ pub fn walk(
             return End::Broken { record };
         };
         if index > 0 {
-            // Another stack: what was below on the old one says nothing here.
+            // On another stack, `below` of the old one does not apply.
             stacks = &stacks[index..];
             lowest = 0;
         }
@@ -79,7 +79,7 @@ pub fn walk(
 ///
 /// # Errors
 ///
-/// Those of `out`.
+/// Errors of `out`.
 pub fn write(
     out: &mut dyn fmt::Write,
     pc: u64,
@@ -90,11 +90,12 @@ pub fn write(
     write_from(out, &[pc], frame_pointer, stacks, read)
 }
 
-/// The same for a `pc` where no function has begun: `link` (x30), frame 1, is not in a record yet.
+/// Prints a backtrace whose `pc` is not inside a function that has begun: `link` (x30) is frame 1,
+/// because no record holds it yet.
 ///
 /// # Errors
 ///
-/// Those of `out`.
+/// Errors of `out`.
 pub fn write_called(
     out: &mut dyn fmt::Write,
     pc: u64,
@@ -143,13 +144,11 @@ mod on_target {
     use crate::arch::percpu;
     use core::{arch::asm, fmt, ptr};
 
-    /// Reads a word of a stack.
-    ///
-    /// For addresses that [`super::walk`] has checked.
+    /// Reads a word of a stack, at an address that [`super::walk`] has checked.
     #[must_use]
     pub fn read_stack(address: u64) -> u64 {
         // SAFETY: `walk` passes aligned addresses within the bounds of a stack, which is mapped
-        // from bottom to top; volatile, because the compiler knows of no object there.
+        // from bottom to top. The read is volatile, because the compiler knows no object there.
         unsafe { ptr::with_exposed_provenance::<u64>(address as usize).read_volatile() }
     }
 
@@ -157,7 +156,7 @@ mod on_target {
     ///
     /// # Errors
     ///
-    /// Those of `out`.
+    /// Errors of `out`.
     #[inline(never)]
     pub fn write_current(out: &mut dyn fmt::Write) -> fmt::Result {
         let frame_pointer: u64;
@@ -167,7 +166,7 @@ mod on_target {
         }
         let cpu = percpu::current();
         let stacks = [cpu.emergency_stack(), cpu.stack()];
-        // This function's own record: its caller's record, and where it returns to.
+        // This function's own record: its caller's record, and its return address.
         if !stacks.iter().any(|stack| stack.holds_record(frame_pointer)) {
             return writeln!(
                 out,

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Cache maintenance by address, and what executable mappings need.
+//! Cache maintenance by address, and the sequence that executable mappings need.
 //!
-//! Ranges are half-open, in bytes, of addresses that are mapped; lines at the ends are included
-//! whole. Every function completes its maintenance (DSB) before it returns. QEMU has no caches:
-//! no test there can notice the loss of anything in this file; on hardware, a secondary CPU that
-//! starts on stale memory or new code that does not run would.
+//! Ranges are half-open, in bytes, of addresses that are mapped. Lines at the ends are included
+//! whole. Every function completes its maintenance (DSB) before it returns.
+//!
+//! QEMU has no caches, so no test there can notice the loss of anything in this file. On hardware a
+//! secondary CPU could start from stale memory, or new code could fail to run.
 
 use super::barrier;
 use core::{arch::asm, ops::Range};
@@ -42,30 +43,30 @@ fn lines(range: Range<u64>, line: u64) -> impl Iterator<Item = u64> {
 
 /// Writes dirty lines back to the point of coherency and drops them.
 ///
-/// Rule: B2.10.8, H12: before memory is read past the caches, and before its type changes to a
+/// Rule: B2.10.8, H12: before memory is read with the caches off, and before its type changes to a
 /// non-cacheable one.
-/// Witness: the DC and the DSB: `cargo xtask check`. None in QEMU, which has no caches; real hardware shows stale
-/// data.
+/// Witness: the DC and the DSB: `cargo xtask check`. None in QEMU, which has no caches; real
+/// hardware shows stale data.
 #[inline(never)] // `cargo xtask check` finds it by its name in the machine code.
 pub fn clean_and_invalidate_to_poc(range: Range<u64>) {
     for address in lines(range, data_line()) {
-        // SAFETY: writing a line back does not change what memory holds for anyone who looks
-        // through the caches; the dropped line is read again from memory.
+        // SAFETY: writing a line back does not change the contents of memory for an access through
+        // the caches; the dropped line is read again from memory.
         unsafe { asm!("dc civac, {}", in(reg) address, options(nostack, preserves_flags)) };
     }
     barrier::dsb_sy();
 }
 
-/// Makes instructions that were written to `range` executable, on all PEs; the caller's pipeline
-/// included.
+/// Makes instructions that were written to `range` executable on all PEs, including the pipeline of
+/// the calling one.
 ///
-/// `range` is where they are going to be fetched: another mapping of the same memory will not do
-/// where the instruction cache is indexed by virtual address (CTR_EL0.L1Ip = VIPT).
+/// `range` must be the addresses from which they are fetched. Another mapping of the same memory is
+/// not enough where the instruction cache is indexed by virtual address (CTR_EL0.L1Ip = VIPT).
 ///
-/// Rule: B2.2.5, R35, H15: clean to the point of unification, DSB, invalidate the instruction caches,
-/// DSB, ISB. Other PEs need a context synchronization event of their own.
+/// Rule: B2.2.5, R35, H15: clean to the point of unification, DSB, invalidate the instruction
+/// caches, DSB, ISB. Other PEs need a context synchronization event of their own.
 /// Witness: none in QEMU, which notices writes to translated code by itself; on hardware the
-/// self-test `wx.text_mapping_can_be_executed` may fetch what was there before.
+/// self-test `wx.text_mapping_can_be_executed` may fetch the old instructions.
 pub fn sync_instructions(range: Range<u64>) {
     for address in lines(range.clone(), data_line()) {
         // SAFETY: as in `clean_and_invalidate_to_poc`.
@@ -73,7 +74,7 @@ pub fn sync_instructions(range: Range<u64>) {
     }
     barrier::dsb_ish();
     for address in lines(range, instruction_line()) {
-        // SAFETY: instructions are fetched again.
+        // SAFETY: the instructions are only fetched again.
         unsafe { asm!("ic ivau, {}", in(reg) address, options(nostack, preserves_flags)) };
     }
     barrier::dsb_ish();

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Whether a secondary CPU can run in the terms that were made on the boot CPU.
+//! Checks whether a secondary CPU can run with the settings that were chosen on the boot CPU.
 //!
-//! How the tables are written and invalidated was chosen by what the boot CPU offers, and holds for
-//! the whole machine: a CPU that lacks range invalidation would miss the one that another CPU
-//! broadcasts. (CPUs of different kinds in one machine are common, big.LITTLE.) So a CPU that offers
-//! less stays out. The exception is FEAT_ETS2, which nobody relies on under the classic policy.
+//! The features of the boot CPU decide how the whole machine writes and invalidates tables. A CPU
+//! with fewer features would break this: without range invalidation, for example, it would miss a
+//! range invalidation that another CPU broadcasts. Machines with CPUs of different kinds are common
+//! (big.LITTLE). Therefore a CPU that lacks a feature is not used. FEAT_ETS2 is an exception,
+//! because nothing relies on it under the classic policy.
 
 use super::features::{Ets, Features};
 use core::fmt;
@@ -18,11 +19,11 @@ pub enum Incompatible {
     TlbRange,
     /// FEAT_TTL.
     Ttl,
-    /// FEAT_ETS2, and the policy in force is that for it.
+    /// FEAT_ETS2, while the policy in force relies on it.
     Ets2,
-    /// It needs its invalidations twice, and the boot CPU does not.
+    /// It needs each invalidation twice, and the boot CPU does not.
     RepeatTlbi,
-    /// Physical address bits: RAM was mapped up to what the boot CPU addresses.
+    /// Physical address bits: RAM was mapped up to the limit of the boot CPU.
     PhysicalBits {
         /// Of this CPU.
         has: u8,
@@ -36,7 +37,7 @@ pub enum Incompatible {
         /// Of the boot CPU.
         needed: u8,
     },
-    /// Its CNTFRQ_EL0 says something else than the boot CPU's.
+    /// Its CNTFRQ_EL0 differs from the boot CPU's.
     Frequency {
         /// Of this CPU, in ticks per second.
         has: u64,
@@ -89,7 +90,7 @@ impl core::error::Error for Incompatible {}
 ///
 /// # Errors
 ///
-/// The first thing that it lacks.
+/// The first feature that it lacks.
 pub fn check(
     this: &Features,
     boot: &Features,
@@ -108,7 +109,7 @@ pub fn check(
     if this.repeat_tlbi && !features.tlb.repeat {
         return Err(Incompatible::RepeatTlbi);
     }
-    // Beyond 48 bits the kernel uses none of them.
+    // The kernel uses no address bits beyond 48.
     let (has, needed) = (this.pa_bits, boot.pa_bits.min(lazymmu::PA_BITS as u8));
     if has < needed {
         return Err(Incompatible::PhysicalBits { has, needed });

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What an access that may fault comes back with.
+//! The result of an access that may fault.
 
 use super::exceptions::esr::Esr;
 use core::fmt;
 
-/// What a probe ran into.
+/// A fault that a probe took.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
     /// ESR_EL1: class, status and level.
@@ -26,7 +26,7 @@ impl fmt::Debug for Fault {
     }
 }
 
-/// How the assembly returns: in x0 and x1 (AAPCS64 6.9).
+/// The result of the assembly functions, in x0 and x1 (AAPCS64 6.9).
 #[repr(C)]
 pub(crate) struct Outcome {
     /// 0, or ESR_EL1 of the fault (never 0: IL is set for every 32-bit instruction).

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the CPU can do, from its ID registers.
+//! The features of the CPU, from its ID registers.
 //!
-//! [`IdRegisters`] is what a CPU says, [`Features`] what the kernel makes of it; the second is
-//! computed from the first without hardware, so that CPUs which nobody here owns can be tried in
-//! host tests. Fields are unsigned unless noted; a value above the highest known one means "at
-//! least that" (Arm ARM D24.1.3), hence the `>=`.
+//! [`IdRegisters`] holds the raw values, and [`Features`] what the kernel derives from them. The
+//! derivation needs no hardware, so that host tests can try CPUs that are not available. Fields are
+//! unsigned unless noted. A value above the highest known one means "at least that" (Arm ARM
+//! D24.1.3), hence the `>=`.
 
 use core::fmt;
 
-/// The ID registers that [`Features`] is made from.
+/// The ID registers from which [`Features`] is derived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IdRegisters {
     /// MIDR_EL1.
@@ -30,10 +30,10 @@ pub struct IdRegisters {
 
 /// Enhanced translation synchronization (ID_AA64MMFR1_EL1.ETS).
 ///
-/// The value 1 was an earlier feature of that name with weaker promises and counts as none.
+/// The value 1 was an earlier feature of that name with weaker guarantees, and it counts as none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ets {
-    /// None: an access may fault on an entry that was valid before it in program order.
+    /// None: an access may fault on an entry that was made before it in program order.
     #[default]
     None,
     /// FEAT_ETS2: a translation or access-flag fault sees earlier stores.
@@ -57,7 +57,7 @@ pub enum Hafdbs {
 /// What the kernel needs to know of a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
-    /// MIDR_EL1: who made it and which model it is.
+    /// MIDR_EL1: the implementer and the model.
     pub midr: u64,
     /// Physical address size in bits.
     pub pa_bits: u8,
@@ -65,7 +65,7 @@ pub struct Features {
     pub asid_bits: u8,
     /// Enhanced translation synchronization.
     pub ets: Ets,
-    /// FEAT_TTL: TLBI operands may say the level of the entry.
+    /// FEAT_TTL: TLBI operands may give the level of the entry.
     pub ttl: bool,
     /// FEAT_TLBIRANGE: TLBI by range.
     pub tlb_range: bool,
@@ -79,7 +79,7 @@ pub struct Features {
     pub lpa2: bool,
     /// FEAT_LSE: atomic instructions. The kernel is built without them.
     pub lse: bool,
-    /// GIC system registers.
+    /// The CPU has GIC system registers.
     pub gic_sysreg: bool,
     /// FEAT_PMUv3 version as in ID_AA64DFR0_EL1.PMUVer; 0 if there is no such PMU.
     pub pmu_version: u8,
@@ -123,7 +123,7 @@ impl Features {
         }
     }
 
-    /// Name of the model, for people; `None` if it is not a well-known one.
+    /// Name of the model, for messages; `None` if it is not a well-known one.
     #[must_use]
     pub const fn model(&self) -> Option<&'static str> {
         const ARM: u64 = 0x41;
@@ -137,7 +137,7 @@ impl Features {
             (ARM, 0xd40) => Some("Neoverse-V1"),
             (ARM, 0xd47) => Some("Cortex-A710"),
             (ARM, 0xd49) => Some("Neoverse-N2"),
-            // The implementer code that Arm reserves for software; QEMU's `max` uses it.
+            // Arm reserves this implementer code for software; QEMU's `max` uses it.
             (0, 0x051) => Some("QEMU max"),
             _ => None,
         }
@@ -180,11 +180,11 @@ impl fmt::Display for Features {
     }
 }
 
-/// Whether a broadcast TLBI may be complete before all writes through the entry are
-/// observed, so that TLBI and DSB must be executed twice (R34).
+/// Whether a broadcast TLBI may be complete before all writes through the entry are observed. If
+/// so, TLBI and DSB must be executed twice (R34).
 ///
-/// The models of Linux's `ARM64_WORKAROUND_REPEAT_TLBI` since commit cfd391e74134: all
-/// revisions, since no fixed one is published.
+/// These are the models of Linux's `ARM64_WORKAROUND_REPEAT_TLBI` since commit cfd391e74134, in all
+/// revisions, because no fixed revision is published.
 const fn needs_repeated_tlbi(midr: u64) -> bool {
     const ARM: u64 = 0x41;
     /// Cortex-A76, A76AE, A77, A78, A78AE, A78C, A710; X1, X1C, X2, X3, X4, X925; Neoverse N1,
@@ -211,7 +211,7 @@ const fn field(register: u64, shift: u32) -> u8 {
 
 #[cfg(target_os = "none")]
 impl Features {
-    /// Those of the calling CPU.
+    /// The features of the calling CPU.
     #[must_use]
     pub fn of_this_cpu() -> Self {
         Self::decode(&IdRegisters::read())
@@ -220,7 +220,7 @@ impl Features {
 
 #[cfg(target_os = "none")]
 impl IdRegisters {
-    /// Reads those of the calling CPU.
+    /// Reads the ID registers of the calling CPU.
     #[must_use]
     pub fn read() -> Self {
         use aarch64_cpu::registers::{

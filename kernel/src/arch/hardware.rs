@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! This kernel as the page-table library knows it.
+//! The page-table library's view of this kernel.
 //!
-//! The instructions are the library's own ([`lazymmu::aarch64`]). Where its memory comes from is said in
-//! `mm::kernel_space`, and which task is running in `sched::context`.
+//! The instructions are the library's own ([`lazymmu::aarch64`]). `mm::kernel_space` says where its
+//! memory comes from, and `sched::context` which task is running.
 
 use lazymmu::Hardware;
 

@@ -2,18 +2,19 @@
 
 //! Masking of interrupts on this CPU (PSTATE.DAIF).
 //!
-//! All accesses are compiler barriers: nothing that was written inside a masked section may sink
-//! below its end. (With the `nomem` accessors of crate `aarch64-cpu` it does.)
+//! All accesses are compiler barriers: a write inside a masked section may not move below its end.
+//! (With the `nomem` accessors of crate `aarch64-cpu` it does.)
 //!
-//! D and F stay as boot left them, masked: the kernel uses no debug exceptions and no FIQ.
+//! D and F stay masked, as boot left them: the kernel uses no debug exceptions and no FIQ.
 
 use super::percpu;
 use core::{arch::asm, marker::PhantomData};
 
-/// IRQs are masked until this is dropped; the last one on a CPU restores what was before the first.
+/// Keeps IRQs masked until it is dropped. Dropping the last guard of a CPU restores the mask from
+/// before the first.
 ///
-/// They may overlap in any order, as the guards of two locks do. Not `Send`: the mask belongs to a
-/// CPU.
+/// Guards may overlap in any order, as the guards of two locks do. They are not `Send`, because the
+/// mask belongs to a CPU.
 #[must_use = "interrupts are unmasked again when this is dropped"]
 #[derive(Debug)]
 pub struct Masked {
@@ -46,26 +47,27 @@ pub fn without<R>(section: impl FnOnce() -> R) -> R {
 
 /// Masks IRQs.
 pub fn mask_irq() {
-    // SAFETY: an interrupt that does not come cannot break an invariant.
+    // SAFETY: the absence of an interrupt cannot break an invariant.
     unsafe { asm!("msr daifset, #2", options(nostack, preserves_flags)) };
 }
 
 /// Unmasks IRQs.
 ///
-/// Called once per CPU when its vectors and the interrupt controller are ready, and in tests.
+/// Each CPU calls it once, when its vectors and the interrupt controller are ready. Tests call it,
+/// too.
 pub fn unmask_irq() {
-    // SAFETY: handlers follow the same locking rules as everybody; whoever must not be
-    // interrupted holds a `Masked`.
+    // SAFETY: handlers follow the locking rules of all code, and code that must not be interrupted
+    // holds a `Masked`.
     unsafe { asm!("msr daifclr, #2", options(nostack, preserves_flags)) };
 }
 
 /// Unmasks SError, so that an asynchronous abort is reported where it happens.
 pub(crate) fn unmask_serror() {
-    // SAFETY: an SError ends the kernel with a report and returns nowhere.
+    // SAFETY: an SError ends the kernel with a report and does not return.
     unsafe { asm!("msr daifclr, #4", options(nostack, preserves_flags)) };
 }
 
-/// Masks everything, for good: the kernel is about to end.
+/// Masks everything permanently, because the kernel is about to end.
 pub(crate) fn mask_all() {
     // SAFETY: as in `mask_irq`.
     unsafe { asm!("msr daifset, #0xf", options(nostack, preserves_flags)) };
@@ -93,11 +95,12 @@ pub fn wait_for_interrupt() {
     unsafe { asm!("wfi", options(nostack, preserves_flags)) };
 }
 
-/// Wakes all CPUs that wait in WFE: those of a spin table look at their word again.
+/// Wakes all CPUs that wait in WFE. CPUs that wait on a spin table then read their word again.
 ///
-/// What they are to find must have completed before, by a DSB: an event is not ordered with stores.
+/// A DSB must have completed the stores to such words before, because an event is not ordered with
+/// stores.
 pub fn send_event() {
-    // SAFETY: whoever waits for an event checks what it waits for.
+    // SAFETY: code that waits for an event checks its condition again.
     unsafe { asm!("sev", options(nostack, preserves_flags)) };
 }
 

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A table entry is made valid and its page is read at once, with a chosen barrier in between or
-//! none: invalid-to-valid, the litmus test behind every barrier of a mapping.
+//! The litmus test of invalid-to-valid: a table entry is made valid and its page is read at once,
+//! with a chosen barrier between the two, or none. Every barrier of a mapping rests on this test.
 //!
-//! What the kernel otherwise never does: an entry is stored past the library, without what it owes.
-//! The load that may fault is at a known address, as in [`probe`](super::probe), and the store is
-//! not: a fault of the store is fatal.
+//! The rest of the kernel never does this: the entry is stored without the library and without the
+//! barriers that the store owes. The load that may fault is at a known address, as in
+//! [`probe`](super::probe). The store is not, so a fault of the store is fatal.
 
 use super::fault::{Fault, Outcome};
 use core::arch::global_asm;
 use lazymmu::{Desc, Pte};
 
-/// What stands between the store and the load.
+/// The barriers between the store and the load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Between {
     /// Nothing: verdict M1, the load may fault.
@@ -24,8 +24,8 @@ pub enum Between {
     DsbIsb,
 }
 
-// x0 = entry, x1 = descriptor, x2 = address; returns as the probes do. Nothing that is not named by
-// the variant stands between the store and the load, not even a branch.
+// x0 = entry, x1 = descriptor, x2 = address; returns as the probes do. Between the store and the
+// load there is nothing but the barriers of the variant, not even a branch.
 global_asm!(
     ".pushsection .text.probe, \"ax\"",
     ".macro litmus_function name, first=, second=",
@@ -71,10 +71,11 @@ unsafe extern "C" {
 ///
 /// # Safety
 ///
-/// - `entry` is the last-level entry of `va`, mapped writable, invalid, and the caller's alone;
-/// - `desc` is invalid, or maps Normal memory of the caller's as the kernel's data; `va` is 8-byte
+/// - `entry` is the last-level entry of `va`; it is mapped writable, invalid, and belongs to the
+///   caller alone;
+/// - `desc` is invalid, or maps the caller's Normal memory as the kernel's data; `va` is 8-byte
 ///   aligned;
-/// - the caller empties the entry and invalidates `va` before anybody else uses either.
+/// - the caller clears the entry and invalidates `va` before other code uses either.
 pub unsafe fn make_and_read(
     between: Between,
     entry: &Pte,

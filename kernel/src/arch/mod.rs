@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! arm64: this kernel's assembly, apart from crate `boot`.
+//! arm64: all assembly of this kernel, apart from crate `boot`.
 //!
-//! Instructions are wrapped one by one ([`cache`], [`sysreg`], and in the page-table library [`barrier`] and [`tlbi`]);
-//! everything with a meaning above a single instruction is built on those. What needs no hardware (decoding
-//! of [ID registers](features) and of [syndromes](exceptions::esr), [comparing
-//! CPUs](compatibility), [walking frame records](backtrace)) compiles and is tested on the host as well.
+//! A function wraps one instruction ([`cache`], [`sysreg`], and in the page-table library
+//! [`barrier`] and [`tlbi`]), and everything that means more than a single instruction is built on
+//! these functions. Code that needs no hardware compiles on the host and is tested there as well:
+//! decoding of [ID registers](features) and of [syndromes](exceptions::esr),
+//! [comparing CPUs](compatibility), and [walking frame records](backtrace).
 
 pub mod backtrace;
 #[cfg(target_os = "none")]

@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Clearing a page: what a new table costs beside its links. Linux: `clear_page()`.
+//! Clearing a page. This is the cost of a new table, apart from its link. Linux: `clear_page()`.
 //!
-//! This target has no vector registers to store from, and its `memset` goes around a loop of three
+//! This target has no vector registers to store from, and its `memset` is a loop of three
 //! instructions for each 8 bytes: 1536 for a page. `STP` of the zero register takes 272. `DC ZVA`
-//! would take fewer, but its block size is the CPU's, it may be prohibited (DCZID_EL0), and it
-//! faults on memory that is not Normal; a new table is rare enough for the plain way.
+//! would take fewer, but its block size depends on the CPU, it may be prohibited (DCZID_EL0), and
+//! it faults on memory that is not Normal. New tables are rare, so the simple way is good enough.
 
 use core::arch::asm;
 
 /// Zeroes the page of 4096 bytes at `page`.
 ///
 /// # Safety
-/// `page` is aligned to 4096, and the 4096 bytes from it on are mapped, writable, and used by nobody
-/// else.
+/// `page` is aligned to 4096, and the 4096 bytes from it on are mapped and writable; nothing else
+/// uses them.
 pub unsafe fn clear_page(page: *mut u8) {
-    // SAFETY: writes 4096 bytes from `page` on, in eight rounds of 512: it is aligned, so its address
-    // is a multiple of 4096 again behind the last one and not before. The caller vouches for them.
+    // SAFETY: this writes 4096 bytes from `page` on, in eight rounds of 512. `page` is aligned, so
+    // its address is a multiple of 4096 again after the last round and not before. The caller
+    // vouches for the bytes.
     unsafe {
         asm!(
             "2:",

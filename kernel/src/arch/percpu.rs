@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What a CPU knows about itself: one block per CPU, found through TPIDR_EL1.
+//! The per-CPU block: the data that a CPU finds through TPIDR_EL1.
 //!
-//! The vectors use it before they have a stack to save anything on: the first fields are at fixed
-//! offsets, which `exceptions::vectors` takes from here. A stack that is not
-//! within the bounds named here counts as overflowed, so whoever switches stacks changes the
-//! bounds ([`PerCpu::set_stack`]) with interrupts masked.
+//! The vectors use the block before they have a stack. Therefore its first fields are at fixed
+//! offsets, which `exceptions::vectors` takes from here. A stack outside of the bounds in the block
+//! counts as overflowed, so code that switches stacks also changes the bounds
+//! ([`PerCpu::set_stack`]), with interrupts masked.
 //!
-//! The boot CPU's block is a static, the others' are made when their CPUs are started and stay for
-//! ever. [`of`] finds a block by its number, and [`online`] goes through the CPUs that are up; their
-//! numbers are 0 to [`online_count`] - 1 (unless one got lost on the last step of its way up, see
-//! [`smp`](crate::smp)).
+//! The boot CPU's block is a static. The other blocks are allocated when their CPUs are started,
+//! and they stay forever. [`of`] finds a block by its number, and [`online`] iterates over the CPUs
+//! that are online. Their numbers are 0 to [`online_count`] - 1, unless a CPU was lost in the last
+//! step of its start (see [`smp`](crate::smp)).
 
 use super::sysreg;
 use core::{
@@ -23,12 +23,12 @@ use lazymmu::{Batch, Counters};
 
 use crate::{machine::MAX_CPUS, stack::Stack};
 
-/// A CPU's block. The vectors know the layout up to `emergency_top`.
+/// The block of a CPU. The vectors know the layout up to `emergency_top`.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct PerCpu {
     /// x1, x2, x3 of an exception that has no frame yet. Only the vectors use it, and no second
-    /// exception can come in between: everything is masked and nothing accessed can fault.
+    /// exception can overwrite it: everything is masked and nothing accessed can fault.
     scratch: [AtomicU64; 4],
     /// Bounds of the stack in use: `bottom <= SP <= top`.
     stack_bottom: AtomicU64,
@@ -42,15 +42,15 @@ pub struct PerCpu {
     affinity: AtomicU64,
     /// Whether the CPU takes interrupts and may be given work.
     online: AtomicBool,
-    /// Whether the CPU has stopped for good, since the kernel ends.
+    /// Whether the CPU has stopped forever, because the kernel ends.
     stopped: AtomicBool,
-    /// How many times this CPU has begun to report its end.
+    /// How many times this CPU has begun to report the end of the kernel.
     ending: AtomicU32,
-    /// How many [`Masked`](super::interrupts::Masked) there are, and
+    /// How many [`Masked`](super::interrupts::Masked) guards exist on this CPU.
     masked: AtomicU32,
-    /// whether IRQs came through before the first of them.
+    /// Whether IRQs were unmasked before the first of these guards.
     unmask: AtomicBool,
-    /// What this CPU's interrupts execute.
+    /// Counts what this CPU's interrupts execute.
     interrupt_counters: Counters,
     /// What lazy MMU mode defers on this CPU.
     batch: Batch,
@@ -66,7 +66,7 @@ pub(crate) const EMERGENCY: usize = offset_of!(PerCpu, emergency_bottom);
 impl PerCpu {
     /// A block for CPU `index`, which has the affinity fields `affinity` in its MPIDR_EL1.
     ///
-    /// Both stacks are that CPU's alone, mapped writable, with an unmapped page below.
+    /// Both stacks belong to that CPU alone and are mapped writable, each above an unmapped page.
     #[must_use]
     pub const fn new(index: u32, affinity: u64, stack: Stack, emergency: Stack) -> Self {
         Self {
@@ -83,8 +83,8 @@ impl PerCpu {
             masked: AtomicU32::new(0),
             unmask: AtomicBool::new(false),
             interrupt_counters: Counters::new(),
-            // SAFETY: `batch` is called by the CPU of this block, whose current task is alone
-            // with it: the library does not use it in interrupts.
+            // SAFETY: only the CPU of this block calls `batch`, and only its current task uses it:
+            // the library does not use it in interrupts.
             batch: unsafe { Batch::new() },
         }
     }
@@ -101,18 +101,18 @@ impl PerCpu {
         self.affinity.load(Ordering::Relaxed)
     }
 
-    /// Whether the CPU takes interrupts and may be given work. Never undone.
+    /// Whether the CPU takes interrupts and may be given work. An online CPU stays online.
     #[must_use]
     pub fn is_online(&self) -> bool {
         self.online.load(Ordering::Acquire)
     }
 
-    /// Whether the CPU has stopped for good.
+    /// Whether the CPU has stopped forever.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
 
-    /// This CPU does nothing any more but halt; what it printed before is out.
+    /// Records that this CPU will only halt from now on, and that its output is complete.
     pub(crate) fn set_stopped(&self) {
         self.stopped.store(true, Ordering::Release);
     }
@@ -123,15 +123,16 @@ impl PerCpu {
         &self.batch
     }
 
-    /// Where the interrupts of this CPU count what they execute.
+    /// The counters of what the interrupts of this CPU execute.
     #[inline(always)]
     #[must_use]
     pub const fn interrupt_counters(&self) -> &Counters {
         &self.interrupt_counters
     }
 
-    /// A masked section begins; IRQs are masked already, and `unmask` says whether they came
-    /// through before. Plain loads and stores will do: nothing on this CPU can come in between.
+    /// Begins a masked section. IRQs are masked already, and `unmask` says whether they were
+    /// unmasked before. Plain loads and stores are enough, because nothing on this CPU can
+    /// interrupt them.
     pub(crate) fn begin_masked(&self, unmask: bool) {
         let depth = self.masked.load(Ordering::Relaxed);
         if depth == 0 {
@@ -140,20 +141,20 @@ impl PerCpu {
         self.masked.store(depth + 1, Ordering::Relaxed);
     }
 
-    /// A masked section ends; returns whether IRQs are to come through again.
+    /// Ends a masked section. Returns whether IRQs must be unmasked.
     pub(crate) fn end_masked(&self) -> bool {
         let depth = self.masked.load(Ordering::Relaxed) - 1;
         self.masked.store(depth, Ordering::Relaxed);
         depth == 0 && self.unmask.load(Ordering::Relaxed)
     }
 
-    /// Takes note of another attempt to report the end; returns how many there were before.
+    /// Counts another attempt to report the end. Returns how many there were before.
     pub(crate) fn begin_ending(&self) -> u32 {
         self.ending.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Calls `end` on the emergency stack: from its top, or from where SP is if that is the stack
-    /// in use. What `subject` leads to stays where it is.
+    /// Calls `end` on the emergency stack: from its top, or from the current SP if that stack is
+    /// already in use. References in `subject` stay valid.
     pub(crate) fn on_emergency_stack<T>(&self, end: extern "C" fn(&T) -> !, subject: &T) -> ! {
         let stack = self.emergency_stack();
         let here: u64;
@@ -164,9 +165,9 @@ impl PerCpu {
         } else {
             stack.top
         };
-        // SAFETY: `sp` is on a mapped stack of this CPU with nothing in use below it, and nothing
-        // returns to the one that is left: its contents stay, `subject` too. x29 still leads there,
-        // for backtraces.
+        // SAFETY: `sp` is on a mapped stack of this CPU with nothing in use below it. Nothing
+        // returns to the old stack, so its contents and `subject` stay. x29 still points to the old
+        // stack, for backtraces.
         unsafe {
             asm!(
                 "mov sp, {sp}",
@@ -189,7 +190,7 @@ impl PerCpu {
         }
     }
 
-    /// The stack for reports.
+    /// The stack for reports about exceptions and panics.
     #[must_use]
     pub fn emergency_stack(&self) -> Stack {
         Stack {
@@ -198,17 +199,17 @@ impl PerCpu {
         }
     }
 
-    /// Declares the stack that this CPU is about to run on.
+    /// Sets the bounds of the stack to which this CPU is about to switch.
     ///
-    /// To be called with interrupts masked, together with the switch of SP: an exception in
-    /// between takes the stack for overflowed.
+    /// Call it with interrupts masked, together with the switch of SP: an exception between the two
+    /// would treat the stack as overflowed.
     pub fn set_stack(&self, stack: Stack) {
         self.stack_bottom.store(stack.bottom, Ordering::Relaxed);
         self.stack_top.store(stack.top, Ordering::Relaxed);
     }
 }
 
-/// No stack yet: the linker's symbols are not known to the compiler.
+/// Before `init_boot_cpu`, because the compiler does not know the linker's symbols.
 const UNKNOWN: Stack = Stack { bottom: 0, top: 0 };
 
 static BOOT_CPU: PerCpu = PerCpu::new(0, 0, UNKNOWN, UNKNOWN);
@@ -225,7 +226,7 @@ unsafe extern "C" {
     static _emergency_stack_top: [u8; 0];
 }
 
-/// Gives the boot CPU its block. The first thing `kernel_main` does; everything is still masked.
+/// Gives the boot CPU its block. `kernel_main` calls this first, while everything is masked.
 pub fn init_boot_cpu() {
     BOOT_CPU.emergency_bottom.store(
         (&raw const _emergency_stack_bottom) as u64,
@@ -246,19 +247,18 @@ pub fn init_boot_cpu() {
     set_online(&BOOT_CPU);
 }
 
-/// Gives a secondary CPU its block. The first thing that it does; everything is still masked.
-///
-/// Nobody else finds the block before [`set_online`].
+/// Gives a secondary CPU its block. The CPU calls this first, while everything is masked. Other
+/// CPUs do not find the block before [`set_online`].
 ///
 /// # Safety
 ///
-/// `block` was made for this CPU and the stack that it runs on, and is used by no other.
+/// `block` was made for this CPU and the stack that it runs on, and no other CPU uses it.
 pub unsafe fn init_secondary(block: &'static PerCpu) {
-    // SAFETY: the block lives for ever, and the caller vouches that it is this CPU's alone.
+    // SAFETY: the block lives forever, and the caller vouches that it belongs to this CPU alone.
     unsafe { sysreg::set_tpidr(ptr::from_ref(block).expose_provenance() as u64) };
 }
 
-/// Lets everybody find the block, and its CPU be given work.
+/// Lets all CPUs find the block, and lets its CPU be given work.
 ///
 /// # Panics
 ///
@@ -266,11 +266,11 @@ pub unsafe fn init_secondary(block: &'static PerCpu) {
 pub fn set_online(block: &'static PerCpu) {
     let place = &BLOCKS[block.index as usize];
     let taken = place.swap(ptr::from_ref(block).cast_mut(), Ordering::Release);
-    assert!(taken.is_null(), "CPU {} is there twice", block.index);
+    assert!(taken.is_null(), "CPU {} already has a block", block.index);
     block.online.store(true, Ordering::Release);
 }
 
-/// The block of CPU `index`, if that is online.
+/// The block of CPU `index`, if that CPU is online.
 #[must_use]
 pub fn of(index: u32) -> Option<&'static PerCpu> {
     let block = BLOCKS.get(index as usize)?.load(Ordering::Acquire);
@@ -279,7 +279,7 @@ pub fn of(index: u32) -> Option<&'static PerCpu> {
     block.is_online().then_some(block)
 }
 
-/// The blocks of all CPUs that are online, by ascending numbers.
+/// The blocks of all CPUs that are online, in ascending order of their numbers.
 pub fn online() -> impl Iterator<Item = &'static PerCpu> {
     (0..MAX_CPUS as u32).filter_map(of)
 }
@@ -298,12 +298,12 @@ pub fn this_cpu_affinity() -> u64 {
 
 /// The calling CPU's block.
 ///
-/// The caller may be moved to another CPU as soon as interrupts are unmasked; what it reads then
-/// belongs to the old one.
+/// Once interrupts are unmasked, the caller may move to another CPU. The block then still belongs
+/// to the old one.
 ///
 /// # Panics
 ///
-/// Before [`init_boot_cpu`], which is the first thing that `kernel_main` does.
+/// Before [`init_boot_cpu`], which `kernel_main` calls first.
 #[must_use]
 #[inline(always)]
 pub fn current() -> &'static PerCpu {
@@ -313,17 +313,17 @@ pub fn current() -> &'static PerCpu {
     }
 }
 
-/// The same, or `None` before [`init_boot_cpu`].
+/// The calling CPU's block, or `None` before [`init_boot_cpu`].
 #[must_use]
 #[inline(always)]
 pub fn try_current() -> Option<&'static PerCpu> {
     let address = sysreg::tpidr();
-    // SAFETY: `boot` clears the register, and `set_tpidr`'s contract is that otherwise it holds the
-    // address of a `PerCpu` that lives for ever; all of its fields are atomics or constant.
+    // SAFETY: `boot` clears the register. Otherwise it holds the address of a `PerCpu` that lives
+    // forever, by the contract of `set_tpidr`; all of its fields are atomics or constant.
     unsafe { ptr::with_exposed_provenance::<PerCpu>(address as usize).as_ref() }
 }
 
 #[cold]
 fn missing() -> ! {
-    panic!("percpu::init_boot_cpu() comes before any use of the per-CPU block")
+    panic!("the per-CPU block was used before percpu::init_boot_cpu()")
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Accesses that may fault and say so instead of ending the kernel.
+//! Probes: accesses that return a fault as an error instead of ending the kernel.
 //!
-//! Each probe is one instruction at a known address. The exception handler compares ELR with those
-//! addresses, and nothing else: a fault anywhere in the probe's caller, or in other code that
-//! happens to touch the same memory, is still fatal. So a probe cannot hide a mistake.
+//! Each probe is one instruction at a known address. The exception handler compares ELR with
+//! exactly these addresses. A fault elsewhere in the probe's caller, or in other code that accesses
+//! the same memory, is still fatal, so a probe cannot hide a bug.
 //!
 //! | probe | instruction that may fault | recognized by |
 //! |---|---|---|
@@ -15,8 +15,8 @@
 //! | [`semihosting`](super::semihosting) | `hlt` | ELR |
 //! | [`try_smc`], [`try_hvc`] | `smc`, `hvc` | ELR |
 //!
-//! Not caught: an SError that a store provokes later (it has no address), and the breakpoint,
-//! watchpoint and SP alignment exceptions.
+//! Not caught: an SError that a store causes later (it has no address), and breakpoint, watchpoint
+//! and SP alignment exceptions.
 
 use super::{
     exceptions::{
@@ -87,8 +87,8 @@ global_asm!(
     "ret",
     ".size probe_exec, . - probe_exec",
     //
-    // x2 to x28 and the flags hold known values when the load faults; x0 collects a bit for each
-    // that does not hold its value afterwards, bit 0 for the flags.
+    // x2 to x28 and the flags hold known values when the load faults. x0 collects a bit for each
+    // one whose value has changed afterwards; bit 0 is for the flags.
     "probe_function probe_registers",
     "stp x29, x30, [sp, #-112]!",
     "mov x29, sp",
@@ -123,7 +123,7 @@ global_asm!(
     ".size probe_registers, . - probe_registers",
     //
     // AArch64 semihosting: operation in w0, parameter in x1, result in x0. `hlt` is UNDEFINED where
-    // no emulator or debugger takes it.
+    // no emulator or debugger handles it.
     "probe_function probe_semihosting",
     ".globl probe_semihosting_at",
     "probe_semihosting_at:",
@@ -135,8 +135,8 @@ global_asm!(
     "ret",
     ".size probe_semihosting, . - probe_semihosting",
     //
-    // SMC Calling Convention (DEN 0028): function and arguments in x0 to x4, result in x0. What the callee
-    // may change, x1 to x17, a function of the C calling convention may change, too.
+    // SMC Calling Convention (DEN 0028): function and arguments in x0 to x4, result in x0. The
+    // callee may change x1 to x17, which a function of the C calling convention may change, too.
     "probe_function probe_smc",
     ".globl probe_smc_at",
     "probe_smc_at:",
@@ -183,7 +183,7 @@ unsafe extern "C" {
     static probe_return: [u8; 0];
 }
 
-/// Refuses what may change by being read.
+/// Panics if `va` is Device memory, where a read may change a register.
 fn refuse_device(va: u64) {
     /// PAR_EL1: the translation fails.
     const F: u64 = 1 << 0;
@@ -191,8 +191,8 @@ fn refuse_device(va: u64) {
     const NORMAL: u64 = 0xf0 << 56;
     let par = interrupts::without(|| {
         let par: u64;
-        // SAFETY: asks what a read would find; PAR_EL1 is used nowhere else, and nothing else runs
-        // before it is read.
+        // SAFETY: AT only translates. PAR_EL1 is used nowhere else, and nothing else on this CPU
+        // runs before it is read.
         unsafe {
             asm!("at s1e1r, {va}", "isb", "mrs {par}, par_el1", va = in(reg) va, par = out(reg) par,
                  options(nostack, preserves_flags));
@@ -216,14 +216,14 @@ fn refuse_device(va: u64) {
 /// If `va` is mapped as Device memory.
 pub fn try_read_u8(va: u64) -> Result<u8, Fault> {
     refuse_device(va);
-    // SAFETY: a fault is caught, and a load of Normal memory changes nothing, whoever owns it. The
-    // value is bytes without a meaning, read by an instruction that the compiler cannot see.
+    // SAFETY: a fault is caught, and a load of Normal memory changes nothing, even if it belongs to
+    // other code. The value is plain bytes, read by an instruction that the compiler cannot see.
     unsafe { probe_read_u8(va) }
         .into_result()
         .map(|value| value as u8)
 }
 
-/// Reads eight bytes; an unaligned `va` is allowed on Normal memory. Otherwise as [`try_read_u8`].
+/// Reads eight bytes. On Normal memory `va` may be unaligned. Otherwise as [`try_read_u8`].
 ///
 /// # Errors
 ///
@@ -238,8 +238,8 @@ pub fn try_read_u64(va: u64) -> Result<u64, Fault> {
     unsafe { probe_read_u64(va) }.into_result()
 }
 
-/// Reads eight bytes, by the load alone: [`try_read_u64`] looks before, and its `AT` and `ISB` would
-/// spoil a litmus test.
+/// Reads eight bytes by the load alone. [`try_read_u64`] translates `va` first, and its `AT` and
+/// `ISB` would spoil a litmus test.
 ///
 /// # Errors
 ///
@@ -247,13 +247,13 @@ pub fn try_read_u64(va: u64) -> Result<u64, Fault> {
 ///
 /// # Safety
 ///
-/// What is at `va` does not change by being read.
+/// Reading at `va` changes nothing there.
 pub unsafe fn try_read_unasked(va: u64) -> Result<u64, Fault> {
-    // SAFETY: a fault is caught; the caller vouches for what is there.
+    // SAFETY: a fault is caught; the caller vouches for the rest.
     unsafe { probe_read_u64(va) }.into_result()
 }
 
-/// Reads a register of 32 bits of a device that may not be there.
+/// Reads a 32-bit register of a device that may not exist.
 ///
 /// # Errors
 ///
@@ -261,7 +261,7 @@ pub unsafe fn try_read_unasked(va: u64) -> Result<u64, Fault> {
 ///
 /// # Safety
 ///
-/// If there is a device at `va`, it does not change by the register being read.
+/// If there is a device at `va`, reading the register changes nothing.
 pub unsafe fn try_read_register(va: u64) -> Result<u32, Fault> {
     // SAFETY: a fault is caught; the caller vouches for the device.
     unsafe { probe_read_u32(va) }
@@ -269,7 +269,7 @@ pub unsafe fn try_read_register(va: u64) -> Result<u32, Fault> {
         .map(|value| value as u32)
 }
 
-/// Whether there are eight bytes at `va` to be read.
+/// Whether eight bytes at `va` can be read.
 ///
 /// # Safety
 ///
@@ -279,18 +279,18 @@ pub unsafe fn is_readable(va: u64) -> bool {
     unsafe { try_read_unasked(va) }.is_ok()
 }
 
-/// Whether the eight bytes at `va` keep what is written; they have their value again afterwards.
+/// Whether the eight bytes at `va` keep what is written to them. Their old value is restored.
 ///
 /// # Safety
 ///
-/// `va` is a multiple of 8, and nobody else looks there.
+/// `va` is a multiple of 8, and nothing else accesses these bytes.
 pub unsafe fn is_memory(va: u64) -> bool {
-    // SAFETY: if it is memory, nothing happens by the read.
+    // SAFETY: if it is memory, the read changes nothing.
     let Ok(value) = (unsafe { try_read_unasked(va) }) else {
         return false;
     };
     let keeps = |value| {
-        // SAFETY: the caller vouches that nobody sees it.
+        // SAFETY: the caller vouches that nothing else sees the value.
         let written = unsafe { try_write_u64(va, value) };
         // SAFETY: as above.
         written.is_ok() && unsafe { try_read_unasked(va) } == Ok(value)
@@ -298,15 +298,15 @@ pub unsafe fn is_memory(va: u64) -> bool {
     keeps(!value) && keeps(value)
 }
 
-/// Writes eight bytes; an unaligned `va` is allowed on Normal memory.
+/// Writes eight bytes. On Normal memory `va` may be unaligned.
 ///
 /// # Errors
 ///
-/// The fault that the store took; nothing is written then.
+/// The fault that the store took; then nothing was written.
 ///
 /// # Safety
 ///
-/// If `va` is mapped writable, nothing else relies on what is there.
+/// If `va` is mapped writable, no other code relies on its contents.
 pub unsafe fn try_write_u64(va: u64, value: u64) -> Result<(), Fault> {
     // SAFETY: a fault is caught; the caller vouches for the memory.
     unsafe { probe_write_u64(va, value) }
@@ -322,31 +322,32 @@ pub unsafe fn try_write_u64(va: u64, value: u64) -> Result<(), Fault> {
 ///
 /// # Safety
 ///
-/// If `va` is executable, there is a function of the C calling convention there.
+/// If `va` is executable, it is the address of a function of the C calling convention.
 pub unsafe fn try_exec(va: u64) -> Result<u64, Fault> {
     // SAFETY: a fault is caught; the caller vouches for the function.
     unsafe { probe_exec(va) }.into_result()
 }
 
-/// Asks the firmware at EL3 (DEN 0028): `function` with up to four arguments. Returns what it answers.
+/// Calls `function` of the firmware at EL3 (DEN 0028) with up to four arguments, and returns its
+/// result.
 ///
 /// # Errors
 ///
-/// Nobody serves the instruction: it is undefined here.
+/// The instruction is undefined here, because there is no EL3 that handles it.
 ///
 /// # Safety
 ///
-/// What firmware does for it breaks nothing that the kernel relies on.
+/// The function breaks nothing that the kernel relies on.
 pub unsafe fn try_smc(function: u32, [a1, a2, a3, a4]: [u64; 4]) -> Result<u64, Fault> {
-    // SAFETY: an undefined instruction is caught; the caller vouches for what a defined one does.
+    // SAFETY: an undefined instruction is caught; the caller vouches for the function.
     unsafe { probe_smc(function.into(), a1, a2, a3, a4) }.into_result()
 }
 
-/// Asks the hypervisor at EL2; otherwise as [`try_smc`].
+/// Calls a function of the hypervisor at EL2; otherwise as [`try_smc`].
 ///
 /// # Errors
 ///
-/// Nobody serves the instruction: it is undefined here.
+/// The instruction is undefined here, because there is no EL2 that handles it.
 ///
 /// # Safety
 ///
@@ -356,8 +357,8 @@ pub unsafe fn try_hvc(function: u32, [a1, a2, a3, a4]: [u64; 4]) -> Result<u64, 
     unsafe { probe_hvc(function.into(), a1, a2, a3, a4) }.into_result()
 }
 
-/// Which registers a fault does not bring back: reads `va`, which must fault, with known
-/// values in x2 to x28 and the flags. Bit n stands for xn, bit 0 for the flags.
+/// Returns which registers a fault does not restore: reads `va`, which must fault, with known
+/// values in x2 to x28 and the flags. Bit n is for xn, bit 0 for the flags.
 ///
 /// # Panics
 ///
@@ -365,13 +366,12 @@ pub unsafe fn try_hvc(function: u32, [a1, a2, a3, a4]: [u64; 4]) -> Result<u64, 
 #[must_use]
 pub fn registers_changed_by_fault(va: u64) -> u64 {
     refuse_device(va);
-    // SAFETY: as in `try_read_u8`; the function saves and restores what the C calling convention
-    // asks for.
+    // SAFETY: as in `try_read_u8`; the function saves and restores the registers that the C calling
+    // convention preserves.
     unsafe { probe_registers(va) }
 }
 
-/// Whether an exception belongs to a probe; if so, makes it return the fault.
-///
+/// Checks whether an exception belongs to a probe; if it does, makes the probe return the fault.
 /// Called for synchronous exceptions from EL1 only.
 pub(crate) fn fix_up(frame: &mut TrapFrame) -> bool {
     let esr = Esr::new(frame.esr);

@@ -2,17 +2,20 @@
 
 //! Waiting in a loop.
 //!
-//! [`core::hint::spin_loop`] is an `ISB` on arm64. A kernel whose barriers are counted and argued one by one has no use for
-//! one that nobody owes: it would hide the loss of another from whoever waits for a lock, on a board as well, and a plugin
-//! that counts would see it. So a loop that waits executes `YIELD`, as Linux's `cpu_relax()`; clippy refuses
-//! the other one (clippy.toml).
+//! [`core::hint::spin_loop`] is an `ISB` on arm64. This kernel counts each barrier and gives a
+//! reason for it. An `ISB` without a reason would hide the loss of another one from a CPU that
+//! waits for a lock, also on a board, and a plugin that counts barriers would count it. Therefore a
+//! loop that waits executes `YIELD`, as Linux's `cpu_relax()` does, and clippy refuses `spin_loop`
+//! (clippy.toml).
 //!
-//! Under QEMU with several CPUs in one thread (`-icount`) a `YIELD` also lets the next CPU run. Without it who waits for a
-//! lock would spin until its own timer fires, and find the lock taken again each time.
+//! When QEMU runs several CPUs in one thread (`-icount`), a `YIELD` also lets the next CPU run.
+//! Without it a CPU that waits for a lock would spin until its own timer fires, and would then
+//! often find the lock taken again.
 
 use spin::relax::RelaxStrategy;
 
-/// Tells the CPU that the caller waits in a loop. Linux: `cpu_relax()`. A compiler barrier, and no other.
+/// Tells the CPU that the caller waits in a loop. Linux: `cpu_relax()`. It is a compiler barrier,
+/// but no barrier of the CPU.
 #[inline(always)]
 pub fn cpu_relax() {
     #[cfg(target_os = "none")]
@@ -25,7 +28,7 @@ pub fn cpu_relax() {
     core::hint::spin_loop();
 }
 
-/// How the locks of crate `spin` wait: by [`cpu_relax`].
+/// Makes the locks of crate `spin` wait with [`cpu_relax`].
 #[derive(Debug)]
 pub struct CpuRelax;
 

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The context switch: from one task's registers and stack to another's.
+//! The context switch, from the registers and the stack of one task to those of another.
 //!
-//! A switch is a function call to the task that makes it, so only what the procedure call standard lets a
-//! function rely on is saved: x19 to x30 and SP (AAPCS64 6.1.1). Floating point is not used. The current
-//! task's address is in SP_EL0, which has no other use at EL1 with SP_EL1 selected.
+//! A task switches by a function call. Therefore only the registers that the procedure call
+//! standard preserves across a call are saved: x19 to x30 and SP (AAPCS64 6.1.1). Floating point is
+//! not used. SP_EL0 holds the current task's address; it has no other use at EL1 with SP_EL1
+//! selected.
 //!
-//! No barrier stands here: the stores of the task that leaves are completed before
-//! ([`Lazy::switch_out`](lazymmu::Lazy::switch_out), R17), and who comes from another CPU synchronizes its context
-//! after (`sched::run`).
+//! This file executes no barrier. The stores of the task that leaves have completed before
+//! ([`Lazy::switch_out`](lazymmu::Lazy::switch_out), R17), and a task that comes from another CPU
+//! synchronizes its context afterwards (`sched::run`).
 
 use core::arch::naked_asm;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Where a task goes on: its SP, with the registers on top. 0 while it runs.
+/// The SP at which a task continues, with its saved registers above. 0 while the task runs.
 pub struct Context {
     sp: AtomicU64,
 }
@@ -23,7 +24,7 @@ pub struct Context {
 const SAVED: usize = 12 * 8;
 
 impl Context {
-    /// Of a task that runs.
+    /// The context of a task that runs.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -31,11 +32,12 @@ impl Context {
         }
     }
 
-    /// Prepares a first switch: `start` is called with `argument`, on a stack whose next free byte is below
-    /// `top`, which is 16-byte aligned. Backtraces end there.
+    /// Prepares the first switch to a task: `start` is called with `argument`, on a stack that ends
+    /// at `top`, which is 16-byte aligned. Backtraces end there.
     ///
     /// # Safety
-    /// `top - SAVED .. top` is writable memory that nobody uses, and all below it is the task's stack.
+    /// `top - SAVED .. top` is writable memory that nothing else uses, and everything below it is
+    /// the task's stack.
     pub unsafe fn prepare(&self, top: u64, start: extern "C" fn(u64) -> !, argument: u64) {
         let mut registers = [0_u64; SAVED / 8];
         registers[0] = argument;
@@ -61,18 +63,18 @@ impl fmt::Debug for Context {
     }
 }
 
-/// The first instructions of a task: x19 is its argument, x20 what to call.
+/// The first instructions of a task. In: x19 = its argument, x20 = the function to call.
 #[unsafe(naked)]
 extern "C" fn enter() -> ! {
     naked_asm!("mov x0, x19", "mov x29, xzr", "mov x30, xzr", "br x20",)
 }
 
-/// Saves the caller's registers in `from` and goes on where `to` was left, as the current task `task`. Returns when
-/// somebody switches back to `from`, on whatever CPU that is.
+/// Saves the caller's registers in `from`, and continues where `to` was left, as the current task
+/// `task`. Returns when a task switches back to `from`, on any CPU.
 ///
 /// # Safety
-/// Interrupts are masked. `from` belongs to the current task and `to` to `task`, which is switched out (or
-/// new); no other CPU uses either. The bounds of the CPU's stack are those of `task`'s.
+/// Interrupts are masked. `from` belongs to the current task and `to` to `task`, which is switched
+/// out (or new); no other CPU uses either. The stack bounds of this CPU are those of `task`.
 #[unsafe(naked)]
 pub unsafe extern "C" fn switch(from: &Context, to: &Context, task: u64) {
     naked_asm!(
@@ -97,8 +99,9 @@ pub unsafe extern "C" fn switch(from: &Context, to: &Context, task: u64) {
     )
 }
 
-/// Calls `call` with x19 to x28 set to `seed` and the nine numbers after it, and returns 0 if they are the same
-/// afterwards: what every function promises, one that switches to other tasks and back among them. For the self-tests.
+/// Calls `call` with x19 to x28 set to `seed` and the nine numbers after it, and returns 0 if they
+/// are the same afterwards. Every function guarantees this, so a function that switches to other
+/// tasks and back must, too. For the self-tests.
 #[unsafe(naked)]
 pub extern "C" fn keeps_registers(call: extern "C" fn(), seed: u64) -> u64 {
     naked_asm!(
@@ -121,7 +124,8 @@ pub extern "C" fn keeps_registers(call: extern "C" fn(), seed: u64) -> u64 {
         "add x27, x1, #8",
         "add x28, x1, #9",
         "blr x0",
-        // What is left of each register, less what it was: 0 ten times, or one of them shows.
+        // Subtract the original value from each register: either all ten results are 0, or one
+        // of them shows the change.
         "ldr x1, [sp, #96]",
         "sub x0, x19, x1",
         ".irp number, 20, 21, 22, 23, 24, 25, 26, 27, 28",

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! System registers whose accesses are ordered with memory.
+//! System registers whose accesses are ordered with memory accesses.
 //!
-//! The accessors of crate `aarch64-cpu` are `nomem`: the compiler may move a store across them or
-//! drop it. That is fine for reading an ID register and wrong for everything here: a new TTBR must
-//! not overtake the tables' stores. So these are written out, without `nomem`, one instruction
-//! each; the caller adds the ISB where the effect is needed at once.
+//! The accessors of crate `aarch64-cpu` are `nomem`: the compiler may move a store across them.
+//! That is fine for reading an ID register, but wrong for every register here. A write of TTBR, for
+//! example, must not overtake the stores to its tables. These accessors are therefore written
+//! without `nomem`. Each is one instruction; the caller adds an ISB where the effect is needed at
+//! once.
 
 use core::arch::asm;
 
@@ -27,7 +28,7 @@ macro_rules! read {
 }
 
 read! {
-    /// Affinity of this CPU.
+    /// MPIDR_EL1, with the affinity of this CPU.
     mpidr, "mpidr_el1"
 }
 read! {
@@ -44,26 +45,26 @@ read! {
 ///
 /// # Safety
 ///
-/// `value` is the address of a [`Task`](crate::sched::Task) that lives as long as it stays there, and is no other
-/// CPU's current one.
+/// `value` is the address of a [`Task`](crate::sched::Task) that lives as long as the register
+/// holds it, and that is not the current task of another CPU.
 pub unsafe fn set_sp_el0(value: u64) {
     // SAFETY: the caller vouches for the task. SP_EL1 is selected, so this is no stack pointer.
     unsafe { asm!("msr sp_el0, {}", in(reg) value, options(nostack, preserves_flags)) };
 }
 
-/// Sets the per-CPU block's address: for reads of the register itself, which are all that there are, from the next
-/// instruction on.
+/// Sets the per-CPU block's address. Reads of the register see it from the next instruction on, and
+/// the register has no other use.
 ///
 /// # Safety
 ///
-/// `value` is the address of a [`PerCpu`](super::percpu::PerCpu) that lives for ever and belongs to
+/// `value` is the address of a [`PerCpu`](super::percpu::PerCpu) that lives forever and belongs to
 /// this CPU alone.
 pub unsafe fn set_tpidr(value: u64) {
-    // SAFETY: the caller vouches for the block, which is all that the register is used for.
+    // SAFETY: the caller vouches for the block; the register has no other use.
     unsafe { asm!("msr tpidr_el1, {}", in(reg) value, options(nostack, preserves_flags)) };
 }
 
-/// Sets the exception vectors; takes effect with the next context synchronization event.
+/// Sets the exception vectors; the next context synchronization event makes the write take effect.
 ///
 /// # Safety
 ///
@@ -73,12 +74,12 @@ pub unsafe fn set_vbar(address: u64) {
     unsafe { asm!("msr vbar_el1, {}", in(reg) address, options(nostack, preserves_flags)) };
 }
 
-/// Sets ICC_CTLR_EL1 to 0: the priority mask is no hint for distribution, and the end of an
-/// interrupt deactivates it, too. Takes effect with the next context synchronization event.
+/// Sets ICC_CTLR_EL1 to 0: the priority mask is not a hint for distribution, and the end of an
+/// interrupt also deactivates it. The next context synchronization event makes it take effect.
 ///
 /// UNDEFINED before ICC_SRE_EL1.SRE is 1 and has taken effect.
 pub fn clear_icc_ctlr() {
-    // SAFETY: the values of reset on most machines; how interrupts are delivered is no invariant of
-    // memory.
+    // SAFETY: 0 is the reset value on most machines, and the delivery of interrupts is not an
+    // invariant of memory.
     unsafe { asm!("msr s3_0_c12_c12_4, xzr", options(nostack, preserves_flags)) };
 }

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The generic timer, and what there is of a cycle counter.
+//! The generic timer, and the cycle counter of the PMU.
 //!
-//! Time is the virtual counter (CNTVCT_EL0, equal to the physical one, because boot writes
-//! CNTVOFF_EL2 = 0), in ticks of [`frequency`] per second: 62.5 MHz under QEMU, 54 MHz on a
-//! Raspberry Pi 4. EL1's virtual timer (CNTV) is the [scheduler's](crate::sched), the [physical] one is there
-//! for tests; the device tree says which interrupts they have.
+//! Time is the virtual counter (CNTVCT_EL0) in ticks of [`frequency`] per second: 62.5 MHz under
+//! QEMU, 54 MHz on a Raspberry Pi 4. It equals the physical counter, because boot writes
+//! CNTVOFF_EL2 = 0. The [scheduler](crate::sched) uses EL1's virtual timer (CNTV), and tests use
+//! the [physical] one. The device tree says which interrupts they have.
 
 use super::{barrier, features::Features, relax::cpu_relax};
 use aarch64_cpu::registers::CNTFRQ_EL0;
 use core::{arch::asm, time::Duration};
 use tock_registers::interfaces::Readable;
 
-/// Ticks per second as firmware left it in CNTFRQ_EL0; 0 if it did not, and then the kernel does
-/// not start.
+/// Ticks per second, as firmware wrote it to CNTFRQ_EL0. If firmware did not, it is 0 and the
+/// kernel does not start.
 #[must_use]
 pub fn frequency() -> u64 {
     CNTFRQ_EL0.get()
@@ -21,9 +21,9 @@ pub fn frequency() -> u64 {
 
 /// Ticks since the counter started.
 ///
-/// In program order with memory accesses for the compiler only: the CPU may read the counter early
-/// (an ISB before it would prevent that, and would spoil the count of barriers in measured
-/// windows).
+/// Only the compiler keeps this read in program order with memory accesses. The CPU may read the
+/// counter earlier. An ISB before the read would prevent that, but it would change the count of
+/// barriers in measured windows.
 #[must_use]
 pub fn ticks() -> u64 {
     let value: u64;
@@ -43,7 +43,8 @@ pub fn uptime() -> Duration {
     Duration::from_secs(ticks / frequency) + Duration::from_nanos(nanoseconds)
 }
 
-/// Lets the timer fire when the counter reaches `deadline`; at once if it has. Replaces what was armed before.
+/// Lets the timer fire when the counter reaches `deadline`, or at once if it already has. Replaces
+/// the earlier deadline.
 #[inline(always)]
 pub fn arm_at(deadline: u64) {
     // SAFETY: a timer interrupt is handled or masked like any other.
@@ -51,27 +52,29 @@ pub fn arm_at(deadline: u64) {
         asm!("msr cntv_cval_el0, {}", "msr cntv_ctl_el0, {}", in(reg) deadline, in(reg) ENABLE,
              options(nostack, preserves_flags));
     }
-    // In effect when this returns, and before an end-of-interrupt that follows (H23).
+    // The write takes effect before this returns, and before an end of interrupt that follows
+    // (H23).
     barrier::isb();
 }
 
-/// Stops the timer; an interrupt that is pending goes away.
+/// Stops the timer; a pending timer interrupt goes away.
 pub fn disarm() {
-    // SAFETY: an interrupt that does not come cannot break an invariant.
+    // SAFETY: the absence of an interrupt cannot break an invariant.
     unsafe { asm!("msr cntv_ctl_el0, xzr", options(nostack, preserves_flags)) };
-    // As in `arm_at` (H23): the level has fallen before the end of the interrupt.
+    // As in `arm_at` (H23): the interrupt line falls before the end of the interrupt.
     barrier::isb();
 }
 
-/// CNTx_CTL_EL0.
+/// CNTx_CTL_EL0.ENABLE; IMASK stays 0.
 const ENABLE: u64 = 1;
 
-/// EL1's other timer, the physical one (CNTP). The scheduler does not use it: tests do, to be interrupted
-/// whenever they like.
+/// EL1's physical timer (CNTP). The scheduler does not use it; tests use it to be interrupted at a
+/// time of their choice.
 pub mod physical {
     use super::{ENABLE, asm, barrier};
 
-    /// Lets it fire once, `ticks` from now (at most 2^31 - 1); replaces what was armed before.
+    /// Lets the timer fire once, `ticks` from now (at most 2^31 - 1). Replaces the earlier
+    /// deadline.
     pub fn arm(ticks: u32) {
         // SAFETY: a timer interrupt is handled or masked like any other.
         unsafe {
@@ -83,30 +86,30 @@ pub mod physical {
         barrier::isb();
     }
 
-    /// Stops it; an interrupt that is pending goes away.
+    /// Stops the timer; a pending interrupt goes away.
     pub fn disarm() {
-        // SAFETY: an interrupt that does not come cannot break an invariant.
+        // SAFETY: the absence of an interrupt cannot break an invariant.
         unsafe { asm!("msr cntp_ctl_el0, xzr", options(nostack, preserves_flags)) };
         // As in `disarm` above (H23).
         barrier::isb();
     }
 }
 
-/// What the cycle counter of the PMU is good for.
+/// State of the PMU's cycle counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CycleCounter {
     /// ID_AA64DFR0_EL1 says that there is no PMUv3.
     Absent,
-    /// There is one, and it stands still: something above EL1 holds it.
+    /// There is a PMUv3, but the counter does not move: EL2 or EL3 stops it.
     Stopped,
-    /// It counts. Whether it counts *cycles* is another matter: QEMU's follows the time of its
-    /// own virtual clock (one per nanosecond), however many instructions a translated block
-    /// takes, so under QEMU the number says nothing about the code.
+    /// It counts. It may not count *cycles*: QEMU's counter follows the time of its virtual clock
+    /// (one per nanosecond), for any number of instructions in a translated block. Under QEMU the
+    /// number therefore says nothing about the code.
     Counting,
 }
 
 impl CycleCounter {
-    /// Starts the cycle counter and looks whether it moves.
+    /// Starts the cycle counter and checks whether it moves.
     #[must_use]
     pub fn start(features: &Features) -> Self {
         if features.pmu_version == 0 {
@@ -122,7 +125,7 @@ impl CycleCounter {
                  in(reg) CYCLES, in(reg) E_C_LC, options(nostack, preserves_flags));
         }
         let start = cycles();
-        // Long enough for a clock of 1 MHz, short enough not to be noticed.
+        // Long enough for a clock of 1 MHz, and too short to be noticed.
         let until = ticks().wrapping_add(frequency() / 50_000 + 1);
         while ticks() < until && cycles() == start {
             cpu_relax();
@@ -135,7 +138,7 @@ impl CycleCounter {
     }
 }
 
-/// The cycle counter; meaningful after [`CycleCounter::start`] said [`CycleCounter::Counting`].
+/// The cycle counter. Valid after [`CycleCounter::start`] has returned [`CycleCounter::Counting`].
 #[must_use]
 pub fn cycles() -> u64 {
     let value: u64;

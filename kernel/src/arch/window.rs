@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Measured windows: marks for a counter outside of the machine, and a known number of
-//! instructions to check a counter inside of it.
+//! Measured windows: marks for a counter outside of the machine, and a loop with a known number of
+//! instructions for checking a counter inside of it.
 //!
-//! The marks are hints that no extension has taken, so every CPU executes them as NOPs. They are
-//! those that Linux was measured with; a QEMU plugin that knows them counts what lies between them.
+//! The marks are unallocated hints, so every CPU executes them as NOPs. Linux was measured with the
+//! same marks. A QEMU plugin that knows them counts the instructions between them.
 
 use core::arch::asm;
 
-/// What a window measures, and on how many pages.
+/// The operation that a window measures, and its number of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowId(u64);
 
@@ -20,14 +20,14 @@ impl WindowId {
     }
 }
 
-/// Begins a window. No memory access moves across this.
+/// Begins a window. The compiler moves no memory access across it.
 #[inline(always)]
 pub fn begin(id: WindowId) {
     // SAFETY: an unallocated hint is a NOP.
     unsafe { asm!("hint #0x60", in("x0") id.0, options(nostack, preserves_flags)) };
 }
 
-/// Ends a window. No memory access moves across this.
+/// Ends a window. The compiler moves no memory access across it.
 #[inline(always)]
 pub fn end(id: WindowId) {
     // SAFETY: an unallocated hint is a NOP.
@@ -37,10 +37,10 @@ pub fn end(id: WindowId) {
 /// Instructions that [`spend`] executes in each round.
 pub const ROUND: u64 = 2;
 
-/// Goes around a loop `rounds` times (at least once) and does nothing else.
+/// Executes an empty loop `rounds` times (at least once).
 #[inline(never)]
 pub fn spend(rounds: u64) {
-    // SAFETY: counts a register of its own down to 0; the flags are clobbered by default.
+    // SAFETY: the loop changes its own register and the flags, which are clobbered by default.
     unsafe {
         asm!("2:", "subs {n}, {n}, #1", "b.ne 2b", n = inout(reg) rounds.max(1) => _,
              options(nostack));

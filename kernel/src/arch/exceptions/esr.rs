@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Exception syndromes (ESR_EL1), decoded. Portable and tested on the host.
+//! Decodes exception syndromes (ESR_EL1). Portable and tested on the host.
 //!
 //! Encodings: Arm ARM D24.2.40 (ESR_ELx) and its ISS tables for data and instruction aborts.
 
@@ -72,9 +72,9 @@ pub enum Status {
     ExternalAbortOnWalk(u8),
     /// Parity or ECC error.
     Parity,
-    /// Unaligned access, or any unaligned one to Device memory.
+    /// Unaligned access where alignment is required, or any unaligned access to Device memory.
     Alignment,
-    /// Two TLB entries match: break-before-make was broken.
+    /// Two TLB entries match: break-before-make was violated.
     TlbConflict,
     /// Atomic update of a table entry is not supported there.
     UnsupportedUpdate,
@@ -141,7 +141,7 @@ impl Esr {
         (self.0 & 0x1ff_ffff) as u32
     }
 
-    /// Whether this is a data or instruction abort, so that the fields below mean something.
+    /// Whether this is a data or instruction abort. Only then the fields below are meaningful.
     #[must_use]
     pub const fn is_abort(self) -> bool {
         self.is_data_abort() || self.is_instruction_abort()
@@ -158,7 +158,7 @@ impl Esr {
         )
     }
 
-    /// Why; `None` unless it is an abort.
+    /// The fault status; `None` unless this is an abort.
     #[must_use]
     pub const fn status(self) -> Option<Status> {
         if !self.is_abort() {
@@ -182,7 +182,7 @@ impl Esr {
         })
     }
 
-    /// What the access was; `None` unless it is an abort.
+    /// The kind of access; `None` unless this is an abort.
     #[must_use]
     pub const fn access(self) -> Option<AccessKind> {
         const WNR: u64 = 1 << 6;
@@ -203,21 +203,21 @@ impl Esr {
         matches!(self.access(), Some(AccessKind::Write))
     }
 
-    /// Data abort by a cache maintenance or address translation instruction (CM); it counts as a
-    /// write whatever the instruction.
+    /// Whether a cache maintenance or address translation instruction caused the data abort (CM).
+    /// All of these count as writes.
     #[must_use]
     pub const fn is_cache_maintenance(self) -> bool {
         self.is_data_abort() && self.0 & 1 << 8 != 0
     }
 
-    /// The fault was on a stage 2 translation of a stage 1 walk (S1PTW).
+    /// Whether the fault was on a stage 2 translation of a stage 1 walk (S1PTW).
     #[must_use]
     pub const fn is_on_stage_2_of_walk(self) -> bool {
         self.is_abort() && self.0 & 1 << 7 != 0
     }
 
-    /// Whether FAR_EL1 holds the address. Of aborts it does, unless FnV says otherwise, which is
-    /// defined for external aborts only.
+    /// Whether FAR_EL1 holds the address. For aborts it does, unless FnV is set, which is defined
+    /// for external aborts only.
     #[must_use]
     pub const fn has_address(self) -> bool {
         const FNV: u64 = 1 << 10;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the vectors save: everything that the interrupted code could notice.
+//! The state that the vectors save: everything that the interrupted code could notice.
 
 use crate::stack::Stack;
 use core::{fmt, mem::offset_of};
@@ -13,9 +13,9 @@ pub struct TrapFrame {
     pub x: [u64; 31],
     /// SP of the interrupted code: SP_EL1, or SP_EL0 if it ran on that.
     pub sp: u64,
-    /// ELR_EL1: where it was.
+    /// ELR_EL1: the interrupted PC.
     pub elr: u64,
-    /// SPSR_EL1: its PSTATE.
+    /// SPSR_EL1: the interrupted PSTATE.
     pub spsr: u64,
     /// ESR_EL1.
     pub esr: u64,
@@ -24,8 +24,8 @@ pub struct TrapFrame {
     /// Number of the vector, 0 to 15, plus [`BAD_STACK`].
     vector: u64,
     padding: u64,
-    /// Frame record: the interrupted x29 and ELR. The handler's x29 points here, so backtraces go
-    /// through.
+    /// Frame record: the interrupted x29 and ELR. The handler's x29 points here, so a backtrace
+    /// continues into the interrupted code.
     record: [u64; 2],
 }
 
@@ -42,7 +42,7 @@ pub(super) const RECORD: usize = offset_of!(TrapFrame, record);
 
 const _: () = assert!(SIZE.is_multiple_of(16));
 
-/// Where an exception came from: the four groups of the vector table.
+/// The origin of an exception: the four groups of the vector table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// EL1 running on SP_EL0. The kernel never does.
@@ -55,21 +55,21 @@ pub enum Origin {
     El0Aarch32,
 }
 
-/// What kind of exception: the four entries of each group.
+/// The kind of an exception: the four entries of each group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Caused by an instruction.
     Synchronous,
     /// Interrupt.
     Irq,
-    /// Fast interrupt; masked always.
+    /// Fast interrupt; always masked.
     Fiq,
     /// Asynchronous external abort.
     SError,
 }
 
 impl TrapFrame {
-    /// Which group of vectors it came through.
+    /// The group of the vector.
     #[must_use]
     pub fn origin(&self) -> Origin {
         match self.vector >> 2 & 3 {
@@ -80,7 +80,7 @@ impl TrapFrame {
         }
     }
 
-    /// Which of the group.
+    /// The entry within the group.
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self.vector & 3 {
@@ -103,13 +103,13 @@ impl TrapFrame {
         self.vector & BAD_STACK != 0
     }
 
-    /// Whether the bad SP looks like `stack` having grown over its bottom.
+    /// Whether the bad SP looks like an overflow of `stack` over its bottom.
     #[must_use]
     pub fn overflowed(&self, stack: Stack) -> bool {
         /// How far below the bottom one function's frame may reach.
         const REACH: u64 = 0x1_0000;
-        // The vectors refuse a stack with less room than a frame needs, so SP itself may still be
-        // above the bottom.
+        // The vectors refuse a stack whose free room is smaller than a frame, so SP itself may
+        // still be above the bottom.
         self.stack_was_bad()
             && self.sp < stack.bottom + SIZE as u64
             && self.sp.saturating_add(REACH) >= stack.bottom

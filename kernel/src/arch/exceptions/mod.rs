@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Exceptions: all sixteen vectors, and what they mean. The vectors call `exception_handler`, which
-//! the kernel defines above its scheduler ([`crate::exceptions`]).
+//! Exceptions: all sixteen vectors, and the decoding of what they report. The vectors call
+//! `exception_handler`, which the kernel defines above its scheduler ([`crate::exceptions`]).
 //!
 //! | entry | what happens |
 //! |---|---|
-//! | EL1 with SP_EL1, synchronous | a [probe](super::probe) gets an error; all else is reported |
+//! | EL1 with SP_EL1, synchronous | a [probe](super::probe) returns an error; all others are reported |
 //! | EL1 with SP_EL1, IRQ | depth + 1, [dispatch], depth - 1 |
-//! | every other one | reported |
+//! | all others | reported |
 //!
-//! [`esr`] is portable, the rest is not.
+//! [`esr`] is portable; the rest is not.
 //!
 //! [dispatch]: crate::platform::interrupts::dispatch
 

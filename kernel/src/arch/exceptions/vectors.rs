@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The vector table and the way into Rust and back.
+//! The vector table, the entry into Rust and the return.
 //!
-//! An entry has 32 instructions and no register to spare. It parks x0 in TPIDRRO_EL0 (EL0 may read
-//! it but not write it, and nothing else uses it) and x1 to x3 in the per-CPU block, and can then
-//! look at SP *before* storing anything: an overflowed stack would fault on the first store, and
-//! again on the next, for ever. If a frame does not fit into the current stack (or the emergency
-//! stack, in which a report may fault), it goes to the top of the emergency stack.
+//! An entry has 32 instructions and no free register. It saves x0 in TPIDRRO_EL0 (which EL0 may
+//! read but not write, and nothing else uses) and x1 to x3 in the per-CPU block. Then it can check
+//! SP *before* it stores anything on the stack: with an overflowed stack the first store would
+//! fault, and so would each store of the exceptions that follow. If a frame does not fit into the
+//! current stack (or into the emergency stack, where a report may fault), it goes to the top of the
+//! emergency stack.
 //!
-//! Between entry and the frame nothing can interrupt: PSTATE.DAIF is all ones after an exception is
-//! taken, and the only memory accessed is the per-CPU block, which is always mapped.
+//! Nothing can interrupt between the entry and the frame: PSTATE.DAIF is all ones after an
+//! exception is taken, and the only memory accessed is the per-CPU block, which is always mapped.
 //!
-//! No barrier is executed on the way in or out: exception entry and return are context
-//! synchronization events themselves (SCTLR_EL1.EIS and EOS are 1), and an interrupt must not
-//! change what the interrupted code's barriers count to.
+//! Entry and return execute no barrier. They are context synchronization events themselves
+//! (SCTLR_EL1.EIS and EOS are 1), and an interrupt must not change the number of barriers of the
+//! code that it interrupts.
 
 use super::frame::{BAD_STACK, ELR, ESR, RECORD, SIZE, SP, VECTOR};
 use crate::arch::{
@@ -28,13 +29,13 @@ unsafe extern "C" {
     static exception_vectors: [u8; 0];
 }
 
-/// Installs the vectors on this CPU; from now on a fault is reported, and so is an SError.
+/// Installs the vectors on this CPU. From now on faults and SErrors are reported.
 ///
 /// # Panics
 ///
-/// If the CPU has no per-CPU block yet ([`percpu::init_boot_cpu`]): the vectors need it.
+/// If the CPU has no per-CPU block yet ([`percpu::init_boot_cpu`]), which the vectors need.
 pub fn init() {
-    // The check itself is what is needed.
+    // Panics without a block.
     let _ = percpu::current();
     // SAFETY: the table is part of the text, aligned by the assembler, and never unmapped.
     unsafe { sysreg::set_vbar(&raw const exception_vectors as u64) };
@@ -77,11 +78,11 @@ global_asm!(
     ".balign 0x80",
     ".size exception_vectors, . - exception_vectors",
     //
-    // x0 = per-CPU block, x1 = vector; x0-x3 of the interrupted code are parked as above.
+    // x0 = per-CPU block, x1 = vector; the entry has saved x0-x3 of the interrupted code.
     ".type exception_save, @function",
     "exception_save:",
     "mov x2, sp",
-    "tst x2, #15",                     // flags are free: SPSR_EL1 has them
+    "tst x2, #15",                     // the flags are free: SPSR_EL1 holds the interrupted ones
     "b.ne 3f",
     "sub x2, x2, #{SIZE}",             // start of the frame, if it fits
     "ldr x3, [x0, #{STACK}]",          // bottom of the current stack
@@ -92,7 +93,7 @@ global_asm!(
     "cmp x2, x3",
     "b.ls 4f",
     "1:",
-    "ldr x3, [x0, #{EMERGENCY}]",      // a report that faults stays where it is
+    "ldr x3, [x0, #{EMERGENCY}]",      // a report that faults continues on the emergency stack
     "cmp x2, x3",
     "b.lo 3f",
     "ldr x3, [x0, #({EMERGENCY} + 8)]",
@@ -134,7 +135,7 @@ global_asm!(
     "stp x7, x8, [sp, #{ESR}]",        // esr and far
     "stp x1, xzr, [sp, #{VECTOR}]",
     "stp x29, x6, [sp, #{RECORD}]",    // frame record
-    "mrs x4, tpidrro_el0",             // the parked registers
+    "mrs x4, tpidrro_el0",             // the registers that the entry has saved
     "ldp x5, x6, [x0, #{SCRATCH}]",
     "ldr x7, [x0, #({SCRATCH} + 16)]",
     "stp x4, x5, [sp]",
@@ -143,7 +144,7 @@ global_asm!(
     "add x29, sp, #{RECORD}",
     "mov x0, sp",
     "bl exception_handler",
-    // Back: only exceptions from EL1 on SP_EL1 return, onto the stack they came from.
+    // Return: only exceptions from EL1 on SP_EL1 return, to the stack that they interrupted.
     "ldp x0, x1, [sp, #{ELR}]",
     "msr elr_el1, x0",
     "msr spsr_el1, x1",
