@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Errors that hold errors.
+//! A macro for errors that wrap other errors.
 
-/// `From` for each of the errors that a variant of another one holds.
+/// Implements `From` for each error that a variant of another error wraps.
 #[macro_export]
 macro_rules! wrap_errors {
     ($whole:ty { $($part:ty => $variant:ident),+ $(,)? }) => {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which tests run: a glob over test paths.
+//! Selects the tests that run, by a glob over test paths.
 //!
-//! A test's path is its suite's name, the names of the groups around it, and
-//! its own, joined by dots. A filter is the same with `*` for any number of
-//! characters of one name. A filter that is shorter than a path selects
-//! everything below: `tables` and `tables.*` select all tests of the suite
-//! `tables`, `*.map_*` those of any suite whose name starts with `map_`.
+//! A test's path is its suite's name, the names of the groups around it, and its own name, joined
+//! by dots. A filter has the same form, with `*` for any number of characters of one name. A filter
+//! that is shorter than a path selects everything below it: `tables` and `tables.*` select all
+//! tests of the suite `tables`, and `*.map_*` selects those of any suite whose name starts with
+//! `map_`.
 
 use core::fmt;
 
-/// Parts of a test's path: suite, groups, test.
+/// The greatest number of parts of a test's path: suite, groups, test.
 pub const MAX_DEPTH: usize = 4;
 
 /// A checked filter.
@@ -25,8 +25,8 @@ impl<'a> Filter<'a> {
     /// Checks `pattern`.
     ///
     /// # Errors
-    /// A part is empty, holds a character that no name has, or there are more
-    /// parts than a path can have.
+    /// A part is empty, a character occurs in no name, or there are more parts than a path can
+    /// have.
     pub fn parse(pattern: &'a str) -> Result<Self, FilterError> {
         for part in pattern.split('.') {
             if part.is_empty() {
@@ -43,13 +43,13 @@ impl<'a> Filter<'a> {
         Ok(Self { pattern })
     }
 
-    /// The filter as it was written.
+    /// The text of the filter.
     #[must_use]
     pub fn as_str(self) -> &'a str {
         self.pattern
     }
 
-    /// What selects below a node with this name.
+    /// What the filter selects of a node with this name.
     #[must_use]
     pub fn enter(self, name: &str) -> Selection<'a> {
         let (first, rest) = match self.pattern.split_once('.') {
@@ -73,7 +73,7 @@ pub enum Selection<'a> {
     Nothing,
     /// All of it.
     Everything,
-    /// What of its children this filter selects; of a test, nothing.
+    /// Those of its children that this filter selects; nothing, if it is a test.
     Below(Filter<'a>),
 }
 
@@ -97,8 +97,8 @@ fn is_glob_byte(byte: u8) -> bool {
     byte == b'*' || is_name_byte(byte)
 }
 
-/// Whether the whole of `name` matches `pattern`, in which `*` stands for any characters. Works
-/// without recursion: on a mismatch only the last `*` needs to take more.
+/// Whether the whole of `name` matches `pattern`, in which `*` matches any text. It needs no
+/// recursion: on a mismatch only the last `*` must take more.
 #[must_use]
 pub fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
@@ -122,10 +122,10 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     pattern[at..].iter().all(|byte| *byte == b'*')
 }
 
-/// Why a text is no filter.
+/// Why a text is not a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FilterError {
-    /// Two dots in a row, or one at an end, or nothing at all.
+    /// Two dots in a row, a dot at one end, or an empty text.
     EmptyPart,
     /// A character that occurs in no name.
     Character {
@@ -211,7 +211,7 @@ mod tests {
         assert!(Filter::parse("a.b.c.d").is_ok());
     }
 
-    /// The definition: `*` takes any number of characters.
+    /// The definition of a match: `*` takes any number of characters.
     fn matches_by_definition(pattern: &[u8], name: &[u8]) -> bool {
         match pattern.split_first() {
             None => name.is_empty(),

@@ -2,12 +2,18 @@
 //! A bare-metal arm64 mini-kernel that shows lazy MMU mode, measures what it saves, and
 //! tests that deferring barriers is safe.
 //!
-//! The rooms: [`arch`] holds the assembly, [`platform`] the machine around the CPU, `mm` memory
-//! management on top of the [`lazymmu`] crate, `sched` who is running, [`selftest`] the tests, `demo`
-//! the story that `cargo xtask run` shows, `bench` what `cargo xtask counts` measures. `start` is
-//! the way through them at boot.
+//! The modules:
 //!
-//! What needs no hardware compiles on the host, too, and is tested there.
+//! - [`arch`]: the assembly;
+//! - [`platform`]: the machine around the CPU;
+//! - `mm`: memory management on top of the [`lazymmu`] crate;
+//! - `sched`: tasks and the scheduler;
+//! - [`selftest`]: the self-tests;
+//! - `demo`: the demonstration that `cargo xtask run` shows;
+//! - `bench`: the measurements of `cargo xtask counts`;
+//! - `start`: the steps of the boot, which call the others.
+//!
+//! Code that needs no hardware also compiles on the host and is tested there.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -26,7 +32,7 @@ pub mod litmus;
 pub mod machine;
 #[cfg(target_os = "none")]
 pub mod mm;
-/// Memory management: what of it needs no hardware.
+/// Memory management: the part that needs no hardware.
 #[cfg(not(target_os = "none"))]
 pub mod mm {
     pub mod area;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The kernel binary: the boot as a table of contents.
+//! The kernel binary: it calls the steps of the boot in order.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
-/// On the host there is nothing to run: the library's tests are what is built there.
+/// On the host there is nothing to run; only the library's tests are built there.
 #[cfg(not(target_os = "none"))]
 fn main() {}
 
@@ -21,7 +21,7 @@ mod kernel_main {
     use kernel::text::Line;
     use kernel::{demo, litmus, selftest, soak};
 
-    /// Where `boot` hands over: EL1, MMU on, upper half.
+    /// The function that `boot` calls on the boot CPU: EL1, MMU on, upper half.
     #[unsafe(no_mangle)]
     extern "C" fn kernel_main(handoff: &'static Handoff) -> ! {
         start::cpu(handoff);
@@ -37,7 +37,8 @@ mod kernel_main {
         }
     }
 
-    /// Where `boot` hands over a secondary CPU: EL1, MMU on, upper half, the stack of its slot.
+    /// The function that `boot` calls on a secondary CPU: EL1, MMU on, upper half, on the stack of
+    /// its slot.
     #[unsafe(no_mangle)]
     extern "C" fn secondary_main(slot: u64) -> ! {
         start::secondary_cpu(slot as usize)

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The panic handler: message, place, backtrace, status 2.
+//! The panic handler: it prints message, place and backtrace, and ends with status 2.
 //!
-//! It uses the emergency stack and writer and counts its attempts per CPU together with exception
-//! reports, so that a panic inside a report (or a report inside a panic) is told in one line, twice
-//! at most; then it ends.
+//! It uses the emergency stack and writer. Its attempts are counted for each CPU together with
+//! those of exception reports. A panic inside a report, or a report inside a panic, is printed as
+//! one line, twice at most; after that the CPU halts.
 
 use crate::{
     arch::{
@@ -30,16 +30,16 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 }
 
 extern "C" fn report(info: &PanicInfo<'_>) -> ! {
-    // First of all: from here on this CPU speaks alone.
+    // This comes first: from here on only this CPU prints.
     stop::stop_others();
-    // Before the per-CPU block there are no vectors either: nothing can recurse but the handler.
+    // Before the per-CPU block exists there are no vectors, so only this handler can recurse.
     let failed = percpu::try_current().map_or(0, PerCpu::begin_ending);
     let mut out = Emergency::after(failed);
-    // The emergency writer never fails; a value's own `Display` may, then the rest is missing.
+    // The emergency writer never fails. A value's own `Display` may fail; then the rest is missing.
     let _ = match failed {
         0 => write_report(info, &mut out),
         1 | 2 => writeln!(out, "panic: {}, while reporting", info.message()),
-        // Ending is what fails.
+        // Reporting and ending have failed three times.
         _ => interrupts::halt(),
     };
     exit(Status::Panic)

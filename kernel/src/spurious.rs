@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Invalid to valid, then a load, on the same CPU: how often does the load fault all the same?
+//! Measures spurious faults: an entry is made (invalid to valid) and its page is loaded on the same
+//! CPU. How often does the load fault nevertheless?
 //!
-//! The published figures of a Cortex-A72 (Raspberry Pi 4B) for 6.5 million rounds are 10 with nothing in
-//! between, 8 with DMB, 1 with DSB, 0 with DSB and ISB (REMS, system-litmus-harness, October 2020). The first four
-//! rows are the same test with the weakest barriers that the kernel uses, the others are the kernel's own ways.
+//! For a Cortex-A72 (Raspberry Pi 4B) and 6.5 million rounds, the published figures are 10 faults
+//! with nothing between store and load, 8 with DMB, 1 with DSB, 0 with DSB and ISB (REMS,
+//! system-litmus-harness, October 2020). The first four rows repeat this test with the weakest
+//! barriers that the kernel uses. The other rows make the entry through the library.
 //!
-//! # The one place that writes an entry past the library
+//! # The one place that writes an entry without the library
 //!
-//! A store without its barriers is what is tested, so it cannot be the library's. It goes to the last-level entry of a page
-//! in the middle of an area of our own: nobody else uses the entry, the mapped pages beside it keep the table,
-//! and each round leaves the entry empty and its address invalidated by [`Mmu::invalidate_range`](lazymmu::Mmu::invalidate_range),
-//! as the library believes it to be all the time.
+//! The library never stores without the barriers that it owes, so it cannot make the store under
+//! test. The store goes to the last-level entry of the middle page of an area that belongs to this
+//! module. Nothing else uses the entry, and the mapped pages on both sides keep its table
+//! allocated. Each round clears the entry and invalidates its address with
+//! [`Mmu::invalidate_range`](lazymmu::Mmu::invalidate_range), so that the entry is invalid, as the
+//! library believes it to be all the time.
 
 use core::fmt;
 use core::ptr;
@@ -38,17 +42,17 @@ use crate::wrap_errors;
 pub(crate) enum LitmusError {
     /// There are no pages.
     Pages(PagesError),
-    /// The address space refused.
+    /// The address space returned an error.
     Space(SpaceError),
-    /// Lazy MMU mode refused.
+    /// Lazy MMU mode returned an error.
     Lazy(LazyMmuError),
-    /// The strategy cannot be had.
+    /// The strategy is not available.
     Terms(TermsError),
-    /// There is no table for a page whose neighbors are mapped.
+    /// A page has no table although its neighbors are mapped.
     NoTable,
-    /// A fault of another kind.
+    /// A fault that is not a translation fault.
     Fault(Fault),
-    /// The page shows what is not in its frame.
+    /// The page does not show the contents of its frame.
     Value(u64),
 }
 
@@ -78,13 +82,13 @@ impl core::error::Error for LitmusError {}
 /// How the entry is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum How {
-    /// By a store of our own, with this behind it.
+    /// By a store of this module, followed by these barriers.
     Store(Between),
     /// By [`lazymmu::AddressSpace::map`] with this strategy, outside of any section.
     Map(Backend),
     /// In a section that has ended before the load.
     Section,
-    /// In a section that is still open: nothing is promised.
+    /// In a section that is still open, where the contract guarantees nothing.
     OpenSection,
 }
 
@@ -93,7 +97,7 @@ pub(crate) enum How {
 pub(crate) struct Way {
     pub(crate) name: &'static str,
     pub(crate) how: How,
-    /// Whether the architecture rules the fault out.
+    /// Whether the architecture excludes the fault.
     pub(crate) is_safe: bool,
 }
 
@@ -109,10 +113,10 @@ pub(crate) const WAYS: [Way; 7] = [
     Way { name: "lazy, section open", how: How::OpenSection, is_safe: false },
 ];
 
-/// What the frame holds.
+/// The contents of the frame.
 const MARK: u64 = 0x6c69_746d_7573;
 
-/// Three pages, the outer ones mapped; the frame of the first is what the middle one shows.
+/// Three pages. The outer ones are mapped, and the middle one is to show the frame of the first.
 pub(crate) struct Ground {
     pages: Pages,
     table: Frame,
@@ -120,13 +124,13 @@ pub(crate) struct Ground {
 
 impl Ground {
     /// # Errors
-    /// No frame, no addresses, no table.
+    /// There is no frame, no address range or no table.
     pub(crate) fn new() -> Result<Self, LitmusError> {
         let pages = Pages::mapped(3)?;
         let middle = pages.area.part(1, 1)?;
         let mut space = kernel_space::lock();
         space.unmap(middle)?;
-        // One of the two neighbors shares the middle one's table, wherever the area lies.
+        // At least one of the two neighbors shares the middle page's table, wherever the area lies.
         let table = space.last_level_table(middle.start());
         drop(space);
         let table = table.ok_or(LitmusError::NoTable)?;
@@ -134,23 +138,24 @@ impl Ground {
         Ok(Self { pages, table })
     }
 
-    /// The first frame, where the linear map shows it; its first word is not to be changed.
+    /// The first frame, through the linear map. Its first word must not be changed.
     pub(crate) fn page(&self) -> &[AtomicU64; ENTRIES] {
         let place = linear_virt(self.pages.frames()[0].as_u64()) as usize;
-        // SAFETY: a page of RAM that is ours as long as `self`, and accessed as such atomics and by loads only.
+        // SAFETY: the page is RAM that belongs to `self`, and it is only accessed as these atomics
+        // and by loads.
         unsafe { &*ptr::with_exposed_provenance(place) }
     }
 
     /// How many of `iterations` loads fault.
     ///
     /// # Errors
-    /// Refusals, and what is no translation fault.
+    /// Errors of the library, and a fault that is not a translation fault.
     pub(crate) fn faults(&self, way: &Way, iterations: u32) -> Result<u32, LitmusError> {
         let backend = match way.how {
             How::Map(backend) => backend,
             _ => Backend::DeferBarriers,
         };
-        // SAFETY: the litmus tests have no other task that works with page tables.
+        // SAFETY: while the litmus tests run, no other task works with page tables.
         let _terms = unsafe { Terms::take(backend, BarrierPolicy::Classic) }?;
         let page = self.pages.area.part(1, 1)?;
         let mut faults = 0;
@@ -172,7 +177,7 @@ impl Ground {
         Ok(faults)
     }
 
-    /// The positive control: the same with an entry that is not valid, so that every load faults.
+    /// The positive control: the same with an invalid entry, so that every load faults.
     pub(crate) fn faults_without_an_entry(&self, iterations: u32) -> Result<u32, LitmusError> {
         let page = self.pages.area.part(1, 1)?;
         let mut faults = 0;
@@ -185,8 +190,9 @@ impl Ground {
 
     fn store_and_read(&self, between: Between, desc: Desc, page: PageRange) -> Result<u64, Fault> {
         let entry = self.entry(page);
-        // SAFETY: see the module's head: the entry is ours and empty, and `desc` is invalid or maps our
-        // frame as data; below it is emptied and invalidated.
+        // SAFETY: see the module's head. The entry belongs to this module and is invalid, and
+        // `desc` is invalid or maps this module's frame as data. Below, the entry is cleared and
+        // its address invalidated.
         let read = unsafe { make_and_read(between, entry, desc, page.start().as_u64()) };
         Arm64.store(entry, Desc::INVALID);
         MMU.invalidate_range(page, Scope::AllAsids, Reach::Leaf);
@@ -206,7 +212,7 @@ impl Ground {
         if how == How::Section {
             section = None;
         }
-        // SAFETY: the page is mapped to RAM, or not at all.
+        // SAFETY: the page is mapped to RAM, or not mapped.
         let read = unsafe { probe::try_read_unasked(page.start().as_u64()) };
         drop(section);
         kernel_space::lock().unmap(page)?;
@@ -214,8 +220,8 @@ impl Ground {
     }
 
     fn entry(&self, page: PageRange) -> &Pte {
-        // SAFETY: the table of the area's middle page, which stays as long as its neighbors are mapped, and they
-        // are as long as `self`.
+        // SAFETY: this is the table of the area's middle page. It stays as long as the neighbors of
+        // that page are mapped, and they stay mapped as long as `self` exists.
         let table = unsafe { Arm64.table_ptr(self.table).as_ref() };
         &table.entries()[Level::L3.index(page.start())]
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The steps from the firmware's hand-over to a running kernel, and what was
-//! learned on the way.
+//! The steps from the firmware's entry to a running kernel, and the facts about the machine that
+//! they find out.
 //!
-//! Each step needs the ones before it; `kernel_main` calls them in order. Whatever is wrong
-//! with the machine or its description ends here with an error that says what to do.
+//! Each step needs the ones before it; `kernel_main` calls them in order. An error in the machine
+//! or in its description ends the boot here, with a message that says what to do.
 
 use core::ptr::{self, NonNull};
 use core::{fmt, iter, slice};
@@ -38,15 +38,15 @@ use crate::wrap_errors;
 /// What the kernel knows about the machine it runs on.
 #[derive(Debug)]
 pub struct Machine {
-    /// Where the kernel is.
+    /// The addresses of the kernel's image.
     pub image: Image,
-    /// What the device tree says.
+    /// The contents of the device tree.
     pub description: MachineDescription,
-    /// What becomes of its RAM.
+    /// How its RAM is used.
     pub memory: MemoryMap,
-    /// What its CPUs can do.
+    /// The features of the boot CPU.
     pub features: Features,
-    /// What its cycle counter is good for.
+    /// The state of its cycle counter.
     pub cycle_counter: CycleCounter,
     /// Exception level at which the image was entered: 1, 2 or 3.
     pub entry_el: u64,
@@ -55,7 +55,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Whether the cycle counter says something about the code that runs, or why not.
+    /// Whether the cycle counter measures the code that runs, or why not.
     ///
     /// # Errors
     /// The reason, as the end of a sentence.
@@ -65,7 +65,7 @@ impl Machine {
                  and a barrier costs no more than a NOP."),
             (_, CycleCounter::Absent) => Err("this CPU has no PMUv3."),
             (_, CycleCounter::Stopped) => {
-                Err("the cycle counter stands still: something above EL1 holds it.")
+                Err("the cycle counter does not count: EL2 or EL3 stops it.")
             }
             (_, CycleCounter::Counting) => Ok(()),
         }
@@ -74,7 +74,7 @@ impl Machine {
 
 static MACHINE: Once<Machine, CpuRelax> = Once::new();
 
-/// The machine.
+/// The machine on which the kernel runs.
 ///
 /// # Panics
 /// Before [`memory`] has returned.
@@ -82,7 +82,7 @@ static MACHINE: Once<Machine, CpuRelax> = Once::new();
 pub fn machine() -> &'static Machine {
     match MACHINE.get() {
         Some(machine) => machine,
-        None => unreachable!("start::memory() describes the machine before anybody asks"),
+        None => unreachable!("machine() was called before start::memory() has returned"),
     }
 }
 
@@ -91,9 +91,9 @@ pub fn machine() -> &'static Machine {
 pub enum StartError {
     /// No device tree was found, or it is too large.
     NoDeviceTree(Handoff),
-    /// The device tree ends behind the end of memory.
+    /// The device tree extends beyond the end of memory.
     TreeBeyondMemory(Handoff),
-    /// There is nothing where the device tree has the console.
+    /// There is nothing at the address that the device tree gives for the console.
     NoConsole(PhysRange),
     /// The device tree is broken or lacks something.
     DeviceTree(DeviceTreeError),
@@ -101,7 +101,7 @@ pub enum StartError {
     BootArgument(BootArgumentError<'static>),
     /// RAM is missing or too small.
     Memory(MemoryMapError),
-    /// A boot argument asks for what this CPU cannot do.
+    /// A boot argument needs a feature that this CPU does not have.
     Policy(lazymmu::NoEts2),
     /// The generic timer's frequency is not known.
     NoFrequency,
@@ -111,7 +111,7 @@ pub enum StartError {
     Device(DeviceError),
     /// The interrupt controller does not work.
     Interrupts(InterruptError),
-    /// There is no scheduler.
+    /// The scheduler did not start.
     Scheduler(SchedError),
 }
 
@@ -171,23 +171,25 @@ impl fmt::Display for StartError {
 
 impl core::error::Error for StartError {}
 
-/// The CPU's own block, vectors, and the log: from here on a fault is reported by the kernel, to whoever hears it.
+/// Sets this CPU's block, its vectors and the log. From here on the kernel reports a fault, on
+/// every channel that exists.
 pub fn cpu(handoff: &Handoff) {
     sched::init_boot_cpu();
     percpu::init_boot_cpu();
     exceptions::init();
     if let Some(uart) = boot::fail::implied_uart(handoff.image_phys) {
-        // SAFETY: the boot tables are live, until `mm::init` suspends the console; the load address says that there
-        // is a PL011.
+        // SAFETY: the boot tables are live until `mm::init` suspends the console; the load address
+        // implies that there is a PL011.
         unsafe { console::imply(uart) };
     }
     console::init_log();
 }
 
-/// Finds the device tree's blob in the boot window. Returns what `handoff` says with it.
+/// Finds the device tree's blob in the boot window. Returns `handoff` with its address and size.
 ///
 /// # Errors
-/// [`StartError::NoDeviceTree`], [`StartError::TreeBeyondMemory`]; [`StartError::DeviceTree`] if it is no tree at all.
+/// [`StartError::NoDeviceTree`], [`StartError::TreeBeyondMemory`], or [`StartError::DeviceTree`] if
+/// the blob is not a device tree.
 pub fn device_tree(handoff: &Handoff) -> Result<(Handoff, DeviceTree<'static>), StartError> {
     // SAFETY: the boot tables are live.
     let handoff = unsafe { handoff.with_device_tree(|virt| probe::try_read_u64(virt).ok()) };
@@ -198,28 +200,29 @@ pub fn device_tree(handoff: &Handoff) -> Result<(Handoff, DeviceTree<'static>), 
         return Err(StartError::TreeBeyondMemory(handoff));
     }
     let start = ptr::with_exposed_provenance::<u8>(handoff.dtb_virt as usize);
-    // SAFETY: boot mapped `dtb_size` bytes there, read-only; the blob is not used after
-    // `memory`, which ends the boot window.
+    // SAFETY: boot mapped `dtb_size` bytes there, read-only. The blob is not used after `memory`,
+    // which ends the boot window.
     let blob = unsafe { slice::from_raw_parts(start, handoff.dtb_size as usize) };
     Ok((handoff, DeviceTree::new(blob)?))
 }
 
-/// Reads the whole tree, and takes its console into use through the boot window, so that
-/// what is wrong with the rest can be told.
+/// Reads the whole tree, and starts to use its console through the boot window, so that errors in
+/// the rest of the tree can be printed.
 ///
 /// # Errors
-/// What is wrong with the tree.
+/// The first error in the tree.
 pub fn describe(tree: &DeviceTree<'_>) -> Result<MachineDescription, StartError> {
     let described = tree.describe();
     let console = match &described {
-        // In RAM there is no UART, whatever the tree says; `memory` refuses it.
+        // A range that is also RAM holds no UART; `memory` refuses such a tree.
         Ok(machine) => machine
             .console
             .filter(|found| !machine.memory.iter().any(|b| b.overlaps(found.registers))),
         Err(_) => tree.console().ok().flatten(),
     };
     let is_there = match console {
-        // Of a tree that is wrong somewhere its console is believed if that does not deny to be one.
+        // If the tree has an error elsewhere, its console is used unless the device identifies
+        // itself as something else.
         Some(found) => early_console(found.registers, described.is_ok()),
         None => Ok(()),
     };
@@ -228,10 +231,11 @@ pub fn describe(tree: &DeviceTree<'_>) -> Result<MachineDescription, StartError>
     Ok(described)
 }
 
-/// Takes the console at `registers` into use, if there is one, or if it is `believed`.
+/// Starts to use the console at `registers` if it identifies itself as a PL011, or if the tree is
+/// `believed`.
 ///
 /// # Errors
-/// There is nothing.
+/// There is nothing at `registers`.
 #[inline(never)]
 fn early_console(registers: PhysRange, believed: bool) -> Result<(), StartError> {
     let start = registers.start();
@@ -239,8 +243,8 @@ fn early_console(registers: PhysRange, believed: bool) -> Result<(), StartError>
     let Some(virt) = (unsafe { boot::map_early_device(start) }) else {
         return Ok(());
     };
-    // SAFETY: mapped by a block, as Device memory. In a PL011 no register that is read changes thereby, and for
-    // anything else the tree is to blame.
+    // SAFETY: mapped by a block, as Device memory. Reading a PL011's registers changes none of
+    // those that are read here. If the device is something else, the tree is wrong.
     match unsafe { console::identify(virt, registers.size()) } {
         Found::Nothing => return Err(StartError::NoConsole(registers)),
         Found::SomethingElse if !believed => return Ok(()),
@@ -254,15 +258,15 @@ fn early_console(registers: PhysRange, believed: bool) -> Result<(), StartError>
 
 fn use_console(virt: Option<u64>) {
     let address = virt.and_then(|v| NonNull::new(ptr::with_exposed_provenance_mut(v as usize)));
-    // SAFETY: a PL011 by its `compatible`, mapped as Device memory until `console::suspend` or for
-    // ever; only the console uses it.
+    // SAFETY: a PL011 by its `compatible`, mapped as Device memory until `console::suspend` or
+    // forever; only the console uses it.
     unsafe { console::init(address) };
 }
 
-/// Goes over to an address space of the kernel's own, and moves the console there.
+/// Switches to the kernel's own address space, and moves the console there.
 ///
 /// # Errors
-/// What is wrong with the boot arguments, the RAM or the CPU for what they ask.
+/// An error in the boot arguments or in the RAM, or a CPU without a feature that they need.
 pub fn memory(
     handoff: &Handoff,
     mut description: MachineDescription,
@@ -278,8 +282,8 @@ pub fn memory(
         linear_map: LINEAR_SIZE,
     };
     let memory = memory_map(&mut description, &boot, limits)?;
-    // What the tree and the timer do not tell is told by answering semihosting, which cargo xtask
-    // always asks for and a board without a debugger never does.
+    // If the tree and the timer do not show an emulator, semihosting does: `cargo xtask` always
+    // enables it, and a board without a debugger does not have it.
     let kind = match Kind::of(description.compatible.as_str(), timer::frequency()) {
         Kind::Hardware if semihosting::has_host() => Kind::Emulated,
         kind => kind,
@@ -312,8 +316,8 @@ pub fn memory(
 
     let settings = settings(&features, &arguments)?;
     let registers = machine.description.console.map(|found| found.registers);
-    // SAFETY: called once, on the only CPU that is up, interrupts masked; the boot window
-    // (console, device tree) is not used after it.
+    // SAFETY: called once, on the only CPU that runs, with interrupts masked. The boot window
+    // (console, device tree) is not used afterwards.
     let built = unsafe { mm::init(handoff, &machine.memory, settings, registers, use_console)? };
     info!(
         "linear map: {} pages in tables of {} KiB, built with {} DSB and {} ISB; {} saved",
@@ -334,8 +338,11 @@ pub fn memory(
     Ok(arguments)
 }
 
-/// Sorts out the memory that is there. What is stated and does not answer is reserved, with a warning, and CPUs that
-/// would be started through such memory, or through memory in use, are left out.
+/// Makes the map of the memory that exists.
+///
+/// A range that the tree states but that does not keep what is written to it is not used, with a
+/// warning. A CPU is left out if the word that would start it is not in memory, or is in memory
+/// that is in use.
 fn memory_map(
     description: &mut MachineDescription,
     boot: &BootMemory,
@@ -344,14 +351,15 @@ fn memory_map(
     let in_use = || iter::once(boot.image).chain(boot.device_tree);
     let answers = |address: u64, how: unsafe fn(u64) -> bool| {
         let block = PhysRange::new(address / BLOCK_SIZE * BLOCK_SIZE, BLOCK_SIZE);
-        // Memory for certain, and mapped as such.
+        // This block is certainly memory, and it is mapped as Normal memory.
         if block.is_none_or(|block| in_use().any(|used| used.overlaps(block))) {
             return true;
         }
-        // SAFETY: the boot tables are live. Nothing in this block is used yet, as Normal memory or otherwise, and
-        // accesses to Device memory are none but those that the program has.
+        // SAFETY: the boot tables are live. Nothing in this block is used yet, as Normal memory or
+        // otherwise, and the CPU makes no speculative accesses to Device memory.
         let virt = unsafe { boot::map_early_device(address) };
-        // SAFETY: nobody uses what the tree calls usable memory, and the word of a spin table is only read.
+        // SAFETY: nothing uses what the tree calls usable memory, and the word of a spin table is
+        // only read.
         virt.is_none_or(|virt| unsafe { how(virt) })
     };
     let memory = loop {
@@ -404,10 +412,10 @@ fn settings(features: &Features, arguments: &BootArguments<'_>) -> Result<Settin
     })
 }
 
-/// Brings up the interrupt controller and lets interrupts through.
+/// Initializes the interrupt controller and unmasks interrupts.
 ///
 /// # Errors
-/// Its registers cannot be mapped, or it does not work.
+/// Its registers cannot be mapped, or its initialization fails.
 pub fn interrupt_controller() -> Result<(), StartError> {
     let map = |range: PhysRange| -> Result<Registers, StartError> {
         let virt = mm::device::map(range)?;
@@ -441,14 +449,14 @@ pub fn interrupt_controller() -> Result<(), StartError> {
             stride: *stride,
         },
     };
-    // SAFETY: the tree says that these are the registers of such a GIC; mapped for ever,
-    // by nobody else.
+    // SAFETY: the tree says that these are the registers of such a GIC. They are mapped forever,
+    // and nothing else uses them.
     unsafe { interrupts::init(controller, machine().entry_el)? };
     irq_mask::unmask_irq();
     Ok(())
 }
 
-/// Starts the scheduler: from here on there are tasks, and the caller is one.
+/// Starts the scheduler. From here on there are tasks, and the caller is one of them.
 ///
 /// # Errors
 /// The timer has no interrupt, or memory is too small for the first tasks.
@@ -459,7 +467,7 @@ pub fn scheduler() -> Result<(), StartError> {
 /// Starts the other CPUs, as many as the boot arguments allow.
 ///
 /// # Errors
-/// The interrupts that CPUs send each other cannot be had. A CPU that does not come is a warning.
+/// The interrupts between CPUs are not available. A CPU that does not start is only a warning.
 pub fn other_cpus(arguments: &BootArguments<'_>) -> Result<(), StartError> {
     let machine = machine();
     let machine = smp::Machine {
@@ -472,14 +480,14 @@ pub fn other_cpus(arguments: &BootArguments<'_>) -> Result<(), StartError> {
     Ok(smp::start_all(&machine, arguments.cpus)?)
 }
 
-/// What a secondary CPU does: it comes online, and then runs what there is to run.
+/// Brings a secondary CPU online; it then runs tasks.
 pub fn secondary_cpu(slot: usize) -> ! {
     smp::enter(slot);
     irq_mask::unmask_irq();
     sched::idle()
 }
 
-/// Makes the firmware's power interface known, so that the kernel can turn the
+/// Tells [`psci`] how to call the firmware's power interface, so that the kernel can turn the
 /// machine off.
 pub fn power(description: &MachineDescription) {
     if let Some(conduit) = description.psci {

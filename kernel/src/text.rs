@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Text of bounded length, without a heap.
 //!
-//! Errors and failed expectations are made where nothing may be allocated:
-//! before there is a heap, or in the test of the heap itself. [`Text`] keeps as
-//! much of what is written to it as fits and remembers that something was cut,
-//! so that a long value shortens a message instead of losing it.
+//! Errors and failed expectations are formatted where nothing can be allocated: before there is a
+//! heap, or in the test of the heap itself. [`Text`] keeps as much of what is written to it as
+//! fits, and it remembers that something was cut. A long value therefore shortens a message instead
+//! of losing it.
 
 use core::fmt;
 
 use arrayvec::ArrayString;
 
-/// What stands at the end of a [`Text`] that was cut.
+/// The end of a [`Text`] that was cut.
 const CUT_MARK: &str = "...";
 
 /// Up to `N` bytes of UTF-8; writing never fails.
@@ -45,8 +45,8 @@ impl<const N: usize> Text<N> {
         result
     }
 
-    /// The beginning of `text` up to its first control character, as far as it fits: what others wrote,
-    /// and may go into a line of the log without beginning another one.
+    /// The beginning of `text` up to its first control character, as far as it fits. Text from
+    /// outside of the kernel can then be part of a log line without starting another line.
     #[must_use]
     pub fn from_line(text: &str) -> Self {
         let line = text.split(char::is_control).next().unwrap_or_default();
@@ -57,12 +57,12 @@ impl<const N: usize> Text<N> {
         result
     }
 
-    /// What `arguments` format to, as far as it fits.
+    /// The formatted `arguments`, as far as they fit.
     #[must_use]
     pub fn from_arguments(arguments: fmt::Arguments<'_>) -> Self {
         let mut result = Self::new();
-        // `write_str` below never fails. A value's own `Display` may: then
-        // what it wrote before is kept, which is the most there is to show.
+        // `write_str` below never fails. A value's own `Display` may fail; then the text that it
+        // wrote before is kept.
         let _ = fmt::write(&mut result, arguments);
         result
     }
@@ -81,8 +81,8 @@ impl<const N: usize> Text<N> {
 
     /// Appends as much of `text` as fits, in whole characters.
     pub fn append(&mut self, text: &str) {
-        // After a cut nothing more is taken: a later short piece behind the
-        // gap would read as if it followed directly.
+        // After a cut nothing is appended: a short piece after the gap would read as if it
+        // followed directly.
         if self.is_cut() {
             return;
         }
@@ -102,10 +102,11 @@ fn beginning(text: &str, room: usize) -> &str {
     &text[..end]
 }
 
-/// What `write_char` is by default, once for all who write: the image has little room.
+/// The default implementation of `write_char`, shared by all writers because the image has little
+/// room.
 ///
 /// # Errors
-/// Those of `out`.
+/// Errors of `out`.
 pub fn write_char(out: &mut dyn fmt::Write, c: char) -> fmt::Result {
     out.write_str(c.encode_utf8(&mut [0; 4]))
 }
@@ -137,17 +138,17 @@ impl<const N: usize> fmt::Debug for Text<N> {
     }
 }
 
-/// What becomes of a newline in a text that is escaped.
+/// How a newline in an escaped text is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Newline {
-    /// It stays.
+    /// It is kept.
     Stays,
     /// It is escaped as all control characters are.
     Escaped,
 }
 
-/// Hands `text` on in pieces: printable ASCII as it is, all else as `\u{1b}`. What others wrote may hold control
-/// characters, which a terminal would obey.
+/// Passes `text` to `put` in pieces: printable ASCII unchanged, all else as `\u{1b}`. Text from
+/// outside of the kernel may hold control characters, which a terminal would interpret.
 pub fn escape(mut text: &str, newline: Newline, put: &mut dyn FnMut(&str)) {
     let is_plain = |byte: &u8| match byte {
         b'\n' => newline == Newline::Stays,
@@ -155,23 +156,24 @@ pub fn escape(mut text: &str, newline: Newline, put: &mut dyn FnMut(&str)) {
     };
     loop {
         let plain = text.bytes().take_while(is_plain).count();
-        // Only ASCII was passed over, so this is between characters.
+        // Only ASCII was skipped, so this is a character boundary.
         let (before, rest) = text.split_at(plain);
         put(before);
         let mut rest = rest.chars();
         let Some(odd) = rest.next() else { return };
         text = rest.as_str();
-        // As large as others are: the image has room for few sizes.
+        // The same size as other texts, because each size costs room in the image.
         let escaped = Text::<64>::from_arguments(format_args!("\\u{{{:x}}}", u32::from(odd)));
         put(escaped.as_str());
     }
 }
 
-/// A value that is shown on one line: everything in it that is not printable ASCII is [escaped](escape).
+/// A value that is shown on one line: everything in it that is not printable ASCII is
+/// [escaped](escape).
 #[derive(Clone, Copy, Debug)]
 pub struct Line<T>(pub T);
 
-/// Where a [`Line`] goes.
+/// The writer of a [`Line`].
 struct OneLine<'a, 'b>(&'a mut fmt::Formatter<'b>);
 
 impl fmt::Write for OneLine<'_, '_> {
@@ -212,7 +214,8 @@ mod tests {
         assert_eq!(escaped("a ~\n\nb"), "a ~\n\nb");
         assert_eq!(escaped("\u{1b}[31mred\u{1b}"), "\\u{1b}[31mred\\u{1b}");
         assert_eq!(escaped("\r\t\0\u{7f}"), "\\u{d}\\u{9}\\u{0}\\u{7f}");
-        // A control sequence in one character, one that turns the direction of writing, and a letter.
+        // A one-character control sequence, a character that changes the direction of writing, and
+        // a letter.
         assert_eq!(
             escaped("\u{9b}2J\u{202e}x\u{e9}"),
             "\\u{9b}2J\\u{202e}x\\u{e9}"

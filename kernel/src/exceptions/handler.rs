@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! From the vectors to whoever is responsible.
+//! The handler that the vectors call: it passes each exception to the code that handles it.
 
 use super::report;
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     sched,
 };
 
-/// Called by the vectors with everything masked; returns to the interrupted code.
+/// The vectors call it with everything masked; it returns to the interrupted code.
 #[unsafe(no_mangle)]
 extern "C" fn exception_handler(frame: &mut TrapFrame) {
     match (frame.origin(), frame.kind()) {
@@ -23,10 +23,10 @@ extern "C" fn exception_handler(frame: &mut TrapFrame) {
     }
 }
 
-/// An interrupt. Masked throughout: handlers do not nest. At its end another task may get the CPU; the frame
-/// stays on the stack of the one that was interrupted.
+/// Handles an interrupt. IRQs stay masked, so handlers do not nest. At the end the scheduler may
+/// switch to another task; the frame stays on the stack of the interrupted one.
 fn irq() {
-    // The task that comes next may have left its CPU outside of an exception, where SError is not masked.
+    // The next task may have been switched out outside of an exception, where SError is not masked.
     unmask_serror();
     sched::interrupt(interrupts::dispatch);
 }

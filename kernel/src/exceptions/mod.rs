@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the kernel does with an exception: it handles an interrupt, lets a probe fail, and reports
-//! everything else.
+//! Exception handling: an interrupt is dispatched, a probe returns its fault as an error, and
+//! everything else is reported.
 //!
-//! A report ends the kernel with status 3. It is written so that it gets out of a broken kernel:
-//! on the emergency stack, through a writer without locks, and a fault inside of it makes a shorter
-//! one.
+//! A report ends the kernel with status 3. It works even if the kernel is broken: it runs on the
+//! emergency stack and prints through a writer without locks. A fault inside a report causes a
+//! shorter one.
 
 mod handler;
 mod report;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The report of an exception that nobody expected, and the end.
+//! The report of an unexpected exception, which ends the kernel.
 //!
 //! Form (see also `cargo xtask`, which adds names to the backtrace):
 //!
@@ -15,7 +15,7 @@
 //! lazymmu: exit 3
 //! ```
 //!
-//! If the walk of the tables faults, a second, short report says so and ends the kernel all the
+//! If the walk of the tables faults, a second, short report says so, and the kernel ends all the
 //! same.
 
 use crate::{
@@ -37,23 +37,23 @@ use crate::{
 };
 use core::fmt::{self, Write};
 
-/// Reports and ends. Does not return.
+/// Reports the exception and ends the kernel.
 pub(super) fn unexpected(frame: &TrapFrame) -> ! {
     interrupts::mask_all();
-    // There may be room for the frame on the stack in use, and for nothing else.
+    // The stack in use may have room for the frame and nothing else.
     percpu::current().on_emergency_stack(report, frame)
 }
 
 extern "C" fn report(frame: &TrapFrame) -> ! {
-    // First of all: from here on this CPU speaks alone.
+    // This comes first: from here on only this CPU prints.
     stop::stop_others();
     let failed = percpu::current().begin_ending();
     let mut out = Emergency::after(failed);
-    // A writer without errors.
+    // The emergency writer never fails.
     let _ = match failed {
         0 => write_report(frame, &mut out),
         1 | 2 => write_short(frame, &mut out),
-        // Ending is what fails.
+        // Reporting and ending have failed three times.
         _ => interrupts::halt(),
     };
     exit(Status::Exception)
@@ -137,8 +137,8 @@ fn write_report(frame: &TrapFrame, out: &mut Emergency) -> fmt::Result {
     let stacks = [emergency, stack];
     let jumped = esr.access() == Some(AccessKind::Fetch) && frame.elr == frame.far;
     if jumped {
-        // A call or jump to where no code is: no function has begun there, so the caller, if it was
-        // a call, is still in x30 and in no frame record.
+        // A call or jump to an address without code. No function has begun there, so the caller, if
+        // it was a call, is still in x30 and not in a frame record.
         writeln!(
             out,
             "  jumped to {:#018x}; x30 is the caller below if it was a call",
@@ -156,7 +156,7 @@ fn write_report(frame: &TrapFrame, out: &mut Emergency) -> fmt::Result {
     backtrace::write(out, frame.elr, frame.x[29], &stacks, backtrace::read_stack)
 }
 
-/// The parts of a saved PSTATE that tell something.
+/// The fields of a saved PSTATE that matter in a report.
 struct Pstate(u64);
 
 impl fmt::Display for Pstate {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A function that another CPU runs, in an interrupt. Linux: `smp_call_function_single()`.
+//! Runs a function on another CPU, in an interrupt. Linux: `smp_call_function_single()`.
 //!
-//! For what only that CPU can do: its private interrupts, its timer. There is one call at a time in
-//! the machine; a second caller is told so, and waits for nobody.
+//! This is for work that only that CPU can do, on its private interrupts or its timer. Only one
+//! call can be in progress in the machine; a second caller gets an error and does not wait.
 
 use crate::{
     arch::{
@@ -19,21 +19,21 @@ use core::{
 };
 use spin::mutex::SpinMutex;
 
-/// The interrupt.
+/// The software-generated interrupt of a call.
 const CALL: IntId = IntId::sgi(6);
 
-/// What is run: in an interrupt of the other CPU, so it must not sleep.
+/// The function to run. It runs in an interrupt of the other CPU, so it must not sleep.
 pub type Function = fn(u64);
 
 /// Why a function was not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallError {
-    /// Somebody else calls.
+    /// Another call is in progress.
     Busy,
     /// The interrupt could not be sent.
     Interrupt(InterruptError),
-    /// The CPU did not answer within three seconds; it is not going to run the function, or it is
-    /// in it still.
+    /// The CPU did not answer within three seconds. It will not run the function, or it still runs
+    /// it.
     Silent {
         /// Its number.
         index: u32,
@@ -55,30 +55,30 @@ impl fmt::Display for CallError {
 
 impl core::error::Error for CallError {}
 
-/// The function and its argument; null when nothing is asked for.
+/// The function to run; null if none is requested.
 static FUNCTION: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 static ARGUMENT: AtomicU64 = AtomicU64::new(0);
-/// The CPU that is asked.
+/// The CPU that shall run it.
 static TARGET: AtomicU32 = AtomicU32::new(0);
-/// How many functions have been run to their end.
+/// How many functions have been completed.
 static DONE: AtomicU32 = AtomicU32::new(0);
 
 /// Held by the caller.
 static CALLER: SpinMutex<(), CpuRelax> = SpinMutex::new(());
 
-/// Gets the interrupt ready, on the boot CPU.
+/// Registers the handler, on the boot CPU.
 pub(super) fn init() -> Result<(), InterruptError> {
     interrupts::register(CALL, |_| answer())?;
     enable()
 }
 
-/// Lets the interrupt through on the calling CPU.
+/// Enables the interrupt on the calling CPU.
 pub(super) fn enable() -> Result<(), InterruptError> {
     interrupts::enable(CALL)
 }
 
-/// Runs `function(argument)` on CPU `index`, which may be the calling one, and waits for its end.
-/// Interrupts must not be masked if it is the calling one.
+/// Runs `function(argument)` on CPU `index`, which may be the calling one, and waits until it has
+/// returned. If it is the calling CPU, its interrupts must not be masked.
 ///
 /// # Errors
 ///
@@ -98,7 +98,7 @@ pub fn call(index: u32, function: Function, argument: u64) -> Result<(), CallErr
     let until = timer::ticks().saturating_add(3 * timer::frequency());
     while DONE.load(Ordering::Acquire) == before {
         if timer::ticks() > until {
-            // Whoever comes too late finds nothing.
+            // If the CPU takes the interrupt after this, it finds no function.
             FUNCTION.swap(ptr::null_mut(), Ordering::AcqRel);
             return Err(CallError::Silent { index });
         }
@@ -107,7 +107,7 @@ pub fn call(index: u32, function: Function, argument: u64) -> Result<(), CallErr
     Ok(())
 }
 
-/// The handler.
+/// The interrupt handler: runs the function if this CPU is the target.
 fn answer() {
     if TARGET.load(Ordering::Acquire) != percpu::current().index() {
         return;

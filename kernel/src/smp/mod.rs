@@ -2,22 +2,30 @@
 
 //! The other CPUs: how they are started, and how they stop when the kernel ends.
 //!
-//! [`start_all`] starts all of them at once and takes them in one after the other, in the device tree's order:
+//! [`start_all`] starts all of them at once, and then takes them in one by one, in the order of the
+//! device tree:
 //!
-//! 1. a stack is made for each, and a slot of [`boot::secondary`] is given to it;
-//! 2. they are started in the way that the tree says ([`wake`]), come through `boot` to [`enter`], say that
-//!    they have *arrived*, and wait;
-//! 3. the boot CPU gives each the next free number, with a block ([`percpu`]), an idle task and an emergency stack.
-//!    The CPU takes its block, checks whether it offers what the boot CPU does ([`compatibility`]), initializes
-//!    its part of the interrupt controller and is online.
+//! 1. For each CPU a stack is allocated and a slot of [`boot::secondary`] is assigned.
+//! 2. The CPUs are started in the way that the tree says ([`wake`]). Each runs through `boot` to
+//!    [`enter`], records that it has *arrived*, and waits.
+//! 3. The boot CPU gives each of them the next free number, a block ([`percpu`]), an idle task and
+//!    an emergency stack. The CPU takes its block, checks that it has the features of the boot CPU
+//!    ([`compatibility`]), initializes its part of the interrupt controller, and is online.
 //!
-//! The boot CPU waits for arrivals until there has been none for [`PATIENCE`]: once, however many are missing. Whatever
-//! goes wrong with a CPU costs that CPU, with a warning that says why; the machine runs with the others. A CPU that
-//! comes after it was given up finds that it cannot arrive any more, and halts. Numbers have no gaps,
-//! except for a CPU that got stuck in step 3. What was allocated for a CPU that did
-//! not come stays allocated, since it may come at any time.
+//! The boot CPU waits until no CPU has arrived for [`PATIENCE`]. It waits for this time only once,
+//! for any number of missing CPUs. If the start of a CPU fails, the machine runs without this CPU,
+//! and a warning gives the reason. A CPU that arrives after the boot CPU has given it up halts,
+//! because both change its state with one compare-and-exchange:
 //!
-//! [`call`] has one of them do something, and [`stop`] ends all of them.
+//! ```text
+//! boot CPU: Starting -> GivenUp succeeds; warn and continue
+//! late CPU:                               Starting -> Arrived fails; halt
+//! ```
+//!
+//! Numbers have no gaps, unless a CPU hangs in step 3. Memory that was allocated for a CPU that did
+//! not arrive is never freed, because that CPU may still arrive at any time.
+//!
+//! [`call`] runs a function on another CPU, and [`stop`] stops all other CPUs.
 
 pub mod call;
 mod wake;
@@ -58,49 +66,50 @@ use core::{
 use log::{info, warn};
 use spin::once::Once;
 
-/// How long no CPU may arrive, and how long one may take from there until it is online: long enough for an emulated
-/// one on a busy host.
+/// The longest time without an arrival, and the longest time from the arrival of a CPU until it is
+/// online. It is long enough for an emulated CPU on a busy host.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Pages of a secondary CPU's stack.
 const STACK_PAGES: usize = 8;
-/// Pages of its emergency stack: a report, whose deepest part is formatting.
+/// Pages of its emergency stack, which must hold a report. The deepest calls of a report format
+/// text.
 const EMERGENCY_PAGES: usize = 4;
 
-/// What of the machine decides how its CPUs are started, and what is expected of them.
+/// The facts about the machine that decide how its CPUs are started and what they must offer.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine<'a> {
     /// All of its CPUs.
     pub cpus: &'a [Cpu],
-    /// What the linear map shows.
+    /// The memory that the linear map contains.
     pub memory: &'a MemoryMap,
     /// Exception level at which the image was entered: 1, 2 or 3.
     pub entry_el: u64,
-    /// What the boot CPU can do.
+    /// The features of the boot CPU.
     pub features: Features,
-    /// Whether the cycle counter is to be started on each CPU.
+    /// Whether the cycle counter must be started on each CPU.
     pub counts_cycles: bool,
 }
 
 /// Why a CPU is not online.
 #[derive(Clone, Copy, Debug)]
 enum CpuError {
-    /// The device tree does not say how it is started, or in a way that the kernel does not know.
+    /// The device tree does not say how it is started, or the kernel does not know the method.
     UnknownMethod,
-    /// Firmware would have to start it, and the kernel itself is what runs at EL3.
+    /// Firmware would have to start it, but the kernel itself runs at EL3.
     NoFirmware,
     /// Firmware did not start it.
     CpuOn(CpuOnError),
     /// Its spin-table word cannot be mapped.
     Device(DeviceError),
-    /// No memory for its block.
+    /// There is no memory for its block.
     Heap,
-    /// No memory for its stacks.
+    /// There is no memory for its stacks.
     Stack(StackError),
-    /// All numbers are taken.
+    /// All numbers are in use.
     TooMany,
-    /// It did not come.
+    /// It did not arrive.
     Silent,
-    /// It came, and then nothing was heard of it.
+    /// It arrived, but it did not come online.
     Stuck,
 }
 
@@ -137,7 +146,7 @@ impl fmt::Display for CpuError {
             ),
             Self::Stuck => write!(
                 f,
-                "it came and got stuck while it initialized its part of the interrupt controller"
+                "it arrived and hung while it initialized its part of the interrupt controller"
             ),
         }
     }
@@ -145,28 +154,28 @@ impl fmt::Display for CpuError {
 
 impl core::error::Error for CpuError {}
 
-/// Where a CPU is on its way up.
+/// How far the start of a CPU has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum State {
-    /// Not started, or not there yet.
+    /// It has not been started, or it has not arrived yet.
     Starting,
-    /// It waits for its block, or has it and is on its way.
+    /// It waits for its block, or it has its block and initializes itself.
     Arrived,
-    /// Done.
+    /// It is online.
     Online,
-    /// It has told why it is not going to be online.
+    /// It has printed why it will not be online.
     Refused,
-    /// The boot CPU does not wait for it any more.
+    /// The boot CPU has stopped waiting for it.
     GivenUp,
 }
 
-/// What the boot CPU and a secondary agree on, by the secondary's slot.
+/// The state that the boot CPU and a secondary CPU share; the index is the secondary CPU's slot.
 struct Candidate {
     state: AtomicU8,
-    /// What it is, to the scheduler.
+    /// Its idle task.
     idle: AtomicPtr<Task>,
-    /// Null until it may go on.
+    /// Its block; null until the CPU may continue.
     block: AtomicPtr<PerCpu>,
 }
 
@@ -187,7 +196,7 @@ impl Candidate {
         self.state.store(state as u8, Ordering::Release);
     }
 
-    /// Goes from [`State::Starting`] to `state`; `false` if somebody else was faster.
+    /// Changes [`State::Starting`] to `state`; `false` if the state is not `Starting` any more.
     fn decide(&self, state: State) -> bool {
         let (from, to) = (State::Starting as u8, state as u8);
         let decided = self
@@ -204,13 +213,13 @@ fn arrived() -> usize {
     ARRIVED.load(Ordering::Relaxed)
 }
 
-/// [`PATIENCE`] from now on.
+/// A wait for [`PATIENCE`], from now on.
 fn patience() -> Patience {
     let ticks = timer::frequency().saturating_mul(PATIENCE.as_secs());
     Patience::new(ticks, timer::ticks(), arrived())
 }
 
-/// Waits as long as `candidate` is in `state`; `false` if `patience` ends first.
+/// Waits until `candidate` leaves `state`; `false` if `patience` ends first.
 fn left(candidate: &Candidate, state: State, patience: &mut Patience) -> bool {
     while candidate.is(state) {
         if patience.is_over(timer::ticks(), arrived()) {
@@ -224,7 +233,7 @@ fn left(candidate: &Candidate, state: State, patience: &mut Patience) -> bool {
 static CANDIDATES: [Candidate; MAX_CPUS] = [const { Candidate::new() }; MAX_CPUS];
 static SLOTS: [Slot; MAX_CPUS] = [const { Slot::new() }; MAX_CPUS];
 
-/// What the boot CPU expects of the others.
+/// What the boot CPU requires of the others.
 struct Expected {
     features: Features,
     /// The counter's frequency, in ticks per second.
@@ -232,16 +241,17 @@ struct Expected {
     counts_cycles: bool,
 }
 
-/// Known before the first of them starts.
+/// Set before the first CPU is started.
 static EXPECTED: Once<Expected, CpuRelax> = Once::new();
 
 /// Starts the other CPUs of the machine, so that at most `limit` run, this one included.
 ///
-/// To be called once, by the boot CPU, with the interrupt controller initialized.
+/// The boot CPU calls it once, with the interrupt controller initialized.
 ///
 /// # Errors
 ///
-/// The interrupts of [`call`] and [`stop`] cannot be had. What goes wrong with single CPUs is a warning.
+/// The interrupts of [`call`] and [`stop`] are not available. If a single CPU fails, that is a
+/// warning.
 pub fn start_all(machine: &Machine<'_>, limit: usize) -> Result<(), InterruptError> {
     stop::init()?;
     call::init()?;
@@ -255,7 +265,7 @@ pub fn start_all(machine: &Machine<'_>, limit: usize) -> Result<(), InterruptErr
             counts_cycles: machine.counts_cycles,
         });
         let root = kernel_space::lock().root().as_u64();
-        // SAFETY: the kernel's root is live and stays; nobody writes the early tables.
+        // SAFETY: the kernel's root is live and stays live; nothing writes the early tables.
         unsafe { secondary::prepare(root, &SLOTS) };
     }
     let mut started = ArrayVec::<_, MAX_CPUS>::new();
@@ -268,7 +278,7 @@ pub fn start_all(machine: &Machine<'_>, limit: usize) -> Result<(), InterruptErr
             Err(error) => failed(cpu, error),
         }
     }
-    // All of this is in place before the first of them starts (H18).
+    // The stores above complete before the first CPU starts (H18).
     barrier::dsb_sy();
     started.retain(|(_, cpu, method, _)| {
         // SAFETY: everything that `boot::secondary` reads is prepared.
@@ -294,7 +304,7 @@ pub fn start_all(machine: &Machine<'_>, limit: usize) -> Result<(), InterruptErr
     Ok(())
 }
 
-/// Makes what `cpu` needs to come as far as [`enter`]: a stack, which its slot knows.
+/// Prepares what `cpu` needs until [`enter`]: a stack, and a slot that holds its address.
 fn prepare(
     slot: &'static Slot,
     cpu: &Cpu,
@@ -302,12 +312,13 @@ fn prepare(
 ) -> Result<(wake::Method, Bounds), CpuError> {
     let method = wake::method(cpu, machine.entry_el)?;
     let stack = make_stack(STACK_PAGES)?;
-    // SAFETY: the stack was just made, for this CPU, and so far this slot was nobody's.
+    // SAFETY: the stack was just allocated for this CPU, and the slot has not been assigned before.
     unsafe { slot.give(cpu.mpidr, stack.top) };
     Ok((method, stack))
 }
 
-/// Waits for `cpu`, gives it `index`, and waits until it is online. It may have refused on its own when this returns `Ok`.
+/// Waits for `cpu`, gives it `index`, and waits until it is online. Also returns `Ok` if the CPU
+/// has refused, because it has then printed the reason itself.
 fn take_in(
     candidate: &'static Candidate,
     cpu: &Cpu,
@@ -321,14 +332,14 @@ fn take_in(
     let block =
         make_block(candidate, cpu, index, stack).inspect_err(|_| candidate.set(State::GivenUp))?;
     candidate.block.store(block, Ordering::Release);
-    // It has only its own registers to see to.
+    // The CPU now only initializes its own registers.
     match left(candidate, State::Arrived, &mut patience()) {
         true => Ok(()),
         false => Err(CpuError::Stuck),
     }
 }
 
-/// A block for a CPU that has arrived, with an idle task and an emergency stack.
+/// Allocates the block of a CPU that has arrived, with an idle task and an emergency stack.
 fn make_block(
     candidate: &'static Candidate,
     cpu: &Cpu,
@@ -348,7 +359,7 @@ fn make_block(
     Ok(place.leak().as_mut_ptr())
 }
 
-/// A stack with an unmapped page below it, for ever.
+/// Allocates a stack with an unmapped page below it. It is never freed.
 fn make_stack(pages: usize) -> Result<Bounds, CpuError> {
     let stack = Stack::new(pages)?;
     let bounds = stack.bounds();
@@ -356,15 +367,15 @@ fn make_stack(pages: usize) -> Result<Bounds, CpuError> {
     Ok(bounds)
 }
 
-/// What a secondary CPU does first in the kernel, on the stack of its slot, everything masked.
-/// Returns when it is online; does not return if it is not going to be.
+/// The first kernel function of a secondary CPU, on the stack of its slot, with everything masked.
+/// It returns when the CPU is online, and does not return if the CPU cannot come online.
 pub fn enter(slot: usize) {
     let candidate = &CANDIDATES[slot];
     if !candidate.decide(State::Arrived) {
         irq_mask::halt();
     }
     ARRIVED.fetch_add(1, Ordering::Relaxed);
-    // Nothing else yet: without a block there are no vectors and no log.
+    // Only wait: without a block there are no vectors and no log.
     let block = loop {
         // SAFETY: null, or a leaked block.
         let block = unsafe { candidate.block.load(Ordering::Acquire).as_ref() };
@@ -375,22 +386,22 @@ pub fn enter(slot: usize) {
         }
     };
     let idle = candidate.idle.load(Ordering::Acquire);
-    // SAFETY: `make_block` put a leaked task there, before the block.
+    // SAFETY: `make_block` has stored a leaked task before the block.
     let Some(idle) = (unsafe { idle.as_ref() }) else {
         irq_mask::halt()
     };
     sched::init_secondary_cpu(idle);
-    // SAFETY: the block was made for the CPU of this slot, with the stack that the slot has.
+    // SAFETY: the block was made for the CPU of this slot, with the stack of the slot.
     unsafe { percpu::init_secondary(block) };
     exceptions::init();
     let Some(expected) = EXPECTED.get() else {
-        unreachable!("start_all() says what it expects before it starts a CPU");
+        unreachable!("start_all() sets what it expects before it starts a CPU");
     };
     if let Err(error) = check(expected) {
         refuse(candidate, &error);
     }
-    // Whether the counter moves was found out on the boot CPU; here it has to be started as well.
-    // Not for nothing: in QEMU a counter that runs makes each exception of its CPU dearer.
+    // The boot CPU has found out whether the counter moves; each CPU must start its own counter.
+    // It is not started without need: in QEMU a running counter makes each exception slower.
     if expected.counts_cycles {
         let _ = CycleCounter::start(&Features::of_this_cpu());
     }
@@ -401,13 +412,14 @@ pub fn enter(slot: usize) {
     {
         refuse(candidate, &error);
     }
-    // In this order: a CPU of the scheduler is sent interrupts, which needs one that is online.
+    // The order matters: the scheduler sends interrupts to its CPUs, and only an online CPU can be
+    // sent one.
     percpu::set_online(block);
     sched::add_cpu(block.index() as usize, idle);
     candidate.set(State::Online);
 }
 
-/// Tells why this CPU is not going to be online, and stops.
+/// Prints why this CPU will not be online, and halts.
 fn refuse(candidate: &Candidate, error: &dyn fmt::Display) -> ! {
     let affinity = percpu::this_cpu_affinity();
     warn!("CPU with affinity {affinity:#x} stays off: {error}");
@@ -415,7 +427,7 @@ fn refuse(candidate: &Candidate, error: &dyn fmt::Display) -> ! {
     irq_mask::halt()
 }
 
-/// Whether this CPU can do what the kernel asks of all.
+/// Checks that this CPU has what the kernel requires of all CPUs.
 fn check(expected: &Expected) -> Result<(), Incompatible> {
     let this = Features::of_this_cpu();
     let (in_force, policy) = (MMU.features(), MMU.policy());
@@ -429,7 +441,7 @@ fn check(expected: &Expected) -> Result<(), Incompatible> {
             ets2: false,
             ..in_force
         };
-        // SAFETY: what is left was checked above to hold on this CPU as well.
+        // SAFETY: `compatibility::check` has found the remaining features on this CPU as well.
         unsafe { MMU.set_features(without) };
     }
     Ok(())

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Locks that interrupts may take as well.
+//! Locks that interrupt handlers may take as well.
 //!
-//! `spin`'s mutex knows nothing of interrupts: a handler that takes a lock which the
-//! interrupted code holds would spin forever. [`IrqLock`] masks interrupts on this CPU
-//! while it is held, which also keeps its holder on the CPU.
+//! `spin`'s mutex does not mask interrupts. A handler that takes a lock which the interrupted code
+//! holds would spin forever. [`IrqLock`] masks interrupts on this CPU while it is held, which also
+//! keeps its holder on the CPU.
 
 use core::ops::{Deref, DerefMut};
 
@@ -32,10 +32,10 @@ impl<T> IrqLock<T> {
     }
 }
 
-/// Access to what an [`IrqLock`] protects.
+/// Access to the value that an [`IrqLock`] protects.
 ///
-/// The fields drop in this order: first the lock is released, then interrupts are
-/// allowed again.
+/// The fields drop in this order: first the lock is released, then the guard of the mask is
+/// dropped.
 #[derive(Debug)]
 pub struct IrqLockGuard<'a, T> {
     guard: SpinMutexGuard<'a, T, CpuRelax>,

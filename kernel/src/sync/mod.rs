@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Locks. [`IrqLock`] is the one of this floor; the others need tasks, and are the scheduler's.
+//! Locks. This module defines [`IrqLock`]. The other locks need tasks and belong to the scheduler.
 //!
-//! | lock | while it is held | for what |
+//! | lock | while it is held | protects |
 //! |---|---|---|
-//! | [`IrqLock`] | interrupts are masked | what interrupt handlers use as well |
-//! | [`sched::RawSpinLock`](crate::sched::RawSpinLock) | the holder is not preempted | what only tasks use, which is the kernel's address space; a handler that asks for it panics |
-//! | [`sched::Mutex`](crate::sched::Mutex) | anything goes, the holder may sleep | what is held for long |
+//! | [`IrqLock`] | interrupts are masked | data that interrupt handlers use as well |
+//! | [`sched::RawSpinLock`](crate::sched::RawSpinLock) | the holder is not preempted | data that only tasks use, namely the kernel's address space; a handler that takes it panics |
+//! | [`sched::Mutex`](crate::sched::Mutex) | the holder may be preempted, and it may sleep | data that is held for long |
 //!
-//! A holder of a spin lock that lost its CPU would let everybody else spin for a time slice, and for ever if the
-//! next task may not be preempted either (a section of a backend that keeps its CPU). So both spin
-//! locks keep the CPU.
+//! If the holder of a spin lock lost its CPU, all other CPUs would spin for a time slice. They
+//! would spin forever if the next task cannot be preempted either (a section of a strategy that
+//! keeps its CPU). Therefore the holder of either spin lock keeps its CPU.
 //!
 //! # Order
 //!
-//! Who holds one takes only those further down:
+//! The holder of a lock takes only locks that are further down in this list:
 //!
 //! 1. a sleeping [`Mutex`](crate::sched::Mutex);
 //! 2. the kernel's address space ([`mm::kernel_space`](crate::mm::kernel_space));
@@ -26,7 +26,7 @@
 //! 8. the interrupt controller;
 //! 9. the console.
 //!
-//! Nothing logs while it holds a run queue, and nothing allocates.
+//! No code logs while it holds a run queue's lock, or allocates while it holds one.
 
 mod irq;
 
