@@ -1,36 +1,41 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The console: a PL011, the `log` backend, and a writer for when nothing else works.
+//! The console: a PL011, the `log` backend, and a writer for panics and exception reports.
 //!
-//! Three ways to print:
+//! There are three ways to print:
 //!
-//! - [`print!`](crate::print) and [`println!`](crate::println): what the kernel has to say (the
-//!   demonstration, KTAP). Interrupts are masked for the whole of one call, so a handler's text
-//!   never lands inside it. The lock is held for each fragment only: a `Display` that logs prints
-//!   in the middle of the line that it is part of, and waits for nobody;
-//! - the macros of crate `log`, at or above the level given to [`set_level`], one line each, with
-//!   the time since the counter started;
-//! - [`Emergency`], for panics and exception reports: no lock, no allocation, no interrupt.
+//! - [`print!`](crate::print) and [`println!`](crate::println) are for the regular output (the
+//!   demonstration, KTAP). Interrupts are masked for the whole call, so a handler's text never
+//!   appears inside it. The lock is held for each fragment only. A `Display` that logs therefore
+//!   prints in the middle of its own line and does not deadlock.
+//! - The macros of crate `log` print one line each, at or above the level given to [`set_level`],
+//!   with the time since the counter started.
+//! - [`Emergency`] is for panics and exception reports: no lock, no allocation, no interrupt.
 //!
-//! What is printed is ASCII: all else, most of it from texts that others wrote, is [escaped](text::escape).
+//! The output is ASCII. All other characters, which come mostly from text outside of the kernel,
+//! are [escaped](text::escape).
 //!
-//! # Where it goes
+//! # Where the output goes
 //!
 //! | state | since | output |
 //! |---|---|---|
-//! | closed | the start, [`suspend`] | is kept, the first [`EARLY_BYTES`] bytes of it |
+//! | closed | the start, [`suspend`] | is kept, up to [`EARLY_BYTES`] bytes |
 //! | open, with a UART | [`init`] | goes to the UART, after what was kept |
 //! | open, without | [`init`] without a UART, or a UART that does not work | goes to the host |
 //!
-//! Where the UART is stands in the device tree, and the kernel's text is reached through its final
-//! mapping only, hence the first state. The host is asked by
-//! [`semihosting`], which needs no address and is harmless where nobody listens. If the kernel ends
-//! while the console is closed, [`Emergency`] hands over what was kept.
+//! The closed state exists because the device tree gives the UART's address, and because the kernel
+//! accesses the UART through its final mapping only. The host is called by [`semihosting`], which
+//! needs no address and does no harm where there is no host. If the kernel ends while the console
+//! is closed, [`Emergency`] prints what was kept.
 //!
-//! An error of the boot is for [everybody](tell_everybody): it goes to the host in any case and, as long as no UART
-//! has [proved](trust) to be one, to the UART that the load address [implies](imply).
+//! An error of the boot goes to [all channels](tell_everybody): to the host and, as long as no UART
+//! has [identified itself](trust), also to the UART that the load address [implies](imply).
 //!
-//! A UART is not waited for without end: one whose flags never change is [given up](give_up).
+//! The kernel does not wait for a UART forever: one whose flags never change is
+//! [given up](give_up).
+//!
+//! The UART's line settings stay as firmware made them. Firmware has already printed with them, and
+//! the clock that a divisor would need is in general not known. (QEMU ignores them.)
 //!
 //! The UART's line settings are left as firmware made them: it has printed with them already, and
 //! the clock that a divisor would need is not known in general. (QEMU ignores them.)
@@ -56,13 +61,13 @@ use spin::mutex::SpinMutex;
 /// How much output is kept while the console is closed, in bytes.
 pub const EARLY_BYTES: usize = 4096;
 
-/// What stands between the printing functions and [`deliver`].
+/// The state between the printing functions and [`deliver`].
 struct Sink {
     /// Whether output is delivered at once.
     open: bool,
-    /// The beginning of what was printed while it was not,
+    /// The beginning of what was printed while the console was closed.
     kept: ArrayVec<u8, EARLY_BYTES>,
-    /// and how many bytes did not fit.
+    /// How many bytes did not fit.
     dropped: usize,
 }
 
@@ -75,14 +80,14 @@ static SINK: SpinMutex<Sink, CpuRelax> = SpinMutex::new(Sink {
 /// The UART's registers; null without one.
 static UART: AtomicPtr<PL011Registers> = AtomicPtr::new(ptr::null_mut());
 
-/// Physical address and bytes of the UART that errors of the boot go to in addition, as long as it can be mapped; 0 for
-/// none.
+/// Physical address and size in bytes of the UART that errors of the boot also go to, as long as it
+/// can be mapped; 0 for none.
 static IMPLIED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 
-/// Its registers when it is used; otherwise null.
+/// The registers of that UART while it is in use; otherwise null.
 static SECOND: AtomicPtr<PL011Registers> = AtomicPtr::new(ptr::null_mut());
 
-/// Whether the host gets everything.
+/// Whether all output also goes to the host.
 static TO_HOST: AtomicBool = AtomicBool::new(false);
 
 /// Whether the last byte delivered did not end a line.
@@ -94,7 +99,7 @@ impl Sink {
             deliver(text);
         } else {
             let fits = text.len().min(self.kept.remaining_capacity());
-            // It fits.
+            // The slice was cut to the room that is left.
             let _ = self.kept.try_extend_from_slice(&text[..fits]);
             self.dropped += text.len() - fits;
         }
@@ -116,26 +121,26 @@ impl Sink {
     }
 }
 
-/// Sends `text` to the UART or, without one, to the semihosting host; or to all that there are.
+/// Sends `text` to the UART or, without one, to the semihosting host; or to all channels.
 fn deliver(text: &[u8]) {
     let Some(last) = text.last() else {
         return;
     };
     let to_host = TO_HOST.load(Ordering::Relaxed);
     if to_host {
-        // First, since it cannot fault.
+        // The host comes first, because this cannot fault.
         let _ = semihosting::print(text);
     }
     let rest = send_all(&UART, text);
     send_all(&SECOND, text);
     if !to_host {
-        // Without a host there is nobody left to tell.
+        // Without a host there is no other channel.
         let _ = semihosting::print(rest);
     }
     LINE_IS_OPEN.store(*last != b'\n', Ordering::Relaxed);
 }
 
-/// Sends `text` to the UART at `place`; returns what is left when there is none, or when it is given up.
+/// Sends `text` to the UART at `place`. Returns the rest if there is no UART or it is given up.
 fn send_all<'a>(place: &AtomicPtr<PL011Registers>, mut text: &'a [u8]) -> &'a [u8] {
     while let (Some(mut uart), Some((byte, after))) = (uart(place), text.split_first()) {
         match send(&mut uart, *byte) {
@@ -155,13 +160,14 @@ fn end_line() {
 
 fn uart(place: &AtomicPtr<PL011Registers>) -> Option<Uart<'static>> {
     let registers = NonNull::new(place.load(Ordering::Relaxed))?;
-    // SAFETY: `init`'s and `imply`'s caller vouches for the registers. They have one user at a time: the holder
-    // of `SINK`, or `Emergency`, when the kernel is about to end and nobody else goes on.
+    // SAFETY: the callers of `init` and `imply` vouch for the registers. They have one user at a
+    // time: the holder of `SINK`, or `Emergency` when the kernel is about to end and no other code
+    // continues.
     Some(Uart::new(unsafe { UniqueMmioPointer::new(registers) }))
 }
 
-/// How often a flag is looked at before giving up on it: some ten milliseconds at least, where a
-/// byte at 9600 baud takes one.
+/// How often a flag is read before the UART is given up. This takes at least some ten milliseconds;
+/// a byte at 9600 baud takes one.
 const PATIENCE: u32 = 1_000_000;
 
 /// A flag of the UART does not change.
@@ -188,13 +194,13 @@ fn wait_until(ready: impl Fn() -> bool) -> Result<(), Stuck> {
     Err(Stuck)
 }
 
-/// Prints on `uart` from now on, or on the semihosting host if there is none; what was kept comes
-/// first. A later call replaces the UART.
+/// Prints on `uart` from now on, or on the semihosting host if there is none, beginning with what
+/// was kept. A later call replaces the UART.
 ///
 /// # Safety
 ///
 /// `uart` is the address of a PL011's registers, mapped as Device memory until the next call of
-/// `init` or [`suspend`], or for ever, and nobody else uses them.
+/// `init` or [`suspend`], or forever, and nothing else uses them.
 pub unsafe fn init(uart: Option<NonNull<PL011Registers>>) {
     let registers = uart.map_or(ptr::null_mut(), NonNull::as_ptr);
     interrupts::without(|| {
@@ -205,8 +211,8 @@ pub unsafe fn init(uart: Option<NonNull<PL011Registers>>) {
     });
 }
 
-/// Keeps output until the next [`init`]: the UART's mapping is about to go, and whatever goes
-/// wrong meanwhile must find a way to be told that does not need it.
+/// Keeps output until the next [`init`], because the UART's mapping is about to be removed. An
+/// error in between is reported in a way that does not need the UART.
 pub fn suspend() {
     interrupts::without(|| {
         let mut sink = SINK.lock();
@@ -216,30 +222,31 @@ pub fn suspend() {
     });
 }
 
-/// Uses the UART at `place` no more: it does not work. The rest goes to the host.
+/// Stops using the UART at `place`, because it does not work. The rest goes to the host.
 fn give_up(place: &AtomicPtr<PL011Registers>) {
     place.store(ptr::null_mut(), Ordering::Relaxed);
     LINE_IS_OPEN.store(false, Ordering::Relaxed);
 }
 
-/// What is found where a UART should be.
+/// What was found at the address of a UART.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// Nothing: an access faults.
     Nothing,
-    /// Something else than a PL011, or one that does not say what it is.
+    /// Not a PL011, or a device that does not identify itself.
     SomethingElse,
-    /// Something whose registers of identification, in the last bytes of a page, are not its own.
+    /// A device whose range does not contain the identification registers, which are in the last
+    /// bytes of a page.
     Unknown,
     /// A PL011.
     Pl011,
 }
 
-/// Looks what is at `uart`, a range of `size` bytes.
+/// Identifies the device at `uart`, a range of `size` bytes.
 ///
 /// # Safety
 ///
-/// The range is mapped as Device memory, to the end of its page, and nothing there changes by being read.
+/// The range is mapped as Device memory, to the end of its page, and reading it changes nothing.
 pub unsafe fn identify(uart: u64, size: u64) -> Found {
     /// UARTFR, and UARTPCellID0 to 3 with the values that they have in a PrimeCell.
     const FLAGS: u64 = 0x18;
@@ -262,12 +269,12 @@ pub unsafe fn identify(uart: u64, size: u64) -> Found {
     }
 }
 
-/// Lets errors go to the PL011 at physical address `uart` as well, of `size` bytes, until [`trust`].
+/// Lets errors also go to the PL011 at physical address `uart`, of `size` bytes, until [`trust`].
 ///
 /// # Safety
 ///
-/// The boot tables are live until `trust` or [`suspend`]. If there is a device at `uart`, it is one whose registers of
-/// identification tell whether it is a PL011, or a PL011; nobody else uses it.
+/// The boot tables are live until `trust` or [`suspend`]. If there is a device at `uart`, it is a
+/// PL011, or its identification registers say that it is not; nothing else uses it.
 pub unsafe fn imply((uart, size): (u64, u64)) {
     IMPLIED[0].store(uart, Ordering::Relaxed);
     IMPLIED[1].store(size, Ordering::Relaxed);
@@ -278,13 +285,14 @@ pub fn is_implied(uart: u64) -> bool {
     IMPLIED[0].load(Ordering::Relaxed) == uart
 }
 
-/// The UART in use is one: no other need be tried.
+/// Ends the use of the implied UART, because the UART in use has identified itself.
 pub fn trust() {
     IMPLIED[0].store(0, Ordering::Relaxed);
     SECOND.store(ptr::null_mut(), Ordering::Relaxed);
 }
 
-/// From here on, what is printed by [`Emergency`] goes to all who may hear it: the kernel ends with an error.
+/// From here on the output of [`Emergency`] goes to all channels, because the kernel ends with an
+/// error.
 pub fn tell_everybody() {
     TO_HOST.store(true, Ordering::Relaxed);
     let implied = IMPLIED[0].swap(0, Ordering::Relaxed);
@@ -294,7 +302,8 @@ pub fn tell_everybody() {
     // SAFETY: `imply`'s contract.
     let virt = unsafe { boot::map_early_device(implied) };
     let Some(virt) = virt else { return };
-    // SAFETY: mapped above, by a block. By the same contract no register changes by being read.
+    // SAFETY: mapped above, by a block. By the same contract, reading the registers changes
+    // nothing.
     let found = unsafe { identify(virt, IMPLIED[1].load(Ordering::Relaxed)) };
     if matches!(found, Found::Unknown | Found::Pl011) {
         let registers = ptr::with_exposed_provenance_mut(virt as usize);
@@ -306,12 +315,12 @@ pub fn tell_everybody() {
 #[doc(hidden)]
 pub fn print(arguments: fmt::Arguments<'_>) {
     interrupts::without(|| {
-        // The console never fails; a value's own `Display` may, then its part is missing.
+        // The console never fails. A value's own `Display` may fail; then its part is missing.
         let _ = Console.write_fmt(arguments);
     });
 }
 
-/// The console as a [`Write`], for those who are told where to write.
+/// The console as a [`Write`], for code that takes a writer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Console;
 
@@ -386,7 +395,7 @@ impl fmt::Display for LevelName {
 
 /// Makes this module the backend of crate `log`, at level "info".
 pub fn init_log() {
-    // An error means that it is the backend already.
+    // An error means that it already is the backend.
     let _ = log::set_logger(&Logger);
     set_level(LevelFilter::Info);
 }
@@ -396,15 +405,15 @@ pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// Writes past every lock, for the last words of the kernel.
+/// Prints without taking a lock, for the last output of the kernel.
 ///
-/// It may be used at any time, in any state, by one CPU. It begins on a line of its own, after what
-/// was kept while the console was closed, which it takes only if nobody holds the lock.
+/// One CPU may use it at any time and in any state. It begins on a new line, after what was kept
+/// while the console was closed. It prints what was kept only if the lock is free.
 #[derive(Debug)]
 pub struct Emergency(());
 
 impl Emergency {
-    /// Ready at once.
+    /// A writer that is ready at once.
     #[must_use]
     pub fn new() -> Self {
         if !is_implied(0) {
@@ -417,8 +426,8 @@ impl Emergency {
         Self(())
     }
 
-    /// For a report after `failed` others that did not come to their end. From the second on the
-    /// UART is taken for the reason, and the host gets the rest.
+    /// A writer for a report after `failed` reports that did not complete. If there were two or
+    /// more, the UART is taken for the cause: it is given up, and the output goes to the host.
     #[must_use]
     pub fn after(failed: u32) -> Self {
         if failed >= 2 {
@@ -428,10 +437,10 @@ impl Emergency {
         Self::new()
     }
 
-    /// Waits until everything has left the UART, within reason.
+    /// Waits until the UART has sent everything, but not forever.
     pub fn drain(&mut self) {
         for uart in [&UART, &SECOND].into_iter().filter_map(uart) {
-            // The kernel ends either way.
+            // The kernel ends even if the UART does not become idle.
             let _ = wait_until(|| !uart.is_busy());
         }
     }

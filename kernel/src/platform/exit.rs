@@ -2,8 +2,9 @@
 
 //! The end of a run.
 //!
-//! Whatever the reason, the last line on the console is `lazymmu: exit N`, so that a run can be
-//! judged where no exit status leaves the machine. Then, in this order, the first that works:
+//! The last line on the console is always `lazymmu: exit N`, so that the result of a run is known
+//! even where no exit status leaves the machine. Then the first of these methods that works ends
+//! it:
 //!
 //! | method | 1st | 2nd | 3rd |
 //! |---|---|---|---|
@@ -11,8 +12,8 @@
 //! | `auto`, `psci` | PSCI SYSTEM_OFF | halt | |
 //! | `halt` | halt | | |
 //!
-//! Before the boot arguments are known nothing is chosen, and semihosting is tried: asking a host
-//! that is not there does no harm ([`semihosting`]), and a run with a broken device tree then
+//! Before the boot arguments are known, no method has been chosen, and semihosting is tried first.
+//! It does no harm where there is no host ([`semihosting`]), and a run with a broken device tree
 //! still ends with a status.
 
 use super::{bootargs::ExitMethod, console::Emergency, psci, stop};
@@ -22,7 +23,7 @@ use core::{
     sync::atomic::{AtomicU8, Ordering},
 };
 
-/// How a run went; the number is the exit status of the process that runs the kernel.
+/// The result of a run. The number is the exit status of the process that runs the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Status {
@@ -32,7 +33,7 @@ pub enum Status {
     Failure = 1,
     /// A panic.
     Panic = 2,
-    /// An exception that nobody expected.
+    /// An unexpected exception.
     Exception = 3,
 }
 
@@ -46,7 +47,7 @@ const METHODS: [ExitMethod; 4] = [
     ExitMethod::Halt,
 ];
 
-/// Chooses how [`exit`] ends.
+/// Chooses the method by which [`exit`] ends the run.
 pub fn set_method(method: ExitMethod) {
     let number = METHODS
         .iter()
@@ -55,8 +56,8 @@ pub fn set_method(method: ExitMethod) {
     METHOD.store(number as u8, Ordering::Relaxed);
 }
 
-/// Ends the run. Stops the other CPUs, prints the last line, waits until it is out, and does not
-/// return.
+/// Ends the run: stops the other CPUs, prints the last line, and waits until the UART has sent it.
+/// Does not return.
 ///
 /// May be called in any state: it takes no lock.
 pub fn exit(status: Status) -> ! {

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The machine around the CPU: what it consists of, and the devices the kernel
-//! drives.
+//! The machine around the CPU: its description, and the devices that the kernel drives.
 
 pub mod bootargs;
 #[cfg(target_os = "none")]

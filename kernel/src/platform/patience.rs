@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! How long to wait for others that make progress one by one.
+//! A wait for several parties that make progress one by one.
 
-/// Waiting that ends when nothing has changed for some time. One value serves for all who are waited for, so that
-/// however many never come, the time passes once.
+/// A wait that ends when there has been no progress for some time. One value serves for all
+/// parties, so that this time passes only once, even if several of them never make progress.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     ticks: u64,
@@ -11,7 +11,8 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// Waiting that begins at tick `now`, with `progress` made so far, and lasts for `ticks` without more.
+    /// A wait that begins at tick `now`, with `progress` made so far, and lasts for `ticks` without
+    /// further progress.
     #[must_use]
     pub const fn new(ticks: u64, now: u64, progress: usize) -> Self {
         Self {
@@ -20,7 +21,7 @@ impl Patience {
         }
     }
 
-    /// Whether it has ended at tick `now`, with `progress` made by then.
+    /// Whether the wait is over at tick `now`, with `progress` made by then.
     pub const fn is_over(&mut self, now: u64, progress: usize) -> bool {
         if progress != self.last.1 {
             self.last = (now, progress);
@@ -35,8 +36,8 @@ mod tests {
 
     const PATIENCE: u64 = 1000;
 
-    /// Waits for each of the CPUs in turn, the `n`-th of which comes at tick `comes[n]`. Returns when the waiting
-    /// ends, and how many are missing.
+    /// Waits for each of the CPUs in turn, the `n`-th of which comes at tick `comes[n]`. Returns
+    /// when the waiting ends, and how many are missing.
     fn wait_for(comes: &[u64]) -> (u64, usize) {
         let (mut now, mut missing) = (0, 0);
         let mut patience = Patience::new(PATIENCE, now, 0);
@@ -61,7 +62,7 @@ mod tests {
         let (all, missing) = wait_for(&[never; 15]);
         assert!(all <= one + 15, "waited until {all}");
         assert_eq!(missing, 15);
-        // Those between them are not lost.
+        // The CPUs that do come are not missed.
         let (some, missing) = wait_for(&[never, 5, never, 7, never]);
         assert!(some <= 7 + PATIENCE + 5, "waited until {some}");
         assert_eq!(missing, 3);

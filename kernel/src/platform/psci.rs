@@ -2,9 +2,9 @@
 
 //! Power control by firmware (PSCI, DEN 0022).
 //!
-//! Whether there is any, and by which instruction it is called, stands in the device tree. Without
-//! it every function here does nothing. A tree may be wrong: an `smc` or `hvc` that nobody serves is
-//! undefined, and then an error like any other ([`probe`]). Function numbers and error codes are
+//! The device tree says whether firmware offers it, and which instruction calls it. Without it
+//! every function here does nothing. A tree may be wrong: an `smc` or `hvc` that nothing handles is
+//! undefined, and this is returned as an error ([`probe`]). Function numbers and error codes are
 //! those of crate `smccc`.
 
 use super::devicetree::Conduit;
@@ -18,7 +18,7 @@ use spin::once::Once;
 
 static CONDUIT: Once<Conduit, CpuRelax> = Once::new();
 
-/// Says how firmware is called. The first call counts.
+/// Sets how firmware is called. Only the first call has an effect.
 pub fn init(conduit: Conduit) {
     CONDUIT.call_once(|| conduit);
 }
@@ -28,7 +28,8 @@ pub fn init(conduit: Conduit) {
 pub enum CpuOnError {
     /// The device tree has no PSCI node.
     NoPsci,
-    /// Nobody serves the instruction that the device tree names: it is undefined, or knows no such function.
+    /// The instruction that the device tree names is undefined here, or its handler does not know
+    /// the function.
     NotServed(Conduit),
     /// Firmware refused.
     Refused(psci::Error),
@@ -88,14 +89,14 @@ impl core::error::Error for CpuOnError {}
 ///
 /// # Safety
 ///
-/// The code at `entry` can run there on such a CPU, and does nothing that the kernel forbids.
+/// The code at `entry` can run there on such a CPU, and does nothing that breaks the kernel.
 pub unsafe fn cpu_on(affinity: u64, entry: u64) -> Result<(), CpuOnError> {
-    /// Passed on in x0, which the entry does not look at.
+    /// Passed in x0, which the entry ignores.
     const CONTEXT: u64 = 0;
     let conduit = *CONDUIT.get().ok_or(CpuOnError::NoPsci)?;
-    // SAFETY: the caller vouches for what the CPU does there.
+    // SAFETY: the caller vouches for the code at `entry`.
     let answer = unsafe { call(conduit, psci::PSCI_CPU_ON_64, [affinity, entry, CONTEXT, 0]) };
-    // An error is a 32-bit number, whatever the register's upper half holds.
+    // An error is a 32-bit number; the upper half of the register is undefined.
     match answer.map(|answer| answer as i32) {
         Ok(0) => Ok(()),
         Ok(error) if error != psci::error::NOT_SUPPORTED => Err(CpuOnError::Refused(error.into())),
@@ -106,7 +107,7 @@ pub unsafe fn cpu_on(affinity: u64, entry: u64) -> Result<(), CpuOnError> {
 /// Turns the machine off. Returns if there is no PSCI, or if it refuses.
 pub fn system_off() {
     if let Some(conduit) = CONDUIT.get() {
-        // The result could only be an error, and the caller has its next method for that.
+        // The result can only be an error; the caller then tries its next method.
         // SAFETY: the kernel has ended.
         let _ = unsafe { call(*conduit, psci::PSCI_SYSTEM_OFF, [0; 4]) };
     }

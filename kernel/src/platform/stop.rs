@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The end of one CPU is the end of all: the others stop, so that reports do not interleave and
-//! nobody goes on with what is broken.
+//! Stops the other CPUs when one CPU ends the kernel. Reports then do not interleave, and no CPU
+//! continues to run on broken data.
 //!
-//! The first CPU that ends sends the others an interrupt whose handler halts, and waits for them, for
-//! [`PATIENCE`] at most: one that has its interrupts masked, in a loop perhaps, does not hear it. A
-//! CPU that comes to its own end meanwhile halts without a report. No lock is taken and nothing is
-//! allocated: this runs in panics and exception reports.
+//! The protocol:
+//!
+//! 1. The first CPU that ends the kernel enters its number in `ENDING`.
+//! 2. It sends the others an interrupt whose handler halts.
+//! 3. It waits for them, for [`PATIENCE`] at most: a CPU that has its interrupts masked does not
+//!    take the interrupt.
+//!
+//! A CPU that wants to end the kernel meanwhile finds `ENDING` set and halts without a report. No
+//! lock is taken and nothing is allocated, because this code runs in panics and exception reports.
 
 use crate::{
     arch::{
@@ -23,32 +28,32 @@ use core::{
     time::Duration,
 };
 
-/// The interrupt. The non-secure side has 0 to 7 by convention.
+/// The software-generated interrupt. By convention 0 to 7 belong to the non-secure side.
 const STOP: IntId = IntId::sgi(7);
 
-/// How long the others may take.
+/// The longest wait for the other CPUs.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// The same in looks at their state, in case that the counter stands still.
+/// The greatest number of polls, in case that the counter does not count.
 const LOOKS: u32 = 100_000_000;
 
-/// 1 + the number of the CPU that ends the kernel; 0 as long as nobody does.
+/// 1 + the number of the CPU that ends the kernel; 0 while there is none.
 static ENDING: AtomicU32 = AtomicU32::new(0);
 
-/// Gets the interrupt ready, on the boot CPU.
+/// Registers the handler, on the boot CPU.
 ///
 /// # Errors
 ///
-/// Those of [`interrupts::register`] and [`interrupts::enable`].
+/// Errors of [`interrupts::register`] and [`interrupts::enable`].
 pub(crate) fn init() -> Result<(), InterruptError> {
     interrupts::register(STOP, |_| stop_here())?;
     enable()
 }
 
-/// Lets the interrupt through on the calling CPU.
+/// Enables the interrupt on the calling CPU.
 ///
 /// # Errors
 ///
-/// Those of [`interrupts::enable`].
+/// Errors of [`interrupts::enable`].
 pub(crate) fn enable() -> Result<(), InterruptError> {
     interrupts::enable(STOP)
 }
@@ -60,11 +65,11 @@ fn stop_here() -> ! {
     irq_mask::halt()
 }
 
-/// Stops all other CPUs, as well as that is possible: the kernel ends, on the calling one.
+/// Stops all other CPUs as far as possible, because the calling CPU ends the kernel.
 ///
-/// A second call by the same CPU does nothing; by another one it does not return.
+/// A second call by the same CPU does nothing. A call by another CPU does not return.
 pub fn stop_others() {
-    // Before there is a block there is one CPU.
+    // Before the per-CPU block exists, only this CPU runs.
     let Some(here) = percpu::try_current() else {
         return;
     };
@@ -74,7 +79,7 @@ pub fn stop_others() {
         Err(first) if first == me => return,
         Err(_) => stop_here(),
     }
-    // Without a controller nobody was started either.
+    // Without an interrupt controller no other CPU has been started.
     if interrupts::send_to_others(STOP).is_err() {
         return;
     }
@@ -98,7 +103,7 @@ fn running() -> impl Iterator<Item = &'static PerCpu> {
 ///
 /// # Errors
 ///
-/// Those of `out`.
+/// Errors of `out`.
 pub fn write_running(out: &mut dyn fmt::Write) -> fmt::Result {
     for cpu in running() {
         writeln!(

@@ -13,7 +13,7 @@ pub enum InterruptError {
     NotInitialized,
     /// [`init`](super::init) is called twice.
     InitializedAlready,
-    /// The controller refused; with GICv3 for the reason given.
+    /// The controller returned an error; with GICv3 it gives the reason.
     Gic(GicError),
     /// The interrupt cannot be enabled: the GIC does not implement it, or the secure side owns it.
     CannotEnable(IntId),
@@ -24,7 +24,7 @@ pub enum InterruptError {
     },
     /// EL3 did not move the interrupts to Group 1.
     Group1Refused,
-    /// The interrupt has a handler already.
+    /// The interrupt already has a handler.
     Taken(IntId),
     /// All [`MAX_SHARED`] places for shared interrupts are taken.
     Full,
@@ -35,7 +35,7 @@ pub enum InterruptError {
         /// Its number.
         index: u32,
     },
-    /// The GIC cannot reach this CPU by the means that the kernel uses.
+    /// The kernel's way to send interrupts cannot reach this CPU.
     Unreachable {
         /// Affinity fields of MPIDR_EL1.
         affinity: u64,

@@ -2,16 +2,20 @@
 
 //! GICv2 (IHI 0048B): the distributor and the CPU interfaces, both by memory-mapped registers.
 //!
-//! Each register is accessed through a pointer of its own that lives for one access (crate
-//! `safe-mmio`), because CPUs share the block: what is *banked* (the CPU interface, and of the
-//! distributor everything about the 32 private interrupts) belongs to the CPU that accesses it, and
-//! what is not is accessed under [`GicV2::shared`], or is a register that is only written and takes
-//! requests from everybody (GICD_SGIR). Crate `arm-gic` knows one CPU here, so only its numbers are
-//! used.
+//! CPUs share the block of registers. Therefore each access uses a pointer of its own that lives
+//! for this access only (crate `safe-mmio`). There are three kinds of registers:
 //!
-//! The kernel is on the non-secure side, where there is one, and reads and writes the same registers
-//! either way: to a non-secure reader GICC_IAR is Group 1, and bit 0 of both control registers
-//! enables Group 1 (4.3.1, 4.4.1).
+//! - *banked* registers belong to the CPU that accesses them: the CPU interface, and everything in
+//!   the distributor about the 32 private interrupts;
+//! - GICD_SGIR and GICD_ICENABLER are only written, and a write affects only the interrupts that it
+//!   names;
+//! - all other registers are accessed under [`GicV2::shared`].
+//!
+//! Crate `arm-gic` supports only one CPU for a GICv2, so only its numbers are used.
+//!
+//! If there is a non-secure side, the kernel runs there. It reads and writes the same registers
+//! with and without one: for a non-secure reader GICC_IAR is Group 1, and bit 0 of both control
+//! registers enables Group 1 (4.3.1, 4.4.1).
 
 use super::{IntId, InterruptError, Registers};
 use crate::{arch::percpu, machine::MAX_CPUS, sync::IrqLock};
@@ -42,9 +46,9 @@ mod gicc {
     pub(super) const EOIR: usize = 0x010;
 }
 
-/// Interrupt number in GICC_IAR; above it the sender of an SGI.
+/// The interrupt number in GICC_IAR. The bits above it are the sender of an SGI.
 const INTID: u32 = 0x3ff;
-/// The same priority for all, in the middle, in each of the four bytes of a register.
+/// The same medium priority for all interrupts, in each of the four bytes of a register.
 const PRIORITIES: u32 = 0x8080_8080;
 
 /// The controller.
@@ -57,8 +61,8 @@ pub(super) struct GicV2 {
     targets: [AtomicU8; MAX_CPUS],
 }
 
-// SAFETY: the pointers in `Registers` lead to device memory that is mapped for ever and on all CPUs;
-// the module's head says who accesses which register when.
+// SAFETY: the pointers in `Registers` point to device memory that is mapped forever and on all
+// CPUs; the module's head says which CPU accesses which register under which lock.
 unsafe impl Send for GicV2 {}
 // SAFETY: as above.
 unsafe impl Sync for GicV2 {}
@@ -80,7 +84,7 @@ impl GicV2 {
         [self.distributor.phys, self.cpu_interface.phys]
     }
 
-    /// Disables all shared interrupts, and enables the distributor. By the boot CPU.
+    /// Disables all shared interrupts, and enables the distributor. The boot CPU calls it.
     pub(super) fn init(&self) {
         /// GICD_TYPER: there are two security states.
         const SECURITY: u32 = 1 << 10;
@@ -89,8 +93,8 @@ impl GicV2 {
         let blocks = (typer & 0x1f) as usize + 1;
         for block in 1..blocks {
             self.gicd(gicd::ICENABLER + 4 * block).write(u32::MAX);
-            // Without security states Group 0 is what is enabled below; with them the groups are
-            // the secure side's to say, and this is ignored.
+            // Without security states, Group 0 is enabled below. With them, only the secure side
+            // can change the groups, and this write is ignored.
             self.gicd(gicd::IGROUPR + 4 * block)
                 .write(if typer & SECURITY == 0 { 0 } else { u32::MAX });
             for register in 8 * block..8 * block + 8 {
@@ -106,7 +110,8 @@ impl GicV2 {
         for register in 0..8 {
             self.gicd(gicd::IPRIORITYR + 4 * register).write(PRIORITIES);
         }
-        // The targets of private interrupts read as the CPU that reads; with a single CPU as 0.
+        // The targets of private interrupts read as the CPU that reads them, or as 0 if there is
+        // only one CPU.
         let own = (0..8)
             .map(|register| self.gicd(gicd::ITARGETSR + 4 * register).read())
             .find(|targets| *targets != 0)
@@ -128,7 +133,8 @@ impl GicV2 {
         Ok(())
     }
 
-    /// Lets `id` through; a private one on the calling CPU, a shared one to the calling CPU.
+    /// Enables `id`: a private one on the calling CPU, a shared one for delivery to the calling
+    /// CPU.
     pub(super) fn enable(&self, id: IntId) -> Result<(), InterruptError> {
         let (offset, bit) = place(id);
         let _shared = self.shared.lock();
@@ -147,10 +153,10 @@ impl GicV2 {
         Ok(())
     }
 
-    /// Stops `id`; a private one on the calling CPU.
+    /// Disables `id`; a private one on the calling CPU.
     pub(super) fn disable(&self, id: IntId) {
         let (offset, bit) = place(id);
-        // Writing 1 clears that bit and no other: no lock.
+        // Writing 1 clears that bit and no other, so no lock is needed.
         self.gicd(gicd::ICENABLER + offset).write(bit);
     }
 
@@ -165,20 +171,20 @@ impl GicV2 {
     pub(super) fn send(&self, id: IntId, index: u32) {
         let target = self.targets[index as usize].load(Ordering::Relaxed);
         if target == 0 {
-            // A controller with one CPU ignores target lists: it is the calling one.
+            // A controller with one CPU ignores target lists; the target is the calling CPU.
             return self.send_to_self(id);
         }
         self.gicd(gicd::SGIR)
             .write(u32::from(target) << 16 | id.raw_value());
     }
 
-    /// Acknowledges the next interrupt: what GICC_IAR says, which has to be given to [`Self::end`],
-    /// and the interrupt.
+    /// Acknowledges the next interrupt. Returns the value of GICC_IAR, which must be passed to
+    /// [`Self::end`], and the interrupt.
     #[inline(always)]
     pub(super) fn acknowledge(&self) -> Option<(u32, IntId)> {
         let raw = self.gicc(gicc::IAR).read();
         let id = int_id(raw & INTID)?;
-        // What the sender of an SGI stored before is observed by what the handler loads (H20).
+        // The handler's loads observe what the sender of an SGI has stored before (H20).
         fence(Ordering::Acquire);
         Some((raw, id))
     }
@@ -200,23 +206,23 @@ impl GicV2 {
     }
 }
 
-/// The register `offset` bytes into a block of this module's constants.
+/// The register `offset` bytes into a block; `offset` is a constant of this module.
 #[inline(always)]
 fn register<'a>(base: NonNull<u8>, offset: usize) -> UniqueMmioPointer<'a, ReadPureWrite<u32>> {
-    // SAFETY: all offsets of this module are within the 4 KiB that both blocks have at least.
+    // SAFETY: all offsets of this module are within 4 KiB, and both blocks have at least this size.
     let register = unsafe { base.add(offset) };
-    // SAFETY: mapped as Device memory for ever (`GicV2::new`); the pointer lives for one access, and
-    // no other one to this register exists on this CPU; between CPUs see the module's head.
+    // SAFETY: mapped as Device memory forever (`GicV2::new`). The pointer lives for one access, and
+    // there is no other one to this register on this CPU. For other CPUs see the module's head.
     unsafe { UniqueMmioPointer::new(register.cast()) }
 }
 
-/// Where the bit of `id` is in registers with one bit each: byte offset and mask.
+/// Byte offset and mask of the bit of `id` in registers with one bit for each interrupt.
 const fn place(id: IntId) -> (usize, u32) {
     let number = id.raw_value();
     ((number / 32 * 4) as usize, 1 << (number % 32))
 }
 
-/// The interrupt with this number; `None` for 1020 to 1023, which are none.
+/// The interrupt with this number; `None` for 1020 to 1023, which are not interrupts.
 #[inline(always)]
 const fn int_id(number: u32) -> Option<IntId> {
     match number {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Which function runs for which interrupt.
+//! The table that says which function handles which interrupt.
 //!
-//! Looked up without a lock: each place of the tables is an atomic. The 32 private interrupts are
-//! found by their number; their handlers are the same on all CPUs, and each CPU enables its own.
-//! Shared interrupts are few and stand in a list.
+//! Lookups take no lock, because each entry of the tables is an atomic. The 32 private interrupts
+//! are found by their number. Their handlers are the same on all CPUs, and each CPU enables its own
+//! interrupts. There are few shared interrupts, and they are in a list.
 
 use super::{Handler, IntId, InterruptError};
 use crate::sync::IrqLock;
@@ -32,7 +32,7 @@ impl Place {
         if handler.is_null() {
             return None;
         }
-        // SAFETY: `set` is the only one who stores anything but null, and stores a `Handler`.
+        // SAFETY: only `set` stores values other than null, and it stores a `Handler`.
         Some(unsafe { mem::transmute::<*mut (), Handler>(handler) })
     }
 
@@ -58,7 +58,7 @@ static SHARED_HANDLERS: [Shared; MAX_SHARED] = [const {
     }
 }; MAX_SHARED];
 
-/// Held by whoever changes the tables; readers do not ask for it.
+/// Held while the tables change; readers do not take it.
 static CHANGE: IrqLock<()> = IrqLock::new(());
 
 /// The handler of interrupt `id`.
@@ -95,12 +95,12 @@ pub(super) fn add(id: IntId, handler: Handler) -> Result<(), InterruptError> {
         .find(|shared| shared.id.load(Ordering::Relaxed) == 0)
         .ok_or(InterruptError::Full)?;
     free.handler.set(Some(handler));
-    // Last: whoever finds the number finds its handler.
+    // The number is stored last, so that a reader that finds the number also finds its handler.
     free.id.store(number, Ordering::Release);
     Ok(())
 }
 
-/// Forgets the handler of `id`, if it has one. On another CPU it may still be running.
+/// Removes the handler of `id`, if it has one. It may still be running on another CPU.
 pub(super) fn remove(id: IntId) {
     let number = id.raw_value();
     let _change = CHANGE.lock();

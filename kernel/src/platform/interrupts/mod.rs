@@ -2,28 +2,32 @@
 
 //! The interrupt controller: GICv2 or GICv3.
 //!
-//! Protocol: [`init`] once, by the boot CPU, with the mapped registers; [`init_cpu`] by each
-//! secondary CPU; [`register`] a handler, then [`enable`] its interrupt; [`dispatch`] runs for each
-//! IRQ exception: acknowledge, handler, end of interrupt. Handlers run with IRQs masked, at
-//! interrupt depth 1 or more ([`percpu`]); they must not sleep. They do not nest, and all
-//! interrupts have one priority.
+//! The protocol:
+//!
+//! 1. The boot CPU calls [`init`] once, with the mapped registers. Each secondary CPU calls
+//!    [`init_cpu`].
+//! 2. A driver [registers](register) a handler, and then [enables](enable) its interrupt.
+//! 3. [`dispatch`] runs for each IRQ exception: acknowledge, handler, end of interrupt.
+//!
+//! Handlers run with IRQs masked, at interrupt depth 1 or more ([`percpu`]), and must not sleep.
+//! They do not nest, and all interrupts have one priority.
 //!
 //! # More than one CPU
 //!
 //! Interrupts 0 to 15 (software-generated, [`send`]) and 16 to 31 (of a CPU's own devices, such as
-//! its timer) are *private*: each CPU has its own of that number. A handler is registered once for
-//! all CPUs, and each CPU enables the interrupt for itself. A shared interrupt goes to the CPU that
-//! enabled it last.
+//! its timer) are *private*: each CPU has its own interrupt of that number. A handler is registered
+//! once for all CPUs, and each CPU enables the interrupt for itself. A shared interrupt goes to the
+//! CPU that enabled it last.
 //!
-//! Dispatch takes no lock and searches nothing for private interrupts, since every tick of every CPU
-//! comes this way. Enabling and disabling of shared ones takes a lock that masks interrupts, so a
-//! handler can never wait for what it interrupted.
+//! Dispatch takes no lock and searches no list for private interrupts, because every tick of every
+//! CPU is one. Enabling and disabling shared interrupts takes a lock that masks interrupts, so a
+//! handler never waits for the code that it interrupted.
 //!
 //! # Groups
 //!
-//! The kernel is on the non-secure side, where there is one, and all of its interrupts are in
-//! Group 1 there. Who put them there? Firmware, or, entered at EL3, the image itself: the service
-//! in [`boot::el3`]. A GICv2 without security extensions has all interrupts in Group 0 instead.
+//! If there is a non-secure side, the kernel runs there, and all of its interrupts are in Group 1.
+//! Firmware has moved them to Group 1, or, after an entry at EL3, the image itself does so with the
+//! service in [`boot::el3`]. A GICv2 without security extensions has all interrupts in Group 0.
 
 mod error;
 mod gicv2;
@@ -51,7 +55,7 @@ use spin::once::Once;
 pub use self::{error::InterruptError, handlers::MAX_SHARED};
 pub use arm_gic::IntId;
 
-/// What runs when an interrupt arrives.
+/// A function that runs when an interrupt arrives.
 pub type Handler = fn(IntId);
 
 /// A block of registers.
@@ -59,9 +63,9 @@ pub type Handler = fn(IntId);
 pub struct Registers {
     /// Physical address of the first register; EL3 needs it.
     pub phys: u64,
-    /// Where they are mapped as Device memory.
+    /// The address at which they are mapped as Device memory.
     pub virt: NonNull<u8>,
-    /// How many bytes of them are mapped.
+    /// The number of bytes that are mapped.
     pub size: u64,
 }
 
@@ -79,9 +83,10 @@ pub enum Controller {
     V3 {
         /// GICD, 64 KiB.
         distributor: Registers,
-        /// The regions of redistributors, each up to the one marked as last or the end of the region.
+        /// The regions of redistributors. Each is used up to the redistributor that is marked as
+        /// last, or to the end of the region.
         redistributors: ArrayVec<Registers, MAX_REDISTRIBUTOR_REGIONS>,
-        /// Bytes from one to the next in a region, if the device tree says so.
+        /// Distance in bytes between two redistributors of a region, if the device tree states it.
         stride: Option<u64>,
     },
 }
@@ -107,20 +112,21 @@ impl fmt::Debug for Gic {
     }
 }
 
-/// Initializes the distributor, and the interface of the boot CPU; everything is disabled
-/// afterwards, the CPU's own IRQ mask is untouched.
+/// Initializes the distributor, and the interface of the boot CPU. Afterwards every interrupt is
+/// disabled; the CPU's own IRQ mask is not changed.
 ///
-/// `entry_el` is where the image was entered: at 3, EL3's service is used.
+/// `entry_el` is the exception level at which the image was entered. If it is 3, EL3's service is
+/// used.
 ///
 /// # Errors
 ///
 /// [`InterruptError::InitializedAlready`], [`InterruptError::NoRedistributor`],
-/// [`InterruptError::Group1Refused`], or what the GIC says.
+/// [`InterruptError::Group1Refused`], or an error of the GIC.
 ///
 /// # Safety
 ///
-/// The registers are those of the machine's GIC, of the version given, mapped as Device memory for
-/// ever, and nobody else uses them.
+/// The registers are those of the machine's GIC, of the version given. They are mapped as Device
+/// memory forever, and nothing else uses them.
 pub unsafe fn init(controller: Controller, entry_el: u64) -> Result<(), InterruptError> {
     if GIC.get().is_some() {
         return Err(InterruptError::InitializedAlready);
@@ -152,15 +158,15 @@ pub unsafe fn init(controller: Controller, entry_el: u64) -> Result<(), Interrup
     init_interface(gic)
 }
 
-/// Initializes the calling CPU's part of the controller; its private interrupts are disabled
-/// afterwards, its IRQ mask is untouched. For secondary CPUs; [`init`] has done it for the boot CPU.
+/// Initializes a secondary CPU's part of the controller; [`init`] has done so for the boot CPU.
+/// Afterwards its private interrupts are disabled; its IRQ mask is not changed.
 ///
 /// # Errors
 ///
-/// Those of [`init`], and [`InterruptError::Unreachable`].
+/// Errors of [`init`], and [`InterruptError::Unreachable`].
 pub fn init_cpu() -> Result<(), InterruptError> {
     let gic = gic()?;
-    // With a GICv2 the groups of private interrupts and the priority mask are each CPU's own.
+    // With a GICv2 each CPU has its own groups of private interrupts and its own priority mask.
     move_to_group_1(gic)?;
     init_interface(gic)
 }
@@ -177,8 +183,8 @@ fn gic() -> Result<&'static Gic, InterruptError> {
     GIC.get().ok_or(InterruptError::NotInitialized)
 }
 
-/// Has EL3, if that is the image's own, put the shared and the calling CPU's private interrupts into
-/// Group 1; [`boot::el3`] says what the arguments are.
+/// If the image itself runs at EL3, lets it move the shared interrupts and the calling CPU's
+/// private ones to Group 1. [`boot::el3`] defines the arguments.
 fn move_to_group_1(gic: &Gic) -> Result<(), InterruptError> {
     if ENTRY_EL.load(Ordering::Relaxed) != 3 {
         return Ok(());
@@ -194,15 +200,15 @@ fn move_to_group_1(gic: &Gic) -> Result<(), InterruptError> {
             arguments[1..4].copy_from_slice(&gic.physical()?);
         }
     }
-    // SAFETY: the image's own stub does what its table says.
+    // SAFETY: the image's own code at EL3 does what the table of `boot::el3` says.
     match unsafe { probe::try_smc(boot::el3::GROUP1_CALL as u32, arguments) } {
         Ok(0) => Ok(()),
         _ => Err(InterruptError::Group1Refused),
     }
 }
 
-/// Makes `handler` run for interrupt `id`, which still has to be [enabled](enable); of a private one
-/// on every CPU that enables it.
+/// Makes `handler` run for interrupt `id`, which must still be [enabled](enable). The handler of a
+/// private interrupt runs on every CPU that enables it.
 ///
 /// # Errors
 ///
@@ -211,23 +217,24 @@ pub fn register(id: IntId, handler: Handler) -> Result<(), InterruptError> {
     handlers::add(id, handler)
 }
 
-/// Disables interrupt `id` and forgets its handler, if it has one. Of a private interrupt that other
-/// CPUs have enabled, they disable their own before.
+/// Disables interrupt `id` and removes its handler, if it has one. Other CPUs that have enabled a
+/// private interrupt must disable it themselves before.
 ///
 /// # Errors
 ///
-/// Those of [`disable`].
+/// Errors of [`disable`].
 pub fn unregister(id: IntId) -> Result<(), InterruptError> {
     disable(id)?;
     handlers::remove(id);
     Ok(())
 }
 
-/// Lets interrupt `id` through: a private one on the calling CPU, a shared one to the calling CPU.
+/// Enables interrupt `id`: a private one on the calling CPU, a shared one for delivery to the
+/// calling CPU.
 ///
 /// # Errors
 ///
-/// [`InterruptError::CannotEnable`], or what the GIC says.
+/// [`InterruptError::CannotEnable`], or an error of the GIC.
 pub fn enable(id: IntId) -> Result<(), InterruptError> {
     interrupts::without(|| match gic()? {
         Gic::V2(gic) => gic.enable(id),
@@ -235,12 +242,12 @@ pub fn enable(id: IntId) -> Result<(), InterruptError> {
     })
 }
 
-/// Stops interrupt `id`, a private one on the calling CPU. One that is pending in the CPU already
-/// may still arrive.
+/// Disables interrupt `id`, a private one on the calling CPU. An interrupt that is already pending
+/// in the CPU may still arrive.
 ///
 /// # Errors
 ///
-/// What the GIC says.
+/// An error of the GIC.
 pub fn disable(id: IntId) -> Result<(), InterruptError> {
     interrupts::without(|| match gic()? {
         Gic::V2(gic) => {
@@ -267,8 +274,8 @@ pub fn send_to_self(id: IntId) -> Result<(), InterruptError> {
     })
 }
 
-/// Sends software-generated interrupt `id` to CPU `index`, which may be the calling one. What this
-/// CPU stored before, the handler there observes.
+/// Sends software-generated interrupt `id` to CPU `index`, which may be the calling one. The
+/// handler observes what this CPU has stored before.
 ///
 /// # Errors
 ///
@@ -281,11 +288,11 @@ pub fn send(id: IntId, index: u32) -> Result<(), InterruptError> {
     send_one(gic, id, cpu)
 }
 
-/// Sends software-generated interrupt `id` to every CPU that is online, except the calling one. What
-/// this CPU stored before, the handlers there observe.
+/// Sends software-generated interrupt `id` to every CPU that is online, except the calling one. The
+/// handlers observe what this CPU has stored before.
 ///
-/// Not by the GIC's own "all but this one": that reaches CPUs as well which are not online, and a
-/// request would wait for them until they are.
+/// The GIC's own "all but this one" is not used. It also reaches CPUs that are not online, and the
+/// interrupt would stay pending until they are.
 ///
 /// # Errors
 ///
@@ -293,7 +300,7 @@ pub fn send(id: IntId, index: u32) -> Result<(), InterruptError> {
 pub fn send_to_others(id: IntId) -> Result<(), InterruptError> {
     let gic = sendable(id)?;
     publish();
-    // Masked: which one is the calling CPU must stay true.
+    // Masked, so that the caller stays on this CPU.
     interrupts::without(|| {
         let here = percpu::current().index();
         percpu::online()
@@ -310,8 +317,8 @@ fn sendable(id: IntId) -> Result<&'static Gic, InterruptError> {
     }
 }
 
-/// Earlier stores are observed by other CPUs before the request that follows: a DMB would not order
-/// them before the write of a system register (H20).
+/// Makes other CPUs observe earlier stores before the interrupt request that follows. A DMB would
+/// not order them before the write of a system register (H20).
 fn publish() {
     barrier::dsb_ishst();
 }
@@ -326,9 +333,10 @@ fn send_one(gic: &Gic, id: IntId, cpu: &PerCpu) -> Result<(), InterruptError> {
     }
 }
 
-/// Handles one interrupt. Called from the vectors, at interrupt depth 1 or more, IRQs masked.
+/// Handles one interrupt. The vectors call it, at interrupt depth 1 or more, with IRQs masked.
 pub fn dispatch() {
-    // Without an acknowledgement it was gone before: 1023, "spurious". Nothing to end.
+    // If there is nothing to acknowledge (1023, "spurious"), the interrupt has gone away before,
+    // and nothing must be ended.
     match GIC.get() {
         Some(Gic::V2(gic)) => {
             if let Some((raw, id)) = gic.acknowledge() {
@@ -354,7 +362,8 @@ fn handle(id: IntId) {
     }
 }
 
-/// Nobody has asked for it: a level-triggered one would come again at once, for ever.
+/// Disables an interrupt without a handler, because a level-triggered one would arrive again
+/// forever.
 #[cold]
 #[inline(never)]
 fn unexpected(id: IntId) {
