@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Boot arguments: what `/chosen/bootargs` may say.
+//! Boot arguments: the words of `/chosen/bootargs`.
 //!
-//! Words separated by spaces, each `name=value`, each name at most once, in any
-//! order:
+//! The words are separated by spaces. Each has the form `name=value`, and each name occurs at most
+//! once, in any order:
 //!
 //! ```text
 //! mode=demo|selftest|soak|...       what to do               (demo)
@@ -18,21 +18,24 @@
 //! pages=N                           largest measured window    (4096)
 //! ```
 //!
-//! The backends are those of [`lazymmu::Backend`]. The other modes, from `panic` to `hang`, end badly on purpose
-//! ([`Provocation`]).
+//! The backends are those of [`lazymmu::Backend`]. The other modes, from `panic` to `hang`, end in
+//! an error on purpose ([`Provocation`]).
 //!
-//! A word that is anything else is an error, not a warning: a mistyped argument
-//! that is ignored makes a run look like a different one.
+//! Any other word is an error, not a warning: if a mistyped argument were ignored, a run would look
+//! like a different one.
 //!
-//! The exception is what is meant for Linux, because the firmware of a Raspberry Pi puts it in front of
-//! what stands in `cmdline.txt`, whatever the kernel is, and nobody can take it away. It is passed over,
-//! and one line of the log repeats it ([`PassedOver`]). There are two rules:
+//! Words for Linux are an exception. The firmware of a Raspberry Pi puts them before the contents
+//! of
+//! `cmdline.txt`, for any kernel, and they cannot be removed. They are passed over, and one line of
+//! the log repeats them ([`PassedOver`]). There are two rules:
 //!
-//! - The word `lazymmu` is a marker: what stands before it is passed over, whatever it is. `cargo xtask
-//!   image` begins `cmdline.txt` with it, so that no firmware can add a word that the kernel refuses. It
-//!   stands there once at most: words between two of them would be neither meant for us nor for others.
-//! - Without it, and behind it, parameters of Linux's modules, `module.parameter=value`, and the names in
-//!   [`LINUX`] are passed over, as often as they like. None of our names has a dot.
+//! - The word `lazymmu` is a marker: all words before it are passed over. `cargo xtask image`
+//!   begins
+//!   `cmdline.txt` with it, so that firmware cannot add a word that the kernel refuses. It may
+//!   occur only once, because words between two markers would have no clear meaning.
+//! - After the marker, or if there is none, parameters of Linux's modules
+//!   (`module.parameter=value`) and the names in [`LINUX`] are passed over, any number of times. No
+//!   name of this kernel has a dot.
 
 use core::fmt;
 
@@ -45,13 +48,13 @@ use crate::machine::MAX_CPUS;
 /// Boot arguments, with defaults filled in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BootArguments<'a> {
-    /// What the kernel does.
+    /// What the kernel does after the boot.
     pub mode: Mode,
     /// Which self-tests run.
     pub filter: Filter<'a>,
     /// Backend of lazy MMU mode.
     pub lazy: Backend,
-    /// When barriers are owed.
+    /// Which barriers a write needs.
     pub policy: PolicyChoice,
     /// The least important log lines shown.
     pub log: LevelFilter,
@@ -59,13 +62,13 @@ pub struct BootArguments<'a> {
     pub exit: ExitMethod,
     /// How many CPUs run at most, the boot CPU included.
     pub cpus: usize,
-    /// How long a soak takes, in seconds, from 1 on.
+    /// The duration of a soak in seconds, at least 1.
     pub seconds: u32,
-    /// Where the random numbers of a soak begin.
+    /// The seed of a soak's random numbers.
     pub seed: u32,
-    /// Rounds of each litmus test, from 1 on; the machine decides if there are none.
+    /// Rounds of each litmus test, at least 1; `None` if the kind of machine decides.
     pub iterations: Option<u32>,
-    /// Pages of the largest measured window, from 1 on.
+    /// Pages of the largest measured window, at least 1.
     pub pages: u32,
 }
 
@@ -87,7 +90,7 @@ impl Default for BootArguments<'_> {
     }
 }
 
-/// What the kernel does after it has come up.
+/// What the kernel does after the boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Show what lazy MMU mode saves.
@@ -98,15 +101,15 @@ pub enum Mode {
     Counts,
     /// Execute the same windows for a counter outside of the machine.
     Bench,
-    /// Run random tasks for a while.
+    /// Run random tasks for some time.
     Soak,
     /// Count spurious faults, and the cycles of barriers.
     Litmus,
-    /// End badly.
+    /// End in an error.
     Provoke(Provocation),
 }
 
-/// A bad end on purpose, to see the report of it and to test whoever reads the report.
+/// An error on purpose, to see its report and to test the programs that read the report.
 /// Linux: LKDTM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Provocation {
@@ -114,9 +117,9 @@ pub enum Provocation {
     Panic,
     /// A panic in an interrupt of every other CPU, while this one prints.
     PanicElsewhere,
-    /// An exception that nobody expects.
+    /// An unexpected exception.
     Exception,
-    /// A jump to where nothing is mapped.
+    /// A jump to an address that is not mapped.
     Jump,
     /// A recursion that runs into the stack's guard page.
     StackOverflow,
@@ -124,7 +127,7 @@ pub enum Provocation {
     TaskOverflow,
     /// A task that sleeps in a section of a backend that keeps its CPU.
     SleepInSection,
-    /// An interrupt handler that asks for the kernel's address space.
+    /// An interrupt handler that takes the lock of the kernel's address space.
     LockInInterrupt,
     /// An endless loop without output.
     Hang,
@@ -135,7 +138,7 @@ pub enum Provocation {
 pub enum PolicyChoice {
     /// By the CPUs' ID registers.
     Auto,
-    /// DSB ISHST and ISB, whatever the CPUs have.
+    /// DSB ISHST and ISB, for all CPUs.
     Classic,
     /// As for CPUs with FEAT_ETS2.
     Ets2,
@@ -146,7 +149,7 @@ pub enum PolicyChoice {
 pub enum ExitMethod {
     /// PSCI if the device tree has it, else stop the CPU.
     Auto,
-    /// Semihosting, with an exit status; where nobody listens, the same as `Auto`.
+    /// Semihosting, with an exit status; without a host the same as `Auto`.
     Semihosting,
     /// PSCI SYSTEM_OFF.
     Psci,
@@ -157,8 +160,8 @@ pub enum ExitMethod {
 /// The largest window: 4 GiB.
 const MAX_PAGES: u32 = 1 << 20;
 
-/// Names and what each may be, in the order of the module's table. Words between bars stand in the order
-/// of the constants that they are read as.
+/// The names and the values that each may have, in the order of the module's table. Words between
+/// bars are in the order of the constants to which they are converted.
 const ARGUMENTS: [(&str, &str); 11] = [
     (
         "mode",
@@ -218,11 +221,11 @@ const EXITS: [ExitMethod; 4] = [
     ExitMethod::Halt,
 ];
 
-/// What stands before this word is not for us.
+/// The words before this word are not for this kernel.
 pub const MARKER: &str = "lazymmu";
 
-/// Names that the firmware of a Raspberry Pi 4, its device tree, or the `cmdline.txt` of a card made for
-/// Linux give to Linux; those with a dot are not listed.
+/// Names of parameters for Linux that the firmware of a Raspberry Pi 4, its device tree, or the
+/// `cmdline.txt` of a card made for Linux contains. Names with a dot are not listed.
 const LINUX: [&str; 12] = [
     "cgroup_disable",
     "cma",
@@ -241,14 +244,15 @@ const LINUX: [&str; 12] = [
 /// Whether `word` is meant for Linux.
 fn is_for_linux(word: &str) -> bool {
     match word.split_once('=') {
-        // The dot of a module's parameter: something stands on both of its sides.
+        // The dot of a module's parameter has text on both sides.
         Some((name, _)) => LINUX.contains(&name) || name.trim_matches('.').contains('.'),
-        // A dot without a value is rather a filter whose name was forgotten.
+        // A word with a dot and without a value is more likely a filter without its name.
         None => LINUX.contains(&word),
     }
 }
 
-/// The words of `text` before the first [`MARKER`], none without it, and those behind it, all without it.
+/// The words of `text` before the first [`MARKER`], and those after it. Without a marker the first
+/// part is empty and the second part has all words.
 fn split_at_marker(text: &str) -> (impl Iterator<Item = &str>, impl Iterator<Item = &str>) {
     let words = text.split_ascii_whitespace();
     let (before, passed) = match words.clone().position(|word| word == MARKER) {
@@ -258,14 +262,15 @@ fn split_at_marker(text: &str) -> (impl Iterator<Item = &str>, impl Iterator<Ite
     (words.clone().take(before), words.skip(passed))
 }
 
-/// Words of the boot arguments that are passed over: not empty.
+/// The words of the boot arguments that are passed over; there is at least one.
 #[derive(Clone, Copy, Debug)]
 pub struct PassedOver<'a> {
     text: &'a str,
 }
 
 impl<'a> PassedOver<'a> {
-    /// Those in `text`, the value of `/chosen/bootargs`; `None` if there is none.
+    /// The words in `text`, the value of `/chosen/bootargs`, that are passed over; `None` if there
+    /// are none.
     #[must_use]
     pub fn find_in(text: &'a str) -> Option<Self> {
         let found = Self { text };
@@ -320,7 +325,7 @@ impl<'a> BootArguments<'a> {
         value: &'a str,
     ) -> Result<(), BootArgumentError<'a>> {
         let bad = BootArgumentError::BadValue { name, value };
-        // Which of the table's words it is; the constants below stand in their order.
+        // The position of the word in the table; the constants below are in the same order.
         let choice = || allowed.split('|').position(|word| word == value).ok_or(bad);
         match name {
             "mode" => self.mode = MODES[choice()?],
@@ -349,7 +354,7 @@ impl<'a> BootArguments<'a> {
     }
 }
 
-/// Digits and nothing else, and no zero in front.
+/// A decimal number of digits only, without leading zeros.
 fn number(text: &str) -> Option<u32> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
     let is_short = text == "0" || !text.starts_with('0');
@@ -365,24 +370,24 @@ pub enum BootArgumentError<'a> {
         /// The word.
         word: &'a str,
     },
-    /// A name that is none of ours.
+    /// A name that is not in the table.
     Unknown {
         /// The name.
         name: &'a str,
     },
-    /// A name that was there before.
+    /// A name that occurs twice.
     Twice {
         /// The name.
         name: &'a str,
     },
-    /// A value the argument does not have.
+    /// A value that the argument cannot have.
     BadValue {
         /// The argument.
         name: &'a str,
         /// The value.
         value: &'a str,
     },
-    /// A filter that can name no test.
+    /// A filter that cannot match any test.
     BadFilter {
         /// The filter.
         value: &'a str,
@@ -401,7 +406,7 @@ impl fmt::Display for BootArgumentError<'_> {
             Self::Twice { name } => {
                 return write!(
                     f,
-                    "boot argument '{name}' is given twice: remove one, as neither silently wins"
+                    "boot argument '{name}' is given twice: remove one, because neither has precedence"
                 );
             }
             Self::BadValue { name, value } => {
@@ -409,7 +414,7 @@ impl fmt::Display for BootArgumentError<'_> {
                 let allowed = known.map_or("", |known| known.1);
                 let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
                 let zeros = match is_number && value.len() > 1 && value.starts_with('0') {
-                    true => ", without zeros in front",
+                    true => ", without leading zeros",
                     false => "",
                 };
                 return write!(
@@ -427,7 +432,7 @@ impl fmt::Display for BootArgumentError<'_> {
         }
         write!(
             f,
-            "; what is meant for others may stand before the word {MARKER}"
+            "; words for other programs may come before the word {MARKER}"
         )
     }
 }
@@ -476,7 +481,7 @@ mod tests {
         assert_eq!((arguments.mode, arguments.pages), (Mode::Bench, 1 << 20));
     }
 
-    /// What a Raspberry Pi 4 passed to Linux: its tree's, the firmware's, those of `cmdline.txt`.
+    /// The words for Linux on a Raspberry Pi 4: from its tree, the firmware, and `cmdline.txt`.
     const OF_A_PI: &str = "coherent_pool=1M 8250.nr_uarts=1 snd_bcm2835.enable_headphones=0 \
         cgroup_disable=memory numa_policy=interleave nvme.max_host_mem_size_mb=32 \
         snd_bcm2835.enable_headphones=1 numa=fake=4 iommu_dma_numa_policy=interleave video=HDMI-A-1:1280x720M@60 \
@@ -514,7 +519,7 @@ mod tests {
         let text = "lazymmu mode=selftest lazy=eager";
         assert_eq!(BootArguments::parse(text), ours);
         assert_eq!(passed(text), None);
-        // In the middle, behind what nobody knows, what is malformed, and what would be ours.
+        // In the middle, after words that are unknown, malformed, or in the table.
         let text = "new_in_2031=1 quiet =x mode=soak mode=hang  lazymmu mode=selftest lazy=eager";
         assert_eq!(BootArguments::parse(text), ours);
         assert_eq!(
@@ -527,7 +532,7 @@ mod tests {
         let defaults = Ok(BootArguments::default());
         assert_eq!(BootArguments::parse("lazymmu"), defaults);
         assert_eq!(BootArguments::parse("quiet lazymmu"), defaults);
-        // Linux's words may stand behind it as well.
+        // Words for Linux may also come after it.
         let text = "quiet lazymmu console=tty1 mode=selftest lazy=eager";
         assert_eq!(BootArguments::parse(text), ours);
         assert!(passed(text).is_some_and(|line| line.ends_with(": quiet console=tty1")));
@@ -548,7 +553,7 @@ mod tests {
             let error = BootArgumentError::Twice { name };
             assert_eq!(BootArguments::parse(text), Err(error), "{text}");
         }
-        // Neither is the marker.
+        // Words that only resemble the marker are not known either.
         for text in ["quiet lazymmu=1", "quiet Lazymmu", "quiet lazymmu:"] {
             assert!(BootArguments::parse(text).is_err(), "{text}");
         }
@@ -569,7 +574,7 @@ mod tests {
         ] {
             assert!(BootArguments::parse(text).is_err(), "{text}");
         }
-        // A dot in a value makes no name.
+        // A dot in the value does not make a word a module's parameter.
         assert!(BootArguments::parse("filter=tables.*").is_ok());
         assert!(BootArguments::parse("mode=lazy.fast").is_err());
     }
@@ -585,7 +590,7 @@ mod tests {
     fn zeros_in_front_are_what_is_wrong() {
         let said = |text| BootArguments::parse(text).unwrap_err().to_string();
         let text = said("seed=00001");
-        assert!(text.ends_with("use seed=N, from 0 to 4294967295, without zeros in front"));
+        assert!(text.ends_with("use seed=N, from 0 to 4294967295, without leading zeros"));
         for text in ["seed=-1", "seed=", "seed=4294967296"] {
             assert!(said(text).ends_with("4294967295"), "{text}");
         }
@@ -628,7 +633,7 @@ mod tests {
             let text = format!("cpus={cpus}");
             assert_eq!(BootArguments::parse(&text).unwrap().cpus, cpus);
         }
-        // The table says it in words.
+        // The table has this number in its text.
         assert_eq!(MAX_CPUS, 16);
     }
 

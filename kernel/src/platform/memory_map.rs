@@ -1,23 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which frames of RAM may be mapped, and which may be allocated.
 //!
-//! Two lists come out of a [`MachineDescription`], both of whole frames, sorted
-//! and disjoint:
+//! Two lists are made from a [`MachineDescription`]. Both hold whole frames, sorted and disjoint:
 //!
-//! * `linear`: RAM for the linear map. All banks except `no-map` memory, to
-//!   which not even a speculative read may go. The kernel image is in it.
-//! * `usable`: RAM for the frame allocator. A part of `linear` without anything
-//!   reserved, the kernel image, the device tree
-//!   blob, and the pages of spin-table release words, which a waiting CPU reads
-//!   until it is released.
+//! * `linear` is the RAM for the linear map: all banks except `no-map` memory, which not even a
+//!   speculative read may reach. It includes the kernel image.
+//! * `usable` is the RAM for the frame allocator: `linear` without reserved memory, the kernel
+//! image,
+//!   the device tree blob, frame 0, and the pages of spin-table release words, which a waiting CPU
+//!   reads until it is released.
 //!
-//! Partial pages at the edge of a bank belong to neither list; a reservation
-//! that touches a page takes it whole.
+//! Partial pages at the edge of a bank belong to neither list. A reservation that touches a page
+//! reserves the whole page.
 //!
-//! Addresses that the CPU (`PARange`), the descriptors (48 bits) or the linear
-//! map cannot reach are left out with a note. What stays must be enough
-//! ([`MINIMUM_MEMORY`]) and must hold the kernel itself; if it does not, the
-//! tree describes another machine.
+//! Addresses that the CPU (`PARange`), the descriptors (48 bits) or the linear map cannot reach are
+//! left out with a note. The rest must be large enough ([`MINIMUM_MEMORY`]) and must hold the
+//! kernel itself. If it does not, the tree describes another machine.
 
 use core::fmt;
 
@@ -31,13 +29,13 @@ use super::devicetree::{
 use super::phys_range::PhysRange;
 use crate::machine::MAX_CPUS;
 
-/// Usable RAM the kernel needs, in bytes: its tables take 1/512 of RAM, the
-/// heap and the frames the self-tests and the demonstration map some 16 MiB;
-/// 64 MiB leaves room for both and is half of the smallest machine tested.
+/// The usable RAM that the kernel needs, in bytes. Its tables take 1/512 of RAM. The heap and the
+/// frames that the self-tests and the demonstration map take some 16 MiB. 64 MiB is enough for
+/// both, and it is half of the smallest machine tested.
 pub const MINIMUM_MEMORY: u64 = 64 << 20;
 
-/// Each hole splits at most one range in two, so a list never has more ranges
-/// than banks and holes together.
+/// Each hole splits at most one range in two, so a list never has more ranges than there are banks
+/// and holes.
 const MAX_RANGES: usize = MAX_BANKS + MAX_RESERVATIONS + MAX_CPUS + BOOT_HOLES;
 /// Frame 0, image, blob.
 const BOOT_HOLES: usize = 3;
@@ -50,8 +48,7 @@ pub struct FrameRange {
 }
 
 impl FrameRange {
-    /// The whole frames in `range`, or `None` if there is none or the range
-    /// ends above 2^48.
+    /// The whole frames in `range`, or `None` if there is none or the range ends above 2^48.
     #[must_use]
     pub fn inside(range: PhysRange) -> Option<Self> {
         let range = range.shrunk_to_pages()?;
@@ -76,7 +73,7 @@ impl FrameRange {
         self.bytes.size() / PAGE_SIZE
     }
 
-    /// The same as bytes; both bounds are multiples of the page size.
+    /// The range in bytes; both bounds are multiples of the page size.
     #[must_use]
     pub const fn bytes(self) -> PhysRange {
         self.bytes
@@ -98,7 +95,7 @@ pub struct BootMemory {
     pub device_tree: Option<PhysRange>,
 }
 
-/// What addresses can be reached.
+/// The limits of the addresses that can be used.
 #[derive(Clone, Copy, Debug)]
 pub struct AddressLimits {
     /// Width of a physical address by ID_AA64MMFR0_EL1.PARange, in bits.
@@ -108,13 +105,13 @@ pub struct AddressLimits {
 }
 
 impl AddressLimits {
-    /// Exclusive end of what can be mapped, in bytes.
+    /// Exclusive end of the addresses that can be mapped, in bytes.
     fn end(self) -> u64 {
         (1 << self.physical_bits.min(PA_BITS)).min(self.linear_map)
     }
 }
 
-/// What of RAM is for what.
+/// The RAM for the linear map and for the frame allocator.
 #[derive(Clone, Debug)]
 pub struct MemoryMap {
     linear: ArrayVec<FrameRange, MAX_RANGES>,
@@ -123,10 +120,10 @@ pub struct MemoryMap {
 }
 
 impl MemoryMap {
-    /// Sorts out the RAM of `machine`.
+    /// Makes the two lists from the RAM of `machine`.
     ///
     /// # Errors
-    /// Too little RAM is left, or the kernel does not lie in it.
+    /// Too little RAM is left, or the kernel is not in it, or it overlaps registers.
     pub fn new(
         machine: &MachineDescription,
         boot: &BootMemory,
@@ -138,7 +135,7 @@ impl MemoryMap {
         for bank in &machine.memory {
             let end = limits.end();
             if let Some(high) = PhysRange::from_bounds(bank.start().max(end), bank.end()) {
-                // Not more of them than banks.
+                // There is room for as many as there are banks.
                 let _ = unreachable.try_push(high);
             }
             let low = PhysRange::from_bounds(bank.start(), bank.end().min(end));
@@ -158,8 +155,8 @@ impl MemoryMap {
         for entry in &machine.reservations {
             remove(&mut ram, entry.range);
         }
-        // Never handed out (H19): frame 0 holds the spin table of a Raspberry Pi's firmware, and an
-        // address of 0 is too easily taken for none.
+        // Frame 0 is never allocated (H19). It holds the spin table of a Raspberry Pi's firmware,
+        // and the address 0 is easily mistaken for "none".
         if let Some(first) = PhysRange::new(0, PAGE_SIZE) {
             remove(&mut ram, first);
         }
@@ -192,8 +189,7 @@ impl MemoryMap {
         &self.linear
     }
 
-    /// RAM for the frame allocator: sorted, disjoint, part of
-    /// [`linear`](Self::linear).
+    /// RAM for the frame allocator: sorted, disjoint, part of [`linear`](Self::linear).
     #[must_use]
     pub fn usable(&self) -> &[FrameRange] {
         &self.usable
@@ -205,7 +201,7 @@ impl MemoryMap {
         self.usable.iter().map(|range| range.bytes().size()).sum()
     }
 
-    /// RAM above what can be addressed, which is left out. Worth a warning.
+    /// RAM above the highest address that can be used. It is left out; print a warning.
     #[must_use]
     pub fn unreachable(&self) -> &[PhysRange] {
         &self.unreachable
@@ -213,11 +209,13 @@ impl MemoryMap {
 }
 
 impl MemoryMap {
-    /// The end of the first usable range whose end is not there: from the first page that does not answer.
+    /// The end of the first usable range that has no memory at its end: it begins with the first
+    /// page that does not answer.
     ///
-    /// A tree may state more memory than there is. `answers` reads a page, by physical address, where that may fault.
-    /// Memory is assumed to end once in a range of [`linear`](Self::linear), so only the last usable one of each is
-    /// looked at; when it is reserved, the one before is the last.
+    /// A tree may state more memory than there is. `answers` tests the page at a physical address,
+    /// where the access may fault. Memory is assumed to end only once in a range of
+    /// [`linear`](Self::linear). Therefore only the last usable range in each of them is tested.
+    /// When that range is reserved, the one before it becomes the last.
     pub fn silent(&self, mut answers: impl FnMut(u64) -> bool) -> Option<PhysRange> {
         self.linear.iter().find_map(|ram| {
             let mut usable = self.usable.iter().rev();
@@ -227,7 +225,7 @@ impl MemoryMap {
             if answers(page(silent - 1)) {
                 return None;
             }
-            // Before `there` all pages answer, from `silent` on none does.
+            // All pages before `there` answer, and no page from `silent` on does.
             while there < silent {
                 let middle = there + (silent - there) / 2;
                 match answers(page(middle)) {
@@ -240,8 +238,8 @@ impl MemoryMap {
     }
 }
 
-/// Refuses registers that would be mapped as Device memory over RAM that is mapped as
-/// Normal: two memory types for one address (Arm ARM B2.8).
+/// Refuses registers that would be mapped as Device memory while the same address is RAM that is
+/// mapped as Normal: two memory types for one address (Arm ARM B2.8).
 fn refuse_devices_in_memory(machine: &MachineDescription) -> Result<(), MemoryMapError> {
     let console = machine.console.as_ref().map(|found| found.registers);
     let gic: ArrayVec<PhysRange, { 2 + MAX_REDISTRIBUTOR_REGIONS }> =
@@ -280,8 +278,7 @@ fn refuse_devices_in_memory(machine: &MachineDescription) -> Result<(), MemoryMa
 
 type Ranges = ArrayVec<PhysRange, MAX_RANGES>;
 
-/// Takes every page that `hole` touches out of the sorted, disjoint,
-/// page-aligned `ranges`.
+/// Removes every page that `hole` touches from the sorted, disjoint, page-aligned `ranges`.
 fn remove(ranges: &mut Ranges, hole: PhysRange) {
     let hole = hole.grown_to_pages();
     let mut index = 0;
@@ -315,14 +312,14 @@ fn frames(ranges: &Ranges) -> ArrayVec<FrameRange, MAX_RANGES> {
 pub enum MemoryMapError {
     /// Less than [`MINIMUM_MEMORY`] is usable.
     TooLittle {
-        /// Bytes that are.
+        /// Bytes that are usable.
         usable: u64,
     },
     /// Registers lie in RAM.
     DeviceInMemory {
-        /// Whose registers.
+        /// The device to which the registers belong.
         device: &'static str,
-        /// Where the tree says they are.
+        /// Their addresses by the tree.
         registers: PhysRange,
         /// The RAM there.
         bank: PhysRange,

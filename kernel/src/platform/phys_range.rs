@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A range of physical addresses as firmware states it.
 //!
-//! Half-open, in bytes, never empty, never wrapping; neither aligned nor
-//! limited to what this CPU can address. Whatever is to be mapped becomes
-//! frames first (see [`memory_map`](super::memory_map)), which is where
-//! alignment and limits are enforced.
+//! A range is half-open, in bytes, never empty, and never wraps. It need not be aligned, and this
+//! CPU need not be able to address it. A range is converted to frames before it is mapped (see
+//! [`memory_map`](super::memory_map)), and that conversion enforces alignment and limits.
 
 use core::fmt;
 
@@ -18,8 +17,7 @@ pub struct PhysRange {
 }
 
 impl PhysRange {
-    /// The `size` bytes from `start`, or `None` if that is no byte at all or
-    /// reaches beyond 2^64 - 1.
+    /// The `size` bytes from `start`, or `None` if the range is empty or extends beyond 2^64 - 1.
     #[must_use]
     pub const fn new(start: u64, size: u64) -> Option<Self> {
         match start.checked_add(size) {
@@ -28,7 +26,7 @@ impl PhysRange {
         }
     }
 
-    /// `start..end`, or `None` if that holds no byte.
+    /// `start..end`, or `None` if the range is empty.
     #[must_use]
     pub const fn from_bounds(start: u64, end: u64) -> Option<Self> {
         if start < end {
@@ -56,7 +54,7 @@ impl PhysRange {
         self.end - self.start
     }
 
-    /// Whether both ranges share a byte.
+    /// Whether the ranges have a byte in common.
     #[must_use]
     pub const fn overlaps(self, other: Self) -> bool {
         self.start < other.end && other.start < self.end
@@ -68,7 +66,7 @@ impl PhysRange {
         self.start <= other.start && other.end <= self.end
     }
 
-    /// Both as one range, or `None` if there is something between them.
+    /// Both ranges as one, or `None` if there is a gap between them.
     #[must_use]
     pub fn joined(self, other: Self) -> Option<Self> {
         let touches = self.start <= other.end && other.start <= self.end;
@@ -78,8 +76,8 @@ impl PhysRange {
         })
     }
 
-    /// The smallest range of whole pages that holds this one. The last page
-    /// below 2^64 counts as its last byte only: no frame lies there.
+    /// The smallest range of whole pages that contains this one. The last page below 2^64 is left
+    /// without its last byte, because an exclusive end cannot express it; no frame lies there.
     #[must_use]
     pub const fn grown_to_pages(self) -> Self {
         let end = match self.end.checked_next_multiple_of(PAGE_SIZE) {

@@ -13,8 +13,8 @@ use crate::machine::MAX_CPUS;
 /// Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0, as in MPIDR_EL1.
 const AFFINITY: u64 = 0xff_00ff_ffff;
 
-/// CPUs in the order of the tree. One that is not described well enough is left out, with a note: the others
-/// work without it.
+/// The CPUs in the order of the tree. A CPU whose description is incomplete or wrong is left out,
+/// with a note, because the others work without it.
 pub fn cpus(tree: Tree<'_>, notes: &mut Notes) -> ArrayVec<Cpu, MAX_CPUS> {
     let mut list = ArrayVec::new();
     let mut ignored = 0;
@@ -34,7 +34,7 @@ pub fn cpus(tree: Tree<'_>, notes: &mut Notes) -> ArrayVec<Cpu, MAX_CPUS> {
     list
 }
 
-/// The CPU at `node`, which is none of `others`.
+/// The CPU at `node`, which must not be one of `others`.
 fn cpu(node: &Place<'_>, others: &[Cpu], notes: &mut Notes) -> Result<Cpu, DeviceTreeError> {
     let mpidr = affinity(node)?;
     if others.iter().any(|cpu| cpu.mpidr == mpidr) {
@@ -88,14 +88,14 @@ fn enable_method(node: &Place<'_>, notes: &mut Notes) -> Result<EnableMethod, De
     }
 }
 
-/// The specification wants 64 bits; there are trees with 32.
+/// The address of the release word. The specification requires 64 bits; some trees have 32.
 fn release_address(node: &Place<'_>) -> Result<u64, DeviceTreeError> {
     const NAME: &str = "cpu-release-addr";
     let Some(address) = node.u64(NAME)? else {
         return Err(node.missing(NAME));
     };
-    // The word is written with one 64-bit store, which must be single-copy
-    // atomic for the waiting CPU.
+    // The word is written with one 64-bit store, which must be single-copy atomic for the waiting
+    // CPU.
     if address.is_multiple_of(8) {
         Ok(address)
     } else {

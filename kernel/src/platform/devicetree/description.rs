@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The machine, as far as the kernel needs it: what remains of a device tree.
+//! The machine, as far as the kernel needs it, as the device tree describes it.
 //!
-//! Everything is copied out of the blob, because the window the blob is read
-//! through is gone once the kernel's own tables are in use.
+//! Everything is copied out of the blob, because the boot window through which the blob is read
+//! does not exist any more once the kernel's own tables are in use.
 
 use core::fmt;
 
@@ -13,31 +13,32 @@ use crate::machine::MAX_CPUS;
 use crate::platform::phys_range::PhysRange;
 use crate::text::Text;
 
-/// Banks of RAM, after merging neighbors.
+/// The greatest number of banks of RAM, after neighbors are merged.
 pub const MAX_BANKS: usize = 16;
-/// Reserved ranges, after joining neighbors: those of /reserved-memory, of the memory reservation block and of
-/// /chosen together. The trees of Debian's Linux 6.12 have up to 15.
+/// The greatest number of reserved ranges, after neighbors are joined: those of /reserved-memory,
+/// of the memory reservation block and of /chosen together. The trees of Debian's Linux 6.12 have
+/// up to 15.
 pub const MAX_RESERVATIONS: usize = 32;
-/// Redistributor regions of a GICv3.
+/// The greatest number of redistributor regions of a GICv3.
 pub const MAX_REDISTRIBUTOR_REGIONS: usize = 8;
-/// Bytes of /chosen/bootargs, without the NUL.
+/// The greatest length of /chosen/bootargs in bytes, without the NUL.
 pub const MAX_BOOT_ARGUMENTS: usize = 1024;
-/// Remarks kept; further ones are dropped, as each is only a warning.
+/// The greatest number of notes. Further ones are dropped, because each is only a warning.
 pub const MAX_NOTES: usize = 8;
 
-/// What a device tree says about the machine.
+/// The machine that a device tree describes.
 #[derive(Clone, Debug)]
 pub struct MachineDescription {
-    /// `model` of the root, for people.
+    /// `model` of the root, for messages.
     pub model: Text<64>,
     /// First (most specific) entry of the root's `compatible`.
     pub compatible: Text<64>,
     /// RAM: sorted by address, disjoint, neighbors merged, never empty.
     pub memory: ArrayVec<PhysRange, MAX_BANKS>,
-    /// Memory not to be used, sorted by start. May overlap and may lie outside
-    /// RAM.
+    /// Memory that must not be used, sorted by start. Reservations may overlap and may lie outside
+    /// of RAM.
     pub reservations: ArrayVec<Reservation, MAX_RESERVATIONS>,
-    /// Where to write text, if the tree has a UART of a known kind.
+    /// The UART for text output, if the tree has one of a known kind.
     pub console: Option<Console>,
     /// The interrupt controller.
     pub interrupt_controller: InterruptController,
@@ -50,12 +51,14 @@ pub struct MachineDescription {
     pub psci: Option<Conduit>,
     /// `/chosen/bootargs`, empty if there is none.
     pub boot_arguments: Text<MAX_BOOT_ARGUMENTS>,
-    /// What is odd, but not wrong enough to refuse the tree.
+    /// Unusual facts that are not wrong enough to refuse the tree.
     pub notes: ArrayVec<Note, MAX_NOTES>,
 }
 
 impl MachineDescription {
-    /// Leaves out CPUs that wait for a word where `obstacle` finds one; what it returns ends a sentence.
+    /// Leaves out each CPU that waits for a word if `obstacle` finds an obstacle there. The text
+    /// that
+    /// `obstacle` returns is part of a message.
     pub fn leave_out_cpus(&mut self, obstacle: impl Fn(PhysRange) -> Option<&'static str>) {
         let notes = &mut self.notes;
         self.cpus.retain(|cpu| {
@@ -77,19 +80,19 @@ impl MachineDescription {
     }
 }
 
-/// Memory that is not for the frame allocator.
+/// Memory that the frame allocator must not use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reservation {
     /// The bytes.
     pub range: PhysRange,
-    /// Whether they may be mapped at all.
+    /// Whether they may be mapped.
     pub mapping: Mapping,
 }
 
 /// Whether reserved memory may appear in the linear map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mapping {
-    /// May be mapped, must not be allocated.
+    /// It may be mapped, but must not be allocated.
     Allowed,
     /// `no-map`: not even speculative reads may reach it.
     Forbidden,
@@ -129,7 +132,7 @@ pub enum InterruptController {
         distributor: PhysRange,
         /// GICR, one or more regions with one redistributor per CPU.
         redistributors: ArrayVec<PhysRange, MAX_REDISTRIBUTOR_REGIONS>,
-        /// Bytes from one redistributor to the next, if the tree says so.
+        /// Distance in bytes between two redistributors, if the tree states it.
         stride: Option<u64>,
     },
 }
@@ -146,7 +149,7 @@ pub struct TimerInterrupts {
 /// A CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cpu {
-    /// Affinity fields, in the places they have in MPIDR_EL1.
+    /// Affinity fields, at their positions in MPIDR_EL1.
     pub mpidr: u64,
     /// How it is started.
     pub enable_method: EnableMethod,
@@ -162,8 +165,8 @@ pub enum EnableMethod {
         /// Physical address of the 64-bit word.
         release_address: u64,
     },
-    /// The tree does not say, or in a way the kernel does not know: only the
-    /// boot CPU can be of this kind.
+    /// The tree does not say, or the kernel does not know the method. Only the boot CPU can be of
+    /// this kind.
     Unknown,
 }
 
@@ -176,7 +179,7 @@ pub enum Conduit {
     Smc,
 }
 
-/// Something odd in the tree that the kernel can live with.
+/// An unusual fact in the tree that does not prevent the boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
     /// `/chosen/stdout-path` is missing.
@@ -190,17 +193,17 @@ pub enum Note {
     NoConsole,
     /// Two memory banks overlap.
     OverlappingMemory {
-        /// The upper one's start, in bytes.
+        /// The start of the upper bank, in bytes.
         at: u64,
     },
-    /// A reservation without an address, for a driver the kernel does not have.
+    /// A reservation without an address, for a driver that the kernel does not have.
     ReservationWithoutAddress {
         /// Path of the node.
         node: NodePath,
     },
-    /// `linux,initrd-start` and `linux,initrd-end` of `/chosen` state no range.
+    /// `linux,initrd-start` and `linux,initrd-end` of `/chosen` do not form a range.
     InitrdWithoutRange,
-    /// There are more CPUs than the kernel keeps.
+    /// There are more CPUs than the kernel supports.
     CpusIgnored {
         /// How many are left out.
         count: usize,
@@ -239,7 +242,7 @@ impl fmt::Display for Note {
             Self::NoConsole => f.write_str("the device tree has no enabled PL011: no console"),
             Self::OverlappingMemory { at } => write!(
                 f,
-                "memory banks overlap at {at:#x}: taken as one"
+                "memory banks overlap at {at:#x}: they are treated as one bank"
             ),
             Self::ReservationWithoutAddress { node } => write!(
                 f,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The devices the kernel drives: console, interrupt controller, timer.
+//! The devices that the kernel drives: console, interrupt controller, timer.
 
 use arrayvec::ArrayVec;
 
@@ -20,10 +20,10 @@ const GIC_V2: &[&str] = &[
     "qcom,msm-qgic2",
 ];
 const GIC_V3: &[&str] = &["arm,gic-v3"];
-/// The older name is that of CPUs with AArch32; some that have both were described by it.
+/// The older name is for CPUs with AArch32; trees of some CPUs with both states use it.
 const TIMER: &[&str] = &["arm,armv8-timer", "arm,armv7-timer"];
 
-/// Interrupts of a timer by its binding, at most.
+/// The greatest number of interrupts of a timer, by its binding.
 const TIMER_INTERRUPTS: usize = 5;
 
 /// A private peripheral interrupt in the GIC binding's first cell.
@@ -34,17 +34,17 @@ const FIRST_PPI_INTID: u32 = 16;
 const PPIS: u32 = 16;
 /// Cells of a GIC interrupt specifier; a fourth one chooses a set of CPUs.
 const MIN_INTERRUPT_CELLS: u32 = 3;
-/// Linux takes no more cells from any controller.
+/// The greatest number of cells; Linux has the same limit for all controllers.
 const MAX_INTERRUPT_CELLS: u32 = 16;
 
-/// Bytes of one register frame of a redistributor, and of the two that each has at least.
+/// Bytes of a register frame of a redistributor, which has at least two frames.
 const FRAME: u64 = 0x1_0000;
 const MIN_STRIDE: u64 = 2 * FRAME;
 
-/// The UART `/chosen/stdout-path` leads to, else the first one.
+/// The UART that `/chosen/stdout-path` names, or else the first one.
 ///
-/// The path's options (`:115200n8`) are not used: firmware has set the line up,
-/// and the kernel does not know the UART's clock well enough to do it better.
+/// The path's options (`:115200n8`) are ignored: firmware has set the line up, and the kernel does
+/// not know the UART's clock.
 pub fn console(tree: Tree<'_>, notes: &mut Notes) -> Result<Option<Console>, DeviceTreeError> {
     let path = stdout_path(tree)?;
     if let Some(path) = path {
@@ -75,7 +75,7 @@ pub fn console(tree: Tree<'_>, notes: &mut Notes) -> Result<Option<Console>, Dev
     }
 }
 
-/// What `/chosen` names as the console; an empty name is none.
+/// The name of the console in `/chosen`; an empty name counts as absent.
 fn stdout_path(tree: Tree<'_>) -> Result<Option<&str>, DeviceTreeError> {
     let Some(chosen) = tree.root().child("chosen") else {
         return Ok(None);
@@ -112,8 +112,8 @@ pub fn interrupt_controller(
 }
 
 fn gic_v3(node: &Place<'_>) -> Result<InterruptController, DeviceTreeError> {
-    // Entry 0 is the distributor, then come the redistributor regions, then
-    // the GICv2 compatibility interfaces.
+    // Entry 0 is the distributor. The redistributor regions follow, and then the GICv2
+    // compatibility interfaces.
     let regions = node.u32("#redistributor-regions")?.unwrap_or(1) as usize;
     if regions == 0 || regions > MAX_REDISTRIBUTOR_REGIONS {
         return Err(DeviceTreeError::BadValue {
@@ -127,7 +127,7 @@ fn gic_v3(node: &Place<'_>) -> Result<InterruptController, DeviceTreeError> {
     for region in 0..regions {
         redistributors.push(node.registers(1 + region)?);
     }
-    // The binding leaves the number of cells open, and 0 says nothing.
+    // The binding allows any number of cells, and 0 means that no stride is given.
     let stride = node
         .u64("redistributor-stride")?
         .filter(|stride| *stride != 0);
@@ -172,7 +172,7 @@ pub fn timer(
             None => Ok(None),
         }
     };
-    // Order without names: secure physical, non-secure physical, virtual,
+    // The order of interrupts without names: secure physical, non-secure physical, virtual,
     // hypervisor.
     Ok(TimerInterrupts {
         physical_timer: intid("phys", 1)?,
@@ -221,14 +221,14 @@ fn private_interrupt(
 /// An interrupt of a device.
 struct Interrupt<'a> {
     controller: Place<'a>,
-    /// What the controller's binding defines.
+    /// The specifier; the controller's binding defines its format.
     specifier: &'a [u8],
-    /// The property that states it.
+    /// The property that contains it.
     property: &'static str,
 }
 
-/// Interrupt `index` of `node`, from `interrupts-extended` or else `interrupts` (Devicetree Specification
-/// 2.4). `gic` is the controller where the tree names none.
+/// Interrupt `index` of `node`, from `interrupts-extended` or else `interrupts` (Devicetree
+/// Specification 2.4). `gic` is the controller if the tree names none.
 fn interrupt<'a>(
     tree: Tree<'a>,
     node: &Place<'a>,
@@ -255,7 +255,7 @@ fn interrupt<'a>(
     let mut at = 0;
     while let Some((phandle, after)) = rest.split_first_chunk() {
         let phandle = u32::from_be_bytes(*phandle);
-        // 0 keeps the place of an interrupt that is not connected.
+        // 0 is an entry for an interrupt that is not connected.
         let controller = match phandle {
             0 => None,
             _ => Some(
@@ -287,14 +287,14 @@ fn interrupt<'a>(
     Ok(None)
 }
 
-/// The controller that the interrupts of `node` go to: the first with `#interrupt-cells` on the way up by
-/// `interrupt-parent`, or by the tree where there is none.
+/// The controller for the interrupts of `node`: the first node with `#interrupt-cells` on the path
+/// upwards that `interrupt-parent` gives, or the parent node where that is absent.
 fn interrupt_parent<'a>(
     tree: Tree<'a>,
     node: &Place<'a>,
 ) -> Result<Option<Place<'a>>, DeviceTreeError> {
     let mut place = node.clone();
-    // A tree may send us in a circle.
+    // The links of a wrong tree may form a cycle.
     for _ in 0..MAX_DEPTH {
         let above = place.parent();
         place = match place.u32("interrupt-parent")? {

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What can be wrong with a device tree, and what to do about it.
+//! The errors of a device tree, with messages that say what to do.
 
 use core::fmt;
 
 use crate::text::Text;
 
-/// Bytes of a node's path in a message.
+/// The greatest length of a node's path in a message, in bytes.
 pub const MAX_PATH: usize = 80;
 
-/// A node as messages name it: its path, of which the beginning is left out if it is very long.
+/// The name of a node in messages: its path. The beginning of a very long path is left out.
 pub type NodePath = Text<MAX_PATH>;
 
 /// A value quoted in a message.
@@ -16,12 +16,11 @@ pub type Quoted = Text<40>;
 
 /// Why a device tree blob does not describe a machine.
 ///
-/// Each message names the place, the value found there, the rule, and the way
-/// out.
+/// Each message names the place, the value found there, the rule, and the remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DeviceTreeError {
-    /// There is no blob at all.
+    /// There is no blob.
     Missing,
     /// The blob does not start with the magic number of a device tree.
     BadMagic {
@@ -30,9 +29,9 @@ pub enum DeviceTreeError {
     },
     /// The blob is shorter than its own header says.
     Truncated {
-        /// Bytes there should be.
+        /// Bytes that there should be.
         needed: usize,
-        /// Bytes there are.
+        /// Bytes that there are.
         available: usize,
     },
     /// A header field contradicts the header or the length of the blob.
@@ -44,7 +43,7 @@ pub enum DeviceTreeError {
         /// What must hold.
         rule: &'static str,
     },
-    /// The format is one that the kernel does not read.
+    /// The kernel does not support this version of the format.
     BadVersion {
         /// The version of the blob.
         version: u32,
@@ -58,19 +57,19 @@ pub enum DeviceTreeError {
         /// What is wrong there.
         problem: &'static str,
     },
-    /// Nodes are nested deeper than any real tree.
+    /// Nodes are nested deeper than in any real tree.
     TooDeep {
         /// Number of levels allowed, the root included.
         limit: usize,
     },
-    /// A property that must be there is not.
+    /// A required property is missing.
     MissingProperty {
         /// Path of the node.
         node: NodePath,
         /// Name of the property.
         property: &'static str,
     },
-    /// A property's length does not fit its type.
+    /// A property's length does not match its type.
     BadLength {
         /// Path of the node.
         node: NodePath,
@@ -81,7 +80,7 @@ pub enum DeviceTreeError {
         /// The length must be a multiple of this, in bytes, and not zero.
         unit: usize,
     },
-    /// A property's value is outside what its binding allows.
+    /// A property has a value that its binding does not allow.
     BadValue {
         /// Path of the node.
         node: NodePath,
@@ -108,22 +107,22 @@ pub enum DeviceTreeError {
         /// Length in bytes.
         size: u64,
     },
-    /// A device's address cannot be followed up to the CPU.
+    /// A device's address cannot be translated to an address of the CPU.
     Untranslatable {
         /// Path of the device's node.
         node: NodePath,
-        /// Path of the bus that does not pass the address on.
+        /// Path of the bus that does not translate the address.
         bus: NodePath,
         /// The address in the bus's own address space.
         address: u64,
     },
     /// The tree states no memory.
     NoMemory,
-    /// More of something than this kernel has room for.
+    /// The tree has more of something than the kernel can keep.
     TooMany {
-        /// What there is too much of.
+        /// The name of what there is too much of.
         what: &'static str,
-        /// How many there may be.
+        /// The greatest number that the kernel can keep.
         limit: usize,
     },
     /// No interrupt controller of a known kind.
@@ -139,20 +138,20 @@ pub enum DeviceTreeError {
         /// The affinity fields, as in `reg`.
         mpidr: u64,
     },
-    /// A CPU waits for a word in memory that is in use or not there.
+    /// A CPU waits for a word that is not in memory, or in memory that is in use.
     BadReleaseAddress {
         /// The affinity fields of the CPU, as in `reg`.
         mpidr: u64,
         /// The word's physical address.
         release_address: u64,
-        /// What is there, with its verb.
+        /// The contents of that address, with a verb.
         what: &'static str,
     },
-    /// `/chosen/bootargs` is longer than the kernel keeps.
+    /// `/chosen/bootargs` is longer than the kernel can keep.
     BootArgumentsTooLong {
         /// Its length in bytes.
         length: usize,
-        /// Bytes there may be.
+        /// The greatest length in bytes.
         limit: usize,
     },
 }

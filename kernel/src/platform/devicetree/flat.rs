@@ -1,28 +1,29 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The flattened format (Devicetree Specification 5): header, blocks, tokens.
 //!
-//! [`Flat::new`] walks the structure block once, from its first token to its last, so that what
-//! follows can read nodes and properties without errors. Nothing recurses or allocates, and no byte
-//! sequence makes it panic.
+//! [`Flat::new`] walks the structure block once, from its first token to its last. Afterwards nodes
+//! and properties can be read without errors. Nothing recurses or allocates, and no byte sequence
+//! causes a panic.
 //!
-//! It accepts what libfdt, and with it Linux, accepts: versions 16 and 17, blocks in any order and at any
-//! alignment, names of any length and of any bytes, no-operations everywhere. Properties after a child node,
-//! which Linux does not see, are not seen here either.
+//! It accepts what libfdt, and therefore Linux, accepts: versions 16 and 17, blocks in any order
+//! and with any alignment, names of any length and of any bytes, and no-operations everywhere.
+//! Linux does not see properties after a child node, and neither does this module.
 
 use super::error::DeviceTreeError;
 
-/// Levels of nodes, the root included. Linux ignores what lies deeper; trees of real boards have up
-/// to 8 levels.
+/// The greatest number of levels of nodes, the root included. Linux ignores deeper nodes; trees of
+/// real boards have up to 8 levels.
 pub const MAX_DEPTH: usize = 64;
 
 /// Bytes of a cell.
 pub const CELL: usize = 4;
 
 const MAGIC: u32 = 0xd00d_feed;
-/// Since version 17 the header states the size of the structure block; before it was one cell shorter.
+/// Bytes of the header. Since version 17 it states the size of the structure block; before, it was
+/// one cell shorter.
 const HEADER_SIZE: usize = 40;
 const HEADER_SIZE_16: usize = 36;
-/// The versions that are read; earlier ones have full paths for names.
+/// The supported versions; in earlier ones names are full paths.
 const VERSIONS: [u32; 2] = [16, 17];
 
 const BEGIN_NODE: u32 = 1;
@@ -35,13 +36,13 @@ const END: u32 = 9;
 #[derive(Clone, Copy, Debug)]
 pub struct Flat<'a> {
     structure: &'a [u8],
-    /// Up to its last NUL.
+    /// The strings block up to its last NUL.
     strings: &'a [u8],
     /// From the first memory reservation to the end of the blob.
     reservations: &'a [u8],
 }
 
-/// What comes next in the structure block; no-operations are left out.
+/// A token of the structure block; no-operations are left out.
 #[derive(Clone, Copy, Debug)]
 pub enum Token<'a> {
     /// A node begins.
@@ -49,7 +50,7 @@ pub enum Token<'a> {
         /// Its name with its unit address.
         name: &'a [u8],
     },
-    /// A property of the node that began last, if no child has begun since.
+    /// A property of the node that began last, unless a child of it has begun since.
     Property {
         /// The strings from the first byte of its name on; [`is_named`] compares it.
         name: &'a [u8],
@@ -73,7 +74,7 @@ impl<'a> Flat<'a> {
     /// Checks `blob`, which may be longer than the tree in it.
     ///
     /// # Errors
-    /// Says what is wrong with the header, the blocks, or the nesting.
+    /// A wrong header, block or nesting.
     pub fn new(blob: &'a [u8]) -> Result<Self, DeviceTreeError> {
         let flat = blocks(blob)?;
         flat.check_nesting()?;
@@ -139,15 +140,15 @@ impl<'a> Flat<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    /// Offset of the next token, or of no-operations before it.
+    /// Offset of the next token, or of the no-operations before it.
     pub fn offset(&self) -> u32 {
-        // A blob has less than 2^32 bytes by its header.
+        // By its header a blob has less than 2^32 bytes.
         self.at as u32
     }
 
-    /// The next token; [`Token::Last`] for ever at the end.
+    /// The next token; at the end always [`Token::Last`].
     pub fn advance(&mut self) -> Token<'a> {
-        // `Flat::new` has read every token once.
+        // `Flat::new` has read every token without an error.
         self.read().unwrap_or(Token::Last)
     }
 
@@ -197,8 +198,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Whether the strings from `strings` on begin with `name` and its end. What else is there is not looked at: names may
-/// be long, and share their ends.
+/// Whether the first string in `strings` is `name`. Only as many bytes as `name` has are compared,
+/// because names may be long and may share their ends.
 pub fn is_named(strings: &[u8], name: &str) -> bool {
     strings
         .strip_prefix(name.as_bytes())
@@ -211,14 +212,14 @@ pub fn text_at(bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(..length)
 }
 
-/// The big-endian number in `bytes`, of more than eight the last eight.
+/// The big-endian number in `bytes`; if there are more than eight bytes, in the last eight.
 pub fn number(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0, |value, byte| (value << 8) | u64::from(*byte))
 }
 
-/// Finds the blocks by the header.
+/// Finds the blocks that the header describes.
 fn blocks(blob: &[u8]) -> Result<Flat<'_>, DeviceTreeError> {
     if blob.is_empty() {
         return Err(DeviceTreeError::Missing);
@@ -258,7 +259,7 @@ fn blocks(blob: &[u8]) -> Result<Flat<'_>, DeviceTreeError> {
         let start = offset as usize;
         let end = size.map_or(total as usize, |size| start.saturating_add(size as usize));
         let bytes = blob.get(..total as usize).unwrap_or_default();
-        let rule = "the block must lie behind the header and end within totalsize";
+        let rule = "the block must lie after the header and end within totalsize";
         match bytes.get(start..end) {
             Some(bytes) if start >= header => Ok(bytes),
             _ => Err(bad_header(field, offset, rule)),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! RAM and what of it is taken: `/memory`, `/reserved-memory`, the memory
-//! reservation block (Devicetree Specification 3.4, 3.5, 5.3), and what `/chosen` says that the loader has put
-//! there.
+//! RAM and the parts of it that are reserved: `/memory`, `/reserved-memory`, the memory reservation
+//! block (Devicetree Specification 3.4, 3.5, 5.3), and the ranges in `/chosen` where the loader has
+//! put data.
 
 use arrayvec::ArrayVec;
 
@@ -14,7 +14,8 @@ use super::place::Place;
 use super::tree::Tree;
 use crate::platform::phys_range::PhysRange;
 
-/// In `/chosen`: where a kernel that crashed and started this one has described its memory.
+/// In `/chosen`: the range in which a kernel that crashed and started this one has described its
+/// memory.
 const CORE_HEADER: &str = "linux,elfcorehdr";
 
 /// RAM, sorted and merged.
@@ -22,13 +23,12 @@ pub fn banks(
     tree: Tree<'_>,
     notes: &mut Notes,
 ) -> Result<ArrayVec<PhysRange, MAX_BANKS>, DeviceTreeError> {
-    /// Instead of `reg`: what the kernel that started this one by kexec leaves to it.
+    /// Replaces `reg`: the memory that a kernel which started this one by kexec leaves to it.
     const USABLE: &str = "linux,usable-memory";
     let mut banks = ArrayVec::new();
     let mut without_reg = None;
     for node in tree.root().children() {
-        // Disabled memory belongs to somebody else: QEMU marks the secure
-        // world's RAM so.
+        // Disabled memory is not for this kernel: QEMU marks the secure world's RAM so.
         if node.text("device_type") != Some("memory") || !node.is_enabled() {
             continue;
         }
@@ -41,7 +41,7 @@ pub fn banks(
             }
         };
         for (start, size) in node.pairs(name)? {
-            // Firmware leaves slots it does not fill at size zero.
+            // Firmware leaves the size of unused entries at zero.
             if let Some(bank) = clipped(start, size) {
                 insert(&mut banks, bank, notes)?;
             }
@@ -58,13 +58,13 @@ pub fn banks(
     }
 }
 
-/// The `size` bytes from `start`, without what would lie above 2^64; `None` if there is no byte.
+/// The `size` bytes from `start`, without the part above 2^64; `None` if nothing is left.
 fn clipped(start: u64, size: u64) -> Option<PhysRange> {
     PhysRange::from_bounds(start, start.saturating_add(size))
 }
 
-/// Takes from `banks` what `/chosen/linux,usable-memory-range` leaves out: the memory of the kernel that
-/// crashed and started this one.
+/// Restricts `banks` to `/chosen/linux,usable-memory-range`. The rest is the memory of the kernel
+/// that crashed and started this one.
 fn limit(
     tree: Tree<'_>,
     banks: &mut ArrayVec<PhysRange, MAX_BANKS>,
@@ -86,8 +86,7 @@ fn limit(
     Ok(())
 }
 
-/// Inserts `new` into the sorted, disjoint `banks`, joining it with every bank
-/// it touches.
+/// Inserts `new` into the sorted, disjoint `banks`, and joins it with every bank that it touches.
 fn insert(
     banks: &mut ArrayVec<PhysRange, MAX_BANKS>,
     new: PhysRange,
@@ -116,7 +115,7 @@ fn insert(
         })
 }
 
-/// Everything reserved, sorted by start.
+/// All reservations, sorted by start.
 pub fn reservations(
     tree: Tree<'_>,
     notes: &mut Notes,
@@ -153,13 +152,13 @@ pub fn reservations(
     Ok(list)
 }
 
-/// The initial RAM disk. The kernel has no use for it and leaves it alone.
+/// The initial RAM disk. The kernel does not use it and does not overwrite it.
 fn initrd(chosen: &Place<'_>, notes: &mut Notes) -> Result<Option<PhysRange>, DeviceTreeError> {
     let start = chosen.u64("linux,initrd-start")?;
     let end = chosen.u64("linux,initrd-end")?;
     match (start, end) {
         (None, None) => Ok(None),
-        // Firmware without one states the same address twice.
+        // Firmware states the same address twice if there is no RAM disk.
         (Some(start), Some(end)) if start <= end => Ok(PhysRange::from_bounds(start, end)),
         _ => {
             notes.add(Note::InitrdWithoutRange);
@@ -168,7 +167,7 @@ fn initrd(chosen: &Place<'_>, notes: &mut Notes) -> Result<Option<PhysRange>, De
     }
 }
 
-/// Adds `range`, if it has a byte.
+/// Adds `range`, unless it is empty.
 fn push(
     list: &mut ArrayVec<Reservation, MAX_RESERVATIONS>,
     range: Option<PhysRange>,
@@ -178,7 +177,7 @@ fn push(
 }
 
 impl MachineDescription {
-    /// Reserves memory that must not be touched.
+    /// Reserves memory that must not be accessed.
     ///
     /// # Errors
     /// [`DeviceTreeError::TooMany`].
@@ -187,7 +186,8 @@ impl MachineDescription {
     }
 }
 
-/// Adds `range`, joined with those of the same mapping that it touches, and keeps the list sorted by start.
+/// Adds `range`, joined with the reservations of the same mapping that it touches. Keeps the list
+/// sorted by start.
 fn reserve(
     list: &mut ArrayVec<Reservation, MAX_RESERVATIONS>,
     mut range: PhysRange,

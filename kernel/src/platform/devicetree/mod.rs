@@ -1,33 +1,38 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! From a device tree blob to a description of the machine.
+//! Converts a device tree blob to a description of the machine.
 //!
-//! The blob comes from firmware and is not trusted: any byte sequence gives
-//! either a [`MachineDescription`] or a [`DeviceTreeError`] that says what to
-//! do; nothing here panics, recurses or allocates.
+//! The blob comes from firmware and is not trusted. Every byte sequence results in a
+//! [`MachineDescription`] or in a [`DeviceTreeError`] that says what to do. Nothing here panics,
+//! recurses or allocates.
 //!
-//! Protocol: [`DeviceTree::new`] checks the blob as a whole.
-//! [`DeviceTree::console`] needs no more than that, so that an error in the
-//! rest can already be printed. [`DeviceTree::describe`] copies everything the
-//! kernel wants to know; afterwards the blob is not read again.
+//! The protocol:
 //!
-//! What it does not do: it changes no device, and it does not decide what
-//! memory is usable; that is [`memory_map`](super::memory_map)'s.
+//! 1. [`DeviceTree::new`] checks the blob as a whole.
+//! 2. [`DeviceTree::console`] finds the console. It needs only step 1, so that an error in the rest
+//!    can already be printed.
+//! 3. [`DeviceTree::describe`] copies everything that the kernel needs. Afterwards the blob is not
+//!    read again.
 //!
-//! What Linux accepts is read as Linux reads it: names of any length, properties without a value, a
-//! node without `#address-cells` (it has its parent's), memory beyond the end of all addresses (clipped), CPUs that
-//! cannot be told apart or started (left out, or they stay off). Where Linux guesses or goes on without, a
-//! machine that needs it would fail later and elsewhere; so these rules differ:
+//! This module changes no device. It does not decide which memory is usable; that is the task of
+//! [`memory_map`](super::memory_map).
 //!
-//! * the root must have `#address-cells` and `#size-cells`; the defaults (2, 1)
-//!   are not assumed, because a wrong guess moves RAM;
-//! * a list whose length is no multiple of its entries is refused, not read in part;
-//! * overlapping banks are joined, unfilled ones (size 0) skipped;
-//! * a tree without `stdout-path`, or where it leads to no PL011 (Linux's tree of a Raspberry Pi 4 names
-//!   the mini UART), gets the first enabled one;
-//! * reservations of the driver-allocated kind (`size`, no `reg`) are ignored: Linux finds a
-//!   place for them, for drivers that this kernel does not have.
+//! A tree that Linux accepts is read as Linux reads it: names of any length, properties without a
+//! value, a node without `#address-cells` (it has its parent's), memory beyond the end of all
+//! addresses (clipped), CPUs that cannot be distinguished or started (left out, or they stay off).
+//! Where Linux guesses or continues without a value, a machine that needs it would fail later and
+//! elsewhere. Therefore these rules differ:
 //!
-//! What is odd but harmless is kept in [`MachineDescription::notes`].
+//! * the root must have `#address-cells` and `#size-cells`; the defaults (2, 1) are not assumed,
+//!   because a wrong guess moves RAM;
+//! * a list whose length is not a multiple of its entries is refused, and is not read in part;
+//! * overlapping banks are joined, and unused ones (size 0) are skipped;
+//! * if there is no `stdout-path`, or it does not name a PL011 (in Linux's tree of a Raspberry Pi 4
+//! it
+//!   names the mini UART), the first enabled PL011 is the console;
+//! * reservations that a driver allocates (`size`, no `reg`) are ignored: Linux finds memory for
+//!   them, for drivers that this kernel does not have.
+//!
+//! Unusual facts that do no harm are kept in [`MachineDescription::notes`].
 
 mod cpus;
 mod description;
@@ -54,16 +59,16 @@ pub struct DeviceTree<'a> {
 }
 
 impl<'a> DeviceTree<'a> {
-    /// Checks `blob`. It may be longer than the tree in it and needs no
-    /// alignment; empty means that firmware passed none.
+    /// Checks `blob`. It may be longer than the tree in it and needs no alignment. An empty blob
+    /// means that firmware passed none.
     ///
     /// # Errors
-    /// Says what is wrong with the header, the blocks, or the nesting.
+    /// A wrong header, block or nesting.
     pub fn new(blob: &'a [u8]) -> Result<Self, DeviceTreeError> {
         Tree::new(blob).map(|tree| Self { tree })
     }
 
-    /// The console alone, for reporting whatever else is wrong.
+    /// Only the console, so that other errors can be reported.
     ///
     /// # Errors
     /// The chosen UART's `reg` or the `ranges` above it are wrong.
@@ -71,15 +76,15 @@ impl<'a> DeviceTree<'a> {
         devices::console(self.tree, &mut Notes::default())
     }
 
-    /// Everything the kernel wants to know.
+    /// Everything that the kernel needs.
     ///
     /// # Errors
-    /// The first thing that is missing or wrong, see [`DeviceTreeError`].
+    /// The first missing or wrong item, see [`DeviceTreeError`].
     pub fn describe(&self) -> Result<MachineDescription, DeviceTreeError> {
         let tree = self.tree;
         let mut notes = Notes::default();
         let root = tree.root();
-        // Memory first: of several errors it is the one to hear about.
+        // Memory comes first, because an error in it is the most important one to report.
         let memory = memory::banks(tree, &mut notes)?;
         let (interrupt_controller, gic) = devices::interrupt_controller(tree)?;
         let first_compatible = root.texts("compatible").next().unwrap_or_default();
@@ -99,7 +104,7 @@ impl<'a> DeviceTree<'a> {
     }
 }
 
-/// `bootargs` up to its first NUL, or the whole of it where there is none, as in Linux.
+/// `bootargs` up to its first NUL, or all of it if there is none, as in Linux.
 fn boot_arguments(tree: Tree<'_>) -> Result<Text<MAX_BOOT_ARGUMENTS>, DeviceTreeError> {
     const NAME: &str = "bootargs";
     let chosen = tree.root().child("chosen");
@@ -127,7 +132,7 @@ struct Notes(ArrayVec<Note, MAX_NOTES>);
 
 impl Notes {
     fn add(&mut self, note: Note) {
-        // A further warning about a tree this odd tells nothing new.
+        // Further notes about such a tree are dropped; each is only a warning.
         let _ = self.0.try_push(note);
     }
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One node and its surroundings: properties, cells, addresses.
+//! A node and the nodes above it: properties, cells, addresses.
 //!
-//! What a property means depends on the nodes above: the parent's cell counts
-//! say how `reg` is read, the `ranges` of every bus up to the root say which
-//! address the CPU uses. A [`Place`] therefore carries the chain of nodes that
-//! leads to it; that also gives messages a path.
+//! The meaning of a property depends on the nodes above. The parent's cell counts give the format
+//! of
+//! `reg`, and the `ranges` of every bus up to the root give the address that the CPU uses. A
+//! [`Place`] therefore holds the chain of nodes from the root to it. The chain is also the path in
+//! messages.
 
 use core::iter;
 
@@ -17,14 +18,14 @@ use crate::platform::phys_range::PhysRange;
 /// Offsets of nodes in the structure block, the root first.
 pub type Chain = ArrayVec<u32, MAX_DEPTH>;
 
-/// What stands for the beginning of a long path.
+/// Replaces the beginning of a long path.
 const MARK: &str = "...";
 
 /// A node together with the nodes above it.
 #[derive(Clone, Debug)]
 pub struct Place<'a> {
     flat: Flat<'a>,
-    /// The node itself is the last; never empty.
+    /// Offsets from the root to the node itself; never empty.
     chain: Chain,
 }
 
@@ -57,13 +58,14 @@ impl<'a> Place<'a> {
         self.node().0
     }
 
-    /// Path for messages, without what could begin another line of the log. Of a long one the end is kept.
+    /// The path for messages, without characters that could begin another line of the log. Only the
+    /// end of a long path is kept.
     pub fn path(&self) -> NodePath {
         let mut path = NodePath::new();
         let names = || self.chain.iter().skip(1).map(|at| self.node_at(*at).0);
         let mut left: usize = names().map(|name| name.len() + 1).sum();
         for name in names() {
-            // As long as the rest is too long, with a mark for what is left out.
+            // Skip names while the rest is too long; a mark replaces them.
             if left > MAX_PATH - MARK.len() && left > name.len() + 1 {
                 left -= name.len() + 1;
                 if path.as_str().is_empty() {
@@ -127,7 +129,7 @@ impl<'a> Place<'a> {
                         depth += 1;
                         if depth == 1 {
                             let mut child = parent.clone();
-                            // Not deeper than the chain: `Flat::new` has looked.
+                            // The chain has room, because `Flat::new` has checked the depth.
                             let _ = child.chain.try_push(at);
                             return Some(child);
                         }
@@ -163,8 +165,8 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// The text of a property: its first string, empty if there is no byte; `None` if it is missing or no
-    /// string.
+    /// The text of a property: its first string, or an empty text if the property is empty; `None`
+    /// if it is missing or not a string.
     pub fn text(&self, name: &str) -> Option<&'a str> {
         let value = self.property(name)?;
         let text = if value.is_empty() {
@@ -175,7 +177,7 @@ impl<'a> Place<'a> {
         core::str::from_utf8(text).ok()
     }
 
-    /// The text of a property that must be a string where it is present.
+    /// The text of a property that must be a string if it is present.
     ///
     /// # Errors
     /// [`DeviceTreeError::BadString`].
@@ -187,7 +189,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// The strings of a list property; ends early at one that is none.
+    /// The strings of a list property, up to the first that is not a string.
     pub fn texts(&self, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
         let value = self
             .property(name)
@@ -234,8 +236,8 @@ impl<'a> Place<'a> {
         self.property("status").is_none() || matches!(self.text("status"), Some("okay" | "ok"))
     }
 
-    /// `#address-cells` or `#size-cells`, for this node's children. A node without one has that of the
-    /// node above it, as in Linux.
+    /// `#address-cells` or `#size-cells`, for this node's children. A node without the property has
+    /// the value of the node above it, as in Linux.
     fn cells(&self, name: &'static str) -> Result<usize, DeviceTreeError> {
         for place in self.ancestors() {
             match place.u32(name)? {
@@ -257,10 +259,11 @@ impl<'a> Place<'a> {
         })
     }
 
-    /// The address that `reg` begins with, an identifier of a CPU for example; what follows it is not looked at.
+    /// The address at the beginning of `reg`, for example the identifier of a CPU. The rest of
+    /// `reg` is not read.
     ///
     /// # Errors
-    /// Missing property, or too short, or cells the kernel cannot read.
+    /// The property is missing or too short, or its number of cells is not supported.
     pub fn first_address(&self) -> Result<u64, DeviceTreeError> {
         const NAME: &str = "reg";
         let unit = self.parent().cells("#address-cells")? * CELL;
@@ -274,7 +277,7 @@ impl<'a> Place<'a> {
     /// `reg` as pairs of address and size in the address space of the parent.
     ///
     /// # Errors
-    /// Missing property, wrong length, or cells the kernel cannot read.
+    /// The property is missing, its length is wrong, or its number of cells is not supported.
     pub fn reg(&self) -> Result<impl Iterator<Item = (u64, u64)> + use<'a>, DeviceTreeError> {
         self.pairs("reg")
     }
@@ -306,8 +309,8 @@ impl<'a> Place<'a> {
     /// Entry `index` of `reg`, translated to an address of the CPU.
     ///
     /// # Errors
-    /// As [`reg`](Self::reg); there is no such entry; the range is empty or
-    /// wraps; a bus above does not pass the address on.
+    /// As [`reg`](Self::reg). Also: there is no such entry, the range is empty or wraps, or a bus
+    /// above does not translate the address.
     pub fn registers(&self, index: usize) -> Result<PhysRange, DeviceTreeError> {
         let mut entries = self.reg()?;
         let Some((address, size)) = entries.nth(index) else {
@@ -321,7 +324,7 @@ impl<'a> Place<'a> {
         self.translate(address, size)
     }
 
-    /// Follows `ranges` from the node's parent up to the root.
+    /// Translates an address through the `ranges` from the node's parent up to the root.
     fn translate(&self, address: u64, size: u64) -> Result<PhysRange, DeviceTreeError> {
         let mut at = self.range(address, size)?;
         let mut bus = self.parent();
@@ -372,7 +375,7 @@ impl<'a> Place<'a> {
         })
     }
 
-    /// The error for a property that must be there.
+    /// The error for a missing property.
     pub fn missing(&self, property: &'static str) -> DeviceTreeError {
         DeviceTreeError::MissingProperty {
             node: self.path(),
@@ -380,7 +383,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// The error for a property that is no string.
+    /// The error for a property that is not a string.
     pub fn bad_string(&self, property: &'static str) -> DeviceTreeError {
         DeviceTreeError::BadString {
             node: self.path(),
@@ -388,7 +391,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// The error for a property of a length its type does not allow.
+    /// The error for a property whose length does not match its type.
     pub fn bad_length(
         &self,
         property: &'static str,

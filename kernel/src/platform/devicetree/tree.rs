@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The tree as a whole: walking, finding nodes.
+//! The tree as a whole: iterating over nodes and finding them.
 
 use arrayvec::ArrayVec;
 
@@ -17,7 +17,7 @@ impl<'a> Tree<'a> {
     /// Checks `blob`, which may be longer than the tree in it.
     ///
     /// # Errors
-    /// Says what is wrong with the header, the blocks, or the nesting.
+    /// A wrong header, block or nesting.
     pub fn new(blob: &'a [u8]) -> Result<Self, DeviceTreeError> {
         Ok(Self {
             flat: Flat::new(blob)?,
@@ -41,8 +41,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// The first enabled node, in the order of the blob, that is compatible
-    /// with one of `names`.
+    /// The first enabled node, in the order of the blob, that is compatible with one of `names`.
     pub fn find_compatible(self, names: &[&str]) -> Option<Place<'a>> {
         self.walk()
             .find(|place| place.is_enabled() && place.is_compatible(names))
@@ -97,7 +96,7 @@ impl<'a> Iterator for Walk<'a> {
             let at = self.tokens.offset();
             match self.tokens.advance() {
                 Token::Begin { .. } => {
-                    // Not deeper than the chain: `Flat::new` has looked.
+                    // The chain has room, because `Flat::new` has checked the depth.
                     let _ = self.chain.try_push(at);
                     return Some(Place::new(self.flat, self.chain.clone()));
                 }
