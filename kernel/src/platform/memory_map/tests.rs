@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Memory maps of machines that do not exist, judged page by page.
+//! Memory maps of invented machines, checked page by page.
 
 use proptest::prelude::*;
 
@@ -60,7 +60,8 @@ fn bounds(ranges: &[FrameRange]) -> Vec<(u64, u64)> {
     bytes.map(|range| (range.start(), range.end())).collect()
 }
 
-/// The first usable range whose end is silent if memory is what `there` says, and how often it was asked.
+/// The first usable range whose end does not answer if there is memory in `there` only, and the
+/// number of pages that were tested.
 fn silent(map: &MemoryMap, there: &[PhysRange]) -> (Option<PhysRange>, usize) {
     let mut asked = 0;
     let found = map.silent(|page| {
@@ -84,7 +85,7 @@ fn memory_that_is_not_there_is_found_by_its_end() {
     let high = range(8 << 32, 9 << 32);
     let map = MemoryMap::new(&machine(&[range(RAM, RAM_END), high], &[]), &boot(), LIMITS).unwrap();
     let all = [range(0, 1 << 40)];
-    // One question for each bank.
+    // One page is tested in each bank.
     assert_eq!(silent(&map, &all), (None, 2));
     for end in [RAM_END - PAGE_SIZE, RAM + 0x500_3000, RAM + 0x400_3000] {
         let there = [range(RAM, end), high];
@@ -93,7 +94,7 @@ fn memory_that_is_not_there_is_found_by_its_end() {
     let (found, asked) = silent(&map, &[range(RAM, RAM_END)]);
     assert_eq!(found, Some(high));
     assert!(asked < 2 + 22, "{asked}");
-    // All of a range: the one before it comes next.
+    // No page of the last range answers, so all of it is found.
     let (found, _) = silent(&map, &[range(RAM, RAM + 0x8_1000)]);
     assert_eq!(found, Some(range(RAM + 0x400_2000, RAM_END)));
 }
@@ -130,7 +131,7 @@ fn what_the_loader_put_there_is_not_given_out() {
             .iter()
             .all(|usable| !usable.bytes().overlaps(hole))
     );
-    // It stays readable.
+    // It stays in the linear map.
     assert_eq!(bounds(map.linear()), [(RAM, RAM_END)]);
 }
 
@@ -349,7 +350,7 @@ fn memory_beyond_reach_is_left_out_and_reported() {
     assert_eq!(bounds(map.linear())[1], ((64 << 40) - PAGE_SIZE, 64 << 40));
     assert_eq!(map.unreachable(), [range(64 << 40, u64::MAX)]);
 
-    // Descriptors hold 48 bits of output address, whatever else could be.
+    // Descriptors hold 48 bits of output address, so a larger PARange does not help.
     let limits = AddressLimits {
         linear_map: u64::MAX,
         ..limits
@@ -359,7 +360,7 @@ fn memory_beyond_reach_is_left_out_and_reported() {
     assert_eq!(bounds(map.linear())[1], ((1 << 48) - PAGE_SIZE, 1 << 48));
 }
 
-/// A few hundred pages from address 0, so that everything can be asked of each.
+/// The test checks each of these few hundred pages from address 0.
 const PAGES: u64 = 400;
 
 fn some_range() -> impl Strategy<Value = PhysRange> {
@@ -383,7 +384,7 @@ fn some_reservations() -> impl Strategy<Value = Vec<Reservation>> {
     proptest::collection::vec(entry, 0..=MAX_RESERVATIONS)
 }
 
-/// What the two lists say about `page`, by their definition.
+/// Whether `page` is in each of the two lists, by their definition.
 fn expected(page: PhysRange, machine: &MachineDescription, boot: &BootMemory) -> (bool, bool) {
     let ram = machine.memory.iter().any(|bank| bank.contains(page));
     let hit = |entry: &&Reservation| entry.range.overlaps(page);
@@ -414,8 +415,8 @@ proptest! {
         reservations in some_reservations(),
         blob in proptest::option::of(some_range()),
     ) {
-        // A bank far away makes sure that there is enough memory, and holds
-        // the image; the pages under test are the others.
+        // A bank far away makes sure that there is enough memory, and it holds the image. The pages
+        // under test are in the other banks.
         let mut banks = banks;
         banks.truncate(MAX_BANKS - 1);
         banks.push(range(RAM, RAM_END));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a wrong tree is refused with: the place, the value, the way out.
+//! The errors for wrong trees: each names the place, the value and the remedy.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ fn refused_after(change: impl FnOnce(&mut Source), parts: &[&str]) -> DeviceTree
     error
 }
 
-/// virt's blob with one field of its header replaced.
+/// The blob of virt with one field of its header replaced.
 fn with_header(index: usize, value: u32) -> Vec<u8> {
     let mut blob = virt().blob();
     blob[index * 4..][..4].copy_from_slice(&value.to_be_bytes());
@@ -134,8 +134,8 @@ fn strings_without_an_end() {
     assert!(error.to_string().contains("offset"), "{error}");
 }
 
-/// Names may share their ends, so all of them can be as long as the strings. Read as far as that, 20 000 of them take
-/// minutes.
+/// Names may share their ends, so each of them can be as long as the strings block. If the reader
+/// read each to its end, 20 000 names would take minutes.
 #[test]
 fn many_properties_with_one_long_name() {
     let mut source = virt();
@@ -149,14 +149,14 @@ fn many_properties_with_one_long_name() {
     let strings = &blob[at(3)..];
     let long = strings.iter().position(|byte| *byte == b'x').unwrap() as u32;
     for word in blob[start..start + size].chunks_exact_mut(4) {
-        // The names of the numbers are behind it.
+        // The names of numbers lie after it.
         let name = u32::from_be_bytes(word.try_into().unwrap());
         if name > long + (256 << 10) && name < 1 << 24 {
             word.copy_from_slice(&long.to_be_bytes());
         }
     }
     let begin = Instant::now();
-    // The long name covers those of what comes behind it, for example /cpus.
+    // The long name also covers the names after it, for example /cpus.
     let _ = DeviceTree::new(&blob).unwrap().describe();
     assert!(begin.elapsed() < Duration::from_secs(10));
 }
@@ -166,7 +166,7 @@ fn structure_tokens_that_do_not_match() {
     let blob = virt().blob();
     let start = u32::from_be_bytes(blob[8..12].try_into().unwrap()) as usize;
     let size = u32::from_be_bytes(blob[36..40].try_into().unwrap()) as usize;
-    // The root's begin, and the end of everything.
+    // The begin token of the root, and the last two tokens.
     for at in [start, start + size - 4, start + size - 8] {
         let mut broken = blob.clone();
         broken[at + 3] = 7;
@@ -185,7 +185,7 @@ fn nodes_nested_without_end() {
         let chain = (0..levels - 1).fold(innermost, |inner, _| Source::new("n").child(inner));
         virt().child(chain).blob()
     };
-    // The root is one of the levels, and Linux has as many.
+    // The root is one of the levels, and Linux has the same limit.
     assert_eq!(flat::MAX_DEPTH, 64);
     let deep = nested(flat::MAX_DEPTH - 1);
     assert!(DeviceTree::new(&deep).unwrap().describe().is_ok());
@@ -329,7 +329,7 @@ fn a_reservation_block_without_end() {
     let mut blob = virt().blob_with_reservations(&[(0x1000, 0x1000)]);
     let end = blob.len() as u32 & !15;
     for at in [end - 16, end] {
-        // From there to the end of the blob no entry is of zeros.
+        // From `at` to the end of the blob no entry consists of zeros.
         blob[16..20].copy_from_slice(&at.to_be_bytes());
         let message = refused(&blob).to_string();
         assert!(
@@ -352,7 +352,7 @@ fn a_console_that_cannot_be_reached() {
         message.contains("/soc/serial@7e201000: address 0x10000000"),
         "{message}"
     );
-    // The last bytes lie behind the window.
+    // The last bytes lie beyond the range of the bus.
     let message = refused_pi(&|root| root.at(uart).set("reg", cells(&[0x7f7f_ff00, 0x200])));
     assert!(
         message.contains("not in the ranges of its bus /soc"),
@@ -513,8 +513,8 @@ fn timer_interrupts_that_are_not_private() {
     );
 }
 
-/// Changes virt and expects one note, with all of `parts`; returns the affinities of the CPUs that are left and
-/// how they are started.
+/// Changes virt and expects one note with all of `parts`. Returns the affinities of the remaining
+/// CPUs and their methods of start.
 #[track_caller]
 fn noted_after(change: impl FnOnce(&mut Source), parts: &[&str]) -> Vec<(u64, EnableMethod)> {
     let mut source = virt();
@@ -590,7 +590,7 @@ fn the_end_of_a_long_path_is_what_a_message_names() {
         root.at("chosen").set("stdout-path", texts(&[&path]));
         (refused(&root.blob()).to_string(), path)
     };
-    // 77 bytes with a mark before them fit.
+    // 77 bytes fit, with a mark before them.
     let (message, path) = named(9, "uart");
     assert_eq!(path.len(), 77);
     assert!(

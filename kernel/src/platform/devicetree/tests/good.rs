@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a right tree is read as.
+//! The descriptions of right trees.
 
 use super::super::*;
 use super::source::{Source, cells, pi4, texts, virt};
@@ -75,7 +75,7 @@ fn leaves_the_secure_world_its_own() {
             cpu_interface: range(0x801_0000, 0x1_0000),
         }
     );
-    // Without /chosen the first UART is the secure world's: not for us either.
+    // Without /chosen, the first UART belongs to the secure world, so it is not used.
     let mut source = virt();
     source.drop_child("chosen");
     source

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What Linux reads although it is not as one would write it.
+//! Unusual trees that Linux accepts.
 
 use super::super::*;
 use super::source::{Layout, Source, cells, texts, virt};
@@ -112,8 +112,8 @@ fn properties_after_a_child_are_not_seen() {
         .children
         .push(Source::new("late").text("model", "late"));
     let mut blob = source.blob();
-    // Its head and its end become no-operations, so that its property is the root's, behind all
-    // children.
+    // The tokens at its begin and its end become no-operations. Its property then belongs to the
+    // root and comes after all children.
     let at = blob
         .windows(5)
         .position(|bytes| bytes == b"late\0")
@@ -142,13 +142,13 @@ fn interrupts_of_the_timer_may_name_their_controller() {
     };
     let both = (Some(30), Some(27));
     assert_eq!(read(&[1, 1, 13, 4, 1, 1, 14, 4, 1, 1, 11, 4]), both);
-    // The first goes to another controller, which takes fewer cells, or nowhere.
+    // The first interrupt goes to another controller, which takes fewer cells, or to none.
     assert_eq!(read(&[7, 5, 5, 1, 1, 14, 4, 1, 1, 11, 4]), both);
     assert_eq!(read(&[0, 1, 1, 14, 4, 1, 1, 11, 4]), both);
     assert_eq!(read(&[0, 1, 1, 14, 4, 0]), (Some(30), None));
     assert_eq!(read(&[0, 1, 1, 14, 4]), (Some(30), None));
     assert_eq!(read(&[]), (None, None));
-    // Before `interrupts`, by name as well.
+    // It has precedence over `interrupts`, also by name.
     let machine = changed(|root| {
         let timer = root.at("timer");
         timer.set("interrupts-extended", cells(&[1, 1, 9, 4, 1, 1, 8, 4]));
@@ -161,7 +161,8 @@ fn interrupts_of_the_timer_may_name_their_controller() {
 #[test]
 fn the_interrupt_parent_is_found_on_the_way_up() {
     let expected = Some(27);
-    // Of the bus that the timer is on; not of the root, whose controller takes other cells.
+    // The property of the timer's bus counts, not that of the root, whose controller takes another
+    // number of cells.
     let machine = changed(|root| {
         let combiner = Source::new("combiner").cells("phandle", &[7]);
         root.children.push(combiner.cells("#interrupt-cells", &[1]));
@@ -172,7 +173,7 @@ fn the_interrupt_parent_is_found_on_the_way_up() {
         root.children.push(soc.child(timer));
     });
     assert_eq!(machine.timer.virtual_timer, expected);
-    // None at all, and one that leads nowhere or in a circle: the one controller is meant.
+    // If there is none, or if it leads nowhere or in a cycle, the only controller is used.
     let machine = changed(|root| root.remove("interrupt-parent"));
     assert_eq!(machine.timer.virtual_timer, expected);
     let machine = changed(|root| root.set("interrupt-parent", cells(&[99])));
@@ -236,7 +237,7 @@ fn strings_without_a_byte() {
     assert_eq!(machine.cpus[1].enable_method, EnableMethod::Unknown);
     assert_eq!(machine.timer, TimerInterrupts::default());
     assert_eq!(machine.notes[..], [Note::NoStdoutPath]);
-    // A state that says nothing is not "okay".
+    // An empty status is not "okay".
     let machine = changed(|root| root.at("pl011@9040000").set("status", vec![]));
     assert_eq!(
         machine.console.unwrap().registers,
@@ -286,7 +287,7 @@ fn cells_come_from_above_where_a_node_has_none() {
     let machine = changed(|root| {
         let uart = root.children.remove(3);
         let inner = Source::new("bus").bytes("ranges", vec![]).child(uart);
-        // The first 2 GiB of the bus are the upper ones.
+        // The bus maps its first 2 GiB to 0x10_0000_0000.
         let soc = Source::new("soc").cells("ranges", &[0, 0, 0x10, 0, 0, 0x8000_0000]);
         root.children.push(soc.child(inner));
         root.at("chosen")
@@ -319,7 +320,7 @@ fn a_cpu_needs_no_more_than_its_address() {
         machine.cpus[0].mpidr
     };
     assert_eq!(ids(&[1], &[5]), 5);
-    // The second one is a thread.
+    // The second identifier is that of a thread.
     assert_eq!(ids(&[1], &[5, 6]), 5);
     assert_eq!(ids(&[2], &[1, 6]), 0x1_0000_0006);
 }
@@ -350,12 +351,12 @@ fn the_initial_ram_disk_is_reserved() {
     );
     let high = with(Some(&[8, 0]), Some(&[8, 0x1000]));
     assert_eq!(reserved(&high), [range(8 << 32, 0x1000)]);
-    // None at all.
+    // There is none.
     for none in [&[0][..], &[5, 0]] {
         let machine = with(Some(none), Some(none));
         assert!(machine.reservations.is_empty() && machine.notes.is_empty());
     }
-    // Not a range.
+    // These do not form a range.
     for (start, end) in [
         (Some(&[0x4400_0000_u32][..]), None),
         (None, Some(&[0x4400_0000_u32][..])),
@@ -390,13 +391,13 @@ fn everything_that_somebody_else_has_put_into_memory_is_reserved() {
             .cells("size", &[0, 0x100_0000])
             .bytes("no-map", vec![]),
         Source::new("f@1").cells("reg", &[u32::MAX, 0xffff_0000, 1, 0]),
-        // Next to the first of the reservation block, and over its end.
+        // It adjoins the first entry of the reservation block and extends beyond its end.
         Source::new("g@1").cells("reg", &[0, 0x4000_1000, 0, 0x1000]),
         Source::new("h@1")
             .cells("reg", &[0, 0x4000_1800, 0, 0x1000])
             .bytes("no-map", vec![]),
     ];
-    // Without cells of its own, which are then the root's.
+    // The node has no cell counts of its own, so those of the root are used.
     let mut node = Source::new("reserved-memory");
     node.children.extend(inner);
     source.children.push(node);
@@ -467,7 +468,7 @@ fn memory_is_what_the_kernel_before_leaves() {
 #[test]
 fn other_nodes_do_not_spoil_the_memory() {
     let machine = changed(|root| {
-        // No device type, and no `reg`, and one that belongs to somebody else.
+        // A node without a device type, one without `reg`, and one that is disabled.
         root.children
             .push(Source::new("memory@1").cells("reg", &[1]));
         root.children

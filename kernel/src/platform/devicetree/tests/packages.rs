@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Whole folders of device trees, for example those in a package of Linux.
+//! Tests with whole folders of device trees, for example those in a package of Linux.
 //!
-//! With `LAZYMMU_TREES=DIRECTORY` every `.dtb` file below the directory is read, part by part, so that a
-//! fault in one part does not hide another. Printed are each refusal and a table of how many trees there
-//! are of each kind; the test fails if a reason is not one that [`is_true`] confirms by the bytes of the tree. Without
-//! the variable it does nothing: the trees are not part of the sources.
+//! With `LAZYMMU_TREES=DIRECTORY` every `.dtb` file below the directory is read, part by part, so
+//! that an error in one part does not hide another. The test prints each refusal, and a table with
+//! the number of trees of each kind. It fails if there is a refusal that [`is_true`] does not
+//! confirm by the bytes of the tree. Without the variable it does nothing, because the trees are
+//! not part of the sources.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -41,7 +42,7 @@ fn every_tree_of_a_package_is_read_or_refused_with_a_true_reason() {
         }
         if let Some(error) = judged.map {
             println!("{name}: {error}");
-            // The range and the bank that the message names are what was compared.
+            // The message names the range and the bank that were compared.
             if !matches!(error, MemoryMapError::DeviceInMemory { registers, bank, .. } if bank.overlaps(registers))
             {
                 untrue.push(format!("{name}: {error}"));
@@ -72,14 +73,14 @@ fn find_trees(directory: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// What became of a tree.
+/// The result for a tree.
 #[derive(Default)]
 struct Judged {
-    /// What is wrong, part by part.
+    /// Its errors, part by part.
     errors: Vec<DeviceTreeError>,
-    /// Why no kernel could run in its memory, whatever its address.
+    /// Why a kernel cannot run in its memory, at any address.
     map: Option<MemoryMapError>,
-    /// What it was read as, and the kinds of its notes.
+    /// The parts of its description, and the kinds of its notes.
     traits: Vec<String>,
 }
 
@@ -171,12 +172,12 @@ fn kind(error: &DeviceTreeError) -> String {
     }
 }
 
-/// Whether the bytes of the tree bear out a reason that a right tree may be refused for. All others are
-/// mistakes, of the tree or of the kernel.
+/// Whether the bytes of the tree confirm one of the errors that a right tree may cause. All other
+/// errors are mistakes of the tree or of the kernel.
 fn is_true(error: &DeviceTreeError, blob: &[u8]) -> bool {
     let has = |text: &[u8]| blob.windows(text.len()).any(|bytes| bytes == text);
     match error {
-        // Sizes are for firmware to fill in.
+        // Firmware must fill in the sizes.
         DeviceTreeError::NoMemory => {
             let tree = Tree::new(blob).unwrap();
             let cells = |name: &'static str| tree.root().u32(name).unwrap().unwrap() as usize;

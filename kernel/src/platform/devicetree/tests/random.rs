@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Blobs that nobody wrote: whatever the bytes, there is a description that
-//! keeps its promises or an error with a message.
+//! Random blobs: for any bytes the result is a description that keeps its guarantees, or an error
+//! with a message.
 
 use proptest::prelude::*;
 
@@ -35,7 +35,7 @@ fn judge(blob: &[u8]) -> Result<(), TestCaseError> {
     for note in &machine.notes {
         prop_assert!(!note.to_string().is_empty());
     }
-    // The map must cope with whatever description there is.
+    // The memory map must accept every description.
     let image = PhysRange::new(0x4008_0000, 0x10_0000).unwrap();
     let boot = BootMemory {
         image,
@@ -139,7 +139,7 @@ proptest! {
         let mut blob = blob;
         let length = length.index(blob.len());
         blob.truncate(length);
-        // Also with a header that agrees.
+        // Also with a header that states this length.
         if total && length >= 8 {
             blob[4..8].copy_from_slice(&(length as u32).to_be_bytes());
         }

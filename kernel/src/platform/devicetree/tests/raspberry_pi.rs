@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The tree of a Raspberry Pi 4: Linux's `bcm2711-rpi-4-b.dtb`, as it lies on the disk and as it is
-//! after QEMU or the firmware has completed it.
+//! The tree of a Raspberry Pi 4: Linux's `bcm2711-rpi-4-b.dtb`, as the file contains it, and as
+//! QEMU or the firmware completes it.
 //!
-//! The file itself is not kept here; [`file`] has what is particular about it.
+//! The file itself is not part of the sources; [`file`] has the unusual parts of it.
 
 use super::super::*;
 use super::source::{Source, cells, nop_node, pi4, texts};
@@ -18,8 +18,9 @@ fn range(start: u64, size: u64) -> PhysRange {
     PhysRange::new(start, size).unwrap()
 }
 
-/// The file as Linux's build makes it: no memory, the mini UART as the console, the first PL011 for
-/// Bluetooth and four more disabled, an interrupt controller that is not the GIC in front of it.
+/// The file as Linux's build makes it: no memory, the mini UART as the console, the first PL011
+/// used for Bluetooth and four more disabled, and before the GIC an interrupt controller of another
+/// kind.
 fn file() -> Source {
     let mut source = pi4();
     source
@@ -96,7 +97,8 @@ fn file() -> Source {
     source
 }
 
-/// What QEMU makes of it: a memory node of its own in front, no-operations where others were.
+/// The tree as QEMU completes it: with a memory node at the front, and no-operations in place of
+/// removed nodes.
 fn completed_by_qemu() -> Vec<u8> {
     let mut source = file();
     source.at("memory@0").name = "memory@dead".into();
@@ -115,7 +117,7 @@ fn completed_by_qemu() -> Vec<u8> {
     blob
 }
 
-/// What the firmware makes of it on a board with 8 GiB, with `dtoverlay=disable-bt`.
+/// The tree as the firmware completes it on a board with 8 GiB, with `dtoverlay=disable-bt`.
 fn completed_by_firmware() -> Source {
     let mut source = file();
     let banks = [
@@ -180,7 +182,7 @@ fn instead_of_the_mini_uart_the_first_enabled_pl011_is_the_console() {
         said.iter().any(|note| note.contains("serial1:115200n8")),
         "{said:?}"
     );
-    // The PL011s that pins are not given to come first or not at all: neither is the console.
+    // A disabled PL011, which has no pins, now comes first; it is not the console either.
     let mut source = completed_by_firmware();
     source.at("chosen").remove("stdout-path");
     let soc = source.at("soc");
@@ -234,7 +236,7 @@ fn memory_beyond_four_gib_is_joined_from_slices_with_small_sizes() {
         range(0, 0x1000),
         boot.image,
         range(0x2eff_2000, 0xe000),
-        // The VideoCore's share and what is in it.
+        // The VideoCore's memory, joined with the reservations inside it.
         range(0x3b40_0000, 0x4c0_0000),
         range(0xfc00_0000, 0x400_0000),
     ];

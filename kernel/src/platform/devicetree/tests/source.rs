@@ -114,13 +114,13 @@ impl Source {
     }
 }
 
-/// How a blob is laid out: by default as dtc does it.
+/// The layout of a blob; the default is that of dtc.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     pub version: u32,
     /// Whether the strings come before the structure.
     pub strings_first: bool,
-    /// No-operations before the root and behind it.
+    /// The number of no-operations before the root and after it.
     pub nops: usize,
     /// Bytes between header and blocks, and between the blocks.
     pub gap: usize,
@@ -175,7 +175,7 @@ impl Layout {
     }
 }
 
-/// Overwrites the node called `name`, with all that is in it, by no-operations, as libfdt's
+/// Overwrites the node called `name` and its contents with no-operations, as libfdt's
 /// `fdt_nop_node` does.
 pub fn nop_node(blob: &mut [u8], name: &str) {
     let word = |blob: &[u8], at: usize| u32::from_be_bytes(blob[at..at + 4].try_into().unwrap());
@@ -278,8 +278,8 @@ pub fn virt() -> Source {
         )
 }
 
-/// The essentials of a Raspberry Pi 4 with 4 GiB, as its firmware completes
-/// the tree: one-cell sizes, devices behind a bus with `ranges`, spin tables.
+/// The essentials of a Raspberry Pi 4 with 4 GiB, as its firmware completes the tree: one-cell
+/// sizes, devices on a bus with `ranges`, spin tables.
 pub fn pi4() -> Source {
     let cpu = |number: u32| {
         Source::new(&format!("cpu@{number}"))
