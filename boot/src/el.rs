@@ -156,7 +156,7 @@ extern "C" fn init_el2() {
         "msr cntvoff_el2, xzr",         // virtual counter = physical counter
         "msr hstr_el2, xzr",
         "msr vttbr_el2, xzr",           // VMID 0: it tags TLB entries even without stage 2
-        // What EL1 reads from MIDR_EL1 and MPIDR_EL1.
+        // EL1 reads these values from MIDR_EL1 and MPIDR_EL1.
         "mrs x0, midr_el1",
         "msr vpidr_el2, x0",
         "mrs x0, mpidr_el1",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Reports errors until the kernel has its vectors and a console. The message goes to every channel
+//! Reports errors until the kernel has its vectors and a console. The message goes to each channel
 //! in turn, and then the CPU [`park`]s.
 //!
 //! The channels, in this order:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! From the firmware's jump to `kernel_main`: exception level, early page tables, MMU on, upper
-//! half.
+//! The code from the firmware's jump to the call of `kernel_main`. It drops to EL1, builds early
+//! page tables, turns the MMU on and jumps to the upper half.
 //!
 //! # What it guarantees to `kernel_main`
 //!
@@ -11,7 +11,7 @@
 //!   every backtrace;
 //! - TTBR1 maps the image at its link address and the boot window ([`window`]); TTBR0 still maps
 //!   the first 2 MiB block of the image one to one, until [`drop_identity_map`];
-//! - a [`Handoff`] with what the firmware said.
+//! - a [`Handoff`] with the facts about the entry.
 //!
 //! # The order, and why
 //!
@@ -22,7 +22,7 @@
 //!    stays resident if the entry was at EL3.
 //! 3. [`tables`] builds the early tables with the data cache off, and invalidates their cache lines
 //!    before and after.
-//! 4. [`mmu_on`] turns on translation and the caches; execution goes on in the upper half.
+//! 4. [`mmu_on`] turns on translation and the caches; execution continues in the upper half.
 //! 5. [`handoff`] is the first Rust code. It fills [`Handoff`] and calls `kernel_main`. It finds
 //!    the device tree later, when the kernel has its own vectors.
 //!
@@ -72,7 +72,8 @@ pub use self::{
     window::map_early_device,
 };
 
-/// Where the image is linked (`_image_start`), the only virtual address it can run at.
+/// The address at which the image is linked (`_image_start`). It can run at no other virtual
+/// address.
 pub const IMAGE_VIRT: u64 = 0xffff_ffff_8008_0000;
 
 /// Offset of the image from a 2 MiB boundary, in virtual and in physical memory, in bytes.

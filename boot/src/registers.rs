@@ -46,7 +46,7 @@ pub const TCR_IPS_SHIFT: u64 = 32;
 /// descriptors do not use.
 pub const IPS_MAX: u64 = 5;
 
-/// TCR_EL1.AS: 16-bit ASIDs, set when ID_AA64MMFR0_EL1.ASIDBits says the CPU has them.
+/// TCR_EL1.AS: 16-bit ASIDs; set if ID_AA64MMFR0_EL1.ASIDBits says that the CPU has them.
 pub const TCR_AS: u64 = 1 << 36;
 
 /// SCTLR_EL1 with MMU and caches off: the bits that are RES1 in Armv8.0.
@@ -67,7 +67,7 @@ pub const SCTLR_MMU_OFF: u64 = {
     LSMAOE | NTLSMD | SPAN | EIS | TSCXT | EOS | SED | ITD
 };
 
-/// SCTLR_EL1 that the kernel runs with: MMU (M), data and instruction cache (C, I), SP alignment
+/// SCTLR_EL1 while the kernel runs: MMU (M), data and instruction cache (C, I), SP alignment
 /// checks (SA, SA0).
 pub const SCTLR_MMU_ON: u64 = {
     const M: u64 = 1 << 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The path of a secondary CPU, from its physical entry to `secondary_main`.
+//! The code that a secondary CPU executes from its physical entry to `secondary_main`.
 //!
 //! Firmware starts the CPU at [`entry_phys`] (PSCI CPU_ON, or a spin table), at EL1, EL2 or EL3,
 //! with MMU and caches off. The contents of its registers depend on the method (PSCI passes a

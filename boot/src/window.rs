@@ -95,8 +95,8 @@ fn slots() -> &'static [AtomicU64; SLOTS] {
 
 /// Makes new entries usable by this CPU.
 ///
-/// Rule: invalid to valid needs `DSB ISHST; ISB` before the first use (R_SPVBD; prior-art verdict
-/// M5). Witness: none in QEMU.
+/// Rule: invalid to valid needs `DSB ISHST; ISB` before the first use (R_SPVBD; verdict M5).
+/// Witness: none in QEMU.
 pub(crate) fn publish() {
     // SAFETY: barriers change no state that Rust can see. The asm is not `nomem`, so that the store
     // above is not moved below it.

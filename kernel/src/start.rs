@@ -77,7 +77,7 @@ static MACHINE: Once<Machine, CpuRelax> = Once::new();
 /// The machine on which the kernel runs.
 ///
 /// # Panics
-/// Before [`memory`] has returned.
+/// If [`memory`] has not returned yet.
 #[must_use]
 pub fn machine() -> &'static Machine {
     match MACHINE.get() {

@@ -25,7 +25,7 @@ pub enum End {
     Complete,
     /// After [`MAX_FRAMES`] frames.
     TooDeep,
-    /// At a record that is not aligned, on no known stack, or below the one before.
+    /// At a record that is not aligned, not on a known stack, or below the previous one.
     Broken {
         /// Its address.
         record: u64,

@@ -54,7 +54,7 @@ pub enum Hafdbs {
     DirtyState,
 }
 
-/// What the kernel needs to know of a CPU.
+/// The features of a CPU, as far as the kernel needs them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// MIDR_EL1: the implementer and the model.

@@ -52,7 +52,7 @@ pub struct PerCpu {
     unmask: AtomicBool,
     /// Counts what this CPU's interrupts execute.
     interrupt_counters: Counters,
-    /// What lazy MMU mode defers on this CPU.
+    /// Stores and invalidations that lazy MMU mode defers on this CPU.
     batch: Batch,
 }
 
@@ -117,7 +117,7 @@ impl PerCpu {
         self.stopped.store(true, Ordering::Release);
     }
 
-    /// What lazy MMU mode defers on this CPU, for the current task.
+    /// Stores and invalidations that lazy MMU mode defers on this CPU, for the current task.
     #[must_use]
     pub const fn batch(&self) -> &Batch {
         &self.batch
@@ -303,7 +303,7 @@ pub fn this_cpu_affinity() -> u64 {
 ///
 /// # Panics
 ///
-/// Before [`init_boot_cpu`], which `kernel_main` calls first.
+/// If [`init_boot_cpu`] has not run yet; `kernel_main` calls it first.
 #[must_use]
 #[inline(always)]
 pub fn current() -> &'static PerCpu {

@@ -142,7 +142,7 @@ impl CycleCounter {
 #[must_use]
 pub fn cycles() -> u64 {
     let value: u64;
-    // SAFETY: reads a register; without a PMU the caller has no reason to be here.
+    // SAFETY: reads a register. Without a PMU the read is undefined, and the exception is reported.
     unsafe { asm!("mrs {}, pmccntr_el0", out(reg) value, options(nostack, preserves_flags)) };
     value
 }

@@ -2,7 +2,7 @@
 
 //! The report of an unexpected exception, which ends the kernel.
 //!
-//! Form (see also `cargo xtask`, which adds names to the backtrace):
+//! A report has this form (`cargo xtask` adds names to the backtrace):
 //!
 //! ```text
 //! exception: data abort from EL1, translation fault at level 3, write, at 0xffff800000001000

@@ -56,7 +56,7 @@ pub struct BootArguments<'a> {
     pub lazy: Backend,
     /// Which barriers a write needs.
     pub policy: PolicyChoice,
-    /// The least important log lines shown.
+    /// The least important level of log lines that is printed.
     pub log: LevelFilter,
     /// How the run ends.
     pub exit: ExitMethod,
@@ -123,7 +123,7 @@ pub enum Provocation {
     Jump,
     /// A recursion that runs into the stack's guard page.
     StackOverflow,
-    /// The same in a task other than the first.
+    /// The same recursion, in a task other than the first.
     TaskOverflow,
     /// A task that sleeps in a section of a backend that keeps its CPU.
     SleepInSection,

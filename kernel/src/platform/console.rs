@@ -35,9 +35,6 @@
 //! [given up](give_up).
 //!
 //! The UART's line settings stay as firmware made them. Firmware has already printed with them, and
-//! the clock that a divisor would need is in general not known. (QEMU ignores them.)
-//!
-//! The UART's line settings are left as firmware made them: it has printed with them already, and
 //! the clock that a divisor would need is not known in general. (QEMU ignores them.)
 
 use crate::{

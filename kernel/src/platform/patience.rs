@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A wait for several parties that make progress one by one.
+//! A wait for several CPUs that make progress one by one.
 
-/// A wait that ends when there has been no progress for some time. One value serves for all
-/// parties, so that this time passes only once, even if several of them never make progress.
+/// A wait that ends when there has been no progress for some time. One value serves for all CPUs,
+/// so that this time passes only once, even if several of them never make progress.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     ticks: u64,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A range of physical addresses as firmware states it.
+//! Ranges of physical addresses, as firmware states them.
 //!
 //! A range is half-open, in bytes, never empty, and never wraps. It need not be aligned, and this
 //! CPU need not be able to address it. A range is converted to frames before it is mapped (see

@@ -76,9 +76,9 @@ pub enum Status {
     Alignment,
     /// Two TLB entries match: break-before-make was violated.
     TlbConflict,
-    /// Atomic update of a table entry is not supported there.
+    /// The memory of a table entry does not support an atomic update of it.
     UnsupportedUpdate,
-    /// Exclusive or atomic access to memory that does not support it.
+    /// An exclusive or atomic access to memory that does not support such accesses.
     UnsupportedAtomic,
     /// Any other code.
     Other(u8),

@@ -29,7 +29,7 @@ pub struct TrapFrame {
     record: [u64; 2],
 }
 
-/// Added to the vector's number when SP was on no known stack and the emergency stack is in use.
+/// Added to the vector's number if SP was not on a known stack and the emergency stack is in use.
 pub(super) const BAD_STACK: u64 = 0x10;
 
 /// Bytes of a frame; a multiple of 16, as SP must be.
@@ -97,7 +97,7 @@ impl TrapFrame {
         self.vector & 0xf
     }
 
-    /// Whether SP was on no known stack, so that this frame is on the emergency stack.
+    /// Whether SP was not on a known stack, so that this frame is on the emergency stack.
     #[must_use]
     pub fn stack_was_bad(&self) -> bool {
         self.vector & BAD_STACK != 0
@@ -106,7 +106,7 @@ impl TrapFrame {
     /// Whether the bad SP looks like an overflow of `stack` over its bottom.
     #[must_use]
     pub fn overflowed(&self, stack: Stack) -> bool {
-        /// How far below the bottom one function's frame may reach.
+        /// How far below the bottom the frame of one function may extend.
         const REACH: u64 = 0x1_0000;
         // The vectors refuse a stack whose free room is smaller than a frame, so SP itself may
         // still be above the bottom.

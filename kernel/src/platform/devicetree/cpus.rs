@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! CPUs and how they are started: `/cpus` and the PSCI node.
+//! The CPUs and the ways to start them: `/cpus` and the PSCI node.
 
 use arrayvec::ArrayVec;
 

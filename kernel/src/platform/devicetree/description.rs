@@ -140,9 +140,9 @@ pub enum InterruptController {
 /// Private interrupts of the generic timer, as INTIDs (16..32).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TimerInterrupts {
-    /// Of the EL1 physical timer, `CNTP`.
+    /// The interrupt of the EL1 physical timer, `CNTP`.
     pub physical_timer: Option<u32>,
-    /// Of the EL1 virtual timer, `CNTV`.
+    /// The interrupt of the EL1 virtual timer, `CNTV`.
     pub virtual_timer: Option<u32>,
 }
 
