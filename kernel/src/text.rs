@@ -15,8 +15,7 @@ const CUT_MARK: &str = "...";
 
 /// Up to `N` bytes of UTF-8; writing never fails.
 ///
-/// `Display` and `Debug` both show the text itself, followed by `...` when
-/// something did not fit.
+/// `Display` and `Debug` both show the text itself, followed by `...` when something did not fit.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Text<const N: usize> {
     kept: ArrayString<N>,

@@ -25,14 +25,12 @@
 //! like a different one.
 //!
 //! Words for Linux are an exception. The firmware of a Raspberry Pi puts them before the contents
-//! of
-//! `cmdline.txt`, for any kernel, and they cannot be removed. They are passed over, and one line of
-//! the log repeats them ([`PassedOver`]). There are two rules:
+//! of `cmdline.txt`, for any kernel, and they cannot be removed. They are passed over, and one line
+//! of the log repeats them ([`PassedOver`]). There are two rules:
 //!
 //! - The word `lazymmu` is a marker: all words before it are passed over. `cargo xtask image`
-//!   begins
-//!   `cmdline.txt` with it, so that firmware cannot add a word that the kernel refuses. It may
-//!   occur only once, because words between two markers would have no clear meaning.
+//!   begins `cmdline.txt` with it, so that firmware cannot add a word that the kernel refuses. It
+//!   may occur only once, because words between two markers would have no clear meaning.
 //! - After the marker, or if there is none, parameters of Linux's modules
 //!   (`module.parameter=value`) and the names in [`LINUX`] are passed over, any number of times. No
 //!   name of this kernel has a dot.

@@ -6,9 +6,8 @@
 //! * `linear` is the RAM for the linear map: all banks except `no-map` memory, which not even a
 //!   speculative read may reach. It includes the kernel image.
 //! * `usable` is the RAM for the frame allocator: `linear` without reserved memory, the kernel
-//! image,
-//!   the device tree blob, frame 0, and the pages of spin-table release words, which a waiting CPU
-//!   reads until it is released.
+//!   image, the device tree blob, frame 0, and the pages of spin-table release words, which a
+//!   waiting CPU reads until it is released.
 //!
 //! Partial pages at the edge of a bank belong to neither list. A reservation that touches a page
 //! reserves the whole page.

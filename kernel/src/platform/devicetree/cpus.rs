@@ -63,8 +63,8 @@ fn affinity(node: &Place<'_>) -> Result<u64, DeviceTreeError> {
     })
 }
 
-/// For a CPU, `disabled` means "not running yet"; only `fail` means unusable
-/// (Devicetree Specification 3.8.1).
+/// For a CPU, `disabled` means "not running yet"; only `fail` means unusable (Devicetree
+/// Specification 3.8.1).
 fn is_cpu(node: &Place<'_>) -> bool {
     let kind = node.base_name() == b"cpu" || node.text("device_type") == Some("cpu");
     let status = node.text("status").unwrap_or_default();

@@ -57,8 +57,7 @@ pub struct MachineDescription {
 
 impl MachineDescription {
     /// Leaves out each CPU that waits for a word if `obstacle` finds an obstacle there. The text
-    /// that
-    /// `obstacle` returns is part of a message.
+    /// that `obstacle` returns is part of a message.
     pub fn leave_out_cpus(&mut self, obstacle: impl Fn(PhysRange) -> Option<&'static str>) {
         let notes = &mut self.notes;
         self.cpus.retain(|cpu| {

@@ -127,8 +127,7 @@ pub enum DeviceTreeError {
     },
     /// No interrupt controller of a known kind.
     NoInterruptController {
-        /// `compatible` of the root's interrupt controller, empty if the tree
-        /// names none.
+        /// `compatible` of the root's interrupt controller, empty if the tree names none.
         found: Quoted,
     },
     /// Two CPU nodes have the same MPIDR affinity.

@@ -26,9 +26,8 @@
 //!   because a wrong guess moves RAM;
 //! * a list whose length is not a multiple of its entries is refused, and is not read in part;
 //! * overlapping banks are joined, and unused ones (size 0) are skipped;
-//! * if there is no `stdout-path`, or it does not name a PL011 (in Linux's tree of a Raspberry Pi 4
-//! it
-//!   names the mini UART), the first enabled PL011 is the console;
+//! * if there is no `stdout-path`, or it does not name a PL011, the first enabled PL011 is the
+//!   console (in Linux's tree of a Raspberry Pi 4 it names the mini UART);
 //! * reservations that a driver allocates (`size`, no `reg`) are ignored: Linux finds memory for
 //!   them, for drivers that this kernel does not have.
 //!

@@ -2,8 +2,7 @@
 //! A node and the nodes above it: properties, cells, addresses.
 //!
 //! The meaning of a property depends on the nodes above. The parent's cell counts give the format
-//! of
-//! `reg`, and the `ranges` of every bus up to the root give the address that the CPU uses. A
+//! of `reg`, and the `ranges` of every bus up to the root give the address that the CPU uses. A
 //! [`Place`] therefore holds the chain of nodes from the root to it. The chain is also the path in
 //! messages.
 
