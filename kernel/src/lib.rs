@@ -44,6 +44,11 @@ pub mod sched;
 pub mod selftest;
 #[cfg(target_os = "none")]
 pub mod smp;
+/// Calls on other CPUs: the part that needs no hardware.
+#[cfg(not(target_os = "none"))]
+pub mod smp {
+    pub mod mailbox;
+}
 #[cfg(target_os = "none")]
 pub mod soak;
 #[cfg(target_os = "none")]

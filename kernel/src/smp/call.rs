@@ -12,18 +12,14 @@ use crate::{
         timer,
     },
     platform::interrupts::{self, IntId, InterruptError},
+    smp::mailbox::{Function, Mailbox},
+    sync::IrqLock,
 };
-use core::{
-    fmt, mem, ptr,
-    sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
-};
+use core::fmt;
 use spin::mutex::SpinMutex;
 
 /// The software-generated interrupt of a call.
 const CALL: IntId = IntId::sgi(6);
-
-/// The function to run. It runs in an interrupt of the other CPU, so it must not sleep.
-pub type Function = fn(u64);
 
 /// Why a function was not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,13 +51,7 @@ impl fmt::Display for CallError {
 
 impl core::error::Error for CallError {}
 
-/// The function to run; null if none is requested.
-static FUNCTION: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
-static ARGUMENT: AtomicU64 = AtomicU64::new(0);
-/// The CPU that shall run it.
-static TARGET: AtomicU32 = AtomicU32::new(0);
-/// How many functions have been completed.
-static DONE: AtomicU32 = AtomicU32::new(0);
+static MAILBOX: IrqLock<Mailbox> = IrqLock::new(Mailbox::EMPTY);
 
 /// Held by the caller.
 static CALLER: SpinMutex<(), CpuRelax> = SpinMutex::new(());
@@ -87,19 +77,16 @@ pub fn call(index: u32, function: Function, argument: u64) -> Result<(), CallErr
     let Some(_caller) = CALLER.try_lock() else {
         return Err(CallError::Busy);
     };
-    let before = DONE.load(Ordering::Acquire);
-    ARGUMENT.store(argument, Ordering::Relaxed);
-    TARGET.store(index, Ordering::Relaxed);
-    FUNCTION.store(function as *mut (), Ordering::Release);
+    let number = MAILBOX.lock().post(index, function, argument);
     if let Err(error) = interrupts::send(CALL, index) {
-        FUNCTION.store(ptr::null_mut(), Ordering::Relaxed);
+        MAILBOX.lock().withdraw();
         return Err(CallError::Interrupt(error));
     }
     let until = timer::ticks().saturating_add(3 * timer::frequency());
-    while DONE.load(Ordering::Acquire) == before {
+    while !MAILBOX.lock().is_complete(number) {
         if timer::ticks() > until {
-            // If the CPU takes the interrupt after this, it finds no function.
-            FUNCTION.swap(ptr::null_mut(), Ordering::AcqRel);
+            // If the CPU takes the interrupt after this, it finds no request.
+            MAILBOX.lock().withdraw();
             return Err(CallError::Silent { index });
         }
         cpu_relax();
@@ -109,15 +96,10 @@ pub fn call(index: u32, function: Function, argument: u64) -> Result<(), CallErr
 
 /// The interrupt handler: runs the function if this CPU is the target.
 fn answer() {
-    if TARGET.load(Ordering::Acquire) != percpu::current().index() {
-        return;
+    // The lock is free while the function runs.
+    let request = MAILBOX.lock().take(percpu::current().index());
+    if let Some(request) = request {
+        (request.function)(request.argument);
+        MAILBOX.lock().complete(&request);
     }
-    let function = FUNCTION.swap(ptr::null_mut(), Ordering::AcqRel);
-    if function.is_null() {
-        return;
-    }
-    // SAFETY: `call` stores a `Function` there, or null.
-    let function = unsafe { mem::transmute::<*mut (), Function>(function) };
-    function(ARGUMENT.load(Ordering::Relaxed));
-    DONE.fetch_add(1, Ordering::Release);
 }

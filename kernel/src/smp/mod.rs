@@ -28,6 +28,7 @@
 //! [`call`] runs a function on another CPU, and [`stop`] stops all other CPUs.
 
 pub mod call;
+mod mailbox;
 mod wake;
 
 use crate::{
