@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What barriers and invalidations cost on this CPU, in cycles.
+//! Measures what barriers and TLB invalidations cost on this CPU, in cycles.
 //!
-//! Each is executed many times with interrupts masked, once with nothing to wait for, and once behind stores
-//! to [`LINES`] cache lines. What the loop, the call and the stores take by themselves is the row `nothing`, and is
-//! subtracted from the others. The addresses are the kernel's, which are global, so the forms for all ASIDs stand
-//! for VAE1 and VAE1IS.
+//! Each operation is executed many times with interrupts masked, once with nothing to wait for, and
+//! once after stores to [`LINES`] cache lines. The row `nothing` shows what the loop, the call and
+//! the stores take by themselves, and it is subtracted from the others. The addresses are the
+//! kernel's and therefore global, so the forms for all ASIDs are measured in place of VAE1 and
+//! VAE1IS.
 
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -18,20 +19,20 @@ use crate::arch::{barrier, interrupts, tlbi};
 use crate::println;
 use crate::start::Machine;
 
-/// Cache lines that are stored to before, 64 bytes apart.
+/// The number of cache lines that are stored to before the operation, 64 bytes apart.
 const LINES: usize = 8;
-/// Executions of each.
+/// How many times each operation is executed.
 const ROUNDS: u64 = 1000;
-/// The same where nobody looks at the result.
+/// The same where the result is not shown.
 const EXERCISE: u64 = 4;
 
-/// An operation; its argument is a TLBI operand: a page's, or a range's.
+/// An operation. Its argument holds two TLBI operands: one for a page, and one for a range.
 struct Operation {
     name: &'static str,
     run: fn([u64; 2]),
 }
 
-/// The first is what is subtracted. The last needs FEAT_TLBIRANGE.
+/// The first row is subtracted from the others. The last one needs FEAT_TLBIRANGE.
 #[rustfmt::skip]
 const OPERATIONS: [Operation; 11] = [
     Operation { name: "nothing", run: |_| () },
@@ -47,7 +48,8 @@ const OPERATIONS: [Operation; 11] = [
     Operation { name: "TLBI RVAALE1IS, DSB ISH", run: |at| { tlbi::rvaale1is(at[1]); barrier::dsb_ish(); } },
 ];
 
-/// Prints the table, or why there is none. `page` is written to, but for its first word.
+/// Prints the table, or the reason why there is none. Each word of `page` but the first may be
+/// written.
 pub(super) fn show(machine: &Machine, page: &[AtomicU64; ENTRIES]) {
     let real = machine.counts_cycles();
     let (clock, rounds): (fn() -> u64, u64) = match real {
@@ -65,10 +67,11 @@ pub(super) fn show(machine: &Machine, page: &[AtomicU64; ENTRIES]) {
             range_operand(va, Scope::AllAsids, None, 1, 0),
         ]
     });
-    // One CPU's counter, whichever it is: each was started with its CPU.
+    // Interrupts are masked so that one CPU's counter is read. Each CPU has started its own
+    // counter.
     let _masked = interrupts::mask();
     if real.is_ok() {
-        println!("  {:<24}| cycles | behind stores to {LINES} lines", "");
+        println!("  {:<24}| cycles | after stores to {LINES} lines", "");
     }
     let mut empty = [0; 2];
     for (number, operation) in OPERATIONS[..last].iter().enumerate() {

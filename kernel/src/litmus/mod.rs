@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What only hardware shows: `mode=litmus iterations=N`.
+//! Litmus tests: what only hardware shows, with `mode=litmus iterations=N`.
 //!
-//! Two tables come out. [`spurious`](crate::spurious) counts how often a page that was just made valid still faults,
-//! on the same CPU, by what stands between the entry's store and the load: the reason for every barrier
-//! that lazy MMU mode defers, on this board. [`costs`] says what those barriers and invalidations take in
-//! cycles: what there is to save.
+//! The run prints two tables. [`spurious`](crate::spurious) counts how often a page that was just
+//! made valid still faults on the same CPU, for each sequence of instructions between the store of
+//! the entry and the load. This is the reason for every barrier that lazy MMU mode defers, on this
+//! board. [`costs`] measures what those barriers and invalidations take in cycles, which is what
+//! deferring can save.
 //!
-//! Under QEMU both are exercised for a moment, and say that their figures mean nothing there. The run fails
-//! where a fault is counted that the architecture rules out.
+//! Under QEMU both run only briefly, and say that their figures mean nothing there. The run fails
+//! if a fault is counted that the architecture rules out.
 
 mod costs;
 
@@ -17,16 +18,17 @@ use crate::platform::exit::Status;
 use crate::spurious::{Ground, LitmusError, WAYS, Way};
 use crate::{println, start};
 
-/// Rounds of each test on hardware: enough for what a Cortex-A72 shows once in a million.
+/// The rounds of each test on hardware: enough for an event that a Cortex-A72 shows once in a
+/// million.
 const ON_HARDWARE: u32 = 10_000_000;
-/// The same where nothing is to be seen.
+/// The same under QEMU, where no fault can occur.
 const EMULATED: u32 = 2000;
 
-/// Rounds between two lines that say how far it is: seconds on a board, which whoever reads its log takes for
-/// hung after a minute of silence.
+/// The rounds between two lines of progress. A part takes seconds on a board, and a log that stays
+/// silent for a minute looks like a hang.
 const PART: u32 = 1_000_000;
 
-/// Runs both and prints their tables.
+/// Runs both tests and prints their tables.
 #[must_use]
 pub fn main(iterations: Option<u32>) -> Status {
     match run(iterations) {
@@ -64,7 +66,7 @@ fn run(iterations: Option<u32>) -> Result<Status, LitmusError> {
     Ok(status)
 }
 
-/// The faults of all `iterations`, with a line after each [`PART`] but the last.
+/// The number of faults in all `iterations`. Prints a line after each [`PART`] but the last.
 fn count(ground: &Ground, way: &Way, iterations: u32) -> Result<u32, LitmusError> {
     let (mut faults, mut done) = (0, 0);
     while done < iterations {

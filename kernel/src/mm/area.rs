@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! An area: a range of virtual addresses together with the frames that it shows.
+//! An area: a range of virtual addresses together with the frames that are mapped there.
 //!
-//! Frames may be used for something else only when no CPU translates to them any more (R25). So an
-//! [`Area`] keeps its frames for as long as it lives, by its type:
+//! Frames may be used for another purpose only when no CPU translates to them any more (R25). The
+//! type of an [`Area`] therefore keeps its frames for as long as the area lives:
 //!
 //! * it *owns* them (a list or a block is moved into it), and gives them back after it has unmapped
 //!   them and the invalidation is complete, or
@@ -37,29 +37,29 @@
 //! }
 //! ```
 //!
-//! A [`Frame`](lazymmu::Frame) itself is a number. Whoever maps one by hand, with the lock of the address
-//! space, has no access yet: access through a mapping is `unsafe`, and whoever writes it vouches for what the
-//! mapping shows. An area that is forgotten (`mem::forget`) stays mapped; if it owned its frames, they
-//! are lost with it.
+//! A [`Frame`](lazymmu::Frame) itself is a number. Code that maps a frame by hand, with the lock of
+//! the address space, has no access to its memory yet: access through a mapping is `unsafe`, and
+//! the `unsafe` block must justify what the mapping shows. An area that is forgotten
+//! (`mem::forget`) stays mapped, and the frames that it owns are lost with it.
 
 use core::fmt;
 use core::mem::ManuallyDrop;
 
 use lazymmu::{Backing, PAGE_SIZE, PageRange, SpaceError};
 
-/// Frames that an area shows, owned or borrowed.
+/// The frames that an area maps, owned or borrowed.
 ///
 /// # Safety
-/// The frames are not given back while the value lives, and both methods say the same each time.
+/// The frames are not given back while the value lives, and both methods return the same each time.
 pub unsafe trait Frames {
     /// One frame per page.
     fn backing(&self) -> Backing<'_>;
 
-    /// How many frames it is.
+    /// The number of frames.
     fn count(&self) -> u64;
 }
 
-// SAFETY: the frames are those of the value that is borrowed, and that lives for as long.
+// SAFETY: the frames are those of the borrowed value, which lives for as long as the borrow.
 unsafe impl<F: Frames + ?Sized> Frames for &F {
     fn backing(&self) -> Backing<'_> {
         (**self).backing()
@@ -70,11 +70,11 @@ unsafe impl<F: Frames + ?Sized> Frames for &F {
     }
 }
 
-/// No frames: an area of addresses alone.
+/// No frames. An area with this type is a range of addresses alone.
 #[derive(Clone, Copy, Debug)]
 pub struct NoFrames;
 
-// SAFETY: there is nothing that could be given back.
+// SAFETY: there are no frames that could be given back.
 unsafe impl Frames for NoFrames {
     fn backing(&self) -> Backing<'_> {
         Backing::Scattered(&[])
@@ -88,18 +88,19 @@ unsafe impl Frames for NoFrames {
 /// Where the addresses of an area come from.
 ///
 /// # Safety
-/// When [`Addresses::release`] returns `Ok`, no CPU translates a page of the range any more, and none
-/// will by what was mapped there.
+/// When [`Addresses::release`] returns `Ok`, no CPU translates a page of the range any more, and no
+/// CPU will translate one through an entry that was there.
 pub unsafe trait Addresses {
     /// Unmaps what is mapped in `pages`, waits for its invalidation, and takes the addresses back.
     ///
     /// # Errors
-    /// Those of the address space; the addresses stay in use then.
+    /// Those of the address space; then the addresses stay in use.
     fn release(&self, pages: PageRange) -> Result<(), SpaceError>;
 }
 
-/// Addresses, and the frames that are mapped there or may be. When it is dropped, what is mapped in it
-/// is unmapped and invalidated, and then its frames go, back to the allocator if they are its own.
+/// Addresses, and the frames that are or may be mapped there. The drop unmaps and invalidates what
+/// is mapped in the area, and then drops the frames; frames that the area owns go back to the
+/// allocator.
 #[must_use = "the area is given back on drop"]
 pub struct Area<F: Frames, A: Addresses> {
     pages: PageRange,
@@ -136,9 +137,9 @@ impl<F: Frames, A: Addresses> Area<F, A> {
     /// The `count` pages from page `first` on, counted from the area's start.
     ///
     /// # Errors
-    /// [`SpaceError::Range`] if they are none; [`SpaceError::NotMapped`] beyond the area.
+    /// [`SpaceError::Range`] if `count` is 0; [`SpaceError::NotMapped`] beyond the area.
     pub fn part(&self, first: u64, count: u64) -> Result<PageRange, SpaceError> {
-        // A product that wraps would name pages of the area again.
+        // A product that wraps could be an offset inside the area again.
         let start = first.checked_mul(PAGE_SIZE);
         let Some(start) = start.and_then(|offset| self.start().checked_add(offset)) else {
             let va = self.pages.start();
@@ -155,9 +156,10 @@ impl<F: Frames, A: Addresses> Area<F, A> {
 impl<F: Frames, A: Addresses> Drop for Area<F, A> {
     fn drop(&mut self) {
         match self.addresses.release(self.pages) {
-            // SAFETY: the value is not used any more. No CPU reaches its frames (R25).
+            // SAFETY: the value is not used any more, and no CPU reaches its frames (R25).
             Ok(()) => unsafe { ManuallyDrop::drop(&mut self.frames) },
-            // Addresses that could not be unmapped are not given out again, nor are their frames.
+            // Addresses that could not be unmapped are not given out again, and their frames are
+            // not either.
             Err(error) => log::error!("the area {} stays in use: {error}", self.pages),
         }
     }
@@ -178,7 +180,7 @@ mod tests {
 
     type Log = RefCell<Vec<&'static str>>;
 
-    /// Frames that say when they are given back.
+    /// Frames that record when they are given back.
     struct List<'l>(Vec<Frame>, &'l Log);
 
     // SAFETY: the list is not changed before it is dropped.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Device registers. Linux: `ioremap()`.
+//! Mappings of device registers. Linux: `ioremap()`.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use super::kernel_space::{self, MMU};
 use super::layout::{DEVICE, DEVICE_SIZE, LINEAR_SIZE, linear_virt};
 use crate::platform::phys_range::PhysRange;
 
-/// Next free address of the device area. Device mappings are never undone.
+/// The next free address of the device area. Device mappings are never undone.
 static NEXT: AtomicU64 = AtomicU64::new(DEVICE);
 
 /// Why registers could not be mapped.
@@ -18,7 +18,7 @@ static NEXT: AtomicU64 = AtomicU64::new(DEVICE);
 pub enum DeviceError {
     /// The device area is used up, or the registers lie beyond 2^48.
     NoRoom(PhysRange),
-    /// It is RAM, which has owners, and is mapped Normal.
+    /// The range lies in RAM, whose frames have owners and are mapped Normal.
     Memory(PhysRange),
     /// The mapping was refused.
     Space(SpaceError),
@@ -49,12 +49,12 @@ impl core::error::Error for DeviceError {}
 /// [`DeviceError`]; nothing is mapped and no address is taken.
 pub fn map(range: PhysRange) -> Result<u64, DeviceError> {
     let virt = map_in(&mut kernel_space::lock(), range)?;
-    // R41: the caller accesses the registers at once, in a section as well.
+    // R41: the caller may access the registers at once, even if it is in a section.
     MMU.lazy().flush();
     Ok(virt)
 }
 
-/// The same in `space`, which is the kernel's address space or is about to be it.
+/// The same in `space`, which is the kernel's address space or is about to become it.
 pub(super) fn map_in<K: Kernel>(
     space: &mut AddressSpace<'_, K>,
     range: PhysRange,
@@ -62,7 +62,8 @@ pub(super) fn map_in<K: Kernel>(
     let pages = range.grown_to_pages();
     let first = Frame::from_u64(pages.start()).ok_or(DeviceError::NoRoom(range))?;
     let count = pages.size() / PAGE_SIZE;
-    // The linear map shows all of RAM: frames that somebody owns, and gives back one day.
+    // The linear map shows all of RAM. A leaf there means that the frame has an owner, or will have
+    // one.
     let linear = PageRange::new(linear_virt(pages.start()), count);
     let mut is_memory = false;
     if let (Ok(linear), 0..LINEAR_SIZE) = (linear, pages.start()) {
@@ -71,7 +72,8 @@ pub(super) fn map_in<K: Kernel>(
     if is_memory {
         return Err(DeviceError::Memory(range));
     }
-    // There is one such space, and it is borrowed for writing: nobody else gets here.
+    // There is only one such space, and it is borrowed for writing, so no other call runs this code
+    // now.
     let start = NEXT.load(Ordering::Relaxed);
     let next = start
         .checked_add(pages.size())

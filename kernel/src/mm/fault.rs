@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the walk finds at a faulting address, for the report of an exception.
+//! Explains a faulting address in the report of an exception: its region, and what a walk finds
+//! there.
 
 use core::fmt;
 
@@ -10,8 +11,8 @@ use super::layout::{
 };
 use super::{image, kernel_space};
 
-/// Writes which region `virt` is in and each descriptor that a walk of it reads. Waits
-/// for nobody: if the tables are being changed, it says so.
+/// Writes which region `virt` is in, and each descriptor that a walk of it reads. It waits for no
+/// lock: if the tables are being changed, it says so.
 ///
 /// # Errors
 /// Those of `out`.

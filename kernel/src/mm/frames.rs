@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Physical memory: single frames and runs of them.
+//! The allocator of physical memory: single frames, and runs of them.
 //!
-//! A buddy allocator (`buddy_system_allocator`) works on the linear map: a free block
-//! holds its own list link, so free memory costs nothing. Single frames, by far the most
-//! common request, go through a list in front of it, filled in blocks of
-//! [`REFILL`] frames and drained only when a larger block cannot be had otherwise. Linux calls
-//! the like a per-CPU page list; here its point is that giving a frame back is a push,
-//! while the buddy allocator searches its list for the neighbor.
+//! Free memory is managed by a buddy allocator (`buddy_system_allocator`) that works on the linear
+//! map. A free block holds its own list link, so free memory costs nothing.
 //!
-//! Every frame handed out is counted, so that a test can tell whether it gave all
-//! of them back.
+//! Most requests are for single frames. They are served from a list in front of the buddy
+//! allocator, which is refilled in blocks of [`REFILL`] frames, and emptied only when a larger
+//! block cannot be had otherwise. Linux has per-CPU page lists in the same place. Here the purpose
+//! is that giving a frame back is a push, while the buddy allocator would search its list for the
+//! neighbor.
+//!
+//! Every frame that is handed out is counted, so that a test can tell whether it has given all of
+//! them back.
 
 use alloc::vec::Vec;
 use core::alloc::Layout;
@@ -32,12 +34,12 @@ const ORDER: usize = 45;
 /// Single frames taken from the buddy allocator at a time.
 const REFILL: usize = 64;
 
-/// Physical memory is exhausted, or has no block of the size asked for.
+/// Physical memory is exhausted, or has no free block of the requested size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfFrames {
     /// Frames asked for.
     pub wanted: usize,
-    /// Frames free at that moment, in blocks of any size.
+    /// Frames that were free at that moment, in blocks of any size.
     pub free: usize,
 }
 
@@ -53,12 +55,12 @@ impl fmt::Display for OutOfFrames {
 
 impl core::error::Error for OutOfFrames {}
 
-/// Frames at one moment.
+/// The number of frames at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Frames the allocator was given.
+    /// Frames that the allocator was given.
     pub total: usize,
-    /// Frames handed out and not given back.
+    /// Frames that were handed out and not given back.
     pub used: usize,
 }
 
@@ -70,13 +72,13 @@ struct Allocator {
     budget: Option<usize>,
 }
 
-/// What a free single frame holds.
+/// The content of a free single frame.
 struct FreeFrame {
     next: Option<NonNull<FreeFrame>>,
 }
 
-// SAFETY: the pointers lead to free memory that only this structure knows, and it
-// is only reached through the lock below.
+// SAFETY: the pointers lead to free memory that only this structure knows, and the structure is
+// reached only through the lock below.
 unsafe impl Send for Allocator {}
 
 static FRAMES: IrqLock<Allocator> = IrqLock::new(Allocator {
@@ -89,7 +91,7 @@ static FRAMES: IrqLock<Allocator> = IrqLock::new(Allocator {
 /// Gives RAM to the allocator.
 ///
 /// # Safety
-/// The linear map covers `range`, nobody uses it, and it is given once.
+/// The linear map covers `range`, the range is not in use, and it is given once.
 pub unsafe fn add(range: FrameRange) {
     let start = linear_virt(range.start().as_u64()) as usize;
     let end = start + (range.frames() * PAGE_SIZE) as usize;
@@ -114,7 +116,8 @@ pub fn alloc() -> Result<Frame, OutOfFrames> {
 pub fn alloc_zeroed() -> Result<Frame, OutOfFrames> {
     let frame = alloc()?;
     let memory = ptr::with_exposed_provenance_mut::<u8>(linear_virt(frame.as_u64()) as usize);
-    // SAFETY: the frame is ours and the linear map shows it, whole and writable, at this address.
+    // SAFETY: the frame has no other user, and the linear map shows all of it writable at this
+    // address.
     unsafe { page::clear_page(memory) };
     Ok(frame)
 }
@@ -147,7 +150,7 @@ pub fn alloc_contiguous(count: usize) -> Result<Frame, OutOfFrames> {
 /// Gives one frame back.
 ///
 /// # Safety
-/// The frame came from [`alloc()`] or [`alloc_zeroed`], nobody uses it, and no TLB or
+/// The frame came from [`alloc()`] or [`alloc_zeroed`], it is not in use, and no TLB entry and no
 /// walker can still lead to it (R25).
 pub unsafe fn free(frame: Frame) {
     let mut frames = FRAMES.lock();
@@ -173,19 +176,19 @@ pub fn usage() -> Usage {
     FRAMES.lock().usage
 }
 
-/// Lets at most `budget` more frames be handed out, or any number again with
-/// `None`. For tests that run out of memory at a point of their choice.
+/// Lets at most `budget` more frames be handed out, or any number again with `None`. Tests use it
+/// to run out of memory at a chosen point.
 pub fn set_budget(budget: Option<usize>) {
     FRAMES.lock().budget = budget;
 }
 
-/// How many frames [`set_budget`] still lets be handed out.
+/// How many more frames [`set_budget`] allows to be handed out.
 pub fn budget() -> Option<usize> {
     FRAMES.lock().budget
 }
 
-/// Single frames, given back on drop. What maps them owns the list or borrows it ([`Area`]), so nothing
-/// maps them then (R25).
+/// Single frames, given back on drop. An [`Area`] that maps them owns the list or borrows it, so
+/// they are not mapped any more when the list is dropped (R25).
 ///
 /// [`Area`]: super::area::Area
 #[derive(Debug)]
@@ -198,7 +201,7 @@ impl FrameList {
     /// [`OutOfFrames`]; what was taken is given back.
     pub fn alloc(count: usize) -> Result<Self, OutOfFrames> {
         let mut list = Self(Vec::new());
-        // The list itself takes memory, too.
+        // The list itself takes memory as well.
         if list.0.try_reserve_exact(count).is_err() {
             return Err(FRAMES.lock().exhausted(count));
         }
@@ -220,7 +223,8 @@ impl Deref for FrameList {
 impl Drop for FrameList {
     fn drop(&mut self) {
         for frame in &self.0 {
-            // SAFETY: taken in `alloc`, and the list's own: an area that shows it is gone by now.
+            // SAFETY: the frame was taken in `alloc` and belongs to the list. An area that mapped
+            // it is gone.
             unsafe { free(*frame) };
         }
     }
@@ -237,8 +241,8 @@ unsafe impl Frames for FrameList {
     }
 }
 
-/// Physically consecutive frames, given back on drop. The same is true of them as of a
-/// [`FrameList`]'s.
+/// Physically consecutive frames, given back on drop. As with a [`FrameList`], they are not mapped
+/// any more then.
 #[derive(Debug)]
 pub struct Block {
     first: Frame,
@@ -264,8 +268,7 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: taken in `alloc` by this count, and the block's own: an area that shows it is gone by
-        // now.
+        // SAFETY: the block was taken in `alloc` with this count. An area that mapped it is gone.
         unsafe { free_contiguous(self.first, self.count) };
     }
 }
@@ -296,22 +299,21 @@ impl Allocator {
         let Some(memory) = self.singles else {
             return Err(self.exhausted(1));
         };
-        // SAFETY: the list holds free frames, each with a `FreeFrame` written
-        // by `push_single`.
+        // SAFETY: the list holds free frames, and `push_single` has written a `FreeFrame` to each.
         self.singles = unsafe { memory.as_ref() }.next;
         self.usage.used += 1;
         self.budget = self.budget.map(|n| n - 1);
         Ok(frame_at(memory.cast()))
     }
 
-    /// Moves a block from the buddy allocator to the list of singles, the largest
-    /// of up to [`REFILL`] frames that there is.
+    /// Moves a block of up to [`REFILL`] frames, the largest that is free, from the buddy allocator
+    /// to the list of single frames.
     fn refill(&mut self) -> bool {
         let mut count = REFILL;
         while count > 0 {
             if let Ok(memory) = self.buddy.alloc(block_layout(count)) {
                 let first = frame_at(memory);
-                // The last pushed is the first taken: ascending order comes out.
+                // The frame pushed last is taken first, so frames come out in ascending order.
                 for i in (0..count as u64).rev() {
                     if let Some(frame) = first.offset(i) {
                         // SAFETY: a frame of the block just allocated.
@@ -325,23 +327,23 @@ impl Allocator {
         false
     }
 
-    /// Gives all singles to the buddy allocator, where neighbors join.
+    /// Gives all single frames to the buddy allocator, which joins neighbors.
     fn drain_singles(&mut self) {
         while let Some(memory) = self.singles {
             // SAFETY: as in `take_single`.
             self.singles = unsafe { memory.as_ref() }.next;
-            // SAFETY: a free frame, allocated from the buddy allocator as part of a larger
-            // block; blocks are powers of two, so any part may be freed by itself.
+            // SAFETY: the frame is free and was allocated from the buddy allocator as part of a
+            // larger block. Blocks are powers of two, so each part may be freed by itself.
             unsafe { self.buddy.dealloc(memory.cast(), block_layout(1)) };
         }
     }
 
     /// # Safety
-    /// The frame is free and known to nobody else.
+    /// The frame is free, and no other code knows it.
     unsafe fn push_single(&mut self, frame: Frame) {
         let memory = free_memory(frame);
-        // SAFETY: a free frame, shown by the linear map, page aligned and larger
-        // than a `FreeFrame`.
+        // SAFETY: the frame is free, and the linear map shows it, page aligned and larger than a
+        // `FreeFrame`.
         unsafe { memory.write(FreeFrame { next: self.singles }) };
         self.singles = Some(memory);
     }

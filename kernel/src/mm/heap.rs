@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The kernel heap: `buddy_system_allocator` on frames, growing as needed.
+//! The kernel heap: `buddy_system_allocator` on frames. It grows when it has no room.
 //!
-//! Frames given to the heap stay with it. They count as used frames, and
-//! [`frames_held`] tells how many of those are the heap's.
+//! Frames that are given to the heap stay with it. They count as used frames, and [`frames_held`]
+//! tells how many of the used frames belong to the heap.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
@@ -61,7 +61,7 @@ impl KernelHeap {
             .next_power_of_two();
         let first = frames::alloc_contiguous(count).ok()?;
         let start = linear_virt(first.as_u64()) as usize;
-        // SAFETY: a block of frames of our own, mapped by the linear map.
+        // SAFETY: the heap owns the block of frames, and the linear map shows it.
         unsafe {
             self.heap
                 .add_to_heap(start, start + count * PAGE_SIZE as usize)
@@ -71,8 +71,8 @@ impl KernelHeap {
     }
 }
 
-// SAFETY: `Heap` hands out disjoint, suitably aligned blocks and takes back what it
-// handed out; the lock gives it to one caller at a time, interrupts included.
+// SAFETY: `Heap` hands out disjoint, suitably aligned blocks and takes back what it handed out. The
+// lock gives it to one caller at a time, interrupt handlers included.
 unsafe impl GlobalAlloc for GlobalHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match self.0.lock().alloc(layout) {

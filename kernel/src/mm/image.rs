@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The kernel image in memory: its parts and their permissions.
+//! The kernel image in memory: its parts, and their permissions.
 
 use core::fmt;
 use core::ops::Range;
@@ -37,8 +37,8 @@ fn address(symbol: &'static [u8; 0]) -> u64 {
     symbol.as_ptr().expose_provenance() as u64
 }
 
-/// The pages that must fault when a stack overflows, in bytes: the boot stack's, the emergency
-/// stack's.
+/// The pages that must fault when a stack overflows, as byte addresses: the guard of the boot
+/// stack, and that of the emergency stack.
 pub(super) fn stack_guards() -> [Range<u64>; 2] {
     [&_boot_stack_guard, &_emergency_stack_guard].map(|guard| {
         let start = address(guard);
@@ -57,7 +57,7 @@ pub struct Image {
 pub struct Part {
     /// Name in reports.
     pub name: &'static str,
-    /// The pages it is linked at.
+    /// The pages at which it is linked.
     pub pages: PageRange,
     /// What may be done with them.
     pub prot: Prot,
@@ -84,8 +84,8 @@ impl Image {
         self.phys_range(IMAGE_VIRT, address(&_image_end))
     }
 
-    /// The parts in ascending order. The pages below the stacks are in none of
-    /// them: they are the stacks' guards.
+    /// The parts in ascending order. The pages below the stacks belong to no part: they are the
+    /// stacks' guards.
     #[must_use]
     pub fn parts(&self) -> [Part; 5] {
         let part = |name, start, end, prot| Part {
@@ -123,19 +123,20 @@ impl Image {
         ]
     }
 
-    /// Text and rodata together: what nobody may write, through no mapping.
+    /// Text and rodata together, which must not be writable through any mapping.
     #[must_use]
     pub fn read_only(&self) -> PageRange {
         pages(address(&_text_start), address(&_rodata_end))
     }
 
-    /// The pages that must fault when a stack overflows, by their first bytes' addresses.
+    /// The pages that must fault when a stack overflows, given by the addresses of their first
+    /// bytes.
     #[must_use]
     pub fn stack_guards(&self) -> [u64; 2] {
         stack_guards().map(|guard| guard.start)
     }
 
-    /// The frames behind pages of the image.
+    /// The physical memory of `pages`, which are pages of the image.
     #[must_use]
     pub fn frames(&self, pages: PageRange) -> PhysRange {
         self.phys_range(pages.start().as_u64(), pages.end())

@@ -21,9 +21,9 @@ pub type Space = AddressSpace<'static, Arm64>;
 
 static KERNEL_SPACE: Once<LockedSpace<'static, Arm64, RawSpinLock>, CpuRelax> = Once::new();
 
-// SAFETY: frames come from the allocator of physical memory, or before there is one from `early`,
-// zeroed; the linear map shows all of RAM, Normal write-back, and before there is one the boot tables
-// show the frames of `early` at the same addresses.
+// SAFETY: a table is a zeroed frame from the allocator of physical memory, or from `early` before
+// there is such an allocator. The linear map shows all of RAM as Normal write-back. Before there is
+// a linear map, the boot tables show the frames of `early` at the same addresses.
 unsafe impl TableFrames for Arm64 {
     fn alloc_table(&self) -> Option<Frame> {
         match frames::alloc_zeroed() {
@@ -36,8 +36,8 @@ unsafe impl TableFrames for Arm64 {
         if early::is_open() {
             return;
         }
-        // SAFETY: the caller's promise is the one that is asked for here; the allocator handed out
-        // all frames but those that `early` did, which only a failed boot gives back.
+        // SAFETY: the caller gives the frame up. The allocator handed out all frames but those that
+        // `early` did, and only a failed boot gives those back.
         unsafe { frames::free(frame) };
     }
 
@@ -49,9 +49,9 @@ unsafe impl TableFrames for Arm64 {
     }
 }
 
-/// Makes `space` the kernel's address space for [`lock`]. From now on only the vmap area and
-/// the device mappings can be changed: unmapping the image, the heap or the linear map
-/// would pull memory from under code that never agreed to it.
+/// Makes `space` the kernel's address space for [`lock`]. From then on only the vmap area and the
+/// device mappings can be changed. Unmapping the image, the heap or the linear map would remove
+/// memory that running code uses.
 pub fn install(mut space: Space) {
     space.restrict(CHANGEABLE);
     KERNEL_SPACE.call_once(|| LockedSpace::new(space));
@@ -63,13 +63,12 @@ const CHANGEABLE: PageRange = match PageRange::from_bounds(VMAP, DEVICE + DEVICE
     Err(_) => panic!("layout.rs orders its regions"),
 };
 
-/// The kernel's address space, locked. What is to share a batch is done under one guard, because the guard drains before it
-/// unlocks.
+/// The kernel's address space, locked. The guard drains the batch before it unlocks, so calls that
+/// are to share a batch must be made under one guard.
 pub type SpaceGuard = lazymmu::SpaceGuard<'static, 'static, Arm64, RawSpinLock>;
 
-/// Takes the kernel's address space, of which the vmap area and the device mappings can be
-/// changed. Interrupt handlers do not: they map through
-/// slots whose tables exist already.
+/// Locks the kernel's address space, in which the vmap area and the device mappings can be changed.
+/// Interrupt handlers must not call it; they map through slots whose tables exist already.
 ///
 /// # Panics
 /// Before [`install`], and in interrupt context.
@@ -85,8 +84,8 @@ pub fn lock() -> SpaceGuard {
     }
 }
 
-/// The kernel's address space to look at, if it exists and nobody holds it: for reports
-/// from a fault or panic, which must not wait, and must leave what waits on this CPU as it is.
+/// The kernel's address space for reading, if it exists and is not locked. It is for reports of a
+/// fault or a panic, which must not wait, and must not touch what waits in this CPU's batch.
 pub fn try_look() -> Option<impl Deref<Target = Space>> {
     KERNEL_SPACE.get()?.try_look()
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where things are in the kernel's half of the address space.
+//! The layout of the kernel's half of the address space.
 //!
 //! ```text
 //! 0xffff_0000_0000_0000  linear map: address = base + physical address   64 TiB
@@ -10,8 +10,8 @@
 //! 0xffff_ffff_8008_0000  kernel image
 //! ```
 //!
-//! Each region starts at a top-level entry of its own (512 GiB), so that regions
-//! never share a table.
+//! Each region starts at a top-level entry of its own (512 GiB), so that no two regions share a
+//! table.
 
 use lazymmu::{Frame, PAGE_SIZE, PageRange};
 
@@ -51,7 +51,7 @@ pub fn linear_pages(range: FrameRange) -> PageRange {
     }
 }
 
-/// The frame behind an address of the linear map, or `None` elsewhere.
+/// The frame that the linear map shows at `virt`, or `None` outside of the linear map.
 #[must_use]
 pub const fn linear_frame(virt: u64) -> Option<Frame> {
     if virt < LINEAR || virt - LINEAR >= LINEAR_SIZE {

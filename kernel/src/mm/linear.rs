@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The linear map: all RAM, by 4 KiB pages, through the `lazymmu` crate's own runs.
+//! The linear map: all RAM, mapped by 4 KiB pages through the `lazymmu` crate's own `map`.
 
 use lazymmu::{Backing, Counts, Prot, SpaceError};
 
@@ -8,23 +8,23 @@ use super::layout::linear_pages;
 use crate::arch::window::{self, WindowId};
 use crate::platform::memory_map::MemoryMap;
 
-/// Number of the measured window.
+/// The number of the measured window.
 const LINEAR_MAP: u8 = 141;
 
-/// What the construction took.
+/// What building the linear map took.
 #[derive(Clone, Copy, Debug)]
 pub struct Built {
-    /// Pages mapped.
+    /// The pages that were mapped.
     pub pages: u64,
-    /// What was executed.
+    /// The counts of what was executed.
     pub counts: Counts,
 }
 
 /// Maps all RAM of `memory` in `space`, which is not live yet.
 ///
 /// # Errors
-/// Those of [`AddressSpace::map`](lazymmu::AddressSpace::map); out of tables only if usable RAM is in
-/// pieces too small for them.
+/// Those of [`AddressSpace::map`](lazymmu::AddressSpace::map); out of tables only if usable RAM is
+/// in pieces too small for them.
 pub fn build(space: &mut Space, memory: &MemoryMap) -> Result<Built, SpaceError> {
     let before = space.mmu().counts();
     let mut pages = 0;

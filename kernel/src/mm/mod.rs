@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Memory management: from the boot tables to an address space of the kernel's own.
+//! Memory management: the kernel's own address space, the frames and the heap.
 //!
-//! [`init`] goes through these steps, and after it the boot tables are not used:
+//! [`init`] performs these steps. After it the boot tables are not used any more:
 //!
-//! 1. `early`: RAM for a root and its tables, which boot's tables show;
-//! 2. [`linear`]: all RAM;
-//! 3. [`image`]: the image by pages, each part with its own permissions; text and rodata become
-//!    read-only in the linear map, too;
-//! 4. the console's registers, so that the kernel can speak right after
-//! 5. the switch to the new root, and the end of the identity map;
-//! 6. [`frames`] and [`heap`] take over what RAM is left.
+//! 1. `early` hands out RAM, which the boot tables show, for the root and its tables;
+//! 2. [`linear`] maps all RAM;
+//! 3. [`image`] maps the image by pages, each part with its own permissions, and text and rodata
+//!    become read-only in the linear map, too;
+//! 4. [`device`] maps the console's registers, so that the kernel can print right after the switch;
+//! 5. the boot CPU switches to the new root, and the identity map is removed;
+//! 6. [`frames`] gets the RAM that is left. [`heap`] takes its memory from there.
 //!
-//! From then on [`vmap`] and [`device`] map on top of [`kernel_space`].
+//! From then on [`vmap`] and [`device`] add mappings to [`kernel_space`].
 
 pub mod area;
 pub mod device;
@@ -40,10 +40,10 @@ use crate::platform::console;
 use crate::platform::memory_map::{FrameRange, MemoryMap};
 use crate::platform::phys_range::PhysRange;
 
-/// How the `lazymmu` crate is to work.
+/// The settings of the `lazymmu` crate.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// What the CPUs offer.
+    /// The features of the CPUs.
     pub features: Features,
     /// The strategy.
     pub backend: Backend,
@@ -51,19 +51,19 @@ pub struct Settings {
     pub policy: BarrierPolicy,
 }
 
-/// What [`init`] has done.
+/// The result of [`init`].
 #[derive(Clone, Copy, Debug)]
 pub struct Built {
     /// The linear map.
     pub linear: linear::Built,
-    /// RAM that holds tables now.
+    /// The RAM that holds tables now.
     pub tables: PhysRange,
 }
 
-/// Why the kernel has no address space of its own.
+/// Why the kernel could not build its own address space.
 #[derive(Clone, Copy, Debug)]
 pub enum InitError {
-    /// A mapping was refused; out of tables in particular.
+    /// A mapping was refused, for example because no memory for tables was left.
     Space(SpaceError),
     /// The console's registers cannot be mapped.
     Console(device::DeviceError),
@@ -86,13 +86,13 @@ impl fmt::Display for InitError {
 
 impl core::error::Error for InitError {}
 
-/// Builds the kernel's address space and goes over to it. What can fail comes before the
-/// switch, while the console still works in the boot window; `use_console` is told
-/// where its registers are afterwards, as soon as there is an afterwards.
+/// Builds the kernel's address space and switches to it. Everything that can fail comes before the
+/// switch, while the console still works in the boot window. `use_console` is called right after
+/// the switch, with the new address of the console's registers.
 ///
 /// # Safety
-/// Called once, on the boot CPU, with the boot tables live, interrupts masked and nothing
-/// but the image in use of what `memory` calls usable.
+/// Called once, on the boot CPU, while the boot tables are live and interrupts are masked. Of what
+/// `memory` calls usable, only the image is in use.
 ///
 /// # Errors
 /// [`InitError`]; the boot tables are still live.
@@ -104,7 +104,8 @@ pub unsafe fn init(
     use_console: impl FnOnce(Option<u64>),
 ) -> Result<Built, InitError> {
     let image = Image::new(handoff);
-    // Nothing of what is built here can wait: whole tables are filled, and nothing is changed.
+    // No write of this function may wait in a batch, so the strategy is one of the two that have
+    // none. The new tables are filled and never changed.
     let backend = match settings.backend {
         Backend::Eager => Backend::Eager,
         _ => Backend::DeferBarriers,
@@ -125,16 +126,15 @@ pub unsafe fn init(
         .map_err(InitError::Console)?;
     let root = space.root();
 
-    // The boot window, and the UART in it, is about to go.
+    // The boot window, which shows the UART, is removed by the switch.
     console::suspend();
-    // SAFETY: the new root maps the image with its stack and the linear map, which is
-    // all that is in use; the identity map is still there.
+    // SAFETY: the new root maps the image with its stack, and the linear map. Nothing else is in
+    // use. The identity map is still there.
     unsafe { boot::replace_ttbr1(root.as_u64()) };
     use_console(console);
-    // SAFETY: the vectors are the kernel's own, in the upper half, and no other CPU
-    // is up.
+    // SAFETY: the vectors are the kernel's own, in the upper half, and no other CPU is up.
     unsafe { boot::drop_identity_map() };
-    // Empty-handed from here on; what it had is in the linear map now like all RAM.
+    // From here on `early` hands out nothing. The linear map shows its frames like all RAM.
     let Some(tables) = early::close(tables_start) else {
         unreachable!("the address space has a root");
     };
@@ -143,7 +143,8 @@ pub unsafe fn init(
 
     for range in memory.usable() {
         for free in without(range.bytes(), tables) {
-            // SAFETY: usable RAM without the tables, mapped by the linear map, given once.
+            // SAFETY: the range is usable RAM without the tables, the linear map shows it, and it
+            // is given once.
             unsafe { frames::add(free) };
         }
     }
@@ -151,10 +152,10 @@ pub unsafe fn init(
 }
 
 fn configure(settings: Settings) {
-    // SAFETY: `settings` has the features that this CPU has; each CPU that comes up later is checked
-    // against them before it works with the tables (`smp`).
+    // SAFETY: `settings` has the features that this CPU has. Each CPU that comes up later is
+    // checked against them before it works with the tables (`smp`).
     unsafe { MMU.set_features(settings.features) };
-    // SAFETY: there is one task yet, and it is here.
+    // SAFETY: there is only one task yet, and it runs this function.
     let backend = unsafe { MMU.set_backend(settings.backend) };
     let policy = MMU.set_policy(settings.policy);
     assert!(
@@ -173,8 +174,8 @@ fn without(range: PhysRange, hole: PhysRange) -> impl Iterator<Item = FrameRange
     .filter_map(|(start, end)| PhysRange::from_bounds(start, end).and_then(FrameRange::inside))
 }
 
-/// W^X holds for memory, not for addresses: what is executable at its link address
-/// must not be writable through the linear map.
+/// Makes text and rodata read-only in the linear map. W^X holds for memory, not for addresses: what
+/// is executable at its link address must not be writable through the linear map.
 fn protect_image_alias(image: &Image, space: &mut kernel_space::Space) -> Result<(), SpaceError> {
     let frames = image.frames(image.read_only());
     match FrameRange::inside(frames) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Pages to try something with: what the self-tests and the litmus tests map.
+//! Pages for tests: the self-tests and the litmus tests map these.
 
 use core::fmt;
 use core::ptr;
@@ -10,12 +10,12 @@ use super::frames::{FrameList, OutOfFrames};
 use super::layout::linear_virt;
 use super::vmap::{self, Area, VmapError};
 
-/// An area with frames of its own.
+/// An area that owns its frames.
 pub(crate) struct Pages {
     pub(crate) area: Area<FrameList>,
 }
 
-/// Why pages could not be had.
+/// Why pages could not be allocated.
 #[derive(Debug)]
 pub(crate) enum PagesError {
     Frames(OutOfFrames),
@@ -32,19 +32,19 @@ impl fmt::Display for PagesError {
 }
 
 impl Pages {
-    /// `count` addresses and as many frames, not mapped.
+    /// Reserves `count` pages of addresses and as many frames, not mapped.
     pub(crate) fn unmapped(count: usize) -> Result<Self, PagesError> {
         Self::reserved(count as u64, count)
     }
 
-    /// `pages` addresses and `count` frames, not mapped.
+    /// Reserves `pages` pages of addresses and `count` frames, not mapped.
     pub(crate) fn reserved(pages: u64, count: usize) -> Result<Self, PagesError> {
         let frames = FrameList::alloc(count).map_err(PagesError::Frames)?;
         let area = Area::with(&vmap::GENERAL, pages, frames).map_err(PagesError::Vmap)?;
         Ok(Self { area })
     }
 
-    /// `count` pages mapped read-write.
+    /// Maps `count` pages read-write.
     pub(crate) fn mapped(count: usize) -> Result<Self, PagesError> {
         let frames = FrameList::alloc(count).map_err(PagesError::Frames)?;
         let area = vmap::vmap(frames, Prot::KERNEL).map_err(PagesError::Vmap)?;
@@ -56,7 +56,7 @@ impl Pages {
         self.area.frames()
     }
 
-    /// Address of page `i`.
+    /// The address of page `i`.
     pub(crate) fn virt(&self, i: usize) -> u64 {
         self.area.start() + i as u64 * lazymmu::PAGE_SIZE
     }
@@ -64,7 +64,7 @@ impl Pages {
     /// Writes `value` to the start of frame `i`, through the linear map.
     pub(crate) fn fill(&self, i: usize, value: u64) {
         let place = linear_virt(self.frames()[i].as_u64()) as usize;
-        // SAFETY: the frame is ours; the linear map shows it there, aligned.
+        // SAFETY: the frame belongs to `self`, and the linear map shows it there, aligned.
         unsafe { ptr::with_exposed_provenance_mut::<u64>(place).write_volatile(value) };
     }
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Strategy and policy for a while: for the demonstration and the self-tests, which
-//! state figures that depend on both.
+//! A strategy and a policy that are in force until a guard is dropped. The demonstration and the
+//! self-tests use it, because their figures depend on both.
 
 use lazymmu::{Backend, BarrierPolicy, LazyMmuError, NoEts2};
 
 use super::MMU;
 
-/// The terms on which page tables are written, until dropped; then those from before
-/// are in force again.
+/// The strategy and the policy with which page tables are written, until this is dropped. The drop
+/// restores the previous ones.
 #[derive(Debug)]
 #[must_use = "the terms from before come back when this is dropped"]
 pub struct Terms {
@@ -15,12 +15,12 @@ pub struct Terms {
     policy: BarrierPolicy,
 }
 
-/// Why the terms cannot be had.
+/// Why the terms could not be put in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TermsError {
     /// The task is in a section.
     Lazy(LazyMmuError),
-    /// Some CPU lacks what the policy needs.
+    /// At least one CPU lacks what the policy needs.
     Policy(NoEts2),
 }
 
@@ -39,7 +39,8 @@ impl Terms {
     /// Puts `backend` and `policy` in force.
     ///
     /// # Safety
-    /// No other task is in a section, in a pause or in a call of `lazymmu`, now and when the result is dropped.
+    /// No other task is in a section, in a pause or in a call of `lazymmu`, both now and when the
+    /// result is dropped.
     ///
     /// # Errors
     /// [`TermsError`]; nothing is changed.
@@ -48,7 +49,7 @@ impl Terms {
             backend: MMU.backend(),
             policy: MMU.policy(),
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: this function's contract.
         unsafe { MMU.set_backend(backend) }.map_err(TermsError::Lazy)?;
         // On an error `before` is dropped, which restores the backend.
         MMU.set_policy(policy).map_err(TermsError::Policy)?;
@@ -58,11 +59,11 @@ impl Terms {
 
 impl Drop for Terms {
     fn drop(&mut self) {
-        // SAFETY: the promise of the caller of `take`.
+        // SAFETY: the contract of `take`, which covers the drop.
         if let Err(error) = unsafe { MMU.set_backend(self.backend) } {
             log::error!("backend {} stays in force: {error}", MMU.backend());
         }
-        // Was in force before, so the CPUs allow it.
+        // The policy was in force before, so the CPUs allow it.
         let _ = MMU.set_policy(self.policy);
     }
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The vmap area: virtually contiguous mappings made and undone at run time.
-//! Linux: `vmap()`, `get_vm_area()`.
+//! The vmap area: virtually contiguous mappings that are made and undone at run time. Linux:
+//! `vmap()`, `get_vm_area()`.
 //!
-//! An [`Area`] is a range of addresses with an unmapped guard page behind it, and the frames that it
-//! shows. Addresses are given out first-fit from a sorted list; the pages below an area are always
-//! the guard of the one before. Stacks are in a [region](STACK_REGION) of their own ([`sched::Stack`](crate::sched::Stack)).
+//! An [`Area`] is a range of addresses that is followed by an unmapped guard page, together with
+//! the frames that are mapped there. Addresses are given out first-fit from a sorted list, so the
+//! page below an area is the guard page of the preceding one. Stacks are in a
+//! [region](STACK_REGION) of their own ([`sched::Stack`](crate::sched::Stack)).
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -16,13 +17,14 @@ use super::kernel_space::{self, MMU};
 use super::layout::{STACKS, STACKS_SIZE, VMAP, VMAP_SIZE};
 use crate::sync::IrqLock;
 
-/// Addresses that areas are taken from. Each has top-level entries of its own, so that regions never share a
-/// table.
+/// A region of addresses that areas are taken from. Each region has top-level entries of its own,
+/// so that no two regions share a table.
 #[derive(Debug)]
 pub struct Region {
     start: u64,
     size: u64,
-    /// Start and pages (guard included) of every area in use, in ascending order.
+    /// The start address and the number of pages (guard included) of every area in use, in
+    /// ascending order.
     areas: IrqLock<Vec<(u64, u64)>>,
 }
 
@@ -60,12 +62,13 @@ impl Region {
     }
 }
 
-/// What the areas of all regions are counted as.
+/// The totals over the areas of all regions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// Areas in use.
     pub areas: usize,
-    /// Bytes of heap that the lists of them hold. A list keeps its capacity when areas are given back.
+    /// The bytes of heap that the lists of areas hold. A list keeps its capacity when areas are
+    /// given back.
     pub list_bytes: usize,
 }
 
@@ -90,7 +93,7 @@ pub static GENERAL: Region = Region::new(VMAP, VMAP_SIZE);
 /// The stacks of tasks.
 pub static STACK_REGION: Region = Region::new(STACKS, STACKS_SIZE);
 
-/// Why an area could not be had.
+/// Why an area could not be created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VmapError {
     /// No gap of so many pages is left in the vmap area.
@@ -140,8 +143,8 @@ unsafe impl Addresses for &'static Region {
     }
 }
 
-/// A part of a [`Region`], with the frames that it shows: see [`area`](super::area). The page behind it
-/// is never mapped.
+/// A part of a [`Region`], with the frames that are mapped there; see [`area`](super::area). The
+/// page after it is never mapped.
 pub type Area<F = NoFrames> = super::area::Area<F, &'static Region>;
 
 impl Area {
@@ -163,7 +166,7 @@ impl<F: Frames> Area<F> {
         Self::with(region, frames.count(), frames)
     }
 
-    /// The same with `pages` pages of addresses, to some of which the caller maps `frames` by hand.
+    /// The same with `pages` pages of addresses. The caller maps `frames` to some of them by hand.
     ///
     /// # Errors
     /// As [`Area::reserve`]. The frames are dropped.
@@ -171,8 +174,8 @@ impl<F: Frames> Area<F> {
         Ok(Self::new(region.take(pages)?, region, frames))
     }
 
-    /// Maps the whole area to its frames; in a section of the caller's it takes effect with that
-    /// section.
+    /// Maps the whole area to its frames. In a section of the caller, the mapping takes effect with
+    /// that section.
     ///
     /// # Errors
     /// [`SpaceError::BackingLength`] if there is not one frame per page, and those of
@@ -194,8 +197,8 @@ impl<F: Frames> Area<F> {
     }
 }
 
-/// Maps `frames` at consecutive addresses, usable on return. The area keeps them: as its own, or
-/// borrowed for as long as it lives. Linux: `vmap()`.
+/// Maps `frames` at consecutive addresses; the mapping is usable on return. The area keeps the
+/// frames, which it owns or borrows for as long as it lives. Linux: `vmap()`.
 ///
 /// # Errors
 /// [`VmapError`]; nothing is mapped, no address is taken, and the frames are dropped.
@@ -214,7 +217,7 @@ pub fn vmap_in<F: Frames>(
 ) -> Result<Area<F>, VmapError> {
     let area = Area::for_frames(region, frames)?;
     area.map(prot)?;
-    // R41: whoever gets the area may use it at once, in a section as well.
+    // R41: the caller may use the area at once, even if it is in a section.
     MMU.lazy().flush();
     Ok(area)
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the `lazymmu` crate asks: who is running, and in an interrupt or not.
+//! The kernel's answers to what the `lazymmu` crate asks: which task runs, and whether it runs in
+//! an interrupt.
 
 use lazymmu::{Batch, Context, Counters, Counts, LazyMmuError, LazyMmuState};
 
@@ -9,15 +10,15 @@ use super::run;
 use super::task::current;
 use crate::arch::{Arm64, percpu};
 
-/// What the interrupts of the calling CPU executed.
+/// The counts of what the interrupts of the calling CPU executed.
 #[must_use]
 pub fn interrupt_counts() -> Counts {
     percpu::current().interrupt_counters().read()
 }
 
-// SAFETY: `current()` is the task that runs on this CPU, and its state lives as long as the task. The batch and the
-// counters of interrupts are this CPU's. An interrupt ends where it began, so the answer of `in_interrupt` does not change
-// during a call.
+// SAFETY: `current()` is the task that runs on this CPU, and its state lives as long as the task.
+// The batch and the counters of interrupts belong to this CPU. An interrupt ends where it began, so
+// the answer of `in_interrupt` does not change during a call.
 unsafe impl Context for Arm64 {
     #[inline(always)]
     unsafe fn lazy(&self) -> &LazyMmuState {
@@ -29,9 +30,9 @@ unsafe impl Context for Arm64 {
         preempt::in_interrupt()
     }
 
-    /// An interrupt's events are nobody's but its CPU's. A task with bottom halves off counts as one, but
-    /// real interrupts come in between its load and its store: it has its own counters, as ever, so that
-    /// each has one writer.
+    /// The events of an interrupt handler are accounted to its CPU, not to a task. A task with
+    /// bottom halves off counts as an interrupt (R3), but it keeps its own counters: a real
+    /// interrupt may come between its load and its store, and each counter must have one writer.
     #[inline(always)]
     unsafe fn counters(&self) -> &Counters {
         if preempt::in_hard_interrupt() {
@@ -46,7 +47,7 @@ unsafe impl Context for Arm64 {
         (!self.in_interrupt()).then(|| current().counters())
     }
 
-    /// The CPU's; the library asks while the task cannot leave it.
+    /// The batch of this CPU. The library asks for it while the task cannot leave the CPU.
     fn batch(&self) -> Option<&Batch> {
         Some(percpu::current().batch())
     }

@@ -1,31 +1,32 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the run queues know of a task, and the lists that they keep tasks in.
+//! What the run queues know about a task, and the lists in which they keep tasks.
 //!
-//! A task is on one list at most, so one link in it is enough, and putting it on a list allocates nothing: a
-//! context switch cannot run out of memory. The list owns a reference to each of its tasks.
+//! A task is on at most one list, so it holds one link. Putting a task on a list allocates nothing,
+//! so a context switch cannot run out of memory. A list owns a reference to each of its tasks.
 
 use alloc::sync::Arc;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-/// Where a task is. Changed under the lock of its [home CPU's](Entry::cpu) queue, with one exception: the
-/// task itself, while it runs, says what is to become of it at its next [`schedule`](super::Cpus::schedule).
+/// Where a task is. The state changes under the lock of its [home CPU's](Entry::cpu) queue, with
+/// one exception: a running task itself says what its next [`schedule`](super::Cpus::schedule) must
+/// do with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
-    /// Has its home CPU.
+    /// It has its home CPU.
     Running = 0,
-    /// On the ready list of its home CPU.
+    /// It is on the ready list of its home CPU.
     Ready = 1,
-    /// Waits for somebody to [wake](super::Cpus::wake) it. It may not have left its CPU yet.
+    /// It waits until it is [woken](super::Cpus::wake). It may not have left its CPU yet.
     Blocked = 2,
-    /// Among the sleepers of its home CPU, or about to leave it for them.
+    /// It is among the sleepers of its home CPU, or is about to leave the CPU for them.
     Sleeping = 3,
-    /// Has left its CPU and is not on the next one's list yet.
+    /// It has left its CPU and is not on the next CPU's list yet.
     Moving = 4,
-    /// Never runs again. It may not have left its CPU yet.
+    /// It never runs again. It may not have left its CPU yet.
     Dead = 5,
 }
 
@@ -69,7 +70,8 @@ impl CpuMask {
 
 /// The part of a task that belongs to the run queues.
 pub struct Entry<T> {
-    /// The next task of the list that this one is on. Used by that list alone, under its lock.
+    /// The next task of the list that this one is on. Only that list uses it, under the list's
+    /// lock.
     link: UnsafeCell<Option<Arc<T>>>,
     /// When a sleeping task is to be woken, in ticks.
     deadline: AtomicU64,
@@ -78,13 +80,13 @@ pub struct Entry<T> {
     state: AtomicU8,
 }
 
-// SAFETY: all fields but the link are atomics. The link is reached through a `List` alone; the list has a
-// reference to the task and the only one that uses the link, because a task is on one list at most
-// (`List::push`'s contract), and the list itself is under its owner's lock.
+// SAFETY: all fields but the link are atomics. The link is reached only through a `List`. A task is
+// on at most one list (the contract of `List::push`), so that list is the only one that uses the
+// link, and the list's owner protects it with a lock.
 unsafe impl<T: Send + Sync> Sync for Entry<T> {}
 
 impl<T> Entry<T> {
-    /// A task that has not run and may run on `allowed`; it is dealt with as one that was
+    /// A task that has not run and may run on `allowed`. It is treated like one that was
     /// [blocked](State::Blocked).
     #[must_use]
     pub const fn new(allowed: CpuMask) -> Self {
@@ -97,7 +99,7 @@ impl<T> Entry<T> {
         }
     }
 
-    /// The task's home: the CPU that it runs on, or ran on last, or is queued on.
+    /// The task's home: the CPU that it runs on, ran on last, or is queued on.
     #[inline(always)]
     #[must_use]
     pub fn cpu(&self) -> usize {
@@ -118,20 +120,21 @@ impl<T> Entry<T> {
         State::from_u8(self.state.load(Ordering::Relaxed))
     }
 
-    /// Says that the calling task waits for a wake-up. To be called by the task itself, before it makes
-    /// itself known to whoever is to wake it; [`Cpus::schedule`](super::Cpus::schedule) follows, and nothing may
-    /// preempt it in between.
+    /// Says that the calling task waits for a wake-up. The task calls this itself, before it makes
+    /// itself known to the code that will wake it. [`Cpus::schedule`](super::Cpus::schedule)
+    /// follows, and the task must not be preempted in between.
     pub fn block(&self) {
         self.set_state(State::Blocked);
     }
 
-    /// Says that the calling task waits until `deadline`, in ticks; the rest is as for [`Entry::block`].
+    /// Says that the calling task waits until `deadline`, in ticks. The rest is as for
+    /// [`Entry::block`].
     pub fn sleep_until(&self, deadline: u64) {
         self.deadline.store(deadline, Ordering::Relaxed);
         self.set_state(State::Sleeping);
     }
 
-    /// Says that the calling task is at its end; the rest is as for [`Entry::block`].
+    /// Says that the calling task has ended. The rest is as for [`Entry::block`].
     pub fn die(&self) {
         self.set_state(State::Dead);
     }
@@ -162,21 +165,22 @@ impl<T> fmt::Debug for Entry<T> {
     }
 }
 
-/// A task, as far as the run queues go.
+/// A task, as the run queues see it.
 pub trait Entity: Send + Sync + Sized {
-    /// Its part that belongs to them.
+    /// The part of the task that belongs to the run queues.
     fn entry(&self) -> &Entry<Self>;
 }
 
 /// A list of tasks: first in, first out, unless it is kept sorted.
 pub struct List<T: Entity> {
     head: Option<Arc<T>>,
-    /// The last one; dangling while there is none.
+    /// The last task; dangling while there is none.
     tail: *const T,
     len: usize,
 }
 
-// SAFETY: `tail` points to a task that the list has a reference to, and is used through `&mut self` alone.
+// SAFETY: `tail` points to a task that the list holds a reference to, and is used only through
+// `&mut self`.
 unsafe impl<T: Entity> Send for List<T> {}
 
 impl<T: Entity> List<T> {
@@ -222,7 +226,7 @@ impl<T: Entity> List<T> {
         if self.head.is_none() {
             self.head = Some(task);
         } else {
-            // SAFETY: there is a last one, kept alive by the list.
+            // SAFETY: there is a last task, and the list keeps it alive.
             let last = unsafe { &*last };
             // SAFETY: it is on this list.
             unsafe { *link(last) = Some(task) };
@@ -244,19 +248,19 @@ impl<T: Entity> List<T> {
             && here.entry().deadline() <= deadline
         {
             let here = Arc::as_ptr(here);
-            // SAFETY: kept alive by the list, which nobody changes meanwhile.
+            // SAFETY: the list keeps the task alive, and `&mut self` excludes any other change.
             let here = unsafe { &*here };
             // SAFETY: it is on this list.
             place = unsafe { link(here) };
         }
-        // SAFETY: it is on no list yet, and nobody else has seen its link.
+        // SAFETY: the task is on no list yet, so its link has no other user.
         unsafe { *link(&*task) = place.take() };
         *place = Some(task);
         self.len += 1;
     }
 
     fn last_deadline(&self) -> u64 {
-        // SAFETY: asked for a list that has a last one only.
+        // SAFETY: the caller has checked that the list is not empty.
         unsafe { (*self.tail).entry().deadline() }
     }
 
@@ -270,13 +274,13 @@ impl<T: Entity> List<T> {
         Some(first)
     }
 
-    /// Takes the first task that `wanted` says yes to.
+    /// Takes the first task for which `wanted` returns `true`.
     pub fn take(&mut self, mut wanted: impl FnMut(&T) -> bool) -> Option<Arc<T>> {
         let mut before: *const T = core::ptr::null();
         let mut place = &mut self.head;
         loop {
             let here = Arc::as_ptr(place.as_ref()?);
-            // SAFETY: kept alive by the list, which nobody else changes meanwhile.
+            // SAFETY: the list keeps the task alive, and `&mut self` excludes any other change.
             let task = unsafe { &*here };
             if wanted(task) {
                 break;
@@ -299,7 +303,8 @@ impl<T: Entity> List<T> {
 /// The link of `task`.
 ///
 /// # Safety
-/// The caller is the list that `task` is on, or about to be on, and uses no other reference to the link.
+/// The caller is the list that `task` is on or about to be on, and it uses no other reference to
+/// the link.
 #[expect(
     clippy::mut_from_ref,
     reason = "the list is exclusive, the tasks on it are not"
@@ -311,8 +316,8 @@ unsafe fn link<T: Entity>(task: &T) -> &mut Option<Arc<T>> {
 }
 
 impl<T: Entity> Drop for List<T> {
-    /// One after the other: left to themselves, each task would drop the next one from within its own drop, and
-    /// a long list would need a deep stack.
+    /// Drops the tasks one by one. Without this, each task would drop the next one from within its
+    /// own drop, and a long list would need a deep stack.
     fn drop(&mut self) {
         while self.pop().is_some() {}
     }

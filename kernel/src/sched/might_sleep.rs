@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Whether the calling task may give up its CPU, and if not, why.
+//! The check whether the calling task may give up its CPU, with the reason if it may not.
 
 use core::fmt;
 use core::panic::Location;
@@ -10,20 +10,20 @@ use super::task::current;
 use crate::arch::interrupts;
 use crate::mm::MMU;
 
-/// What forbids to sleep.
+/// The reason why the caller must not sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CannotSleep {
     /// An interrupt handler runs: there is no task that could sleep.
     Interrupt,
     /// Bottom halves are off.
     BottomHalvesOff,
-    /// Preemption is off; a spin lock is held, for example.
+    /// Preemption is off, for example because a spin lock is held.
     PreemptOff,
     /// Interrupts are masked.
     Masked,
     /// A lazy MMU section is active and its backend keeps the batch on the CPU (R38).
     LazySection {
-        /// Sections entered and not left.
+        /// The number of sections entered and not left.
         depth: u8,
         /// Where the outermost one was entered.
         opened: Option<&'static Location<'static>>,
@@ -60,7 +60,7 @@ impl core::error::Error for CannotSleep {}
 /// Whether the caller may sleep now.
 ///
 /// # Errors
-/// [`CannotSleep`], and why.
+/// [`CannotSleep`] says why it may not.
 pub fn may_sleep() -> Result<(), CannotSleep> {
     let count = current().preempt_count();
     if count & INTERRUPT_MASK != 0 {
@@ -82,11 +82,12 @@ pub fn may_sleep() -> Result<(), CannotSleep> {
     })
 }
 
-/// Says that the caller is about to sleep, perhaps: whatever forbids it is found even when there is nothing to wait
-/// for. Linux: `might_sleep()`, which warns; here it ends the kernel, since the wait could not happen.
+/// Checks that the caller may sleep, at a place where it may have to. The check is made even if
+/// there is nothing to wait for, so that a mistake is always found. Linux: `might_sleep()`, which
+/// warns. Here the kernel panics, because the wait could not happen.
 ///
 /// # Panics
-/// If the caller must not sleep, with what forbids it.
+/// If the caller must not sleep. The message says why.
 #[track_caller]
 pub fn might_sleep() {
     if let Err(why) = may_sleep() {

@@ -1,31 +1,34 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The scheduler: preemptive, one run queue per CPU, lazy MMU state that belongs to the task.
+//! The scheduler: preemptive, with one run queue for each CPU. The lazy MMU state belongs to the
+//! task.
 //!
-//! | room | subject |
+//! | module | subject |
 //! |---|---|
-//! | [`entity`], [`cpus`] | who runs next and where; no hardware, checked on the host |
+//! | [`entity`], [`cpus`] | which task runs next, and on which CPU; no hardware, checked on the host |
 //! | [`task`], `stack`, `spawn` | what a task is, its beginning and its end |
 //! | `run` | the switch, preemption, the timer, idling |
 //! | [`preempt`], `might_sleep` | what keeps a task on its CPU |
-//! | `wait`, `mutex`, `spin` | waiting for others |
-//! | `context` | what the `lazymmu` crate asks |
+//! | `wait`, `mutex`, `spin` | waiting for other tasks and for interrupts |
+//! | `context` | the answers to what the `lazymmu` crate asks |
 //!
 //! # Policy
 //!
-//! Round robin with time slices of [`SLICE_PER_SECOND`]. A CPU without a task takes one from another CPU's
-//! list, and a task that becomes ready goes to an idle CPU if there is one. The timer runs only while there
-//! is something to wait for: a second task, or a sleeper. An idle CPU waits in WFI.
+//! The scheduler is round robin with [`SLICE_PER_SECOND`] time slices per second. A CPU without a
+//! task takes one from another CPU's list, and a task that becomes ready goes to an idle CPU if
+//! there is one. The timer runs only while a second task or a sleeper needs it. An idle CPU waits
+//! in WFI.
 //!
 //! # Lazy MMU mode
 //!
-//! A task may lose its CPU in the middle of a section. Its counters, its pauses, its announced ranges and what it owes
-//! are its own and stay as they are (R11); what the CPU it leaves must do for it is [`lazymmu::Lazy::switch_out`]
-//! (R17): whoever it was, its stores are complete before any other CPU can run it. What a
-//! switch did is not done again: of the pair that the section owes, only the `ISB` is left.
+//! A task may lose its CPU in the middle of a section. Its counters, its pauses, its announced
+//! ranges and the barriers that it owes belong to the task, and a switch does not change them
+//! (R11). There is one exception: [`lazymmu::Lazy::switch_out`] executes, on the CPU that the task
+//! leaves, a barrier that completes the task's stores before any other CPU can run it (R17). The
+//! section does not repeat that barrier: of the pair that it owes, only the `ISB` is left.
 //!
-//! With a backend that keeps stores on the CPU the task is not preempted inside a section, and
-//! [`might_sleep()`] refuses.
+//! With a backend that keeps stores on the CPU, a task is not preempted inside a section, and
+//! [`might_sleep()`] refuses there.
 
 pub mod cpus;
 pub mod entity;

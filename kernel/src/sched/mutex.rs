@@ -13,16 +13,19 @@ use super::might_sleep::might_sleep;
 use super::task::{Task, current};
 use super::wait::WaitQueue;
 
-/// A sleeping lock. Linux: `struct mutex`. Who does not get it sleeps; who holds it may sleep as well, be
-/// preempted and moved to another CPU, and may be in a lazy section if the backend allows that.
+/// A sleeping lock. Linux: `struct mutex`.
+///
+/// A task that does not get the lock sleeps. The holder may sleep, be preempted and move to another
+/// CPU. It may be in a lazy section if the backend allows sleeping there. A task that calls `lock`
+/// takes a free mutex even if others have waited longer.
 pub struct Mutex<T> {
-    /// Who holds it.
+    /// The task that holds the lock; null while it is free.
     holder: AtomicPtr<Task>,
     waiters: WaitQueue,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the value is reached through a guard alone, of which there is one at a time.
+// SAFETY: the value is reached only through a guard, and there is one guard at a time.
 unsafe impl<T: Send> Sync for Mutex<T> {}
 
 impl<T> Mutex<T> {
@@ -35,7 +38,7 @@ impl<T> Mutex<T> {
         }
     }
 
-    /// Takes the lock, and sleeps until it is free.
+    /// Takes the lock. Sleeps until it is free.
     ///
     /// # Panics
     /// If the caller must not sleep ([`might_sleep`]), or holds the lock already.
@@ -107,7 +110,8 @@ impl<T> DerefMut for MutexGuard<'_, T> {
 impl<T> Drop for MutexGuard<'_, T> {
     fn drop(&mut self) {
         self.mutex.holder.store(ptr::null_mut(), Ordering::Release);
-        // Under the waiters' lock: who has just found the mutex taken is on the queue, or tests it again.
+        // `wake_one` takes the lock of the wait queue. A task that has just found the mutex taken
+        // is either on the queue by then, or tests the mutex again.
         self.mutex.waiters.wake_one();
     }
 }

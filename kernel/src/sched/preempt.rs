@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What keeps a task on its CPU: preemption turned off, bottom halves turned off, an interrupt.
+//! What keeps a task on its CPU: preemption turned off, bottom halves turned off, or an interrupt.
 //!
-//! One word of the task counts all three, as Linux's `preempt_count`:
+//! One word of the task counts all three, like Linux's `preempt_count`:
 //!
 //! | bits | counts | [`in_interrupt`] |
 //! |---|---|---|
 //! | 0-7 | sections with preemption off ([`off`]) | no |
 //! | 8-15 | sections with bottom halves off ([`bottom_halves_off`]) | yes (R3) |
-//! | 16-19 | interrupts that borrow the task's CPU | yes |
+//! | 16-19 | interrupts that run on top of the task | yes |
 //!
-//! The word belongs to the task and not to the CPU: to read it, nobody needs to know which CPU it is, and so
-//! nobody can be moved between the question and the answer. While it is not 0 the task is not
-//! preempted, and must not sleep.
+//! While the word is not 0, the task is not preempted and must not sleep.
 //!
-//! The kernel has no bottom halves; sections without them are what Linux code around page tables expects to be
-//! treated like an interrupt (`b81c688426a9`), so they can be tried here.
+//! The word belongs to the task and not to the CPU. If it belonged to the CPU, a task could move to
+//! another CPU between finding out its CPU's number and reading that CPU's word. Here the read
+//! needs no CPU number.
+//!
+//! The kernel has no bottom halves. It has sections with bottom halves off because Linux code
+//! around page tables expects such a section to be treated like an interrupt (`b81c688426a9`), and
+//! so the self-tests can try them.
 
 use core::marker::PhantomData;
 
@@ -34,7 +37,8 @@ pub(super) const BOTTOM_HALVES_MASK: u32 = 0xff << 8;
 /// Any number of interrupts.
 pub(super) const INTERRUPT_MASK: u32 = 0xf << 16;
 
-/// The task keeps its CPU until this is dropped. Not `Send`: it is the task's that made it.
+/// Keeps the task on its CPU until it is dropped. It is not `Send`, because it belongs to the task
+/// that made it.
 #[must_use = "preemption is on again when this is dropped"]
 #[derive(Debug)]
 pub struct PreemptOff {
@@ -57,15 +61,15 @@ impl Drop for PreemptOff {
     }
 }
 
-/// Ends one section with preemption off, whose guard was forgotten. Linux: `preempt_enable()`.
+/// Ends one section with preemption off whose guard was forgotten. Linux: `preempt_enable()`.
 #[inline(always)]
 pub(crate) fn on() {
     current().count_down(PREEMPT);
     run::preempt_if_due();
 }
 
-/// Bottom halves are off until this is dropped: the task keeps its CPU, and what it does counts as done in
-/// an interrupt (R3). Not `Send`.
+/// Keeps bottom halves off until it is dropped. The task keeps its CPU, and what it does counts as
+/// done in an interrupt (R3). It is not `Send`.
 #[must_use = "bottom halves are on again when this is dropped"]
 #[derive(Debug)]
 pub struct BottomHalvesOff {
@@ -94,7 +98,7 @@ pub fn in_interrupt() -> bool {
     current().preempt_count() & (INTERRUPT_MASK | BOTTOM_HALVES_MASK) != 0
 }
 
-/// How many interrupts deep the caller is.
+/// The number of interrupts that run on top of the current task.
 #[must_use]
 pub fn interrupt_depth() -> u32 {
     (current().preempt_count() & INTERRUPT_MASK) >> INTERRUPT.trailing_zeros()

@@ -1,25 +1,49 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The run queues' decisions, carried out on this CPU.
+//! Context switches, preemption, the timer and idling: this module carries out on this CPU what the
+//! run queues decide.
 //!
 //! # A switch
 //!
 //! With interrupts masked, on the stack of the task that leaves:
 //!
-//! 1. [`Cpus::schedule`](super::Cpus::schedule) locks the queue.
-//! 2. [`Lazy::switch_out`](lazymmu::Lazy::switch_out): what waits in the CPU's batch is executed and `DSB ISH` completes the
-//!    task's stores (R17), before anybody can find the task; and behind the lock, because the same barrier orders what the
-//!    coming task has stored elsewhere before a TLBI that it issues here. It may refuse, and then the task keeps
-//!    its CPU until [`Context::preemption_point`](lazymmu::Context::preemption_point) says that it need not. Then the
-//!    queue decides.
-//! 3. `ISB`, if the task that comes was on another CPU, or nowhere: mappings whose barriers were executed
-//!    elsewhere, that of its stack among them, may be unknown to what this CPU has translated early (rows X2 and M3 of the verdict table).
-//!    Before the stack is touched, so the `ERET` at the end of a preemption would be too late.
-//! 4. [`switch::switch`]: registers, stack, current task.
+//! 1. [`Cpus::schedule`](super::Cpus::schedule) locks the queue of this CPU.
+//! 2. While it holds the lock, it calls [`Lazy::switch_out`](lazymmu::Lazy::switch_out), which
+//!    drains the CPU's batch and executes `DSB ISH` (R17). If the call refuses, the task keeps its
+//!    CPU until the library calls
+//!    [`Context::preemption_point`](lazymmu::Context::preemption_point).
+//! 3. The queue puts the leaving task away and picks the next one.
+//! 4. If the next task ran on another CPU last, or has not run yet, this CPU executes an `ISB`.
+//!    What it fetched or translated early may not know of mappings whose barriers were executed on
+//!    another CPU, the mapping of the task's stack among them (rows X2 and M3 of the verdict
+//!    table). The `ISB` comes before the first access to that stack, so the `ERET` at the end of a
+//!    preemption would be too late.
+//! 5. [`switch::switch`] exchanges registers, stack and current task.
 //!
-//! And on the stack of the one that comes, [`Cpus::finish`](super::Cpus::finish) unlocks the queue.
+//! On the stack of the task that arrives, [`Cpus::finish`](super::Cpus::finish) unlocks the queue.
 //!
-//! The lazy state of neither task is touched (R11).
+//! A switch touches the lazy state of the two tasks in step 2 alone, and there it changes no
+//! counter (R11).
+//!
+//! # Why the barrier is executed while the queue is locked
+//!
+//! The lock is taken first, then the barrier is executed, then the task is put away, then the next
+//! one is picked. The barrier serves both tasks.
+//!
+//! It completes the stores of the task that leaves before another CPU can find that task:
+//!
+//! ```text
+//! CPU 0, task A: store entry
+//! CPU 0:         lock queue 0, DSB ISH, put A away, pick B, switch, unlock
+//! CPU 1:                                                            lock queue 0, take A, run it
+//! ```
+//!
+//! It also orders what the arriving task has stored on another CPU before a TLBI that the task
+//! issues on this one. The head of `lazy/switch.rs` in the `lazymmu` crate shows that interleaving,
+//! and why a barrier before the lock is taken would be too early.
+//!
+//! ```text
+//! ```
 
 use alloc::sync::Arc;
 use core::marker::PhantomData;
@@ -36,11 +60,11 @@ use crate::arch::{barrier, interrupts, percpu, switch, timer};
 use crate::mm::MMU;
 use crate::platform::interrupts as controller;
 
-/// What this module keeps for each CPU.
+/// The state that this module keeps for each CPU.
 struct Local {
-    /// The task that runs when there is no other. Its count is never given back.
+    /// The task that runs when no other task can. Its reference count is never decremented.
     idle: AtomicPtr<Task>,
-    /// When the timer will fire, in ticks; `u64::MAX`: never.
+    /// When the timer will fire, in ticks; `u64::MAX` for never.
     armed: AtomicU64,
 }
 
@@ -51,8 +75,9 @@ static LOCALS: [Local; MAX_CPUS] = [const {
     }
 }; MAX_CPUS];
 
-/// Interrupts are masked until this is dropped, and what they would have asked for meanwhile is done then. Unlike a
-/// lock's mask this one is the task's, and goes with it through a switch.
+/// Masks interrupts until it is dropped. The drop then performs a preemption that became due in the
+/// meantime. The mask belongs to the task, unlike a lock's mask, and stays with it through a
+/// switch.
 pub(super) struct Masked {
     were_masked: bool,
     not_send: PhantomData<*const ()>,
@@ -69,7 +94,7 @@ impl Masked {
         }
     }
 
-    /// They are masked, and somebody else unmasks them.
+    /// Interrupts are masked already, and the caller unmasks them later.
     const fn already() -> Self {
         Self {
             were_masked: true,
@@ -91,15 +116,15 @@ impl Drop for Masked {
 /// Why a task asks for a switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// Others may run.
+    /// The task lets other tasks run.
     Yields,
-    /// It waits, sleeps, or is dead: it must leave.
+    /// The task waits, sleeps, or is dead: it must leave the CPU.
     Waits,
-    /// Its time is over.
+    /// Its time slice is over, or another task asked for the CPU.
     Preempted,
 }
 
-/// Lets the run queue decide who has this CPU. Interrupts are masked.
+/// Lets the run queue decide which task gets this CPU, and switches to it. Interrupts are masked.
 #[inline]
 pub(super) fn schedule(why: Why, _masked: &Masked) {
     let task = current();
@@ -109,8 +134,8 @@ pub(super) fn schedule(why: Why, _masked: &Masked) {
     let leave = || MMU.lazy().switch_out().is_ok();
     let mut decision = match CPUS.schedule(index, timer::ticks(), leave) {
         Decision::Switch(decision) => decision,
-        // Who was to have the CPU is gone, stolen perhaps. The timer was left to the switch that does not
-        // happen, and there may be sleepers.
+        // The task that was to get the CPU is gone; another CPU may have stolen it. The timer was
+        // left to the switch, which does not happen, and there may be sleepers.
         Decision::Stay => return arm_before(index, CPUS.next_tick(index)),
         Decision::Refused => return refused(why, task, index),
     };
@@ -119,25 +144,27 @@ pub(super) fn schedule(why: Why, _masked: &Masked) {
         Some(task) => Arc::as_ptr(task),
         None => LOCALS[index].idle.load(Ordering::Relaxed),
     };
-    // SAFETY: current from here on, so its queue keeps it alive; an idle task lives for ever.
+    // SAFETY: the task is current from here on, so its queue keeps it alive. An idle task lives
+    // forever.
     let next = unsafe { &*next };
     if next.arrive(index as u32) {
-        // Rule: rows X2, X3 (R37). Behind the acquisition of the queue's lock, on whose outcome there has been a branch.
-        // Witness: the model (`model::scheduler` of `lazymmu`); QEMU shows nothing, and `arrivals` counts it only.
+        // Rule: rows X2, X3 (R37). The `ISB` comes after the acquisition of the queue's lock, and a
+        // branch has depended on its outcome. Witness: the machine model (`model::scheduler` of
+        // `lazymmu`). QEMU shows nothing, and `arrivals` only counts the barrier.
         barrier::isb();
         decision.count_arrival();
     }
     decision.hold();
     cpu.set_stack(next.bounds());
     let address = core::ptr::from_ref(next).expose_provenance() as u64;
-    // SAFETY: masked; the queue's lock, held since the decision, says that `next` is switched out and nobody
-    // else's; its stack's bounds were set.
+    // SAFETY: interrupts are masked. The queue's lock has been held since the decision, so `next`
+    // is switched out and no other CPU runs it. The bounds of its stack are set.
     unsafe { switch::switch(task.context(), next.context(), address) };
     arrived();
 }
 
-/// The rest of a switch, on the stack of the task that has come: see the module text. Also the first thing a new
-/// task does.
+/// The rest of a switch, on the stack of the task that has arrived; see the module documentation. A
+/// new task executes this first.
 #[inline]
 pub(super) fn arrived() {
     let cpu = percpu::current().index();
@@ -155,12 +182,13 @@ fn refused(why: Why, task: &Task, cpu: usize) {
         "task {} waits in a section that its backend keeps on the CPU: might_sleep() looked before",
         task.name()
     );
-    // Done at the section's end, or with the library's work on the batch. Meanwhile there may be sleepers.
+    // The switch happens at the end of the section, or when the library has finished its work on
+    // the batch. There may be sleepers until then.
     task.set_resched(true);
     arm_before(cpu, timer::ticks() + timer::frequency() / SLICE_PER_SECOND);
 }
 
-/// Makes room if that is due and allowed.
+/// Switches to another task if a preemption is due and allowed.
 #[inline(always)]
 pub(super) fn preempt_if_due() {
     let task = current();
@@ -172,11 +200,12 @@ pub(super) fn preempt_if_due() {
 #[cold]
 #[inline(never)]
 fn preempt_here() {
-    // Somebody further up unmasks, and looks then.
+    // If interrupts are masked, the caller that masked them checks again when it unmasks them.
     if !interrupts::are_masked() {
         interrupts::mask_irq();
         preempt(&Masked::already());
-        // Not by a drop that looks again: it may have been refused.
+        // This is not the drop of a `Masked`, which would check again: the preemption may have been
+        // refused.
         interrupts::unmask_irq();
     }
 }
@@ -191,8 +220,8 @@ fn preempt(masked: &Masked) {
     }
 }
 
-/// Runs the handler of an interrupt, on behalf of nobody, and lets the interrupted task make room at the end if its
-/// time is over. Interrupts are masked.
+/// Runs the handler of an interrupt. Its work is not accounted to the interrupted task. At the end
+/// the task is preempted if that is due. Interrupts are masked.
 #[inline(always)]
 pub fn interrupt(handler: impl FnOnce()) {
     let task = current();
@@ -200,7 +229,7 @@ pub fn interrupt(handler: impl FnOnce()) {
     handler();
     task.count_down(INTERRUPT);
     if task.needs_resched() && task.preempt_count() == 0 {
-        // The vectors unmask, by restoring PSTATE.
+        // The exception vectors unmask interrupts when they restore PSTATE.
         preempt(&Masked::already());
     }
 }
@@ -219,14 +248,14 @@ pub fn yield_now() {
     }
 }
 
-/// A switch to the next task and nothing else, for the measured windows: interrupts are masked, and nothing forbids
-/// the task to leave.
+/// Switches to the next task and does nothing else. The measured windows use it. The caller has
+/// masked interrupts and holds nothing that forbids the task to leave.
 #[inline]
 pub fn switch_now() {
     schedule(Why::Yields, &Masked::already());
 }
 
-/// Sleeps until the timer's count is `deadline` at least.
+/// Sleeps until the timer's count is at least `deadline`.
 ///
 /// # Panics
 /// Where the caller must not sleep; see [`might_sleep`].
@@ -238,13 +267,14 @@ pub fn sleep_until(deadline: u64) {
     schedule(Why::Waits, &masked);
 }
 
-/// Lets the task that runs on this CPU, or was interrupted, make room as soon as it may, as at the end of its time
-/// slice. For interrupt handlers; elsewhere [`yield_now`] is simpler.
+/// Preempts the task that runs on this CPU, or was interrupted on it, as soon as that is allowed,
+/// as at the end of its time slice. This is for interrupt handlers; elsewhere [`yield_now`] is
+/// simpler.
 pub fn preempt_soon() {
     current().set_resched(true);
 }
 
-/// Lets the timer of this CPU fire at `deadline` at the latest.
+/// Makes the timer of this CPU fire at `deadline` at the latest.
 #[inline(always)]
 fn arm_before(cpu: usize, deadline: u64) {
     if deadline < LOCALS[cpu].armed.load(Ordering::Relaxed) {
@@ -253,7 +283,7 @@ fn arm_before(cpu: usize, deadline: u64) {
     }
 }
 
-/// The timer's interrupt.
+/// Handles the timer's interrupt.
 pub(super) fn timer_fired(_: controller::IntId) {
     let cpu = percpu::current().index() as usize;
     let tick = CPUS.tick(cpu, timer::ticks());
@@ -263,11 +293,12 @@ pub(super) fn timer_fired(_: controller::IntId) {
     let next = if !current().needs_resched() {
         tick.next
     } else if current().preempt_count() == INTERRUPT {
-        // The interrupt's end makes room. If that is refused, `refused` asks for a tick.
+        // The preemption happens at the end of the interrupt. If it is refused, `refused` asks for
+        // a tick.
         u64::MAX
     } else {
-        // Where preemption is turned on again it is looked for, unless interrupts are masked there; and there
-        // may be sleepers.
+        // The code that turns preemption on again checks whether one is due, unless interrupts are
+        // masked there. There may be sleepers, too.
         timer::ticks() + timer::frequency() / SLICE_PER_SECOND
     };
     LOCALS[cpu].armed.store(next, Ordering::Relaxed);
@@ -278,7 +309,7 @@ pub(super) fn timer_fired(_: controller::IntId) {
     }
 }
 
-/// Another CPU has put something on this one's queue.
+/// Handles the interrupt that another CPU sends after it has put a task on this CPU's queue.
 pub(super) fn kicked(_: controller::IntId) {
     look();
 }
@@ -292,7 +323,7 @@ fn look() {
     arm_before(cpu, tick.next);
 }
 
-/// How the run queues reach other CPUs.
+/// Lets the run queues reach other CPUs, by a software-generated interrupt.
 #[derive(Debug)]
 pub struct Kicks;
 
@@ -306,14 +337,14 @@ impl Port for Kicks {
     }
 }
 
-/// Makes `task` the one that runs on `cpu` when nobody else can, for ever.
+/// Makes `task` the one that runs on `cpu` whenever no other task can.
 pub(super) fn set_idle(cpu: usize, task: Arc<Task>) {
     LOCALS[cpu]
         .idle
         .store(Arc::into_raw(task).cast_mut(), Ordering::Release);
 }
 
-/// What an idle task does, for ever. Only its own CPU's calls it.
+/// The loop of an idle task. Only the idle task of a CPU calls it, on that CPU.
 pub fn idle() -> ! {
     loop {
         let masked = Masked::new();
@@ -321,7 +352,8 @@ pub fn idle() -> ! {
         let found = CPUS.has_ready(cpu) || CPUS.steal(cpu) || CPUS.begin_idle(cpu);
         if !found {
             let since = timer::ticks();
-            // Masked: an interrupt that is pending ends it, and is taken below.
+            // Interrupts are masked: a pending one ends the wait, and it is taken after
+            // `drop(masked)`.
             interrupts::wait_for_interrupt();
             let now = timer::ticks();
             CPUS.count(cpu, |stats| stats.idle += now - since);
@@ -334,7 +366,7 @@ pub fn idle() -> ! {
     }
 }
 
-/// The end of the calling task.
+/// Ends the calling task.
 pub(super) fn exit() -> ! {
     let masked = Masked::new();
     current().entry().die();

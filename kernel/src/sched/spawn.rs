@@ -2,16 +2,21 @@
 
 //! The beginning and the end of a task.
 //!
-//! What a task is to do, and the value it ends with, lie at the top of its own stack: starting one allocates the
-//! stack and the task, nothing else.
+//! The closure that a task runs, and the value that it ends with, lie at the top of the task's own
+//! stack. Starting a task therefore allocates its stack and its [`Task`], and nothing else.
 //!
-//! Three things happen at the end, and the last of the two parties does what is left:
+//! # The end of a task
 //!
-//! 1. the task has written its value ([`DONE`]), and leaves its CPU for good;
-//! 2. the next task of that CPU says so ([`GONE`]), since only then the stack is not used any more;
-//! 3. the [`JoinHandle`] is used up: [`JoinHandle::join`] waits for the other two, takes the value and frees the
-//!    stack. One that is dropped ([`DETACHED`]) leaves that to the reaper, a task of its own, unless
-//!    the others were first.
+//! Three events end a task:
+//!
+//! 1. the task writes its value ([`DONE`]), and leaves its CPU for good;
+//! 2. the next task of that CPU sets [`GONE`], because only then the stack is no longer used;
+//! 3. the [`JoinHandle`] is used up.
+//!
+//! [`JoinHandle::join`] waits for the other two, takes the value and frees the stack. If the handle
+//! is dropped instead ([`DETACHED`]), a task called the reaper frees the stack after the later of
+//! events 2 and 3. The value is dropped by the task itself if it was detached before event 1, and
+//! otherwise by the drop of the handle.
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -31,32 +36,32 @@ use super::{CPUS, NoSuchCpu};
 use crate::arch::interrupts;
 use crate::mm::MMU;
 
-/// Bits of `Task::ended`: the value is written.
+/// A bit of `Task::ended`: the value is written.
 const DONE: u8 = 1;
-/// The stack is not used any more.
+/// A bit of `Task::ended`: the stack is no longer used.
 const GONE: u8 = 2;
-/// Nobody will ask for the value.
+/// A bit of `Task::ended`: the handle is gone, so the value will not be taken.
 const DETACHED: u8 = 4;
 
 /// Pages of a stack, unless the [`Builder`] says otherwise.
 pub const STACK_PAGES: usize = 4;
 
-/// How much of a stack what lies at its top may take.
+/// The closure and the value may take one part in this many of a stack.
 const PAYLOAD_SHARE: usize = 4;
 
-/// Detached tasks that have ended, for the reaper.
+/// Detached tasks that have ended and wait for the reaper.
 static GRAVEYARD: WaitQueue = WaitQueue::new();
-/// The reaper.
+/// The queue on which the reaper waits.
 static REAPER: WaitQueue = WaitQueue::new();
 
 /// Why a task could not be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpawnError {
-    /// There is no stack for it.
+    /// Its stack could not be created.
     Stack(StackError),
-    /// It may run on no CPU that is online.
+    /// None of the CPUs that it may run on is online.
     NoSuchCpu(NoSuchCpu),
-    /// What it captures, or its value, is too large for its stack.
+    /// Its closure or its value is too large for its stack.
     TooLarge {
         /// Bytes of the larger of the two.
         bytes: usize,
@@ -131,10 +136,11 @@ impl Builder {
         self,
         work: F,
     ) -> Result<JoinHandle<T>, SpawnError> {
-        // One place for both: the value is written when the work has been taken.
+        // The closure and the value share one place: the value is written after the closure has
+        // been read.
         let (task, place) = self.prepare(Payload::of::<F, T>(), begin::<F, T>)?;
         let place = ptr::with_exposed_provenance_mut::<F>(place as usize);
-        // SAFETY: `prepare` made room there for it, in a stack that nobody uses yet.
+        // SAFETY: `prepare` made room for the closure there, in a stack that no task uses yet.
         unsafe { place.write(work) };
         start(&task);
         Ok(JoinHandle {
@@ -144,8 +150,8 @@ impl Builder {
         })
     }
 
-    /// The part that is the same for all: a task with room for `payload` on its stack, which `begin` is told the
-    /// address of.
+    /// The part of `spawn` that does not depend on the types: creates a task with room for
+    /// `payload` on its stack. The task starts in `begin`, which gets the address of the payload.
     #[inline(never)]
     fn prepare(
         self,
@@ -168,13 +174,13 @@ impl Builder {
         let bounds = stack.bounds();
         let place = (bounds.top - payload.size as u64) & !(payload.align as u64 - 1);
         let task = new_task(Task::new(self.name, bounds, Some(stack), self.allowed))?;
-        // SAFETY: below the payload is the new stack, free and large enough.
+        // SAFETY: the new stack below the payload is free and large enough.
         unsafe { task.context().prepare(place, begin, place) };
         Ok((task, place))
     }
 }
 
-/// What lies at the top of a stack. The alignment is that of a stack at least.
+/// The size and alignment of what lies at the top of a stack. The alignment is at least a stack's.
 #[derive(Clone, Copy, Debug)]
 struct Payload {
     size: usize,
@@ -182,7 +188,7 @@ struct Payload {
 }
 
 impl Payload {
-    /// For an `F` and, when that is gone, a `T`.
+    /// Room for an `F`, and for a `T` after the `F` has been read.
     const fn of<F, T>() -> Self {
         const fn larger(one: usize, other: usize) -> usize {
             if one > other { one } else { other }
@@ -200,7 +206,7 @@ fn start(task: &Arc<Task>) {
     CPUS.start(Arc::clone(task));
 }
 
-/// `task`, shared.
+/// Puts `task` into an `Arc`.
 ///
 /// # Errors
 /// [`SpawnError::OutOfMemory`].
@@ -208,7 +214,7 @@ pub(super) fn new_task(task: Task) -> Result<Arc<Task>, SpawnError> {
     task::share(task).ok_or(SpawnError::OutOfMemory)
 }
 
-/// The idle task of CPU number `cpu`, for a CPU that already runs something else.
+/// Creates the idle task of CPU number `cpu`, for a CPU that already runs another task.
 ///
 /// # Errors
 /// [`SpawnError`]; nothing is kept.
@@ -220,7 +226,7 @@ pub(super) fn idle_task(name: &'static str, cpu: usize) -> Result<Arc<Task>, Spa
     let stack = Stack::new(STACK_PAGES).map_err(SpawnError::Stack)?;
     let bounds = stack.bounds();
     let task = new_task(Task::new(name, bounds, Some(stack), CpuMask::only(cpu)))?;
-    // SAFETY: the new stack, which is nobody's.
+    // SAFETY: the stack is new and has no other user.
     unsafe { task.context().prepare(bounds.top, begin, 0) };
     Ok(task)
 }
@@ -236,17 +242,17 @@ pub fn spawn<T: Send + 'static>(
     Builder::new(name).spawn(work)
 }
 
-/// The first Rust code of a task. Interrupts are masked, the queue of its CPU is locked.
+/// The first Rust code of a task. Interrupts are masked, and the queue of its CPU is locked.
 extern "C" fn begin<F: FnOnce() -> T + Send + 'static, T: Send + 'static>(place: u64) -> ! {
     arrive();
     let payload = ptr::with_exposed_provenance_mut::<F>(place as usize);
-    // SAFETY: `spawn` put it there for this task, which reads it once.
+    // SAFETY: `spawn` put the closure there for this task, which reads it once.
     let work = unsafe { payload.read() };
     let value = work();
-    // SAFETY: the same place, large enough for either, and nothing of the work is left in it.
+    // SAFETY: the place is large enough for the value, and the closure has been moved out of it.
     unsafe { payload.cast::<T>().write(value) };
     if is_done_with() {
-        // SAFETY: written above, and nobody else will take it.
+        // SAFETY: the value was written above, and the task is detached, so no handle takes it.
         unsafe { payload.cast::<T>().drop_in_place() };
     }
     run::exit()
@@ -258,7 +264,8 @@ fn arrive() {
     interrupts::unmask_irq();
 }
 
-/// The work of the calling task is over and its value is written. Returns whether nobody is going to take that.
+/// Marks the work of the calling task as done, after its value is written. Returns whether the task
+/// is detached, so that its value will not be taken.
 #[inline(never)]
 fn is_done_with() -> bool {
     leave_lazy_mode();
@@ -266,7 +273,7 @@ fn is_done_with() -> bool {
     current().ended.fetch_or(DONE, Ordering::AcqRel) & DETACHED != 0
 }
 
-/// A task that ends inside a section is reported, and what it deferred takes effect.
+/// Reports a task that ends inside a section, and lets what it deferred take effect.
 fn leave_lazy_mode() {
     let lazy = MMU.lazy();
     let (depth, opened) = (lazy.state().enable_count(), lazy.state().opened_at());
@@ -279,16 +286,18 @@ fn leave_lazy_mode() {
     }
 }
 
-/// Tasks whose end is being seen to, by whoever has their CPU or by the reaper.
+/// The number of tasks that have ended and are still being cleaned up, by the next task of their
+/// CPU or by the reaper.
 static ENDING: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether nobody is busy with the end of a task.
+/// Whether no ended task is still being cleaned up.
 #[must_use]
 pub fn is_quiet() -> bool {
     ENDING.load(Ordering::Acquire) == 0
 }
 
-/// A task has left its stack for good. Called by whoever has its CPU now, interrupts masked.
+/// Handles a task that has left its stack for good. The next task of that CPU calls this, with
+/// interrupts masked.
 pub(super) fn bury(task: Arc<Task>) {
     if task.ended.fetch_or(GONE, Ordering::AcqRel) & DETACHED != 0 {
         GRAVEYARD.add_dead(task);
@@ -300,12 +309,13 @@ pub(super) fn bury(task: Arc<Task>) {
     }
 }
 
-/// What the reaper does, for ever.
+/// The loop of the reaper.
 pub(super) fn reap() {
     loop {
         REAPER.wait_until(|| !GRAVEYARD.is_empty());
         while let Some(task) = GRAVEYARD.take_dead() {
-            // SAFETY: its CPU said that it is off its stack, and its handle is gone.
+            // SAFETY: the task's CPU has said that the stack is no longer used, and the task's
+            // handle is gone.
             drop(unsafe { task.take_stack() });
             drop(task);
             ENDING.fetch_sub(1, Ordering::Release);
@@ -313,16 +323,18 @@ pub(super) fn reap() {
     }
 }
 
-/// The right to a task's value. A task whose handle is dropped goes on by itself, and is cleared away at its end.
+/// The right to take a task's value. A task whose handle is dropped continues without it, and the
+/// reaper frees its stack at the end.
 #[must_use = "a task whose handle is dropped is detached"]
 pub struct JoinHandle<T> {
-    /// `None` only while it is used up.
+    /// `None` only while `join` or `drop` uses the handle up.
     task: Option<Arc<Task>>,
     value: *mut T,
     _value: PhantomData<T>,
 }
 
-// SAFETY: the value is read by one `join` alone, after the task's end, wherever the handle is by then.
+// SAFETY: only `join` or `drop` accesses the value, once, after the task has written it, on any
+// CPU.
 unsafe impl<T: Send> Send for JoinHandle<T> {}
 
 impl<T> JoinHandle<T> {
@@ -335,7 +347,7 @@ impl<T> JoinHandle<T> {
         }
     }
 
-    /// Whether the task has ended, so that [`JoinHandle::join`] would not wait.
+    /// Whether the task has ended, so that [`JoinHandle::join`] does not wait.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.task().ended.load(Ordering::Acquire) & GONE != 0
@@ -353,7 +365,7 @@ impl<T> JoinHandle<T> {
             None => unreachable!("`join` takes the handle"),
         };
         wait_for(&task);
-        // SAFETY: the task wrote it before it was done, and this is the only handle.
+        // SAFETY: the task wrote the value before it set `DONE`, and this is the only handle.
         let value = unsafe { self.value.read() };
         clear_away(task);
         value
@@ -370,7 +382,7 @@ fn wait_for(task: &Task) {
 /// Frees the stack of a task that is gone, on behalf of its only handle.
 #[inline(never)]
 fn clear_away(task: Arc<Task>) {
-    // SAFETY: it is gone, and this is the only handle.
+    // SAFETY: the task no longer uses its stack, and this is the only handle.
     drop(unsafe { task.take_stack() });
 }
 
@@ -383,9 +395,9 @@ impl<T> Drop for JoinHandle<T> {
         if detached.is_ok() {
             return;
         }
-        // Done, so the value is the handle's. It is dropped before the task is detached: from then on the reaper
-        // may free the stack, on which it lies.
-        // SAFETY: written, and nobody else takes it.
+        // The task is done, so the value belongs to the handle. It is dropped before the task is
+        // detached: from then on the reaper may free the stack, on which the value lies.
+        // SAFETY: the task has written the value, and only this handle takes it.
         unsafe { self.value.drop_in_place() };
         if task.ended.fetch_or(DETACHED, Ordering::AcqRel) & GONE != 0 {
             ENDING.fetch_add(1, Ordering::Relaxed);

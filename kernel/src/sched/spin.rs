@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The lock of what tasks use, and interrupt handlers do not.
+//! A spin lock for data that tasks use and interrupt handlers do not.
 
 use core::mem;
 
@@ -14,7 +14,8 @@ use crate::arch::relax::CpuRelax;
 #[derive(Debug)]
 pub struct RawSpinLock(SpinMutex<(), CpuRelax>);
 
-// SAFETY: the mutex inside excludes; preemption is off from before it is taken until after it is released.
+// SAFETY: the inner mutex excludes other CPUs. Preemption is off from before the lock is taken
+// until after it is released.
 unsafe impl RawMutex for RawSpinLock {
     #[allow(
         clippy::declare_interior_mutable_const,
@@ -37,7 +38,8 @@ unsafe impl RawMutex for RawSpinLock {
         RawMutex::lock(&self.0);
     }
 
-    /// Takes the lock if that needs no waiting, from anywhere: for reports of a kernel that is about to end.
+    /// Takes the lock if it is free, without waiting. It may be called from anywhere: reports use
+    /// it while the kernel is about to end.
     fn try_lock(&self) -> bool {
         let off = preempt::off();
         let is_taken = RawMutex::try_lock(&self.0);
@@ -48,7 +50,7 @@ unsafe impl RawMutex for RawSpinLock {
     }
 
     unsafe fn unlock(&self) {
-        // SAFETY: the caller's promise is the one that is asked for here.
+        // SAFETY: the caller holds the lock, which is what the inner `unlock` requires.
         unsafe { RawMutex::unlock(&self.0) };
         preempt::on();
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Stacks of tasks: mapped in the vmap area, with an unmapped page below.
+//! Stacks of tasks, each mapped in the stack region with an unmapped guard page below it.
 
 use core::fmt;
 
@@ -10,11 +10,12 @@ use crate::mm::frames::{self, Block};
 use crate::mm::vmap::{self, Area, VmapError};
 use crate::stack;
 
-/// A stack. The page below it is the guard page of the area before it, or the first page of the region.
+/// A stack. The page below it is the guard page of the preceding area, or of the region if it is
+/// the first.
 #[derive(Debug)]
 pub struct Stack(Area<Block>);
 
-/// Why a stack could not be had.
+/// Why a stack could not be created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StackError {
     /// There is no block of so many frames.
@@ -35,7 +36,8 @@ impl fmt::Display for StackError {
 impl core::error::Error for StackError {}
 
 impl Stack {
-    /// A stack of `pages` pages, a power of two. Usable on return, whatever section the caller is in (R41).
+    /// Creates a stack of `pages` pages, a power of two. It is usable on return, even if the caller
+    /// is in a section (R41).
     ///
     /// # Errors
     /// [`StackError`]; nothing is kept.

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What each CPU has done.
+//! Statistics of each CPU.
 
 use core::fmt;
 
-/// Totals of one CPU since it came online. Unit: events, but for `idle`.
+/// The totals of one CPU since it came online. All are numbers of events, except `idle`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Context switches.
     pub switches: u64,
-    /// Those of them that a task did not ask for.
+    /// Context switches that the task did not ask for.
     pub preemptions: u64,
-    /// Preemptions that had to wait, because the task was in a section of a backend that keeps its CPU, or at
-    /// work on its CPU's batch.
+    /// Switches that were refused because the task was in a section of a backend that keeps its
+    /// task on the CPU, or because the library was working on the CPU's batch.
     pub refused: u64,
-    /// Looks at the queue by the timer or for another CPU.
+    /// Checks of the queue, by the timer or because another CPU asked for one.
     pub ticks: u64,
     /// Tasks of this CPU that were woken.
     pub wakes: u64,

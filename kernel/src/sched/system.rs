@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The one scheduler of this kernel: its beginning, and what a task may ask of it.
+//! The scheduler of this kernel: its initialization, and the calls that tasks make.
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -24,25 +24,27 @@ pub static CPUS: Cpus<Task, Kicks> = Cpus::new(Kicks);
 /// The interrupt that makes a CPU look at its queue.
 pub const RESCHEDULE: IntId = IntId::sgi(0);
 
-/// The virtual timer's interrupt, from [`init`] on.
+/// The virtual timer's interrupt, set by [`init`].
 static TIMER: Once<IntId, CpuRelax> = Once::new();
 
 /// Time slices per second: 4 ms each.
 pub const SLICE_PER_SECOND: u64 = 250;
 
-/// Time slices of another length, until dropped; then they are the usual ones again. One at a time.
+/// Sets another length for time slices until it is dropped, which restores the usual one. Only one
+/// may exist at a time.
 #[must_use = "the slices are the usual ones again when this is dropped"]
 #[derive(Debug)]
 pub struct Slices(());
 
 impl Slices {
-    /// Slices of `ticks` of the timer, on each CPU from its next switch on.
+    /// Slices of `ticks` of the timer. Each CPU uses them from its next switch on.
     pub fn of(ticks: u32) -> Self {
         CPUS.set_slice(ticks);
         Self(())
     }
 
-    /// The longest there are, a minute under QEMU: tasks make room where they give way.
+    /// The longest possible slices, about a minute under QEMU: tasks are switched only where they
+    /// ask for it.
     pub fn longest() -> Self {
         Self::of(u32::MAX)
     }
@@ -54,19 +56,19 @@ impl Drop for Slices {
     }
 }
 
-/// In ticks of the timer.
+/// The usual length of a time slice, in ticks of the timer.
 fn usual_slice() -> u32 {
     u32::try_from(timer::frequency() / SLICE_PER_SECOND).unwrap_or(u32::MAX)
 }
 
-/// Why there is no scheduler.
+/// Why the scheduler could not be started.
 #[derive(Clone, Copy, Debug)]
 pub enum SchedError {
     /// The device tree names no interrupt for the virtual timer.
     NoTimer,
-    /// An interrupt could not be had.
+    /// An interrupt could not be registered or enabled.
     Interrupt(InterruptError),
-    /// The first tasks could not be made.
+    /// The first tasks could not be created.
     Spawn(SpawnError),
 }
 
@@ -97,8 +99,9 @@ impl fmt::Display for SchedError {
 
 impl core::error::Error for SchedError {}
 
-/// Makes what runs now a task of its own, on the boot CPU for good, and starts the others that the scheduler
-/// needs: one to idle, and one to clear away.
+/// Starts the scheduler. The code that runs now becomes the task `main`, which stays on the boot
+/// CPU. Two more tasks start: the idle task of the boot CPU, and the reaper, which frees what ended
+/// tasks leave.
 ///
 /// # Errors
 /// [`SchedError`]; nothing is scheduled.
@@ -110,7 +113,7 @@ pub fn init(virtual_timer: Option<u32>) -> Result<(), SchedError> {
     let bounds = percpu::current().stack();
     let main = spawn::new_task(Task::new("main", bounds, None, CpuMask::only(0)))?;
     main.arrive(0);
-    // SAFETY: the queue below keeps it, and this CPU is the only one.
+    // SAFETY: the queue below keeps the task alive, and no other CPU is up.
     unsafe { task::set_current(Arc::as_ptr(&main)) };
     CPUS.set_slice(usual_slice());
     CPUS.add_cpu(0, Some(main));
@@ -123,7 +126,7 @@ pub fn init(virtual_timer: Option<u32>) -> Result<(), SchedError> {
     Ok(())
 }
 
-/// Lets the scheduler's interrupts through on the calling CPU.
+/// Enables the scheduler's interrupts on the calling CPU.
 ///
 /// # Errors
 /// One of them cannot be enabled.
@@ -135,8 +138,8 @@ pub fn init_cpu() -> Result<(), InterruptError> {
     }
 }
 
-/// What a CPU that is about to be started will be from its first line of Rust on: its idle task, on the stack
-/// that it is given.
+/// Creates the idle task of a CPU that is about to be started. The CPU runs as that task from its
+/// first line of Rust on, on the stack `bounds`.
 ///
 /// # Errors
 /// There is no memory for it.
@@ -148,10 +151,11 @@ pub fn prepare_cpu(cpu: usize, bounds: Stack) -> Result<&'static Task, SpawnErro
     Ok(unsafe { &*task })
 }
 
-/// Lets the calling CPU, number `cpu`, take part; `idle` is what [`prepare_cpu`] made for it and what it is. It can be
-/// sent interrupts ([`init_cpu`]), they are masked, and [`idle`](super::idle) follows.
+/// Lets the calling CPU, number `cpu`, take part in scheduling. `idle` is the task that
+/// [`prepare_cpu`] made for it, and the CPU runs as that task. The caller has enabled the CPU's
+/// interrupts ([`init_cpu`]) and has masked them, and calls [`idle`](super::idle) next.
 pub fn add_cpu(cpu: usize, idle: &'static Task) {
-    // SAFETY: leaked by `prepare_cpu`, which left one count for this.
+    // SAFETY: `prepare_cpu` leaked one reference count for this call.
     run::set_idle(cpu, unsafe { Arc::from_raw(idle) });
     CPUS.add_cpu(cpu, None);
 }
@@ -162,8 +166,8 @@ const IDLE_NAMES: [&str; MAX_CPUS] = [
     "idle/9", "idle/10", "idle/11", "idle/12", "idle/13", "idle/14", "idle/15",
 ];
 
-/// The number of the CPU that the caller runs on. It may be another one as soon as it is known, unless the caller
-/// is pinned, or must not be preempted.
+/// The number of the CPU that the caller runs on. The caller may move to another CPU at any time,
+/// unless it is pinned or must not be preempted.
 #[must_use]
 pub fn cpu() -> usize {
     percpu::current().index() as usize
@@ -175,7 +179,7 @@ pub fn online() -> CpuMask {
     CPUS.online()
 }
 
-/// What CPU number `cpu` has done so far.
+/// The statistics of CPU number `cpu`.
 #[must_use]
 pub fn stats(cpu: usize) -> Stats {
     let masked = run::Masked::new();
@@ -184,7 +188,9 @@ pub fn stats(cpu: usize) -> Stats {
     stats
 }
 
-/// Lets `task` run on `allowed` only; it moves there at once if it can. Linux: `set_cpus_allowed_ptr()`.
+/// Lets `task` run on `allowed` only. If it is on another CPU it moves: at once if it is ready,
+/// when it loses its CPU if it runs, and when it wakes if it waits. Linux:
+/// `set_cpus_allowed_ptr()`.
 ///
 /// # Errors
 /// [`NoSuchCpu`] if none of them is online; nothing changes.
@@ -206,14 +212,15 @@ pub fn set_allowed(task: &Arc<Task>, allowed: CpuMask) -> Result<(), NoSuchCpu> 
 pub fn migrate(cpu: usize) -> Result<(), NoSuchCpu> {
     super::might_sleep();
     set_allowed(&current_arc(), CpuMask::only(cpu))?;
-    // The move is a preemption that the task has asked for. Somebody else may ask for another one meanwhile.
+    // The task moves when it is preempted, which `set_allowed` has asked for. Another task may
+    // change its CPUs again in the meantime.
     while self::cpu() != cpu && allowed().has(cpu) {
         super::yield_now();
     }
     Ok(())
 }
 
-/// Sleeps for `time` at least. Linux: `msleep()`.
+/// Sleeps for at least `time`. Linux: `msleep()`.
 ///
 /// # Panics
 /// Where the caller must not sleep; see [`might_sleep`](super::might_sleep()).

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Tasks: what runs, with the lazy MMU state that belongs to it.
+//! Tasks: threads of execution, each with its own lazy MMU state.
 //!
-//! The current task of a CPU is found through SP_EL0, which the kernel does not use as a stack pointer: one
-//! instruction, and the answer is right wherever the task is by the time it is used.
+//! SP_EL0 holds the address of the current task of a CPU; the kernel does not use it as a stack
+//! pointer. Finding the current task takes one instruction, and the answer stays right if the task
+//! moves to another CPU before it uses the answer.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -21,67 +22,68 @@ use crate::stack;
 
 /// A thread of execution.
 ///
-/// It costs its stack and this structure, which is not larger than 512 bytes with the reference counts in
-/// front of it.
+/// It costs its stack and this structure, which takes at most 512 bytes together with the reference
+/// counts of its `Arc`.
 #[repr(C)]
 pub struct Task {
-    /// SP of a task that is switched out; its registers are saved there.
+    /// SP of a task that is switched out. Its registers are saved on the stack at that address.
     context: switch::Context,
     /// See [`super::preempt`].
     preempt_count: AtomicU32,
-    /// Whether the task is to make room as soon as it may.
+    /// Whether the task must be preempted as soon as that is allowed.
     resched: AtomicBool,
-    /// What has happened to it after its end.
+    /// What has happened at its end: the bits of `spawn`.
     pub(super) ended: AtomicU8,
     /// The CPU that it ran on last.
     last_cpu: AtomicU32,
     lazy: LazyMmuState,
     counters: Counters,
     entry: Entry<Self>,
-    /// Times that it was given a CPU.
+    /// How many times it was given a CPU.
     switches: AtomicU64,
     name: &'static str,
     bounds: stack::Stack,
-    /// Its own stack; taken when it has left that for good, by the one who is to free it.
+    /// Its own stack. The code that frees the stack takes it, after the task has left it for good.
     stack: UnsafeCell<Option<Stack>>,
-    /// Who waits for its end.
+    /// The tasks that wait for its end.
     pub(super) gone: WaitQueue,
 }
 
-// The counts of an `Arc` are two words.
+// The reference counts of an `Arc` take two words.
 const _: () = assert!(
     size_of::<Task>() + 16 <= 512,
     "a task costs at most 512 bytes"
 );
 
-// SAFETY: all but `context` and `stack` is shared by its own rules. The context is used by the CPU that switches
-// from or to the task, under the lock of its queue; the stack is taken by the one who is to free it
-// (`spawn`), once.
+// SAFETY: each field but `context` and `stack` is `Sync`. The context is used by the CPU that
+// switches from or to the task, under the lock of its queue. The stack is taken once, by the code
+// that frees it (`spawn`).
 unsafe impl Sync for Task {}
-// SAFETY: nothing in it is bound to a CPU.
+// SAFETY: no field is bound to a CPU.
 unsafe impl Send for Task {}
 
-/// How many tasks there are, [`EARLY`] not among them.
+/// The number of tasks, without [`EARLY`].
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
 
-/// How many tasks there are, idle ones and those that are being cleared away included.
+/// The number of tasks, including idle ones and those that are being cleaned up.
 #[must_use]
 pub fn alive() -> usize {
     ALIVE.load(Ordering::Acquire)
 }
 
-/// An `Arc` around `task`; `None` if the heap has no room for it.
+/// Puts `task` into an `Arc`; `None` if the heap has no room for it.
 pub(super) fn share(task: Task) -> Option<Arc<Task>> {
-    // Before anything can drop it again.
+    // This comes first, because dropping a task decrements the count.
     ALIVE.fetch_add(1, Ordering::Relaxed);
-    // `Arc::new` would end the kernel. Whoever allocates in between may take what was there; then it does.
+    // `Arc::new` would panic without memory, so the room is probed first. Another task may allocate
+    // that memory between the probe and `Arc::new`, and then the kernel panics after all.
     let mut probe = Vec::<[u64; 64]>::new();
     probe.try_reserve_exact(1).ok()?;
     drop(probe);
     Some(Arc::new(task))
 }
 
-/// Runs before there is a heap: the boot up to [`super::init`].
+/// The task of the boot CPU before there is a heap, until [`super::init`].
 static EARLY: Task = Task::new(
     "early",
     stack::Stack { bottom: 0, top: 0 },
@@ -90,7 +92,7 @@ static EARLY: Task = Task::new(
 );
 
 impl Task {
-    /// A task that has not run: no section, nothing owed (R1).
+    /// A task that has not run. It is in no section and owes nothing (R1).
     pub(super) const fn new(
         name: &'static str,
         bounds: stack::Stack,
@@ -114,7 +116,7 @@ impl Task {
         }
     }
 
-    /// The name in reports.
+    /// Its name in reports.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         self.name
@@ -127,7 +129,7 @@ impl Task {
         &self.lazy
     }
 
-    /// What it executed.
+    /// The counts of what it executed.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counters.read()
@@ -145,7 +147,7 @@ impl Task {
         self.entry.cpu()
     }
 
-    /// Bounds of its stack.
+    /// The bounds of its stack.
     #[must_use]
     pub const fn bounds(&self) -> stack::Stack {
         self.bounds
@@ -168,8 +170,8 @@ impl Task {
         &self.context
     }
 
-    /// Only the CPU that the task has writes the word, and an interrupt leaves it as it was: load and store
-    /// will do.
+    /// Only the CPU that runs the task writes the word, and an interrupt leaves the word as it
+    /// found it. So a load and a store are enough, without an atomic read-modify-write.
     #[inline(always)]
     pub(super) fn count_up(&self, what: u32) {
         let count = self.preempt_count();
@@ -199,7 +201,8 @@ impl Task {
         self.resched.store(due, Ordering::Relaxed);
     }
 
-    /// Takes note that the task has `cpu`; returns whether it was on another one, or nowhere, before.
+    /// Records that the task has `cpu`. Returns whether the task was on another CPU before, or on
+    /// none.
     #[inline(always)]
     pub(super) fn arrive(&self, cpu: u32) -> bool {
         let switches = self.switches.load(Ordering::Relaxed);
@@ -216,7 +219,7 @@ impl Task {
     /// Takes its stack.
     ///
     /// # Safety
-    /// The task has left its stack for good, and nobody else takes it at the same time.
+    /// The task has left its stack for good, and no other call takes the stack at the same time.
     pub(super) unsafe fn take_stack(&self) -> Option<Stack> {
         // SAFETY: this function's contract.
         unsafe { (*self.stack.get()).take() }
@@ -246,22 +249,24 @@ impl fmt::Debug for Task {
     }
 }
 
-/// The task that runs on this CPU; in an interrupt, the one it interrupted.
+/// The task that runs on this CPU; in an interrupt, the interrupted task.
 #[inline(always)]
 #[must_use]
 pub fn current() -> &'static Task {
     // SAFETY: SP_EL0 holds the address of the CPU's current task from the first line of Rust on
-    // (`set_current`'s contract), and the run queue keeps that alive as long as it is current. (`'static` is too long
-    // for a reference that outlives the task: nobody keeps one that does not keep the task, too.)
+    // (the contract of `set_current`), and the run queue keeps the task alive as long as it is
+    // current. (`'static` is too long for a reference that outlives the task. No caller keeps the
+    // reference without keeping the task, too.)
     unsafe { &*core::ptr::with_exposed_provenance::<Task>(sysreg::sp_el0() as usize) }
 }
 
-/// The same, with a share in it.
+/// The same as an `Arc`.
 #[must_use]
 pub fn current_arc() -> Arc<Task> {
     let task = core::ptr::from_ref(current());
-    // SAFETY: every current task but `EARLY` is in an `Arc`, and `EARLY` is nobody's once there is a heap
-    // (`init`); the run queue or its CPU holds a count, so there is one to add to.
+    // SAFETY: every current task but `EARLY` is in an `Arc`, and `EARLY` is not current any more
+    // once there are other tasks (`init`). The run queue or the CPU holds a count of the task, so
+    // it is alive.
     unsafe { Arc::increment_strong_count(task) };
     // SAFETY: the count of the line above.
     unsafe { Arc::from_raw(task) }
@@ -270,20 +275,20 @@ pub fn current_arc() -> Arc<Task> {
 /// Makes `task` the current one of this CPU.
 ///
 /// # Safety
-/// `task` lives as long as it is current, and no other CPU has it.
+/// `task` lives as long as it is current, and no other CPU runs it.
 pub(super) unsafe fn set_current(task: *const Task) {
     // SAFETY: this function's contract.
     unsafe { sysreg::set_sp_el0(task.expose_provenance() as u64) };
 }
 
-/// Gives a secondary CPU a task to be. The first thing that it does in Rust.
+/// Sets the first current task of a secondary CPU. The CPU calls this first in Rust.
 pub fn init_secondary_cpu(task: &'static Task) {
-    // SAFETY: it lives for ever, and was made for the calling CPU (`prepare_cpu`).
+    // SAFETY: the task lives forever, and `prepare_cpu` made it for the calling CPU.
     unsafe { set_current(task) };
 }
 
-/// Gives the boot CPU a task to be. The first thing that the kernel does.
+/// Sets the first current task of the boot CPU. The kernel calls this first.
 pub fn init_boot_cpu() {
-    // SAFETY: a static, and no other CPU is up.
+    // SAFETY: the task is a static, and no other CPU is up.
     unsafe { set_current(&raw const EARLY) };
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Waiting for something that another task, or an interrupt, will do.
+//! Wait queues: a task waits for something that another task, or an interrupt handler, will do.
 
 use alloc::sync::Arc;
 
@@ -10,19 +10,30 @@ use super::task::{Task, current_arc};
 use super::{CPUS, run};
 use crate::sync::IrqLock;
 
-/// Tasks that wait for one thing. Linux: `wait_queue_head_t`.
+/// Tasks that wait for one condition. Linux: `wait_queue_head_t`.
 ///
-/// The protocol: who waits tests its condition under the queue's lock, and gets on the queue under the same lock
-/// if it does not hold. Who makes the condition true does that first and wakes then, under that
-/// lock. So no wake-up is lost. The condition must not sleep, log or take locks that come
-/// before this one ([`crate::sync`]).
+/// # The protocol
+///
+/// A task that waits tests its condition under the queue's lock. If the condition does not hold,
+/// the task enters the queue under the same lock, before it releases it. Code that makes the
+/// condition true does so first, and then takes the lock to wake a task. So no wake-up is lost:
+///
+/// ```text
+/// waiter: lock, condition is false, enter the queue, unlock
+/// waker:  (condition = true at any time)                    lock, take the waiter, unlock, wake it
+/// ```
+///
+/// If the waker locks first, the waiter's test follows under the lock and finds the condition true.
+///
+/// The condition must not sleep, log, or take a lock that comes before this one in the order of
+/// [`crate::sync`].
 #[derive(Debug)]
 pub struct WaitQueue {
     waiting: IrqLock<List<Task>>,
 }
 
 impl WaitQueue {
-    /// Nobody waits.
+    /// A queue without tasks.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -30,7 +41,8 @@ impl WaitQueue {
         }
     }
 
-    /// Sleeps until `condition` holds: it is tested at once, and after each wake-up. Linux: `wait_event()`.
+    /// Sleeps until `condition` holds. The condition is tested at once, and after each wake-up.
+    /// Linux: `wait_event()`.
     ///
     /// # Panics
     /// Where the caller must not sleep; see [`might_sleep`].
@@ -52,7 +64,8 @@ impl WaitQueue {
         }
     }
 
-    /// Wakes whoever has waited longest; returns whether there was one. May be called in interrupts.
+    /// Wakes the task that has waited longest; returns whether there was one. Interrupt handlers
+    /// may call it.
     pub fn wake_one(&self) -> bool {
         let masked = run::Masked::new();
         let task = self.waiting.lock().pop();
@@ -64,10 +77,10 @@ impl WaitQueue {
         found
     }
 
-    /// Wakes everybody who waits now. May be called in interrupts.
+    /// Wakes all tasks that wait now. Interrupt handlers may call it.
     pub fn wake_all(&self) {
         let masked = run::Masked::new();
-        // Who comes back to the queue meanwhile is not woken again, so this ends.
+        // A task that enters the queue again in the meantime is not woken again, so this loop ends.
         let mut woken = core::mem::take(&mut *self.waiting.lock());
         while let Some(task) = woken.pop() {
             CPUS.wake(&task);
@@ -75,26 +88,27 @@ impl WaitQueue {
         drop(masked);
     }
 
-    /// How many tasks wait.
+    /// The number of tasks that wait.
     #[must_use]
     pub fn len(&self) -> usize {
         self.waiting.lock().len()
     }
 
-    /// Whether nobody waits.
+    /// Whether no task waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Puts `task`, which never runs again, on the queue: for lists of what is to be cleared away.
+    /// Puts `task`, which never runs again, on the queue. The list of tasks to be freed is such a
+    /// queue.
     pub(super) fn add_dead(&self, task: Arc<Task>) {
         let _masked = run::Masked::new();
-        // SAFETY: it has left its CPU and its run queue for good.
+        // SAFETY: the task has left its CPU and its run queue for good.
         unsafe { self.waiting.lock().push(task) };
     }
 
-    /// Takes the first one.
+    /// Takes the first task.
     pub(super) fn take_dead(&self) -> Option<Arc<Task>> {
         let _masked = run::Masked::new();
         self.waiting.lock().pop()

@@ -1,13 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Which CPU a task goes to, so that no CPU idles while another has two tasks.
+//! Load balancing: the choice of a CPU for a task, so that no CPU idles while another one has two
+//! tasks.
 //!
-//! Whoever makes a task ready, or lets a ready one run on more CPUs, looks for an idle CPU *behind* putting it on a
-//! list; a CPU that is about to idle says so *before* it looks at all lists for the last time. Both are
-//! sequentially consistent, so one of the two sees the other.
+//! # How a ready task and an idle CPU find each other
 //!
-//! Several may call the same idle CPU, each for another task, and it takes one of them. So a CPU that has found
-//! something and does not idle any more calls the others if there is more ([`Cpus::schedule`]).
+//! A CPU that makes a task ready, or that lets a ready task run on more CPUs, first puts the task
+//! on a list and then looks for an idle CPU. A CPU that is about to idle first sets its bit in
+//! `idle` and then looks at all lists for the last time. Both sequences contain a sequentially
+//! consistent fence, so at least one of the two CPUs sees the other:
+//!
+//! ```text
+//! CPU 0: put the task on a list;  fence;  read `idle`        (sees bit 1: it kicks CPU 1)
+//! CPU 1: set bit 1 of `idle`;     fence;  read all lists     (sees the task: it steals it)
+//! ```
+//!
+//! Several CPUs may kick the same idle CPU, each for another task, and it takes one of them. A CPU
+//! that has found a task and does not idle any more therefore kicks the other idle CPUs if more
+//! tasks are ready ([`Cpus::schedule`]).
 
 use alloc::sync::Arc;
 use core::sync::atomic::{Ordering, fence};
@@ -20,8 +30,8 @@ use crate::arch::relax::CpuRelax;
 use crate::sched::entity::{CpuMask, Entity};
 
 impl<T: Entity, P: Port> Cpus<T, P> {
-    /// A task that may run on `allowed` has become ready on `cpu`: if one of those CPUs is idle, it is to come
-    /// and take it.
+    /// A task that may run on `allowed` has become ready on `cpu`. Kicks one of the allowed CPUs if
+    /// one is idle, so that it takes the task.
     #[inline(always)]
     pub(super) fn offer(&self, cpu: usize, allowed: CpuMask) {
         self.port.race();
@@ -32,9 +42,9 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         }
     }
 
-    /// `cpu` does not idle any more. What it leaves is for the other CPUs that do: it may have been called for more
-    /// than one task, and for none that it has taken. Which of them may run what is left is theirs to find out, so
-    /// all are called.
+    /// Kicks all idle CPUs if a task is ready: `cpu` does not idle any more, and it may have been
+    /// kicked for more tasks than the one that it has taken. Each kicked CPU finds out itself which
+    /// tasks it may run.
     pub(super) fn pass_on(&self, cpu: usize) {
         self.port.race();
         fence(Ordering::SeqCst);
@@ -48,12 +58,12 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         }
     }
 
-    /// Makes a task ready that is on no CPU and no list: `State::Moving`, or new.
+    /// Makes a task ready that is on no CPU and on no list: it is new, or `State::Moving`.
     pub(super) fn place(&self, task: Arc<T>) {
         loop {
             let cpu = self.choose(&task);
             let mut queue = self.lock(cpu);
-            // `choose` has looked without a lock.
+            // `choose` reads without a lock, so the mask may have changed.
             if !task.entry().allowed().has(cpu) {
                 drop(queue);
                 self.port.wait();
@@ -66,7 +76,8 @@ impl<T: Entity, P: Port> Cpus<T, P> {
             self.publish(cpu, &queue);
             drop(queue);
             self.port.kick(cpu);
-            // It was chosen before the task was on its list: it may be busy by now, and another one idle.
+            // `cpu` was chosen before the task was on its list. It may be busy by now, and another
+            // CPU idle.
             fence(Ordering::SeqCst);
             if self.idle.load(Ordering::SeqCst) >> cpu & 1 == 0 {
                 self.offer(cpu, allowed);
@@ -75,8 +86,9 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         }
     }
 
-    /// The CPU for a task that becomes ready: its home if that is idle, any idle one else; if none is, its home,
-    /// or the one with the fewest tasks if it may not stay.
+    /// Chooses the CPU for a task that becomes ready: its home if that is idle, or else any idle
+    /// CPU. If none is idle, it is the home if no other task is ready there, and otherwise the
+    /// allowed CPU with the fewest ready tasks.
     fn choose(&self, task: &T) -> usize {
         let home = task.entry().cpu();
         let allowed = task.entry().allowed().0 & self.online.load(Ordering::Relaxed);
@@ -96,8 +108,8 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         }
     }
 
-    /// Takes a task from another CPU's ready list, for `cpu`, the caller's, which has none. Returns whether
-    /// there was one.
+    /// Takes a task from another CPU's ready list for `cpu`, which is the caller's and has no ready
+    /// task. Returns whether there was one.
     pub fn steal(&self, cpu: usize) -> bool {
         self.port.race();
         for victim in (cpu + 1..MAX_CPUS).chain(0..cpu) {
@@ -107,7 +119,8 @@ impl<T: Entity, P: Port> Cpus<T, P> {
             let (mut mine, mut theirs) = self.lock_both(cpu, victim);
             let found = theirs.ready.take(|task| task.entry().allowed().has(cpu));
             if let Some(task) = &found {
-                // Under the lock of both homes: who looks for the task finds it on the list of one of them.
+                // Both homes are locked here: a CPU that looks for the task finds it on the list of
+                // one of them.
                 task.entry().set_cpu(cpu);
             }
             self.publish(victim, &theirs);
@@ -123,8 +136,8 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         false
     }
 
-    /// `cpu`, the caller's, has nothing to do, and says so until [`Cpus::end_idle`]. Returns whether
-    /// it has found something after all.
+    /// Marks `cpu`, the caller's, as idle until [`Cpus::end_idle`]. Returns whether a task was
+    /// found after all.
     pub fn begin_idle(&self, cpu: usize) -> bool {
         self.idle.fetch_or(1 << cpu, Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -132,12 +145,13 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         self.has_ready(cpu) || self.steal(cpu)
     }
 
-    /// `cpu` looks at its queue again.
+    /// Ends what [`Cpus::begin_idle`] began: `cpu` looks at its queue again.
     pub fn end_idle(&self, cpu: usize) {
         self.idle.fetch_and(!(1 << cpu), Ordering::SeqCst);
     }
 
-    /// Locks two queues, in the order of their numbers; returns them as asked for.
+    /// Locks two queues in the order of their numbers, and returns them in the order of the
+    /// arguments.
     fn lock_both(
         &self,
         one: usize,

@@ -1,26 +1,33 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The run queues of all CPUs: who runs next, where, and how a task gets from one CPU to another.
+//! The run queues of all CPUs: which task runs next, on which CPU, and how a task gets from one CPU
+//! to another.
 //!
-//! No hardware here: the same code runs under a checker of interleavings on the host
-//! (`kernel/tests/scheduler_interleavings.rs`), with threads for CPUs.
+//! This code contains nothing of the hardware. On the host it runs under a checker of interleavings
+//! (`kernel/tests/scheduler_interleavings.rs`), with threads in place of CPUs.
 //!
 //! # The hand-over
 //!
-//! A task may run elsewhere as soon as another CPU finds it, so it must not be found before its registers are
-//! saved and its stores are complete (R17). The lock of a CPU's queue is therefore *held across the context
-//! switch*: [`Cpus::schedule`] takes it on the stack of the task that leaves, [`Cpus::finish`]
-//! releases it on the stack of the one that comes. Whatever makes a task that was switched out run again
-//! ([`Cpus::wake`], [`Cpus::steal`], [`Cpus::set_allowed`]) takes that lock first.
+//! Another CPU may run a task as soon as it finds the task, so the task must not be found before
+//! its registers are saved and its stores are complete (R17). The lock of a CPU's queue is
+//! therefore *held across the context switch*: [`Cpus::schedule`] takes it on the stack of the task
+//! that leaves, and [`Cpus::finish`] releases it on the stack of the task that arrives. Every
+//! function that makes a switched-out task run again ([`Cpus::wake`], [`Cpus::steal`],
+//! [`Cpus::set_allowed`]) takes that lock first:
 //!
-//! A task that leaves for good, for a wait or for another CPU is kept by its queue (`leaving`) until
-//! `finish`: it stands on its own stack until then.
+//! ```text
+//! CPU 0: lock queue 0, put A on the ready list, save A's registers, switch to B, unlock queue 0
+//! CPU 1: steal: wait for queue 0 ............................................... lock, take A
+//! ```
+//!
+//! A task that ends, waits for a wake-up or moves to another CPU is held by its queue (`leaving`)
+//! until `finish`, because it still uses its own stack until then.
 //!
 //! # Locks
 //!
-//! Interrupts are masked while a queue is locked (by the caller). A CPU that needs two queues takes them
-//! in the order of their numbers. The lock of a [wait queue](super::WaitQueue) comes before that of a
-//! run queue. Nothing is allocated, freed, logged or waited for under the lock of a run queue.
+//! The caller masks interrupts while a queue is locked. A CPU that needs two queues locks them in
+//! the order of their numbers. The lock of a [wait queue](super::WaitQueue) is taken before that of
+//! a run queue. Code that holds the lock of a run queue does not allocate, free, log or wait.
 
 mod balance;
 mod queue;
@@ -38,27 +45,27 @@ use super::stats::Stats;
 use crate::arch::relax::{CpuRelax, cpu_relax};
 pub use crate::machine::MAX_CPUS;
 
-/// What the queues need of the machine.
+/// What the run queues need from the machine.
 pub trait Port {
-    /// The queue of `cpu` has something new, or its task is to be looked at again: that CPU is to
-    /// [tick](Cpus::tick) soon. Called without any lock held, or with that of the caller's queue.
+    /// Asks `cpu` to [tick](Cpus::tick) soon: its queue has something new, or its current task must
+    /// be looked at again. The caller holds no lock, or only that of its own queue.
     fn kick(&self, cpu: usize);
 
-    /// Another CPU may come in between here. Does nothing but in tests.
+    /// Marks a point at which another CPU may act. It does nothing except in tests.
     #[inline(always)]
     fn race(&self) {}
 
-    /// As [`Port::race`], where the caller waits for another CPU.
+    /// The same as [`Port::race`], at a point where the caller waits for another CPU.
     #[inline(always)]
     fn wait(&self) {
         cpu_relax();
     }
 }
 
-/// What a tick found.
+/// The result of a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tick {
-    /// Whether the current task is to make room.
+    /// Whether the current task must be preempted.
     pub preempt: bool,
     /// When the next tick is needed, in ticks; `u64::MAX` for never.
     pub next: u64,
@@ -67,7 +74,7 @@ pub struct Tick {
 /// All run queues.
 pub struct Cpus<T: Entity, P> {
     queues: [SpinMutex<Queue<T>, CpuRelax>; MAX_CPUS],
-    /// Ready tasks of each CPU, for a look without the lock.
+    /// The number of ready tasks of each CPU, readable without the lock.
     ready: [AtomicU32; MAX_CPUS],
     online: AtomicU32,
     idle: AtomicU32,
@@ -77,7 +84,7 @@ pub struct Cpus<T: Entity, P> {
 }
 
 impl<T: Entity, P: Port> Cpus<T, P> {
-    /// Queues of which none is in use.
+    /// Creates the queues. No CPU takes part yet.
     #[must_use]
     pub const fn new(port: P) -> Self {
         Self {
@@ -90,12 +97,12 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         }
     }
 
-    /// Says how long a time slice is, in ticks.
+    /// Sets the length of a time slice, in ticks.
     pub fn set_slice(&self, ticks: u32) {
         self.slice.store(ticks, Ordering::Relaxed);
     }
 
-    /// CPU number `cpu` takes part from now on. It runs `first`, or its idle task.
+    /// Lets CPU number `cpu` take part from now on. It runs `first`, or its idle task.
     pub fn add_cpu(&self, cpu: usize, first: Option<Arc<T>>) {
         let mut queue = self.lock(cpu);
         if let Some(task) = &first {
@@ -119,7 +126,7 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         CpuMask(self.idle.load(Ordering::Relaxed))
     }
 
-    /// What `cpu` has done so far.
+    /// The statistics of `cpu`.
     #[must_use]
     pub fn stats(&self, cpu: usize) -> Stats {
         self.lock(cpu).stats
@@ -160,14 +167,15 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         self.ready[cpu].store(queue.ready.len() as u32, Ordering::Relaxed);
     }
 
-    /// Decides who gets `cpu`, the caller's, whose interrupts are masked.
+    /// Decides which task gets `cpu`, which is the caller's. The caller has masked interrupts.
     ///
-    /// A task that still [runs](State::Running) goes to the end of the ready list; one that said that it
-    /// waits, sleeps or is dead leaves. The registers of `cpu` still are those of the task that leaves: they are to
-    /// be saved, and [`Cpus::finish`] called by whoever runs then, before anything else is done with
-    /// the queues.
+    /// A task that is still [running](State::Running) goes to the end of the ready list. One that
+    /// has said that it waits, sleeps or is dead leaves. The registers of `cpu` are still those of
+    /// the task that leaves. Before anything else is done with the queues, the caller must save
+    /// them and switch, and the task that arrives must call [`Cpus::finish`].
     ///
-    /// `leave` is what the task that has the CPU does before anybody else can run it. If it says no, nothing changes.
+    /// `leave` does what must be done before any other CPU can run the leaving task. It is called
+    /// while the queue is locked. If it returns `false`, nothing changes.
     #[inline]
     pub fn schedule(&self, cpu: usize, now: u64, leave: impl FnOnce() -> bool) -> Decision<'_, T> {
         let mut guard = self.lock(cpu);
@@ -207,7 +215,8 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         Decision::Switch(Switch { guard })
     }
 
-    /// Where a task goes that loses its CPU. Returns where it may run if it is ready, and nowhere if not.
+    /// Puts away a task that loses its CPU. Returns where it may run if it is ready, and an empty
+    /// mask if it is not.
     #[inline(always)]
     fn put_away(&self, cpu: usize, queue: &mut Queue<T>, task: Arc<T>) -> CpuMask {
         match task.entry().state() {
@@ -227,19 +236,20 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         CpuMask(0)
     }
 
-    /// Ends a switch: releases the queue of `cpu`, and sends a task that left for another CPU on its way.
+    /// Ends a switch: releases the queue of `cpu`, and places a task that has left for another CPU.
     ///
     /// # Safety
-    /// [`Cpus::schedule`] has decided on a switch on this CPU, the decision was [held](Switch::hold), and the
-    /// task that left is off its stack, its registers saved.
+    /// [`Cpus::schedule`] has decided on a switch on this CPU, the decision was
+    /// [held](Switch::hold), and the task that left no longer uses its stack and has its registers
+    /// saved.
     #[inline]
     #[must_use = "a dead task is to be dealt with"]
     pub unsafe fn finish(&self, cpu: usize) -> Left<T> {
-        // SAFETY: the lock is this CPU's, since `hold`.
+        // SAFETY: this CPU has held the lock since `hold`.
         let queue = unsafe { &mut *self.queues[cpu].as_mut_ptr() };
         let left = queue.leaving.take();
-        // Before it is unlocked: from then on a task that blocks may be woken, and what it is then, moving or even
-        // dead, is for others to deal with.
+        // The state is read before the unlock. After it another CPU may wake a task that blocks,
+        // and that CPU then deals with the task if it moves, or even ends.
         let state = left.as_ref().map(|task| task.entry().state());
         // SAFETY: `hold` left it locked for this.
         unsafe { self.queues[cpu].force_unlock() };
@@ -266,8 +276,9 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         self.place(task);
     }
 
-    /// Wakes `task` if it is blocked; returns whether it was. Its home CPU's switch is over when it
-    /// is made ready elsewhere.
+    /// Wakes `task` if it is blocked; returns whether it was. If another CPU makes the task ready,
+    /// the task's switch on its home CPU is over by then, because this function takes the lock of
+    /// that queue.
     pub fn wake(&self, task: &Arc<T>) -> bool {
         loop {
             let cpu = task.entry().cpu();
@@ -297,8 +308,8 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         }
     }
 
-    /// A tick of `cpu`, the caller's, at `now`: wakes sleepers, and says whether the current task has had
-    /// its time.
+    /// Performs a tick of `cpu`, the caller's, at `now`: wakes sleepers, and returns whether the
+    /// current task must be preempted.
     pub fn tick(&self, cpu: usize, now: u64) -> Tick {
         let mut guard = self.lock(cpu);
         let queue = &mut *guard;
@@ -317,7 +328,7 @@ impl<T: Entity, P: Port> Cpus<T, P> {
                 }
             } else {
                 task.entry().set_state(State::Moving);
-                // SAFETY: it has just been taken from its list.
+                // SAFETY: the task has just been taken from its list.
                 unsafe { movers.push(task) };
             }
         }
@@ -339,8 +350,9 @@ impl<T: Entity, P: Port> Cpus<T, P> {
         tick
     }
 
-    /// Changes where `task` may run. If it is somewhere else it moves: at once if it is not
-    /// running, and as soon as it loses its CPU if it is.
+    /// Changes the CPUs that `task` may run on. A task that is on a CPU outside of them moves: a
+    /// ready one at once, a running one as soon as it loses its CPU, a waiting one when it is
+    /// woken.
     ///
     /// # Errors
     /// [`NoSuchCpu`] if no CPU of `allowed` takes part; nothing changes.
@@ -381,7 +393,8 @@ impl<T: Entity, P: Port> Cpus<T, P> {
                     drop(queue);
                     self.port.kick(cpu);
                 }
-                // Found a place for when it is woken. A sleeper wakes where it went to sleep, and moves then.
+                // `place` chooses a CPU when a blocked task is woken. A sleeper wakes where it went
+                // to sleep, and moves then.
                 _ => {}
             }
             return Ok(());
@@ -395,7 +408,7 @@ impl<T: Entity, P> fmt::Debug for Cpus<T, P> {
     }
 }
 
-/// No CPU that a task may run on takes part.
+/// None of the CPUs that a task may run on takes part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoSuchCpu {
     /// The CPUs asked for.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! One CPU's queue, and what is decided about it.
+//! The run queue of one CPU, and the decisions about it.
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -14,31 +14,32 @@ use crate::sched::stats::Stats;
 /// One CPU's queue.
 #[derive(Debug)]
 pub struct Queue<T: Entity> {
-    /// Who has the CPU; `None`: its idle task.
+    /// The task that has the CPU; `None` for the idle task.
     pub(super) current: Option<Arc<T>>,
-    /// Who could have it, next first.
+    /// The ready tasks, in the order in which they get the CPU.
     pub(super) ready: List<T>,
-    /// Who waits for a time, earliest first.
+    /// The tasks that wait for a time, earliest deadline first.
     pub(super) sleepers: List<T>,
-    /// Who is on its way out.
+    /// The task that is leaving; it still uses its stack.
     pub(super) leaving: Option<Arc<T>>,
-    /// When the current task is to make room, in ticks.
+    /// When the time slice of the current task ends, in ticks.
     pub(super) slice_end: u64,
     pub(super) stats: Stats,
 }
 
-/// Who gets a CPU.
+/// The decision about which task gets a CPU.
 #[must_use = "the queue may be locked"]
 pub enum Decision<'a, T: Entity> {
-    /// Who has it.
+    /// The current task keeps it.
     Stay,
-    /// Who has it, because it must not leave.
+    /// The current task keeps it, because it must not leave.
     Refused,
-    /// Somebody else.
+    /// Another task gets it.
     Switch(Switch<'a, T>),
 }
 
-/// A decision: `next` gets the CPU. The queue is locked until [`Cpus::finish`](super::Cpus::finish).
+/// A decision that `next` gets the CPU. The queue is locked until
+/// [`Cpus::finish`](super::Cpus::finish).
 #[must_use = "the queue stays locked until `finish`"]
 pub struct Switch<'a, T: Entity> {
     pub(super) guard: SpinMutexGuard<'a, Queue<T>, CpuRelax>,
@@ -61,7 +62,7 @@ impl<T: Entity> fmt::Debug for Switch<'_, T> {
 }
 
 impl<T: Entity> Switch<'_, T> {
-    /// The task that gets the CPU; `None`: the idle task.
+    /// The task that gets the CPU; `None` for the idle task.
     #[must_use]
     pub fn next(&self) -> Option<&Arc<T>> {
         self.guard.current.as_ref()
@@ -73,7 +74,7 @@ impl<T: Entity> Switch<'_, T> {
         self.guard.next_tick()
     }
 
-    /// Takes note that [`Switch::next`] was on another CPU.
+    /// Counts that [`Switch::next`] ran on another CPU before, or has not run yet.
     pub fn count_arrival(&mut self) {
         bump(&mut self.guard.stats.arrivals);
     }
@@ -84,12 +85,12 @@ impl<T: Entity> Switch<'_, T> {
     }
 }
 
-/// What a task that has left its CPU asks for.
+/// What remains to be done for a task that has left its CPU.
 #[derive(Debug)]
 pub enum Left<T> {
     /// Nothing.
     Nothing,
-    /// It has ended, and is off its stack.
+    /// The task has ended, and no longer uses its stack.
     Dead(Arc<T>),
 }
 
@@ -119,12 +120,13 @@ impl<T: Entity> Queue<T> {
 
     pub(super) fn make_ready(&mut self, task: Arc<T>) {
         task.entry().set_state(State::Ready);
-        // SAFETY: whoever calls this has just taken it from a list, or from where tasks are on none.
+        // SAFETY: every caller has just taken the task from a list, or from a place where tasks are
+        // on none.
         unsafe { self.ready.push(task) };
     }
 }
 
-/// One more. It wraps, rather than ask whether it would: 2^64 events take centuries.
+/// Increments `count`. It wraps instead of checking for an overflow: 2^64 events take centuries.
 #[inline(always)]
 pub(super) const fn bump(count: &mut u64) {
     *count = count.wrapping_add(1);
