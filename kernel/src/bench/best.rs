@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a measurement yields: the cheapest repetition, or the reason why nothing was measured.
+//! The result of a measurement: the cheapest repetition, or the reason why nothing was measured.
 
 use core::fmt;
 
@@ -16,18 +16,19 @@ use crate::text::Text;
 pub enum BenchError {
     /// The timer does not tick once per instruction.
     Clock {
-        /// Instructions of the shorter of two loops; the other one has twice as many.
+        /// The instructions of the shorter of two loops; the other one has twice as many.
         executed: u64,
-        /// Ticks during each of them. The host's clock may make the longer loop the faster one.
+        /// The ticks during each of them. If the host's clock drives the timer, the longer loop may
+        /// take fewer ticks.
         ticks: [u64; 2],
     },
     /// Physical memory is exhausted.
     Frames(OutOfFrames),
-    /// The vmap area refused.
+    /// The vmap area refused a request.
     Vmap(VmapError),
-    /// The address space refused.
+    /// The address space refused a request.
     Space(SpaceError),
-    /// There is no second task.
+    /// A second task could not be started.
     Spawn(SpawnError),
 }
 
@@ -69,12 +70,12 @@ impl fmt::Display for BenchError {
 
 impl core::error::Error for BenchError {}
 
-/// Who counts instructions.
+/// What counts the instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
-    /// The generic timer, which has to tick once per instruction.
+    /// The generic timer, which must tick once per instruction.
     Timer,
-    /// Somebody outside, by the marks of the windows.
+    /// A counter outside of the machine, which knows the marks of the windows.
     Outside,
 }
 
@@ -102,7 +103,7 @@ impl Best {
     }
 
     pub(super) fn print(&self, counter: Counter, op: u8, pages: usize, empty: u64) {
-        // A window that was left out.
+        // The window was left out.
         let Some(counts) = self.counts else { return };
         println!(
             "count op={op} pages={pages}{} ptes={} dsb={} isb={} tlbi={} ish={} dmb={}",
@@ -116,7 +117,7 @@ impl Best {
         );
     }
 
-    /// What the timer says, without what the measuring itself costs, for a line.
+    /// The instructions by the timer, without the cost of measuring, as a part of a line.
     pub(super) fn taken(&self, counter: Counter, empty: u64) -> Text<64> {
         match counter {
             Counter::Timer => Text::from_arguments(format_args!(

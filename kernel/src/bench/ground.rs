@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the windows work on in this kernel: a part of the vmap area, frames, and the kernel's address space.
+//! What the windows work on in this kernel: a part of the vmap area, frames, and the kernel's
+//! address space.
 
 use core::ops::{Deref, DerefMut};
 
@@ -13,8 +14,9 @@ use crate::mm::frames::Block;
 use crate::mm::kernel_space::{self, SpaceGuard};
 use crate::mm::vmap::{self, Area};
 
-/// The ground with what it is made of. The fields are dropped in their order, which matters: what is still mapped is
-/// unmapped when the lock of the address space is free again.
+/// The ground, together with the area that it is made of. The fields are dropped in their order,
+/// which matters: the ground's lock of the address space must be released before the drop of the
+/// area takes it to unmap what is still mapped.
 pub(super) struct Site {
     ground: Ground<SpaceGuard, Arm64>,
     area: Area<Block>,
@@ -35,15 +37,15 @@ impl DerefMut for Site {
 }
 
 impl Site {
-    /// Addresses and frames for up to `pages` pages, a power of two.
+    /// Reserves addresses and frames for up to `pages` pages, a power of two.
     pub(super) fn new(pages: usize) -> Result<Self, BenchError> {
-        /// Shares no factor with a power of two, so that each frame comes once.
+        /// The stride shares no factor with a power of two, so each frame comes once.
         const STRIDE: usize = 97;
-        // A slot loop takes a whole table of frames.
+        // A loop over slots takes a whole table of frames.
         let frames = pages.next_multiple_of(ENTRIES);
         let block = Block::alloc(frames)?;
         let first = block.first();
-        // Nothing else is in the vmap area yet, so this begins at a table's start.
+        // Nothing else is in the vmap area yet, so this area begins at a table's start.
         let area = Area::with(&vmap::GENERAL, pages as u64, block)?;
         let nth = |i: usize| first.offset((i * STRIDE % frames) as u64);
         let ground = Ground {

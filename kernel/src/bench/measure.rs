@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Measuring the windows, and the lines that say what came of it.
+//! Measures the windows, and prints a line for each.
 
 use core::hint::black_box;
 
@@ -16,13 +16,14 @@ use crate::mm::kernel_space::SpaceGuard;
 use crate::platform::exit::Status;
 use crate::println;
 
-/// Pages of a window, as far as boot argument `pages=` allows. The marginal cost is taken between 512 and 4096.
+/// The sizes of the windows in pages, up to the limit of boot argument `pages=`. The marginal cost
+/// is computed between 512 and 4096.
 const SIZES: [usize; 6] = [1, 16, 512, 4096, 65_536, 1_048_576];
 
 /// The largest window of which each page is a call of its own.
 const MOST_CALLS: usize = 65_536;
 
-/// The window of nothing.
+/// The body of the empty window.
 const EMPTY: Body = |_| Ok(());
 
 type Body = windows::Body<SpaceGuard, Arm64>;
@@ -30,7 +31,7 @@ type Body = windows::Body<SpaceGuard, Arm64>;
 /// One repetition.
 const REPETITION: [Step<SpaceGuard, Arm64>; STEPS] = windows::steps();
 
-/// Times that each window is executed.
+/// How many times each window is executed.
 const REPETITIONS: usize = 3;
 
 /// Measures everything, with windows of up to `pages` pages, and prints it.
@@ -50,7 +51,7 @@ fn run(counter: Counter, most: usize) -> Result<(), BenchError> {
         check_clock()?;
     }
     println!("counts backend={} policy={}", MMU.backend(), MMU.policy());
-    // The smallest is always measured.
+    // The smallest size is always measured.
     let sizes = &SIZES[..SIZES.partition_point(|pages| *pages <= most).max(1)];
     let mut ground = Site::new(sizes[sizes.len() - 1])?;
     for &pages in sizes {
@@ -75,16 +76,16 @@ fn run(counter: Counter, most: usize) -> Result<(), BenchError> {
             }
         }
     }
-    // It holds the lock of the kernel's space.
+    // The ground holds the lock of the kernel's address space.
     drop(ground);
     scheduler::measure(counter)
 }
 
-/// Whether the timer ticks once per instruction. Compares two loops of known length: what surrounds them
-/// cancels out.
+/// Checks whether the timer ticks once per instruction. It compares two loops of known length, so
+/// that the cost of the code around them cancels out.
 ///
 /// # Errors
-/// [`BenchError::Clock`]: it does not.
+/// [`BenchError::Clock`] if it does not.
 pub fn check_clock() -> Result<(), BenchError> {
     const ROUNDS: u64 = 10_000;
     let _masked = interrupts::mask();
@@ -101,7 +102,8 @@ pub fn check_clock() -> Result<(), BenchError> {
     }
 }
 
-/// Never inlined, so that the same code surrounds each window, the empty one included.
+/// Executes `body` as one window. It is never inlined, so that the same code surrounds each window,
+/// including the empty one.
 #[inline(never)]
 fn measure(
     ground: &mut Ground<SpaceGuard, Arm64>,

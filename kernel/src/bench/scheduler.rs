@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the scheduler costs: a switch of registers, one with all that belongs to it, a yield, a tick, and lazy MMU
-//! mode's part of a switch.
+//! The windows of the scheduler: what a switch of registers, a whole switch, a yield, a tick, and
+//! lazy MMU mode's part of a switch cost.
 //!
-//! One line for each comes out, of the cheapest of several repetitions:
+//! The output has one line for each event, for the cheapest of several repetitions:
 //!
 //! ```text
 //! event name=switch op=130 instructions=123 spread=0 dsb=1 isb=0
 //! ```
 //!
-//! `op` is the number of its windows. A window ends on the CPU that it began on, in whatever task.
+//! `op` is the number of the event's windows. A window ends on the CPU on which it began, but it
+//! may end in another task.
 //!
-//! Two tasks on one CPU take turns; a stamp that one takes before it leaves and the other one compares when it
-//! comes is what lies between them.
+//! Two tasks on one CPU take turns. A task stores a time stamp before it leaves, and the other task
+//! compares the stamp with the time when it arrives. The difference is the cost of the event.
 
 use core::hint::black_box;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,22 +27,22 @@ use crate::mm::MMU;
 use crate::println;
 use crate::sched::{self, Builder, Slices, SpawnError, Stack, WaitQueue, yield_now};
 
-/// Times that each event is measured.
+/// How many times each event is measured.
 const REPETITIONS: usize = 8;
 
-/// The instructions of a loop that a tick interrupts in the middle.
+/// The instructions of the loop that a tick interrupts in the middle.
 const LOOP: u64 = 4000;
 
-/// When the task that leaves had its last word.
+/// The time at which the leaving task stored its stamp.
 static STAMP: AtomicU64 = AtomicU64::new(0);
-/// How long the way to the other task took.
+/// How long the switch to the other task took.
 static TOOK: AtomicU64 = AtomicU64::new(0);
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// How a task gives way.
+/// How a task gives up its CPU.
 type Leave = fn();
 
-/// A way through the kernel that is measured.
+/// An event that is measured.
 #[derive(Clone, Copy)]
 struct Event {
     name: &'static str,
@@ -59,23 +60,25 @@ impl Event {
     }
 }
 
-/// What the stamps themselves cost; 0 is also the empty window of the operations.
+/// The cost of the stamps themselves. Number 0 is also the empty window of the operations.
 const NOTHING: Event = Event::new("nothing", 0);
 const SWITCH: Event = Event::new("switch", 130);
 const SCHEDULE: Event = Event::new("schedule", 131);
 const YIELD: Event = Event::new("yield", 132);
 const TICK: Event = Event::new("tick", 133);
 const SWITCH_OUT: Event = Event::new("switch_out", 134);
-/// To let a task on another CPU go on: the waker's part.
+/// Waking a task on another CPU: the waker's part.
 const WAKE: Event = Event::new("wake", 135);
-/// From the decision to sleep to the return from it, for the other CPU, which idles in between.
+/// The sleeper's part on the other CPU, from the decision to sleep to the return from it. The CPU
+/// idles in between.
 const WOKEN: Event = Event::new("woken", 136);
 /// The loop of [`TICK`] without a tick.
 const CALM: Event = Event::new("calm", 137);
-/// What surrounds the library's part of a switch.
+/// The code that surrounds the library's part of a switch.
 const EMPTY: Event = Event::new("empty", 138);
 
-/// A turn: notes when it ends, and how long ago the other one's did when it begins anew.
+/// A turn: stores the time at which the task leaves and, when the task is back, computes how long
+/// ago the other task left.
 #[inline(never)]
 fn turn(event: Event, leave: Leave) {
     window::begin(event.id());
@@ -88,42 +91,43 @@ fn turn(event: Event, leave: Leave) {
     );
 }
 
-/// The way of nobody: what the stamps themselves cost.
+/// Leaves nothing: the turn then shows the cost of the stamps.
 fn stay() {}
 
-/// The switch with the queue's decision and the hand-over, interrupts masked by the caller.
+/// The whole switch, with the queue's decision and the hand-over. The caller has masked interrupts.
 fn schedule() {
     sched::switch_now();
 }
 
-/// Two contexts that are no tasks: this one, and one on a stack of its own.
+/// Two contexts that are not tasks: this one, and one on a stack of its own.
 static HERE: Context = Context::new();
 static THERE: Context = Context::new();
 
-/// To the other context: from the first register that is saved to the last one that is restored.
+/// Switches to the other context. The window covers the code from the first register that is saved
+/// to the last one that is restored.
 fn there() {
-    // SAFETY: interrupts are masked; both contexts are this window's, and the current task stays who it is. The bounds
-    // of the stack are needed by exceptions only, of which there are none.
+    // SAFETY: interrupts are masked. Both contexts belong to this window, and the current task
+    // stays the same. Only exceptions need the bounds of the stack, and there are none.
     unsafe { switch::switch(&HERE, &THERE, sysreg::sp_el0()) };
 }
 
-/// And back.
+/// Switches back.
 fn here() {
     // SAFETY: as in `there`.
     unsafe { switch::switch(&THERE, &HERE, sysreg::sp_el0()) };
 }
 
-/// The other context.
+/// The code of the other context.
 extern "C" fn answer(_: u64) -> ! {
     loop {
         turn(SWITCH, here);
     }
 }
 
-/// Registers only.
+/// Measures a switch of registers only.
 fn registers() -> Result<Best, BenchError> {
     let stack = Stack::new(1).map_err(|error| BenchError::Spawn(SpawnError::Stack(error)))?;
-    // SAFETY: the stack is new, and free again when nobody switches there any more, below.
+    // SAFETY: the stack is new, and it is freed below, after the last switch to it.
     unsafe { THERE.prepare(stack.bounds().top, answer, 0) };
     let mut best = Best::NONE;
     for round in 0..REPETITIONS + 2 {
@@ -134,7 +138,7 @@ fn registers() -> Result<Best, BenchError> {
             best.improve((TOOK.load(Ordering::Relaxed), Counts::default()));
         }
     }
-    // The other context left for the last time in a turn that nobody ends.
+    // The other context has left for the last time, in a turn that it does not end.
     window::end(SWITCH.id());
     Ok(best)
 }
@@ -142,7 +146,7 @@ fn registers() -> Result<Best, BenchError> {
 /// Measures and prints everything.
 ///
 /// # Errors
-/// There is no second task.
+/// A second task could not be started.
 pub(super) fn measure(counter: Counter) -> Result<(), BenchError> {
     let mut empty = Best::NONE;
     for _ in 0..REPETITIONS {
@@ -174,7 +178,7 @@ fn print(counter: Counter, Event { name, op }: Event, best: Best, without: u64) 
     );
 }
 
-/// A second task that takes turns with this one, until `STOP`.
+/// Starts a second task that takes turns with this one, until `STOP`.
 fn other(event: Event, leave: Leave, masked: bool) -> Result<sched::JoinHandle<()>, BenchError> {
     STOP.store(false, Ordering::Relaxed);
     let work = move || {
@@ -194,11 +198,11 @@ fn other(event: Event, leave: Leave, masked: bool) -> Result<sched::JoinHandle<(
         .map_err(BenchError::Spawn)
 }
 
-/// From one task to the other.
+/// Measures the switch from one task to the other.
 fn ways(event: Event, leave: Leave, masked: bool) -> Result<Best, BenchError> {
     let other = other(event, leave, masked)?;
     let mut best = Best::NONE;
-    // The first turns are the other one's first steps.
+    // In the first turns the other task starts.
     for round in 0..REPETITIONS + 2 {
         if masked {
             interrupts::mask_irq();
@@ -218,7 +222,8 @@ fn ways(event: Event, leave: Leave, masked: bool) -> Result<Best, BenchError> {
     Ok(best)
 }
 
-/// A loop without and with a tick in the middle; a second task is ready, so that the timer is armed anew.
+/// Measures a loop without and with a tick in the middle. A second task is ready, so that the tick
+/// arms the timer again.
 fn ticks() -> Result<(u64, Best), BenchError> {
     let other = other(NOTHING, yield_now, false)?;
     yield_now();
@@ -284,8 +289,8 @@ fn switch_out() -> bool {
 
 /// Somebody on CPU 1 sleeps and is woken from CPU 0. Only a counter outside knows which CPU has executed what.
 ///
-/// A slice would end while the sleeper's CPU idles, if the host is busy: its tick, and arming the timer anew, would be in
-/// the sleeper's window then. So slices are as long as they can be.
+/// Slices are as long as possible. If a slice ended while the sleeper's CPU idles, which happens on
+/// a busy host, the sleeper's window would contain a tick and the arming of the timer.
 fn wakes() -> Result<(), BenchError> {
     static SLEEPER: WaitQueue = WaitQueue::new();
     static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -308,7 +313,7 @@ fn wakes() -> Result<(), BenchError> {
         while SLEEPER.is_empty() {
             yield_now();
         }
-        // It is on the queue, and on its way to idling.
+        // The sleeper is on the queue, and its CPU is about to idle.
         window::spend(1 << 16);
         interrupts::mask_irq();
         let before = MMU.counts();

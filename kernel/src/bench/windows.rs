@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is measured, in an order in which each window finds what the one before has left.
+//! The measured windows, in an order in which each window finds the state that the previous one has
+//! left.
 //!
-//! Numbers below 128 are those of the windows that Linux was measured with; above are our own.
-//! Nothing of a body is inlined into the measuring, and the compiler may inline everything of the library into the body.
+//! Numbers below 128 are those of the windows that were measured in Linux; the others are our own.
+//! The body of a window is not inlined into the measuring code. The compiler may inline anything of
+//! the library into the body.
 //!
-//! The windows are generic over the kernel below the library. The host test `tests/windows.rs` runs them on the machine
-//! model, which predicts their barriers.
+//! The windows are generic over the kernel below the library. The host test `tests/windows.rs` runs
+//! them on the machine model, which predicts their barriers.
 
 use alloc::vec::Vec;
 use core::ops::DerefMut;
@@ -15,26 +17,29 @@ use lazymmu::{
     Prot, SpaceError,
 };
 
-/// What the windows work on: addresses that nobody uses, and frames. `S` is a held address space of the kernel `K`.
+/// What the windows work on: addresses that have no other user, and frames. `S` is a locked address
+/// space of the kernel `K`.
 #[derive(Debug)]
 pub struct Ground<S, K: Kernel + 'static> {
     /// The library.
     pub mmu: &'static Mmu<K>,
-    /// An invalidation that a window has left to be done.
+    /// An invalidation that a window has left to a later one.
     pub owed: Option<PendingInvalidation<'static, K>>,
     /// The address space.
     pub space: S,
-    /// The addresses of a window.
+    /// The addresses that a window uses.
     pub range: PageRange,
-    /// How many pages these are.
+    /// The number of these pages.
     pub pages: usize,
-    /// Frames for the largest window, no two neighbors of which are neighbors in memory. A multiple of 512 frames.
+    /// Frames for the largest window. Neighbors in the list are not neighbors in memory. Their
+    /// number is a multiple of 512.
     pub scattered: Vec<Frame>,
-    /// The first of as many consecutive frames as the largest window has pages.
+    /// The first frame of a block of consecutive frames, with as many frames as the largest window
+    /// has pages.
     pub first: Frame,
 }
 
-/// Something done on the ground.
+/// An action on the ground.
 pub type Body<S, K> = fn(&mut Ground<S, K>) -> Result<(), SpaceError>;
 
 /// A step of a repetition.
@@ -42,15 +47,15 @@ pub type Body<S, K> = fn(&mut Ground<S, K>) -> Result<(), SpaceError>;
 pub enum Step<S, K: Kernel + 'static> {
     /// Not measured.
     Prepare(Body<S, K>),
-    /// Measured under this number.
+    /// Measured, under this number.
     Window(u8, Body<S, K>),
-    /// The same; each page is a call of its own.
+    /// The same, with one call per page.
     Calls(u8, Body<S, K>),
-    /// Undoes what such calls have left.
+    /// Undoes such calls; not measured.
     Undo(Body<S, K>),
 }
 
-/// Steps of a repetition.
+/// The number of steps of a repetition.
 pub const STEPS: usize = 28;
 
 /// One repetition. It begins and ends with nothing mapped.
@@ -173,7 +178,8 @@ where
     })
 }
 
-/// Linux: `__set_pte()` on slots that are known, without lazy MMU mode: each pays for itself.
+/// Linux: `__set_pte()` on known slots, without lazy MMU mode, so each store executes its own
+/// barriers.
 #[inline(never)]
 fn set_slots_one_by_one<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
 where
@@ -197,14 +203,15 @@ where
     Ok(())
 }
 
-/// The same in a section for each table.
+/// The same, in one section for each table.
 #[inline(never)]
 fn set_slots<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
 where
     S: DerefMut<Target = AddressSpace<'static, K>>,
     K: Kernel + 'static,
 {
-    // A frame for each slot of a table, so that the compiler knows what index is good.
+    // Each chunk has a frame for each slot of a table, so the compiler knows that the index is in
+    // bounds.
     let (tables, _) = ground.scattered.as_chunks::<ENTRIES>();
     for (i, frames) in tables.iter().enumerate() {
         let first = i * ENTRIES;
@@ -220,7 +227,7 @@ where
     Ok(())
 }
 
-/// Linux: `__pte_clear()` on slots that are known.
+/// Linux: `__pte_clear()` on known slots.
 #[inline(never)]
 fn clear_slots<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
 where
@@ -236,13 +243,13 @@ where
     Ok(())
 }
 
-/// The first `pages` pages of what the `i`-th table of `range` translates.
+/// The first `pages` pages of those that the `i`-th table of `range` translates.
 fn nth_table(range: PageRange, i: usize, pages: usize) -> Result<PageRange, SpaceError> {
     let start = range.start().as_u64() + (i * ENTRIES) as u64 * PAGE_SIZE;
     Ok(PageRange::new(start, pages as u64)?)
 }
 
-/// What lazy MMU mode was made for: many calls of which none knows of the others.
+/// The use case of lazy MMU mode: many independent calls in one section.
 #[inline(never)]
 fn map_each_in_a_section<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
 where
@@ -253,7 +260,7 @@ where
     map_each(ground)
 }
 
-/// The same calls, each on its own.
+/// The same calls, outside of any section.
 #[inline(never)]
 fn map_each<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
 where
@@ -294,7 +301,7 @@ where
     Ok(())
 }
 
-/// Invalidates what callbacks and slots have emptied.
+/// Invalidates the pages whose entries callbacks and slots have cleared.
 fn flush<S, K>(ground: &mut Ground<S, K>) -> Result<(), SpaceError>
 where
     S: DerefMut<Target = AddressSpace<'static, K>>,

@@ -96,7 +96,8 @@ fn measure(backend: Backend, work: &Workload) -> Result<[Counts; 3], DemoError> 
     Ok([mapped, protected, MMU.counts() - before])
 }
 
-/// Calls `action` for every page of `range`, in a section that announces it. Returns what was executed.
+/// Calls `action` for every page of `range`, in a section that announces it. Returns what was
+/// executed.
 fn in_section(
     space: &mut Space,
     range: PageRange,

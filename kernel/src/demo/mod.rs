@@ -126,7 +126,8 @@ pub fn run(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
 
 /// Runs with `backend` and `policy`, until dropped.
 fn terms(backend: Backend, policy: BarrierPolicy) -> Result<Terms, TermsError> {
-    // SAFETY: a chapter takes its terms before it starts tasks, and joins them before it drops the terms.
+    // SAFETY: a chapter takes its terms before it starts tasks, and joins them before it drops the
+    // terms.
     unsafe { Terms::take(backend, policy) }
 }
 

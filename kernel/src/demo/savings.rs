@@ -147,7 +147,8 @@ fn measure(way: Way, work: &Workload) -> Result<Row, DemoError> {
     let terms = way.terms()?;
     // Without a PMU the register must not be read at all.
     let cycles = || start::machine().counts_cycles().is_ok().then(timer::cycles);
-    // Each CPU has a cycle counter of its own: the whole measurement is on one, and no interrupt is in it.
+    // Each CPU has a cycle counter of its own: the whole measurement is on one, and no interrupt is
+    // in it.
     let masked = interrupts::mask();
     let before = MMU.counts();
     let start = cycles();

@@ -58,7 +58,8 @@ struct Actor<'a> {
 }
 
 impl Actor<'_> {
-    /// Does `action`, and writes down what it was and what the task has executed since the step before.
+    /// Does `action`, and writes down what it was and what the task has executed since the step
+    /// before.
     fn step<E: Into<DemoError>>(
         &mut self,
         step: &'static str,
@@ -102,8 +103,8 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
         events: IrqLock::new(Vec::with_capacity(32)),
     });
     let terms = terms(Backend::DeferBarriers, BarrierPolicy::Classic)?;
-    // Tasks change places only where they give way: on a busy host a time slice may end between any two steps, and
-    // the timeline would tell of it.
+    // Tasks change places only where they give way: on a busy host a time slice may end between any
+    // two steps, and the timeline would tell of it.
     let unhurried = Slices::longest();
     writeln!(out, "Two tasks on one CPU:\n")?;
     let tasks = [

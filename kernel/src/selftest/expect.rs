@@ -2,8 +2,8 @@
 //! Expectations: what a test returns, and the macros that return early.
 //!
 //! An expectation that does not hold ends its test with its [`Place`] (file, line, text) and the
-//! values. The values are formatted with `Debug` into a buffer of fixed size, because the heap may be
-//! under test; addresses have types that show themselves in hexadecimal.
+//! values. The values are formatted with `Debug` into a buffer of fixed size, because the heap may
+//! be under test; addresses have types that show themselves in hexadecimal.
 //!
 //! A test that has made something lasting before it fails (a mapping, a frame)
 //! should own it by a guard: the leak check reports what is left behind, in

@@ -100,8 +100,8 @@ fn lock_in_an_interrupt() {
     }
 }
 
-/// Sends all other CPUs an interrupt in which they panic, and goes on printing: one report must come
-/// out, whole, and nothing else with it.
+/// Sends all other CPUs an interrupt in which they panic, and goes on printing: one report must
+/// come out, whole, and nothing else with it.
 fn panic_on_the_other_cpus() {
     let id = IntId::sgi(5);
     let panics = |_| panic!("provoked by another CPU");

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Random tasks on all CPUs for a while: `mode=soak seconds=N seed=N`, what `cargo xtask test --soak` boots.
+//! The soak: random tasks on all CPUs for some time (`mode=soak seconds=N seed=N`).
+//! `cargo xtask test --soak` boots it.
 //!
-//! Each [worker] maps, changes and unmaps pages of its own in sections of any depth, with pauses, announced ranges,
-//! yields, sleeps, migrations, children and a shared mutex, and knows at each step what its pages and its lazy state
-//! must be. Meanwhile CPUs interrupt each other, in sections as well, time slices are short, and now and then
-//! there is no memory for a moment.
+//! Each [worker] maps, changes and unmaps pages of its own in sections of any depth, with pauses,
+//! announced ranges, yields, sleeps, migrations, child tasks and a shared mutex. It knows after
+//! each step what its pages and its lazy state must be. Meanwhile CPUs interrupt each other, also
+//! in sections, time slices are short, and from time to time there is no memory for a moment.
 //!
-//! At the end nothing is owed, nothing leaked, and what was counted is what was asked for. One line says so:
+//! At the end no worker owes a barrier, nothing has leaked, and the counts match the requests. One
+//! line gives the totals:
 //!
 //! ```text
 //! soak steps=123456 sections=2345 switches=34567 preemptions=4567 refused=0 arrivals=890 stolen=90 out_of_memory=12
 //! ```
 //!
-//! The first thing that is wrong ends the run, with the worker's seed and step. What other tasks did meanwhile is not
-//! repeatable on more than one CPU; the worker's own steps are.
+//! The first error ends the run, and its message has the worker's seed and step. A worker's own
+//! steps are repeatable. What other tasks do in the meantime is not, if there is more than one CPU.
 
 mod worker;
 
@@ -40,15 +42,15 @@ use crate::wrap_errors;
 /// The interrupt that CPUs send each other.
 const DISTURB: IntId = IntId::sgi(3);
 
-/// Time slices while it runs, in microseconds.
+/// The length of a time slice during the soak, in microseconds.
 const SLICE: u64 = 150;
 
-/// Workers for each CPU.
+/// The number of workers for each CPU.
 const WORKERS: usize = 3;
 
-/// The workers come to their end.
+/// Tells the workers to end.
 static STOP: AtomicBool = AtomicBool::new(false);
-/// Interrupts that found something wrong.
+/// The number of interrupts that found an error.
 static WRONG_IN_INTERRUPT: AtomicU64 = AtomicU64::new(0);
 
 /// What went wrong.
@@ -56,23 +58,23 @@ static WRONG_IN_INTERRUPT: AtomicU64 = AtomicU64::new(0);
 pub enum SoakError {
     /// A worker could not be started.
     Spawn(SpawnError),
-    /// A worker has no pages.
+    /// A worker could not get its pages.
     Pages(VmapError),
-    /// Frames are exhausted before it begins.
+    /// Frames are exhausted before the soak begins.
     Frames(frames::OutOfFrames),
-    /// The interrupt could not be had.
+    /// The interrupt could not be registered or sent.
     Interrupt(InterruptError),
-    /// A worker saw something that must not be.
+    /// A worker found an error.
     Worker(Box<Text<256>>),
-    /// Interrupts saw something that must not be.
+    /// This many interrupts found an error.
     InInterrupt(u64),
-    /// Something is left at the end.
+    /// A count at the end differs from the one before the soak.
     Left {
-        /// What.
+        /// What was counted.
         what: &'static str,
-        /// How much there was before.
+        /// The count before the soak.
         before: usize,
-        /// And after.
+        /// The count after it.
         after: usize,
     },
 }
@@ -107,7 +109,7 @@ impl fmt::Display for SoakError {
 
 impl core::error::Error for SoakError {}
 
-/// Runs for `seconds`, with random numbers from `seed` on.
+/// Runs the soak for `seconds`, with random numbers that start from `seed`.
 #[must_use]
 pub fn main(seconds: u64, seed: u64) -> Status {
     println!(
@@ -125,7 +127,7 @@ pub fn main(seconds: u64, seed: u64) -> Status {
     }
 }
 
-/// What must be after it as it was before.
+/// The counts that must be the same before and after the soak.
 fn snapshot() -> [(&'static str, usize); 3] {
     [
         ("tasks", sched::alive()),
@@ -135,7 +137,7 @@ fn snapshot() -> [(&'static str, usize); 3] {
 }
 
 fn run(seconds: u64, seed: u64) -> Result<(), SoakError> {
-    // Tables and lists that stay are there after a first short run.
+    // A first short run makes the tables and lists that are kept.
     let tasks = sched::alive();
     soak(Duration::from_millis(200), seed ^ 1)?;
     settle(tasks);
@@ -155,7 +157,7 @@ fn run(seconds: u64, seed: u64) -> Result<(), SoakError> {
     Ok(())
 }
 
-/// Waits until tasks that have ended are cleared away.
+/// Waits until the tasks that have ended are freed.
 fn settle(tasks: usize) {
     for _ in 0..1000 {
         if sched::alive() <= tasks && sched::is_quiet() {
@@ -177,7 +179,7 @@ fn disturbed(_: IntId) {
     }
 }
 
-/// All workers for `time`; returns their reports added up.
+/// Runs all workers for `time`; returns the sum of their reports.
 fn soak(time: Duration, seed: u64) -> Result<Report, SoakError> {
     STOP.store(false, Ordering::Relaxed);
     let cpus: Vec<usize> = (0..sched::MAX_CPUS)
@@ -199,7 +201,7 @@ fn soak(time: Duration, seed: u64) -> Result<Report, SoakError> {
         interrupts::send_to_others(DISTURB)?;
         interrupts::send_to_self(DISTURB)?;
         if round.is_multiple_of(8) {
-            // For a moment there is (nearly) no memory.
+            // For a moment there is almost no memory.
             frames::set_budget(Some((round % 3) as usize));
             sched::sleep(Duration::from_micros(40));
             frames::set_budget(None);
@@ -230,7 +232,7 @@ fn soak(time: Duration, seed: u64) -> Result<Report, SoakError> {
     Ok(report)
 }
 
-/// Switches, preemptions, refused ones, arrivals and thefts of all CPUs.
+/// The switches, preemptions, refused switches, arrivals and stolen tasks of all CPUs.
 fn totals(cpus: &[usize]) -> [u64; 5] {
     let mut totals = [0; 5];
     for cpu in cpus {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! One task of the soak: random steps, and what must be true after each.
+//! One task of the soak: it takes random steps, and checks after each what must be true.
 
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -17,22 +17,22 @@ use crate::mm::{MMU, kernel_space};
 use crate::sched::{self, CpuMask, Mutex, preempt};
 use crate::text::Text;
 
-/// Pages of a worker.
+/// The number of pages of a worker.
 const PAGES: usize = 12;
 
-/// How deep its sections may get.
+/// The greatest depth of its sections.
 const DEPTH: u8 = 4;
 
-/// What all workers share; each time somebody has it, it is a multiple of two.
+/// A counter that all workers share. It is a multiple of two whenever the mutex is free.
 static SHARED: Mutex<u64> = Mutex::new(0);
 
-/// What a worker did.
+/// The totals of a worker.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Report {
     steps: u64,
     sections: u64,
     out_of_memory: u64,
-    /// Of all CPUs; see `totals`.
+    /// The totals of all CPUs; see `totals`.
     pub(super) cpus: [u64; 5],
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for Report {
 struct Random(u64);
 
 impl Random {
-    /// One of `0..limit`.
+    /// Returns a number in `0..limit`.
     fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -71,7 +71,7 @@ impl Random {
     }
 }
 
-/// What a page is.
+/// The state of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Page {
     Unmapped,
@@ -98,12 +98,12 @@ pub(super) struct Worker {
     pages: [Page; PAGES],
     enable: u8,
     pause: u8,
-    /// Entries asked for.
+    /// The number of entries that the worker has asked for.
     ptes: u64,
     report: Report,
 }
 
-/// Why a step failed.
+/// The reason why a step failed.
 type Wrong = Text<160>;
 
 macro_rules! wrong {
@@ -113,16 +113,16 @@ macro_rules! wrong {
 }
 
 impl Worker {
-    /// Worker `number` of a run with `seed`.
+    /// Creates worker `number` of a run with `seed`.
     ///
     /// # Errors
-    /// There is no memory, or no room.
+    /// No memory or no addresses are left.
     pub(super) fn new(seed: u64, number: u64) -> Result<Self, SoakError> {
         let frames = FrameList::alloc(PAGES)?;
         for (i, frame) in frames.iter().enumerate() {
             let place = linear_virt(frame.as_u64()) as usize;
             let mark = core::ptr::with_exposed_provenance_mut::<u64>(place);
-            // SAFETY: the frame is the worker's; the linear map shows it there, aligned.
+            // SAFETY: the frame belongs to the worker, and the linear map shows it there, aligned.
             unsafe { mark.write_volatile(Self::mark(number, i)) };
         }
         Ok(Self {
@@ -138,12 +138,12 @@ impl Worker {
         })
     }
 
-    /// What stands at the beginning of a worker's frame.
+    /// The value at the start of a worker's frame.
     const fn mark(number: u64, frame: usize) -> u64 {
         number << 32 | 0xabc0 | frame as u64
     }
 
-    /// Steps until `stop`, or until something is wrong.
+    /// Takes steps until `stop` is set, or until a check fails.
     pub(super) fn run(mut self, stop: &AtomicBool) -> Result<Report, Text<256>> {
         let before = sched::current().counts();
         let mut result = Ok(());
@@ -202,7 +202,7 @@ impl Worker {
         }
     }
 
-    /// The state is the task's own, whoever ran meanwhile (R11).
+    /// The state belongs to the task, regardless of which tasks ran in the meantime (R11).
     fn check(&self) -> Result<(), Wrong> {
         let state = MMU.lazy().state();
         let has = (state.enable_count(), state.pause_count());
@@ -222,7 +222,7 @@ impl Worker {
         self.enable > 0 && self.pause == 0
     }
 
-    /// A random stretch of pages.
+    /// A random run of pages.
     fn run_of_pages(&mut self) -> (usize, usize) {
         let first = self.random.below(PAGES);
         (first, 1 + self.random.below(PAGES - first))
@@ -242,7 +242,8 @@ impl Worker {
         }
     }
 
-    /// Takes note of what became of a request.
+    /// Checks the result of a request. Returns whether the request was carried out; it may also run
+    /// out of memory.
     fn settled(
         &mut self,
         what: &str,
@@ -305,7 +306,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Through an announced range: what is not mapped is, and the other way around.
+    /// Maps each page that is not mapped and unmaps each other page, in an announced range.
     fn fast(&mut self, first: usize, count: usize) -> Result<(), Wrong> {
         let page = self.some_prot();
         let range = match self.area.part(first as u64, count as u64) {
@@ -321,7 +322,7 @@ impl Worker {
                     self.report.out_of_memory += 1;
                     return Ok(());
                 }
-                // An area may lie across a table's end.
+                // An area may cross the end of a table.
                 Err(SpaceError::Range(_)) => return Ok(()),
                 Err(error) => wrong!("fast_pte_range: {error}"),
             };
@@ -371,7 +372,7 @@ impl Worker {
             return Ok(());
         }
         self.enable -= 1;
-        // R5: everything has taken effect, at any depth.
+        // R5: all writes have taken effect, at any depth.
         self.look()
     }
 
@@ -396,7 +397,8 @@ impl Worker {
         Ok(())
     }
 
-    /// All pages are what they should be, to the CPU that the task has now. Only where nothing is deferred (R19).
+    /// Checks that all pages have their expected state, as seen by the CPU that the task runs on
+    /// now. It may be called only where nothing is deferred (R19).
     fn look(&self) -> Result<(), Wrong> {
         for (i, page) in self.pages.iter().enumerate() {
             let va = self.area.start() + i as u64 * lazymmu::PAGE_SIZE;
@@ -409,7 +411,8 @@ impl Worker {
             if !is_right {
                 wrong!("page {i} is {page:?} and reads {read:?}");
             }
-            // SAFETY: the page is the worker's, and what is written is what it holds; or it must fault.
+            // SAFETY: the page belongs to the worker. The value written is the one that it holds,
+            // or the write must fault.
             let written = unsafe { probe::try_write_u64(va, mark) };
             if written.is_ok() != (*page == Page::Writable) {
                 wrong!("page {i} is {page:?} and was written: {written:?}");
@@ -447,14 +450,14 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes turns with all others, and sleeps with the lock held.
+    /// Takes the shared mutex, and yields while it holds the mutex.
     fn share(&self) -> Result<(), Wrong> {
         if sched::may_sleep().is_err() {
             return Ok(());
         }
         let mut shared = SHARED.lock();
         if !shared.is_multiple_of(2) {
-            wrong!("somebody else has the mutex");
+            wrong!("another task holds the mutex at the same time");
         }
         *shared += 1;
         sched::yield_now();
@@ -462,7 +465,7 @@ impl Worker {
         Ok(())
     }
 
-    /// A child, or a section without bottom halves.
+    /// Starts a child, or opens a section with bottom halves off.
     fn other(&mut self) -> Result<(), Wrong> {
         if self.random.below(2) == 0 || sched::may_sleep().is_err() {
             let off = preempt::bottom_halves_off();
@@ -487,7 +490,7 @@ impl Worker {
             }
             Err(_) => self.report.out_of_memory += 1,
         }
-        // The child's stack was mapped and unmapped by this task.
+        // This task has mapped and unmapped the child's stack.
         self.ptes += (sched::current().counts() - before).ptes;
         Ok(())
     }

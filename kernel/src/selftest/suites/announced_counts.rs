@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How many instructions an announced range takes beyond a plain section.
 //!
-//! The library's host tests hold stores, DSB, ISB and TLBI (`tests/library/announced_costs*.rs`). Here a tick of the timer is an
-//! instruction, so the rest is held, too: a fixed number for a range, whatever its pages, one for its fold, and one for each
-//! group that it folds. Where stores wait, the drain and each of these stores take a fixed number as well.
+//! The library's host tests hold stores, DSB, ISB and TLBI (`tests/library/announced_costs*.rs`).
+//! Here a tick of the timer is an instruction, so the rest is held, too: a fixed number for a
+//! range, whatever its pages, one for its fold, and one for each group that it folds. Where stores
+//! wait, the drain and each of these stores take a fixed number as well.
 
 use lazymmu::{
     AddressSpace, Asid, Backend, BarrierPolicy, Frame, PAGE_SIZE, PageRange, Prot, SpaceError,
@@ -75,7 +76,8 @@ const PLAIN: [Work; 2] = [
     },
 ];
 
-/// An announced range in which nothing is done, one in which each page is mapped by a call, and one in which each is set.
+/// An announced range in which nothing is done, one in which each page is mapped by a call, and one
+/// in which each is set.
 const ANNOUNCED: [Work; 3] = [
     |space, pages| space.fast_pte_range(pages.range).map(drop),
     |space, pages| {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The five strategies on a CPU that walks and caches: the same scenarios for each.
 //!
-//! What waits in a section differs, and each test says so where it matters. What a caller may rely on
-//! does not: at the end of a section at any depth, at a pause, when frames are given back, and
+//! What waits in a section differs, and each test says so where it matters. What a caller may rely
+//! on does not: at the end of a section at any depth, at a pause, when frames are given back, and
 //! when the lock of the tables is released. QEMU's TLB keeps an entry until it is invalidated, so
 //! whatever changes is used through its old mapping before. Figures are in `backends-counts`.
 
@@ -267,8 +267,8 @@ fn folded_and_split(backend: Backend) -> TestResult {
     Ok(())
 }
 
-/// The first page that is not mapped to its frame, or whose contiguous hint does not say whether it is
-/// one of `members`.
+/// The first page that is not mapped to its frame, or whose contiguous hint does not say whether it
+/// is one of `members`.
 fn wrong_page(space: &Space, first: Frame, members: Range<u64>) -> Option<u64> {
     (0..40).find(|&i| {
         let found = VirtAddr::new(0x4000_0000 + i * PAGE_SIZE).and_then(|va| space.query(va));

@@ -37,8 +37,8 @@ suite! {
 /// stores that waited, and stores that were made late.
 type Figures = [u16; 7];
 
-/// Plays `step` after `before`, in a section that announces the pages `range`, and compares what the section
-/// executes with the figures of each strategy, in the order of [`Backend::ALL`].
+/// Plays `step` after `before`, in a section that announces the pages `range`, and compares what
+/// the section executes with the figures of each strategy, in the order of [`Backend::ALL`].
 fn counted(
     mapped: usize,
     before: &[Step],
@@ -101,8 +101,8 @@ fn neighbors_protected_one_by_one() -> TestResult {
         [  0, 200, 200, 200,  0,   0,   0],
         [  0,   1, 200,   2,  1, 200, 200],
         [  0,   1, 200,   2,  1,   0,   0],
-        // A store and an invalidation for each page, in turn: 16 pages fill the queue. What it holds of
-        // invalidations shares their barriers.
+        // A store and an invalidation for each page, in turn: 16 pages fill the queue. What it
+        // holds of invalidations shares their barriers.
         [  0,  13, 200,  13, 13, 200, 200],
     ])
 }

@@ -20,7 +20,8 @@ use crate::sched::{self, JoinHandle};
 
 pub(super) use crate::mm::pages::Pages;
 
-/// Seconds that a test waits for what must happen: between two instructions a busy host may let some pass.
+/// Seconds that a test waits for what must happen: between two instructions a busy host may let
+/// some pass.
 const PATIENCE: u64 = 10;
 
 /// The time, in ticks of the timer, up to which to wait for what must happen.
@@ -55,7 +56,8 @@ pub(super) fn store(virt: u64, value: u64) -> Result<(), Fault> {
     unsafe { probe::try_write_u64(virt, value) }
 }
 
-/// [`AddressSpace::apply_to_page_range`](lazymmu::AddressSpace::apply_to_page_range), compiled once.
+/// [`AddressSpace::apply_to_page_range`](lazymmu::AddressSpace::apply_to_page_range), compiled
+/// once.
 pub(super) fn apply(
     space: &mut Space,
     range: PageRange,
@@ -76,7 +78,8 @@ pub(super) fn counted<R>(action: impl FnOnce() -> R) -> (R, Counts) {
     (result, window.end())
 }
 
-/// What `action` executed for the current task, which makes room for `other` meanwhile and for nobody else.
+/// What `action` executed for the current task, which makes room for `other` meanwhile and for
+/// nobody else.
 ///
 /// The window has more: what `other` executed, and the scheduler.
 pub(super) fn counted_beside<T, R>(
@@ -94,9 +97,11 @@ pub(super) fn counted_beside<T, R>(
 /// What the CPU of two tasks has executed that is not the current one's.
 #[derive(Default)]
 struct Beside {
-    /// The other task's, and the scheduler's `ISB` for each task that comes from elsewhere or for the first time.
+    /// The other task's, and the scheduler's `ISB` for each task that comes from elsewhere or for
+    /// the first time.
     counts: Counts,
-    /// The scheduler's `DMB ISH` behind each switch from a task that is still ready, before it looks for a CPU that idles.
+    /// The scheduler's `DMB ISH` behind each switch from a task that is still ready, before it
+    /// looks for a CPU that idles.
     dmb_ish: u64,
 }
 
@@ -113,8 +118,8 @@ impl Beside {
 /// Number of the windows in which self-tests count.
 const OP: u8 = 200;
 
-/// What is executed from now on is counted, here and by whoever looks on from outside: with `log=debug` a line says
-/// what the kernel has counted,
+/// What is executed from now on is counted, here and by whoever looks on from outside: with
+/// `log=debug` a line says what the kernel has counted,
 ///
 /// ```text
 /// debug: counted op=200 pages=7 dsb=1 isb=1 tlbi=0 ish=0 dmb=0 dmb_ish=0
@@ -173,7 +178,7 @@ pub(super) fn with(backend: Backend) -> Result<Terms, TermsError> {
 
 /// Runs with `backend` and `policy`, until dropped.
 pub(super) fn terms(backend: Backend, policy: BarrierPolicy) -> Result<Terms, TermsError> {
-    // SAFETY: tests run one after the other, and each takes its terms before it starts tasks of its own and joins these
-    // before it drops them.
+    // SAFETY: tests run one after the other, and each takes its terms before it starts tasks of its
+    // own and joins these before it drops them.
     unsafe { Terms::take(backend, policy) }
 }

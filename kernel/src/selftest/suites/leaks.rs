@@ -67,7 +67,8 @@ impl KernelState {
         }
     }
 
-    /// Waits, within reason, until tasks that have ended are cleared away: on other CPUs that takes a moment.
+    /// Waits, within reason, until tasks that have ended are cleared away: on other CPUs that takes
+    /// a moment.
     fn settle(&self) {
         let until = patience();
         while (sched::alive() > self.tasks || !sched::is_quiet()) && timer::ticks() < until {
@@ -88,8 +89,8 @@ pub struct Snapshot {
     tasks: usize,
     /// Frames in use by others than the heap.
     frames: usize,
-    /// Bytes in use on the heap, without the lists of areas: these keep the capacity that the largest
-    /// number of areas so far asked for.
+    /// Bytes in use on the heap, without the lists of areas: these keep the capacity that the
+    /// largest number of areas so far asked for.
     heap: usize,
     /// Areas in use.
     areas: usize,
@@ -307,7 +308,8 @@ fn frames_are_counted() -> TestResult {
     Ok(())
 }
 
-/// A list of areas that has grown stays as large as it is: that is no leak. An area that stays is one.
+/// A list of areas that has grown stays as large as it is: that is no leak. An area that stays is
+/// one.
 fn areas_are_counted_and_the_room_in_their_list_is_not() -> TestResult {
     let mut check = KernelState::new();
     let before = check.snapshot();

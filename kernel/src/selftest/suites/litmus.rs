@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The barriers of a mapping, where they can be seen: a short run of what `mode=litmus` does for long.
+//! The barriers of a mapping, where they can be seen: a short run of what `mode=litmus` does for
+//! long.
 
 use crate::selftest::prelude::*;
 use crate::spurious::{Ground, WAYS};

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Scenes for the suites about backends: a script of steps, played with each strategy.
 //!
-//! A step does something to marked pages of the vmap area, or expects something of them. The lock of the
-//! kernel's space is held from the first step to the last, because what waits is drained when it
-//! is released. Steps are data and not calls, since every test is played five times. A failure names
-//! the strategy and the step, counted from 1.
+//! A step does something to marked pages of the vmap area, or expects something of them. The lock
+//! of the kernel's space is held from the first step to the last, because what waits is drained
+//! when it is released. Steps are data and not calls, since every test is played five times. A
+//! failure names the strategy and the step, counted from 1.
 
 use core::fmt;
 use core::ops::Range;
@@ -125,8 +125,8 @@ impl fmt::Display for Why {
     }
 }
 
-/// Plays `steps` with each strategy, on `count` pages, the first `mapped` of which are mapped, written to
-/// and so in the TLB.
+/// Plays `steps` with each strategy, on `count` pages, the first `mapped` of which are mapped,
+/// written to and so in the TLB.
 pub(super) fn play(mapped: usize, count: usize, steps: &[Step]) -> TestResult {
     for backend in Backend::ALL {
         let mut scene = Scene::new(backend, mapped, count)?;

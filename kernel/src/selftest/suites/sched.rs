@@ -111,7 +111,8 @@ fn a_value_nobody_takes_is_dropped() -> TestResult {
 fn tasks_take_turns() -> TestResult {
     let turns = Arc::new(IrqLock::new(Vec::new()));
     let mut handles = Vec::new();
-    // Nobody begins before all are there, or loses a turn to the clock: a busy host makes a time slice short.
+    // Nobody begins before all are there, or loses a turn to the clock: a busy host makes a time
+    // slice short.
     let _slices = Slices::endless();
     let off = preempt::off();
     for number in 0..3_u32 {
@@ -183,8 +184,8 @@ fn sleepers_wake_in_order_and_not_early() -> TestResult {
     let start = timer::ticks();
     sched::sleep(asked);
     expect!(timer::ticks() - start >= ticks(asked));
-    // Where a busy host lets a deadline pass before all are asleep, the order says nothing: the next ones
-    // are further apart.
+    // Where a busy host lets a deadline pass before all are asleep, the order says nothing: the
+    // next ones are further apart.
     let mut apart = ticks(Duration::from_millis(20));
     while !wake_in_order(apart)? {
         apart *= 2;
@@ -192,8 +193,8 @@ fn sleepers_wake_in_order_and_not_early() -> TestResult {
     Ok(())
 }
 
-/// Lets three tasks sleep up to deadlines that are `apart` ticks apart. `false` if the first deadline had passed
-/// before the last one was asleep.
+/// Lets three tasks sleep up to deadlines that are `apart` ticks apart. `false` if the first
+/// deadline had passed before the last one was asleep.
 fn wake_in_order(apart: u64) -> Result<bool, Outcome> {
     static BEGUN: AtomicU32 = AtomicU32::new(0);
     BEGUN.store(0, Ordering::Relaxed);
@@ -353,15 +354,16 @@ fn requests_that_are_refused() -> TestResult {
     Ok(())
 }
 
-/// To another stack and back, both sides with values of their own in every register that a switch saves. Not by way
-/// of the scheduler: its functions save most of the registers themselves, and hide that the switch forgets one.
+/// To another stack and back, both sides with values of their own in every register that a switch
+/// saves. Not by way of the scheduler: its functions save most of the registers themselves, and
+/// hide that the switch forgets one.
 fn registers_survive_a_switch() -> TestResult {
     static HERE: Context = Context::new();
     static THERE: Context = Context::new();
     static CHANGED: AtomicU64 = AtomicU64::new(0);
     extern "C" fn go() {
-        // SAFETY: interrupts are masked, and nobody else knows these contexts; the current task stays. There is
-        // no exception that would ask for the stack's bounds.
+        // SAFETY: interrupts are masked, and nobody else knows these contexts; the current task
+        // stays. There is no exception that would ask for the stack's bounds.
         unsafe { switch::switch(&HERE, &THERE, sysreg::sp_el0()) };
     }
     extern "C" fn come_back() {
@@ -378,7 +380,8 @@ fn registers_survive_a_switch() -> TestResult {
     let stack = Box::new([0_u64; 512]);
     let top = stack.as_ptr_range().end.expose_provenance() as u64 & !15;
     let masked = interrupts::mask();
-    // SAFETY: the upper end of the box, which is kept until the other side is left for the last time.
+    // SAFETY: the upper end of the box, which is kept until the other side is left for the last
+    // time.
     unsafe { THERE.prepare(top, other_side, 0x5a5a_0001_0000) };
     let changed = (0..3).fold(0, |changed, round| {
         changed | switch::keeps_registers(go, 0x3c3c_0002_0000 | round << 8)
@@ -486,7 +489,8 @@ fn a_wake_up_reaches_an_idle_cpu() -> TestResult {
     }));
     let mut asleep = true;
     for round in 0..ROUNDS {
-        // It has come and gone once more: its CPU has nothing to do, and each wake-up is a switch there.
+        // It has come and gone once more: its CPU has nothing to do, and each wake-up is a switch
+        // there.
         let switches = before + 2 * (u64::from(round) + 1);
         asleep &= settle(|| QUEUE.len() == 1 && switches_of_cpu(other) >= switches);
         TURN.store(2 * round + 1, Ordering::Release);

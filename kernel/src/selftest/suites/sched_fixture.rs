@@ -18,8 +18,8 @@ use crate::sched::{self, Builder, JoinHandle, SpawnError};
 use crate::selftest::expect::Outcome;
 use crate::skip;
 
-/// Waits for the end of `task`, and until whoever had its CPU has let go of it as well: what it took of the heap is
-/// free only then, which on another CPU is a moment after the join.
+/// Waits for the end of `task`, and until whoever had its CPU has let go of it as well: what it
+/// took of the heap is free only then, which on another CPU is a moment after the join.
 pub(super) fn join_and_settle(task: JoinHandle<()>) {
     task.join();
     while !sched::is_quiet() {
@@ -27,8 +27,8 @@ pub(super) fn join_and_settle(task: JoinHandle<()>) {
     }
 }
 
-/// A space of one task's own, which no CPU translates with: what is done to it may be interrupted anywhere, because
-/// no lock is held.
+/// A space of one task's own, which no CPU translates with: what is done to it may be interrupted
+/// anywhere, because no lock is held.
 pub(super) struct Private {
     space: Space,
     pub(super) frames: FrameList,
@@ -115,7 +115,8 @@ pub(super) fn pinned<T: Send + 'static>(
     Builder::new(name).pinned(cpu).spawn(work)
 }
 
-/// Whether the timer ticks once per instruction: in QEMU with `-cpu max -icount shift=0`, and nowhere else.
+/// Whether the timer ticks once per instruction: in QEMU with `-cpu max -icount shift=0`, and
+/// nowhere else.
 pub(super) fn ticks_count_instructions() -> bool {
     bench::check_clock().is_ok()
 }

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Lazy MMU mode and context switches: whose state it is, what a switch does for it, and what other CPUs see.
+//! Lazy MMU mode and context switches: whose state it is, what a switch does for it, and what other
+//! CPUs see.
 //!
-//! QEMU completes every store at once, so a missing barrier at the switch shows in the counts only (`trace-only`); that
-//! it is needed is what the machine model of the `lazymmu` crate says (`r17_*` there).
+//! QEMU completes every store at once, so a missing barrier at the switch shows in the counts only
+//! (`trace-only`); that it is needed is what the machine model of the `lazymmu` crate says (`r17_*`
+//! there).
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -145,8 +147,9 @@ fn r11_tasks_in_sections_of_different_depth_keep_their_own_state() -> TestResult
     Ok(())
 }
 
-/// Rounds of a lap, each with a page of its own. So many that one TLBI invalidates them all: for each one QEMU stops
-/// all CPUs, which takes milliseconds where they are more than the host's and wait for a lock.
+/// Rounds of a lap, each with a page of its own. So many that one TLBI invalidates them all: for
+/// each one QEMU stops all CPUs, which takes milliseconds where they are more than the host's and
+/// wait for a lock.
 const LAP: u32 = lazymmu::ENTRIES as u32;
 
 /// Maps page by page, and unmaps them together.
@@ -303,8 +306,8 @@ fn r38_a_backend_that_keeps_its_cpu_is_not_preempted() -> TestResult {
     let section = expect_ok!(MMU.lazy().section());
     drop(off);
     expect!(sched::may_sleep().is_err());
-    // Two tries would show nothing: the look at the statistics is one, and a tick that was armed before it the other.
-    // A busy host swallows ticks: then the time is longer.
+    // Two tries would show nothing: the look at the statistics is one, and a tick that was armed
+    // before it the other. A busy host swallows ticks: then the time is longer.
     let refused = || sched::stats(0).refused;
     let mut time = ticks(Duration::from_millis(20));
     let tried = loop {
@@ -417,7 +420,8 @@ fn with_bottom_halves_off_a_task_has_its_own_counters() -> TestResult {
     Ok(())
 }
 
-/// Another CPU reads a page until it is gone. A broadcast that did not reach it would let it read on.
+/// Another CPU reads a page until it is gone. A broadcast that did not reach it would let it read
+/// on.
 fn r33_an_unmap_reaches_every_cpu() -> TestResult {
     let _ = second_cpu()?;
     let _terms = expect_ok!(with(MMU.backend()));
@@ -483,7 +487,8 @@ fn r33_an_unmap_reaches_every_cpu() -> TestResult {
     Ok(())
 }
 
-/// The rule for readers on other CPUs (R37): acquire what says that the mapping is there, then an ISB.
+/// The rule for readers on other CPUs (R37): acquire what says that the mapping is there, then an
+/// ISB.
 fn r37_a_mapping_is_published_to_another_cpu() -> TestResult {
     let other = second_cpu()?;
     let _terms = expect_ok!(with(MMU.backend()));
@@ -531,7 +536,8 @@ fn r17_a_switch_completes_the_stores_of_who_leaves() -> TestResult {
     let _terms = expect_ok!(with(Backend::DeferBarriers));
     let pages = expect_ok!(Pages::unmapped(1));
     let me = current_arc();
-    // A time slice that ends too early would let the other task look before there is anything to see.
+    // A time slice that ends too early would let the other task look before there is anything to
+    // see.
     let off = preempt::off();
     let other = expect_ok!(pinned("other", 0, move || me.lazy().read().owed()));
     let section = expect_ok!(MMU.lazy().section());

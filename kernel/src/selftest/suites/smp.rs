@@ -337,8 +337,8 @@ fn an_interrupt_to_the_others_reaches_each_of_them_once() -> TestResult {
 static SENT: AtomicU64 = AtomicU64::new(0);
 static STALE: AtomicU64 = AtomicU64::new(0);
 
-/// Each round's number is stored before its interrupt is sent, and the handlers compare. QEMU does not
-/// show whether the barrier between the two is there.
+/// Each round's number is stored before its interrupt is sent, and the handlers compare. QEMU does
+/// not show whether the barrier between the two is there.
 fn a_series_of_interrupts_arrives_one_by_one() -> TestResult {
     need_another_cpu!();
     STALE.store(0, Ordering::Relaxed);

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Preemption at every instruction of a lazy section, for each backend.
 //!
-//! Under `-icount shift=0` on `-cpu max` the counter ticks once per instruction, so a timer that is armed for k
-//! ticks interrupts behind the k-th instruction. k goes from before the section's first to behind its last, and each
-//! time another task gets the CPU there (or where the section allows it first), looks around, and gives it
-//! back. State, counts and mappings are right each time.
+//! Under `-icount shift=0` on `-cpu max` the counter ticks once per instruction, so a timer that is
+//! armed for k ticks interrupts behind the k-th instruction. k goes from before the section's first
+//! to behind its last, and each time another task gets the CPU there (or where the section allows
+//! it first), looks around, and gives it back. State, counts and mappings are right each time.
 //!
-//! The section works on a space of its own without a lock, because holding a spin lock forbids preemption.
+//! The section works on a space of its own without a lock, because holding a spin lock forbids
+//! preemption.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -209,7 +210,8 @@ fn r11_r17_preempted_at_every_instruction(backend: Backend) -> TestResult {
     let inside = result?;
     expect_eq!(WRONG.load(Ordering::Relaxed), 0);
     log::debug!("{backend}: {length} instructions, {inside} preemptions inside of the section");
-    // One for each instruction: right there, or where the library or the section lets go of the CPU.
+    // One for each instruction: right there, or where the library or the section lets go of the
+    // CPU.
     expect!(
         inside >= length,
         "only {inside} of {length} preemptions inside of the section"
@@ -239,9 +241,10 @@ fn sweep(own: &mut Private, calm: &Counts, length: u64) -> Result<u64, Outcome> 
             "preempted after {after} ticks"
         );
         expect_eq!(fixed(&spent), fixed(calm), "preempted after {after} ticks");
-        // R17: each switch completes the stores once, and what it has done is not done again. An ISB is
-        // owed by the task on whatever CPU it ends, so none is saved. A queue that is executed at the switch is
-        // executed in two parts, each with barriers of its own, or leaves less for the section's end.
+        // R17: each switch completes the stores once, and what it has done is not done again. An
+        // ISB is owed by the task on whatever CPU it ends, so none is saved. A queue that is
+        // executed at the switch is executed in two parts, each with barriers of its own, or leaves
+        // less for the section's end.
         let (slack_isb, slack_dsb) = if MMU.backend().invalidates() {
             (switched, 3 * switched)
         } else {

@@ -278,7 +278,8 @@ fn r32_empty_tables_are_freed() -> TestResult {
     Ok(())
 }
 
-/// Every second page is mapped: as many stretches as pages. What is executed depends on the tables, not on the pages.
+/// Every second page is mapped: as many stretches as pages. What is executed depends on the tables,
+/// not on the pages.
 fn r25_an_area_with_holes_goes_with_one_walk_per_table() -> TestResult {
     for count in [40, 500] {
         let used = frames::usage().used;
@@ -292,9 +293,11 @@ fn r25_an_area_with_holes_goes_with_one_walk_per_table() -> TestResult {
         let virt = pages.virt(count - 1);
         let ((), spent) = counted(|| drop(pages));
         expect_eq!(spent.ptes, count as u64 / 2);
-        // One to look for blocks, and one to empty; the tables that become empty are found on the way from the root.
+        // One to look for blocks, and one to empty; the tables that become empty are found on the
+        // way from the root.
         expect_eq!(spent.walks, 2);
-        // One invalidation of the pages, or as many as the strategy's list is full, and one of the tables.
+        // One invalidation of the pages, or as many as the strategy's list is full, and one of the
+        // tables.
         let list = match MMU.backend() {
             Backend::BatchInvalidations => BATCHED_RANGES,
             Backend::Multicall => MULTICALLS,
