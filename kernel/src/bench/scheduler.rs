@@ -243,8 +243,8 @@ fn ticks() -> Result<(u64, Best), BenchError> {
     Ok((calm.ticks, ticked))
 }
 
-/// The loop, with the timer armed to fire `after` so many ticks. One function with and without a tick, so that
-/// both execute the same instructions.
+/// Executes the loop with the timer armed to fire after `after` ticks, and returns the ticks that it
+/// took. It is one function with and without a tick, so that both execute the same instructions.
 #[inline(never)]
 fn lap(event: Event, after: u64) -> u64 {
     let start = timer::ticks();
@@ -255,8 +255,8 @@ fn lap(event: Event, after: u64) -> u64 {
     timer::ticks() - start
 }
 
-/// Executes `work` in a window of `event`; one function, so that the same instructions surround each `work`.
-/// Returns the ticks that it took, and what it returned.
+/// Executes `work` in a window of `event`, and returns the ticks that it took and its result. It is
+/// one function, so that the same instructions surround each `work`.
 #[inline(never)]
 fn timed(event: Event, work: fn() -> bool) -> (u64, bool) {
     let work = black_box(work);
@@ -269,7 +269,7 @@ fn timed(event: Event, work: fn() -> bool) -> (u64, bool) {
     (took, done)
 }
 
-/// The cheapest of several times; those at which `work` returns `false` do not count.
+/// Returns the cheapest of several executions, without those for which `work` returns `false`.
 fn cheapest(event: Event, work: fn() -> bool) -> Best {
     let mut best = Best::NONE;
     for _ in 0..REPETITIONS {
@@ -282,12 +282,14 @@ fn cheapest(event: Event, work: fn() -> bool) -> Best {
     best
 }
 
-/// What the library does at a switch of a task that is in no section: a check, and the barrier with its counting.
+/// Does what the library does at a switch of a task that is in no section: a check, and the barrier
+/// with its counting.
 fn switch_out() -> bool {
     MMU.lazy().switch_out().is_ok()
 }
 
-/// Somebody on CPU 1 sleeps and is woken from CPU 0. Only a counter outside knows which CPU has executed what.
+/// Measures a wake-up: a task on CPU 1 sleeps and is woken from CPU 0. Only a counter outside knows
+/// which CPU has executed what.
 ///
 /// Slices are as long as possible. If a slice ended while the sleeper's CPU idles, which happens on
 /// a busy host, the sleeper's window would contain a tick and the arming of the timer.

@@ -11,10 +11,10 @@ use crate::mm::MMU;
 use crate::mm::kernel_space::{self, Space};
 use crate::mm::vmap::{self, Area};
 
-/// Pages of the scenario.
+/// The number of pages of the scenario.
 const PAGES: usize = 256;
 
-/// Where Linux does the same.
+/// The architectures on which Linux does the same.
 const fn architecture(backend: Backend) -> &'static str {
     match backend {
         Backend::Eager => "no lazy mode",
@@ -41,7 +41,8 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
         out,
         "  strategy             as in            |  DSB  ISB late drains|  DSB  ISB TLBI late drains| DSB TLBI"
     )?;
-    // One page more: it has the table built, so that the range in it can be announced.
+    // The additional page is mapped first, so that the table exists and the range in it can be
+    // announced.
     let work = Workload::new(PAGES + 1)?;
     for backend in Backend::ALL {
         let [map, protect, unmap] = measure(backend, &work)?;
@@ -96,8 +97,8 @@ fn measure(backend: Backend, work: &Workload) -> Result<[Counts; 3], DemoError> 
     Ok([mapped, protected, MMU.counts() - before])
 }
 
-/// Calls `action` for every page of `range`, in a section that announces it. Returns what was
-/// executed.
+/// Calls `action` for every page of `range`, in a section that announces the range. Returns the
+/// counts of what was executed.
 fn in_section(
     space: &mut Space,
     range: PageRange,
@@ -107,7 +108,7 @@ fn in_section(
     let table = space.last_level_table(start);
     let table = table.ok_or(SpaceError::NotMapped { va: start })?;
     let before = MMU.counts();
-    // SAFETY: the section is left below, and until then nothing frees a table.
+    // SAFETY: the section is left below, and no table is freed before that.
     unsafe {
         MMU.lazy()
             .enable_fast_pte_range(space, start, range.end(), table)?

@@ -10,7 +10,7 @@ use super::{DemoError, owed_text, terms, title};
 use crate::mm::vmap::{self, Area};
 use crate::mm::{MMU, kernel_space};
 
-/// Pages mapped in the chapter.
+/// The number of pages that the chapter maps.
 const PAGES: usize = 6;
 
 pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {

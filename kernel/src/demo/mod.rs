@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What `cargo xtask run` shows: lazy MMU mode in five chapters.
+//! The demonstration that `cargo xtask run` shows: lazy MMU mode in five chapters.
 //!
-//! 1. [`one_page`]: what writing one page-table entry owes, and why;
-//! 2. [`savings`]: a table of what is executed for 1 to 65 536 pages, with Linux's
-//!    figures beside ours;
+//! 1. [`one_page`]: which barriers the write of one page-table entry owes, and why;
+//! 2. [`savings`]: what is executed for 1 to 65 536 pages, as a table, with Linux's figures beside
+//!    ours;
 //! 3. [`contract`]: nesting, pause and flush, with the counts after each step;
 //! 4. [`backends`]: one scenario with the strategies of five architectures;
-//! 5. [`tasks`]: sections across context switches, on one CPU and from one to another.
+//! 5. [`tasks`]: sections across context switches, on one CPU and from one CPU to another.
 //!
-//! Each chapter chooses its own strategy and barrier policy; what `lazy=` and `policy=` chose at
-//! boot is in force again afterwards.
+//! Each chapter chooses its own strategy and barrier policy, and restores those that `lazy=` and
+//! `policy=` chose at boot.
 //!
-//! Every figure is read from the counters while the reader watches; nothing printed is
-//! written down beforehand but Linux's figures, which were measured elsewhere.
+//! Every figure is read from the counters during the run. Linux's figures are the only exception:
+//! they were measured elsewhere.
 
 mod backends;
 mod contract;
@@ -39,21 +39,21 @@ use crate::wrap_errors;
 pub enum DemoError {
     /// Physical memory is exhausted.
     Frames(OutOfFrames),
-    /// The vmap area refused.
+    /// The vmap area refused a request.
     Vmap(VmapError),
-    /// The address space refused.
+    /// The address space refused a request.
     Space(SpaceError),
-    /// Lazy MMU mode refused.
+    /// Lazy MMU mode refused a call.
     Lazy(LazyMmuError),
-    /// The strategy or policy of a chapter cannot be had.
+    /// The strategy or policy of a chapter could not be put in force.
     Terms(TermsError),
-    /// A page shows other contents than its frame has.
+    /// A page does not show the contents of its frame.
     ReadBack {
         /// The address read.
         virt: u64,
-        /// What the frame was filled with.
+        /// The value in the frame.
         expected: u64,
-        /// What the address shows.
+        /// The value read at the address.
         found: u64,
     },
     /// A task could not be started.
@@ -100,7 +100,7 @@ impl fmt::Display for DemoError {
 
 impl core::error::Error for DemoError {}
 
-/// Tells the story on the console.
+/// Runs the demonstration on the console.
 #[must_use]
 pub fn main() -> Status {
     match run(&mut Console) {
@@ -112,10 +112,10 @@ pub fn main() -> Status {
     }
 }
 
-/// Tells the story on `out`.
+/// Runs the demonstration on `out`.
 ///
 /// # Errors
-/// The first thing that went wrong; what was mapped is unmapped by then.
+/// The first error. Everything that was mapped is unmapped by then.
 pub fn run(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
     one_page::tell(out)?;
     savings::tell(out)?;
@@ -124,14 +124,14 @@ pub fn run(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
     tasks::tell(out)
 }
 
-/// Runs with `backend` and `policy`, until dropped.
+/// Puts `backend` and `policy` in force until the result is dropped.
 fn terms(backend: Backend, policy: BarrierPolicy) -> Result<Terms, TermsError> {
     // SAFETY: a chapter takes its terms before it starts tasks, and joins them before it drops the
     // terms.
     unsafe { Terms::take(backend, policy) }
 }
 
-/// What is owed, in words of a table.
+/// What is owed, as a table entry.
 fn owed_text(owed: Owed) -> &'static str {
     match (owed.contains(Owed::STORES), owed.contains(Owed::CONTEXT)) {
         (true, true) => "DSB + ISB",

@@ -23,7 +23,7 @@ enum Way {
     Section,
     /// One call for the whole range.
     Range,
-    /// The same where every CPU has FEAT_ETS2 and the policy makes use of it.
+    /// The same, if every CPU has FEAT_ETS2 and with a policy that uses it.
     Ets2,
 }
 
@@ -39,7 +39,7 @@ impl Way {
         }
     }
 
-    /// Whether this machine can do it.
+    /// Whether this machine supports it.
     fn is_possible(self) -> bool {
         self != Self::Ets2 || MMU.features().ets2
     }
@@ -145,10 +145,10 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
 fn measure(way: Way, work: &Workload) -> Result<Row, DemoError> {
     let area = Area::for_frames(&vmap::GENERAL, work)?;
     let terms = way.terms()?;
-    // Without a PMU the register must not be read at all.
+    // The cycle counter must not be read at all if there is no PMU.
     let cycles = || start::machine().counts_cycles().is_ok().then(timer::cycles);
-    // Each CPU has a cycle counter of its own: the whole measurement is on one, and no interrupt is
-    // in it.
+    // Interrupts are masked, so that the measurement stays on one CPU, whose cycle counter it
+    // reads, and contains no interrupt.
     let masked = interrupts::mask();
     let before = MMU.counts();
     let start = cycles();
@@ -206,7 +206,7 @@ fn unmap(way: Way, area: &Area<&Workload>) -> Result<(), SpaceError> {
             _ => {
                 let flush = space.unmap_no_invalidate(page)?;
                 match &mut owed {
-                    // A neighbor always merges; if it did not, it would be flushed here.
+                    // A neighbor always merges. If one did not, the drop would invalidate it here.
                     Some(all) => drop(all.merge(flush)),
                     None => owed = Some(flush),
                 }

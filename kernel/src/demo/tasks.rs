@@ -14,10 +14,10 @@ use crate::mm::{MMU, kernel_space};
 use crate::sched::{self, Builder, Slices};
 use crate::sync::IrqLock;
 
-/// Pages of the chapter, one for each map.
+/// The number of pages of the chapter, one for each map.
 const PAGES: usize = 5;
 
-/// The page that is mapped only where there is a second CPU to move to.
+/// The page that is mapped only if there is a second CPU to move to.
 const MOVED: usize = PAGES - 1;
 
 /// One line of the timeline.
@@ -30,14 +30,14 @@ struct Event {
     counts: Counts,
 }
 
-/// What the tasks of the chapter share.
+/// The data that the tasks of the chapter share.
 struct Stage {
     area: Area<Workload>,
     events: IrqLock<Vec<Event>>,
 }
 
 impl Stage {
-    /// A task's part, told step by step.
+    /// Begins a task's part, which is recorded step by step.
     fn enter(&self) -> Actor<'_> {
         Actor {
             stage: self,
@@ -58,7 +58,7 @@ struct Actor<'a> {
 }
 
 impl Actor<'_> {
-    /// Does `action`, and writes down what it was and what the task has executed since the step
+    /// Does `action`, and records it together with what the task has executed since the step
     /// before.
     fn step<E: Into<DemoError>>(
         &mut self,
@@ -103,8 +103,8 @@ pub(super) fn tell(out: &mut dyn fmt::Write) -> Result<(), DemoError> {
         events: IrqLock::new(Vec::with_capacity(32)),
     });
     let terms = terms(Backend::DeferBarriers, BarrierPolicy::Classic)?;
-    // Tasks change places only where they give way: on a busy host a time slice may end between any
-    // two steps, and the timeline would tell of it.
+    // Tasks switch only where they yield. On a busy host a time slice may end between any two
+    // steps, and then the timeline would show a switch there.
     let unhurried = Slices::longest();
     writeln!(out, "Two tasks on one CPU:\n")?;
     let tasks = [
@@ -185,7 +185,7 @@ fn mover(stage: &Stage, other: usize) -> Result<(), DemoError> {
     })
 }
 
-/// Writes what has happened, and forgets it.
+/// Writes the recorded events, and clears them.
 fn timeline(out: &mut dyn fmt::Write, stage: &Stage) -> fmt::Result {
     writeln!(
         out,

@@ -12,16 +12,16 @@ use crate::mm::frames::{self, FrameList, OutOfFrames};
 use crate::mm::layout::linear_virt;
 use crate::mm::vmap::Area;
 
-/// Frames, scattered over physical memory, each with a mark of its own in its
-/// first eight bytes. Given back on drop.
+/// Frames that are scattered over physical memory, each with a mark of its own in its first eight
+/// bytes. The drop gives them back.
 pub(super) struct Workload {
     frames: FrameList,
     order: Vec<Frame>,
 }
 
 impl Workload {
-    /// Frames for `pages` pages. If fewer than twice as many frames are free, a
-    /// smaller number is mapped several times.
+    /// Takes frames for `pages` pages. If fewer than twice as many frames are free, fewer frames
+    /// are taken, and each is mapped several times.
     pub(super) fn new(pages: usize) -> Result<Self, OutOfFrames> {
         let usage = frames::usage();
         let distinct = pages.min((usage.total - usage.used) / 2).max(1);
@@ -32,8 +32,8 @@ impl Workload {
         for (i, frame) in workload.frames.iter().enumerate() {
             write_mark(*frame, mark(i));
         }
-        // Neighbors in the list are no neighbors in memory: a stride that shares no
-        // factor with the length visits every frame once.
+        // Neighbors in the list are not neighbors in memory: a stride that shares no factor with
+        // the length visits every frame once.
         let stride = (1..).map(|k| 2 * k + 97).find(|s| gcd(*s, distinct) == 1);
         let stride = stride.unwrap_or(1);
         let mut at = 0;
@@ -49,7 +49,7 @@ impl Workload {
         &self.order
     }
 
-    /// Number of different frames.
+    /// The number of different frames.
     pub(super) fn distinct(&self) -> usize {
         self.frames.len()
     }
@@ -93,14 +93,14 @@ fn mark(i: usize) -> u64 {
 
 fn write_mark(frame: Frame, mark: u64) {
     let place = ptr::with_exposed_provenance_mut::<u64>(linear_virt(frame.as_u64()) as usize);
-    // SAFETY: the frame is ours, the linear map shows it there, page aligned.
+    // SAFETY: the frame belongs to the workload, and the linear map shows it there, page aligned.
     unsafe { place.write_volatile(mark) };
 }
 
 fn read_mark(virt: u64) -> u64 {
     let place = ptr::with_exposed_provenance::<u64>(virt as usize);
-    // SAFETY: page aligned, and mapped: by the linear map, or by the area whose mapping is
-    // being checked. If that mapping is wrong, the fault or the value says so.
+    // SAFETY: the address is page aligned, and mapped by the linear map or by the area whose
+    // mapping is being checked. If that mapping is wrong, a fault or a wrong value shows it.
     unsafe { place.read_volatile() }
 }
 

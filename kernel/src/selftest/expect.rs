@@ -1,24 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Expectations: what a test returns, and the macros that return early.
+//! Expectations: the result of a test, and the macros that return early from it.
 //!
 //! An expectation that does not hold ends its test with its [`Place`] (file, line, text) and the
 //! values. The values are formatted with `Debug` into a buffer of fixed size, because the heap may
-//! be under test; addresses have types that show themselves in hexadecimal.
+//! be under test. Addresses have types whose `Debug` is hexadecimal.
 //!
-//! A test that has made something lasting before it fails (a mapping, a frame)
-//! should own it by a guard: the leak check reports what is left behind, in
-//! addition to the failure.
+//! A test that makes something lasting (a mapping, a frame) should own it by a guard, so that an
+//! early return frees it. The leak check reports what is left behind, in addition to the failure.
 
 use core::fmt;
 
 use crate::text::Text;
 
-/// Bytes kept of the description of a failure, and of the reason for a skip.
+/// The maximum length of the description of a failure, and of the reason for a skip, in bytes.
 pub const MAX_DETAILS: usize = 320;
-/// Bytes kept of each value in it, so that a long one leaves room for the other.
+/// The maximum length of each value in it, so that a long value leaves room for the other one.
 pub const MAX_VALUE: usize = 96;
 
-/// What a test returns: `Ok` if everything held.
+/// The result of a test: `Ok` if all expectations held.
 pub type TestResult = Result<(), Outcome>;
 
 /// Why a test did not pass.
@@ -37,11 +36,10 @@ pub struct Failure {
     details: Text<MAX_DETAILS>,
 }
 
-// Result<(), Outcome> is returned by value: keep it below the limit of
-// clippy.toml.
+// `Result<(), Outcome>` is returned by value, so it must stay below the limit of clippy.toml.
 const _: () = assert!(size_of::<Outcome>() < 400);
 
-/// Where an expectation is, and what it says.
+/// The place of an expectation in the source, and its text.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Place {
     /// The source file.
@@ -54,11 +52,11 @@ pub struct Place {
 
 /// Makes a failure at `place`.
 ///
-/// The macros below collect what differs from expectation to expectation. Everything else is in
-/// these functions, out of line: the code of a test is then little more than its comparisons.
+/// The macros below contain only what differs from one expectation to the next. Everything else is
+/// in these functions, out of line, so the code of a test is little more than its comparisons.
 ///
 /// # Errors
-/// Always: that is what it is for.
+/// Always; it exists to make the error.
 #[cold]
 #[inline(never)]
 pub fn failed<T>(place: &'static Place, details: fmt::Arguments<'_>) -> Result<T, Outcome> {
@@ -68,7 +66,7 @@ pub fn failed<T>(place: &'static Place, details: fmt::Arguments<'_>) -> Result<T
     }))
 }
 
-/// A condition is false.
+/// Makes the failure of a condition that is false.
 ///
 /// # Errors
 /// Always.
@@ -78,7 +76,7 @@ pub fn untrue<T>(place: &'static Place) -> Result<T, Outcome> {
     failed(place, format_args!("it is false"))
 }
 
-/// Two values differ.
+/// Makes the failure of two values that differ.
 ///
 /// # Errors
 /// Always.
@@ -92,7 +90,7 @@ pub fn unequal<T>(
     unequal_after(place, (left, right), format_args!(""))
 }
 
-/// Two values differ, and there is a `message` about it.
+/// Makes the failure of two values that differ, with a `message`.
 ///
 /// # Errors
 /// Always.
@@ -110,7 +108,7 @@ pub fn unequal_after<T>(
     )
 }
 
-/// A value is of another variant.
+/// Makes the failure of a value that has another variant.
 ///
 /// # Errors
 /// Always.
@@ -120,7 +118,7 @@ pub fn other_variant<T>(place: &'static Place, found: &dyn fmt::Debug) -> Result
     failed(place, format_args!("value: {found:?}"))
 }
 
-/// A result is an error.
+/// Makes the failure of a result that is an error.
 ///
 /// # Errors
 /// Always.
@@ -130,7 +128,7 @@ pub fn not_ok<T>(place: &'static Place, error: &dyn fmt::Display) -> Result<T, O
     failed(place, format_args!("error: {error}"))
 }
 
-/// The test cannot be run here.
+/// Makes the outcome of a test that cannot run here.
 ///
 /// # Errors
 /// Always.
@@ -140,7 +138,7 @@ pub fn skipped<T>(reason: fmt::Arguments<'_>) -> Result<T, Outcome> {
     Err(Outcome::Skip(Text::from_arguments(reason)))
 }
 
-/// The beginning of how `value` shows itself.
+/// The beginning of the `Debug` output of `value`.
 fn value(value: &dyn fmt::Debug) -> Text<MAX_VALUE> {
     Text::from_arguments(format_args!("{value:?}"))
 }
@@ -165,7 +163,7 @@ macro_rules! place {
     }};
 }
 
-/// The place on the first line, the text of the expectation below it, then the details.
+/// Writes the place on the first line, then the text of the expectation, then the details.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Place { file, line, text } = self.place;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! KTAP: the text form of test results that Linux's `kunit.py parse` reads.
+//! KTAP: the text format of test results that Linux's `kunit.py parse` reads.
 //!
-//! Written here (facts from Linux's Documentation/dev-tools/ktap.rst, version 1,
-//! and from what its parser accepts):
+//! The format of the log that is written here (from Linux's Documentation/dev-tools/ktap.rst,
+//! version 1, and from what its parser accepts):
 //!
 //! ```text
 //! log    = "KTAP version 1" plan { suite } totals
@@ -16,7 +16,7 @@
 //! totals = "# Totals: pass:" n " fail:" n " skip:" n " total:" n
 //! ```
 //!
-//! What the parser insists on beyond the grammar, and who takes care of it:
+//! What the parser requires beyond the grammar, and which module ensures it:
 //!
 //! * a plan of 0 is an error, so suites without a selected test do not appear
 //!   ([`runner`](super::runner));
@@ -24,9 +24,9 @@
 //! * a suite's result carries the name of its `# Subtest` line, and no child of
 //!   it may have that name ([`registry`](super::registry));
 //! * no name contains `#` (`registry`);
-//! * indentation is not read: a line of free text that starts like a result, a
-//!   plan or a version line is taken for one. Lines written here start with
-//!   `#` instead; a kernel log line starts with its time in brackets.
+//! * the parser ignores indentation, so it takes a line of free text that starts like a result, a
+//!   plan or a version line for one. Lines written here start with `#` instead, and a kernel log
+//!   line starts with its time in brackets.
 //!
 //! `pass`, `fail` and `skip` count tests, not groups.
 
@@ -36,14 +36,14 @@ use crate::text;
 
 const INDENT: usize = 4;
 
-/// How many tests ended how.
+/// The numbers of tests by their outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Everything held.
+    /// All expectations held.
     pub pass: usize,
-    /// Something did not hold, or something was left behind.
+    /// An expectation did not hold, or the test left something behind.
     pub fail: usize,
-    /// Not run, for a reason.
+    /// The test did not run, for a reason.
     pub skip: usize,
 }
 
@@ -77,7 +77,7 @@ pub enum Verdict<'a> {
     Pass,
     /// `not ok`.
     Fail,
-    /// `ok`, with the reason for not running.
+    /// `ok`, with the reason why it did not run.
     Skip(&'a str),
 }
 
@@ -93,20 +93,20 @@ impl fmt::Debug for Ktap<'_> {
 }
 
 impl<'a> Ktap<'a> {
-    /// A writer of lines to `out`.
+    /// Creates a writer of lines to `out`.
     pub fn new(out: &'a mut dyn Write) -> Self {
         Self { out }
     }
 
-    /// The head of the whole log, with the number of suites.
+    /// Writes the head of the whole log, with the number of suites.
     ///
     /// # Errors
-    /// `out` failed; so for all methods.
+    /// `out` failed. This is the same for all methods.
     pub fn begin_log(&mut self, suites: usize) -> fmt::Result {
         writeln!(self.out, "KTAP version 1\n1..{suites}")
     }
 
-    /// The head of a suite or group whose `tests` have results at `depth`.
+    /// Writes the head of a suite or group whose `tests` have results at `depth`.
     ///
     /// # Errors
     /// See [`begin_log`](Self::begin_log).
@@ -117,7 +117,7 @@ impl<'a> Ktap<'a> {
         writeln!(self.out, "{:indent$}1..{tests}", "")
     }
 
-    /// A diagnostic of one or more lines. The first begins with `subject`.
+    /// Writes a diagnostic of one or more lines. The first begins with `subject`.
     ///
     /// # Errors
     /// See [`begin_log`](Self::begin_log).
@@ -141,7 +141,7 @@ impl<'a> Ktap<'a> {
         }
     }
 
-    /// The tests a suite or group consists of.
+    /// Writes the numbers of tests of a suite or group.
     ///
     /// # Errors
     /// See [`begin_log`](Self::begin_log).
@@ -149,7 +149,7 @@ impl<'a> Ktap<'a> {
         self.diagnostic(depth, format_args!("{name}"), format_args!("{tally}"))
     }
 
-    /// A result line.
+    /// Writes a result line.
     ///
     /// # Errors
     /// See [`begin_log`](Self::begin_log).
@@ -175,7 +175,7 @@ impl<'a> Ktap<'a> {
         writeln!(self.out)
     }
 
-    /// The last line of the log.
+    /// Writes the last line of the log.
     ///
     /// # Errors
     /// See [`begin_log`](Self::begin_log).
@@ -184,8 +184,7 @@ impl<'a> Ktap<'a> {
     }
 }
 
-/// Puts every line after the first behind `#`, so that none can be taken for
-/// anything but a diagnostic.
+/// Starts every line after the first with `#`, so that a parser takes each for a diagnostic.
 struct DiagnosticLines<'a> {
     out: &'a mut dyn Write,
     indent: usize,
@@ -223,7 +222,7 @@ impl Write for DiagnosticLines<'_> {
     }
 }
 
-/// Control characters would move the cursor, or split a line for a parser.
+/// Filters out control characters, which would move the cursor or split a line for a parser.
 fn printable(character: char) -> Option<char> {
     (!character.is_control()).then_some(character)
 }

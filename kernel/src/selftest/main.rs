@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `mode=selftest`: the kernel's own suites, with the log on the console.
+//! `mode=selftest`: runs the kernel's own suites, with the log on the console.
 
 use super::registry::{self, Registry};
 use super::{runner, suites};

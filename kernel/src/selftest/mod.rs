@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Self-tests inside the running kernel, reported as KTAP.
 //!
-//! A suite is a static that names its tests; [`suite!`](crate::suite) puts it
-//! into a linker section, so that adding a file with a suite is all it takes to
-//! run it. A test is a function that returns a [`TestResult`](expect::TestResult); the `expect`
-//! macros return from it with the place and the values.
+//! A suite is a static that names its tests. [`suite!`](crate::suite) puts it into a linker
+//! section, so a new file with a suite needs no other registration than its `mod` line. A test is a
+//! function that returns a [`TestResult`](expect::TestResult). If an expectation does not hold, its
+//! `expect` macro returns from the test, with the place and the values.
 //!
 //! ```ignore
 //! use crate::selftest::prelude::*;
@@ -28,17 +28,16 @@
 //! fn one_barrier_per_section(pages: usize) -> TestResult { /* ... */ Ok(()) }
 //! ```
 //!
-//! The parts, in the order in which a run uses them: [`registry`] collects and
-//! checks the suites, [`filter`](crate::filter) selects, [`runner`] runs them one by one with
-//! a leak check around each, [`expect`] makes failures, [`ktap`] writes lines, which `ktap_reader`
-//! reads on the host.
+//! The parts, in the order in which a run uses them: [`registry`] collects and checks the suites,
+//! [`filter`](crate::filter) selects tests, [`runner`] runs them one by one with a leak check
+//! around each, [`expect`] describes failures, and [`ktap`] writes the lines of the log, which
+//! `ktap_reader` reads on the host.
 //!
-//! Names are made of lower-case letters, digits, `_` and `-`; a test's path is
-//! its names joined by dots, and it is what `filter=` matches.
+//! Names consist of lower-case letters, digits, `_` and `-`. The path of a test is its names joined
+//! by dots, and `filter=` matches that path.
 //!
-//! What it does not do: it catches no panic and no unexpected exception; those
-//! end the run with their own report and status, and the log up to there says
-//! which test it was. It does not run tests in parallel.
+//! A panic or an unexpected exception is not caught. It ends the run with its own report and
+//! status, and the log up to there shows which test it was. Tests do not run in parallel.
 
 pub mod expect;
 pub mod ktap;

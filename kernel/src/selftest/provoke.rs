@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Bad ends on purpose: what a report looks like, and whether whoever reads it
-//! (`cargo xtask`) understands it. Linux: LKDTM.
+//! Ends the kernel on purpose in a bad way, to show its report, and to test that `cargo xtask`
+//! understands the report. Linux: LKDTM.
 
 use core::hint::black_box;
 use core::ptr;
@@ -19,7 +19,7 @@ use crate::println;
 use crate::sched;
 use crate::smp::call::call;
 
-/// Ends the kernel in the way that is asked for. Does not return.
+/// Ends the kernel in the way `end`. It does not return.
 pub fn run(end: Provocation) -> ! {
     println!("provoking: {end:?}");
     match end {
@@ -42,7 +42,7 @@ pub fn run(end: Provocation) -> ! {
     unreachable!("{end:?} came back")
 }
 
-/// A frame that the backtrace must show.
+/// A stack frame that the backtrace must show.
 #[inline(never)]
 fn outer(end: fn()) {
     end();
@@ -52,8 +52,7 @@ fn outer(end: fn()) {
 fn write_to_an_unmapped_page() {
     if let Ok(area) = Area::reserve(1) {
         let page = ptr::with_exposed_provenance_mut::<u64>(area.start() as usize);
-        // SAFETY: nothing is mapped there, so nothing is written: the store faults, which is
-        // what this function is for.
+        // SAFETY: nothing is mapped there, so nothing is written: the store faults, as intended.
         unsafe { page.write_volatile(1) };
     }
 }
@@ -63,7 +62,7 @@ fn overflow_in_a_task() {
     println!("ended: {:?}", task.map(sched::JoinHandle::join));
 }
 
-/// R38: says which section, and where it was opened.
+/// R38: the report names the section, and where it was opened.
 fn sleep_in_a_section() {
     // SAFETY: no other task works with page tables in this mode.
     let backend = unsafe { MMU.set_backend(Backend::DeferStores) };
@@ -75,8 +74,8 @@ fn sleep_in_a_section() {
     sched::sleep(Duration::from_millis(1));
 }
 
-/// Calls an address of the vmap area as a function: a fault that looks almost like that of
-/// `arch::probe::try_exec`, and must not be taken for it.
+/// Calls an address of the vmap area as a function. The fault looks almost like that of
+/// `arch::probe::try_exec`, and must not be taken for one.
 fn jump_to_an_unmapped_page() {
     if let Ok(area) = Area::reserve(1) {
         let page = ptr::with_exposed_provenance::<()>(area.start() as usize);
@@ -86,8 +85,8 @@ fn jump_to_an_unmapped_page() {
     }
 }
 
-/// Asks for the kernel's address space in an interrupt handler, which must be refused:
-/// the interrupted code may hold its lock.
+/// Locks the kernel's address space in an interrupt handler, which must be refused, because the
+/// interrupted code may hold the lock.
 fn lock_in_an_interrupt() {
     let id = IntId::sgi(5);
     let sent = interrupts::register(id, |_| drop(kernel_space::lock()))
@@ -100,8 +99,8 @@ fn lock_in_an_interrupt() {
     }
 }
 
-/// Sends all other CPUs an interrupt in which they panic, and goes on printing: one report must
-/// come out, whole, and nothing else with it.
+/// Sends all other CPUs an interrupt in which they panic, and continues to print. One complete
+/// report must come out, and nothing else with it.
 fn panic_on_the_other_cpus() {
     let id = IntId::sgi(5);
     let panics = |_| panic!("provoked by another CPU");
@@ -110,7 +109,7 @@ fn panic_on_the_other_cpus() {
         let enabled = call(
             cpu.index(),
             |number| {
-                // Without it, nothing happens, which is noticed below.
+                // If it fails, no interrupt arrives, which is noticed below.
                 let _ = interrupts::enable(IntId::sgi(number as u32));
             },
             5,

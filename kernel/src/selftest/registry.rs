@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Suites and tests: what they are, how they register, and in which order they
-//! run.
+//! Suites and tests: their types, their registration, and the order in which they run.
 //!
-//! A suite registers by a pointer to it in the linker section `.selftest`. The
-//! order of a section is the linker's; suites therefore carry an `order`, and
-//! run by it, then by name. Within a suite the order is that of the
-//! declaration. Simple things come first: a failure in a low suite explains
-//! those in higher ones.
+//! A suite registers by a pointer to it in the linker section `.selftest`. The linker determines
+//! the order in a section, so each suite has a number, `order`. Suites run in ascending order of
+//! it, and by name among equals. Within a suite, tests run in the order of their declaration.
+//! Suites about simple things have low numbers, because a failure in one of them explains failures
+//! in later ones.
 
 use core::fmt;
 
@@ -15,15 +14,15 @@ use arrayvec::ArrayVec;
 use super::expect::TestResult;
 use crate::filter::{MAX_DEPTH, is_name_byte};
 
-/// Suites there may be.
+/// The maximum number of suites.
 pub const MAX_SUITES: usize = 32;
 
 /// A named, ordered set of tests.
 #[derive(Debug)]
 pub struct Suite {
-    /// First part of the path of its tests.
+    /// The first part of the path of its tests.
     pub name: &'static str,
-    /// Suites run in ascending order, those of the same order by name.
+    /// Suites run in ascending order, and by name among equals.
     pub order: u16,
     /// Its tests and groups, in the order in which they run.
     pub tests: &'static [Test],
@@ -32,18 +31,18 @@ pub struct Suite {
 /// A test, or a group of tests under a common name.
 #[derive(Debug)]
 pub struct Test {
-    /// Last part of its path.
+    /// The last part of its path.
     pub name: &'static str,
-    /// What it consists of.
+    /// Its body.
     pub body: Body,
 }
 
-/// What a [`Test`] consists of.
+/// The body of a [`Test`].
 #[derive(Debug)]
 pub enum Body {
     /// A function.
     Run {
-        /// Where its subject can be seen.
+        /// Where a mistake in its subject shows.
         witness: Witness,
         /// The test itself.
         run: fn() -> TestResult,
@@ -52,19 +51,19 @@ pub enum Body {
     Group(&'static [Test]),
 }
 
-/// Who would notice if what the test is about were broken (design.md, section 8).
+/// Where a mistake in the subject of a test shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Witness {
-    /// QEMU behaves differently, so the test itself fails.
+    /// QEMU behaves differently then, so the test itself fails.
     QemuVisible,
-    /// QEMU forgives it; counters or an instruction trace show it.
+    /// QEMU behaves the same; counters or an instruction trace show the mistake.
     TraceOnly,
-    /// Only real hardware shows it: skipped elsewhere.
+    /// Only real hardware shows it, so the test is skipped elsewhere.
     HwOnly,
 }
 
 impl Witness {
-    /// As it stands in the log.
+    /// The tag in the log.
     #[must_use]
     pub const fn tag(self) -> &'static str {
         match self {
@@ -85,13 +84,11 @@ macro_rules! suite {
             tests: &[$($test),+],
         };
 
-        // Nothing names this static: `used` keeps it in the object file, KEEP
-        // in the linker script keeps it in the image. On the host there is no
-        // runner that would look for it.
+        // Nothing names this static. `used` keeps it in the object file, and KEEP in the linker
+        // script keeps it in the image. On the host there is no runner that would look for it.
         #[cfg(target_os = "none")]
         #[used]
-        // The section holds nothing but such pointers; `registered` reads it
-        // as a slice of them.
+        // The section contains only such pointers, and `registered` reads it as a slice of them.
         #[unsafe(link_section = ".selftest")]
         static REGISTRATION: &$crate::selftest::registry::Suite = &SUITE;
         #[cfg(not(target_os = "none"))]
@@ -99,7 +96,7 @@ macro_rules! suite {
     };
 }
 
-/// A test: its [`Witness`] and the function, whose name it takes (`KUNIT_CASE`).
+/// Declares a test by its [`Witness`] and its function, whose name it takes (`KUNIT_CASE`).
 #[macro_export]
 macro_rules! case {
     ($witness:ident, $run:ident) => {
@@ -113,8 +110,7 @@ macro_rules! case {
     };
 }
 
-/// A group of tests that call the same function with one value each
-/// (`KUNIT_CASE_PARAM`):
+/// Declares a group of tests that call the same function with one value each (`KUNIT_CASE_PARAM`):
 /// `cases!(QemuVisible, function, { name: value, ... })`.
 #[macro_export]
 macro_rules! cases {
@@ -134,7 +130,7 @@ macro_rules! cases {
     };
 }
 
-/// A group of different tests: `group!("name", [case!(...), ...])`.
+/// Declares a group of different tests: `group!("name", [case!(...), ...])`.
 #[macro_export]
 macro_rules! group {
     ($name:literal, [$($test:expr),+ $(,)?]) => {
@@ -156,10 +152,9 @@ pub fn registered() -> &'static [&'static Suite] {
     let start = (&raw const _selftest_start).cast::<&'static Suite>();
     let end = &raw const _selftest_end;
     let bytes = end.addr() - start.addr();
-    // SAFETY: linker.ld defines both symbols around `.selftest`, aligned to 8.
-    // Only `suite!` places statics there, each one an initialized `&'static
-    // Suite` of 8 bytes, so the section is an array of them without padding;
-    // it is part of the image and never written.
+    // SAFETY: linker.ld defines both symbols around `.selftest`, aligned to 8. Only `suite!` places
+    // statics there, and each is an initialized `&'static Suite` of 8 bytes, so the section is an
+    // array of them without padding. It is part of the image and is never written.
     unsafe { core::slice::from_raw_parts(start, bytes / size_of::<&'static Suite>()) }
 }
 
@@ -173,7 +168,7 @@ impl Registry {
     /// Checks and sorts `suites`.
     ///
     /// # Errors
-    /// A name that a KTAP parser or a filter could not tell from others.
+    /// [`RegistryError`] for a mistake in the declaration of a suite.
     pub fn new(suites: &[&'static Suite]) -> Result<Self, RegistryError> {
         let mut sorted: ArrayVec<&'static Suite, MAX_SUITES> = ArrayVec::new();
         for suite in suites {
@@ -208,8 +203,8 @@ fn check_name(name: &'static str) -> Result<(), RegistryError> {
     Ok(())
 }
 
-/// Checks the children of `parent`, whose paths have `depth` parts. Recurses
-/// once per level, at most [`MAX_DEPTH`] times.
+/// Checks the children of `parent`, whose paths have `depth` parts. It recurses once per level, at
+/// most [`MAX_DEPTH`] times.
 fn check_tests(
     parent: &'static str,
     tests: &'static [Test],
@@ -223,7 +218,7 @@ fn check_tests(
     }
     for (index, test) in tests.iter().enumerate() {
         check_name(test.name)?;
-        // A parser takes the result line with the parent's name for its end.
+        // A parser would take a result line with the parent's name for the end of the parent.
         if test.name == parent {
             return Err(RegistryError::LikeParent { name: parent });
         }
@@ -242,7 +237,7 @@ fn check_tests(
 pub enum RegistryError {
     /// More than [`MAX_SUITES`] suites.
     TooMany,
-    /// A name with other characters than allowed, or none.
+    /// A name is empty, or contains a character that is not allowed.
     BadName {
         /// The name.
         name: &'static str,
@@ -252,7 +247,7 @@ pub enum RegistryError {
         /// The name.
         name: &'static str,
     },
-    /// A test is called as its suite or group.
+    /// A test has the same name as its suite or group.
     LikeParent {
         /// The name.
         name: &'static str,

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Runs the selected tests one after the other and writes the log.
 //!
-//! Around every test stands a leak check: what the [`LeakCheck`] counts must be
-//! the same before and after. A test that leaves something behind fails, even
-//! if all its expectations held, and the log says what. What can be put back is put
-//! back, so that one failure does not become those of all later tests.
+//! There is a leak check around every test: what the [`LeakCheck`] counts must be the same before
+//! and after. A test that leaves something behind fails even if all its expectations held, and the
+//! log says what was left. The leak check then restores what it can, so that one failure does not
+//! cause failures of all later tests.
 //!
-//! Nothing is written before the selection is known to hold a test, so that an
-//! error of the filter stands alone.
+//! Nothing is written before it is known that the selection contains a test, so an error of the
+//! filter is the only output.
 
 use core::fmt::{self, Write};
 
@@ -18,17 +18,17 @@ use crate::filter::{Filter, Selection};
 use crate::machine::Kind;
 use crate::text::Text;
 
-/// What must be balanced over every test: frames, lazy state, interrupt mask, and what else a
-/// test can change for those after it.
+/// What must be the same before and after every test: frames, lazy state, the interrupt mask, and
+/// anything else that a test can change for later ones.
 pub trait LeakCheck {
     /// The state at one moment.
     type Snapshot;
 
-    /// The state now. Takes nothing that it would count itself.
+    /// Returns the state now. It allocates nothing that it would count itself.
     fn snapshot(&mut self) -> Self::Snapshot;
 
-    /// Writes what differs between the two, one line for each thing, and
-    /// nothing at all if the test left everything as it was.
+    /// Writes what differs between the two states, one line for each difference, and nothing at all
+    /// if the test left everything as it was.
     ///
     /// # Errors
     /// Only those of `report`.
@@ -39,8 +39,8 @@ pub trait LeakCheck {
         report: &mut dyn Write,
     ) -> fmt::Result;
 
-    /// Puts back what differs from `before` and can be put back, and writes what that
-    /// was, one line for each thing.
+    /// Restores what differs from `before` and can be restored, and writes one line for each thing
+    /// that was restored.
     ///
     /// # Errors
     /// Only those of `report`.
@@ -82,7 +82,7 @@ pub fn run<'a, L: LeakCheck>(
     Ok(total)
 }
 
-/// Whether `selection` holds a test among `tests` or in their groups.
+/// Whether `selection` selects a test among `tests` or in their groups.
 fn any_selected(tests: &[Test], selection: Selection<'_>) -> bool {
     tests.iter().any(|test| is_selected(test, selection))
 }
@@ -102,8 +102,8 @@ struct Run<'a, L> {
 }
 
 impl<L: LeakCheck> Run<'_, L> {
-    /// Runs the selected of `tests` and writes their group's result at
-    /// `depth`. Recurses into groups, as deep as `registry` allows.
+    /// Runs the selected ones of `tests` and writes the result of their group at `depth`. It
+    /// recurses into groups, as deep as `registry` allows.
     fn group(
         &mut self,
         depth: usize,
@@ -198,17 +198,17 @@ impl<L: LeakCheck> Run<'_, L> {
     }
 }
 
-/// Bytes kept of a leak's description, and of what was restored.
+/// The maximum length of the description of a leak, and of what was restored, in bytes.
 const MAX_LEAK: usize = 512;
 
-/// Why no tests ran, or not all.
+/// Why no tests ran, or not all of them.
 #[derive(Clone, Copy, Debug)]
 pub enum RunError<'a> {
     /// The filter selects no test.
     NothingSelected {
         /// The filter.
         filter: Filter<'a>,
-        /// What it could have selected.
+        /// The tests that it could have selected.
         registry: &'a Registry,
     },
     /// The log could not be written.

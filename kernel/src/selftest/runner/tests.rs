@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The runner with suites and resources that do not exist.
+//! Tests of the runner, with suites and resources that exist only here.
 
 use std::cell::Cell;
 use std::fmt::Write;
@@ -11,7 +11,7 @@ use super::*;
 use crate::{case, cases, expect, expect_eq, group, skip};
 
 thread_local! {
-    /// Frames the pretended kernel has free.
+    /// The free frames of the pretended kernel.
     static FRAMES: Cell<i32> = const { Cell::new(100) };
     /// Tests that ran, in order.
     static RAN: Cell<u32> = const { Cell::new(0) };
@@ -34,7 +34,7 @@ impl LeakCheck for Frames {
     }
 
     fn restore(&mut self, before: &i32, report: &mut dyn Write) -> fmt::Result {
-        // One frame in two cannot be found again.
+        // If more than one frame is lost, one of them is restored.
         let lost = before - FRAMES.get();
         if lost > 1 {
             FRAMES.set(FRAMES.get() + 1);
@@ -221,7 +221,7 @@ fn a_leak_fails_a_test_that_would_pass() {
         let detail = &test.diagnostics[at.unwrap() + 1];
         assert!(detail.starts_with("#   free frames: "), "{detail}");
     }
-    // What can be put back is, once, and the log says so.
+    // What can be restored is restored once, and the log says so.
     let restored = &find(&report, "lazy.leaks").diagnostics[3..];
     assert_eq!(restored, ["# leaks: RESTORED", "#   one frame of 2"]);
     assert_eq!(FRAMES.get(), before - 3);
@@ -233,7 +233,7 @@ fn a_leak_fails_a_test_that_would_pass() {
             .any(|line| line.contains("RESTORED"))
     );
     assert!(both.diagnostics[1].starts_with("# leaks_and_fails: EXPECTATION FAILED at "));
-    // What a test leaves behind is not charged to the next one.
+    // What a test leaves behind is not attributed to the next one.
     assert_eq!(find(&report, "lazy.passes").status, Status::Passed);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Physical memory: every frame is handed out once, none that is in use, and all of them come
-//! back.
+//! Physical memory: every frame is handed out once, no frame in use is handed out, and all frames
+//! come back.
 
 use alloc::vec::Vec;
 
@@ -59,7 +59,7 @@ fn frames_are_distinct_and_zeroed() -> TestResult {
     }
     let dirtied = dirty.to_vec();
     drop(dirty);
-    // All of them stay taken while they are looked at; the list is last in, first out.
+    // All of them stay allocated while they are checked, because the list is last in, first out.
     let mut clean = Zeroed(Vec::with_capacity(COUNT));
     let mut again = 0;
     for _ in 0..COUNT {
@@ -99,8 +99,9 @@ fn out_of_frames_is_an_error() -> TestResult {
     Ok(())
 }
 
-/// All free frames at once, as a bit for each frame between the first and the last of RAM.
-/// They are not touched: if one is in use, it stays as it is. Given back on drop.
+/// All free frames at once, as a bit for each frame between the first and the last of RAM. The test
+/// does not write to them, so a frame that is wrongly free keeps its contents. The drop gives them
+/// back.
 struct All {
     first: u64,
     taken: Vec<u64>,
@@ -108,12 +109,12 @@ struct All {
     twice: Option<u64>,
 }
 
-/// Frames that these tests take from an emulator at most, 1 GiB: each is written to, so the
-/// host must provide it.
+/// The most frames that these tests take from an emulator, 1 GiB: the allocator writes to each, so
+/// the host must provide it.
 const MOST: usize = 1 << 18;
 
 impl All {
-    /// Takes single frames until there are no more. Skips the test where that is too much.
+    /// Takes single frames until none is left. Skips the test if there are too many.
     fn take() -> Result<Self, Outcome> {
         if start::machine().kind == Kind::Emulated && frames::usage().total > MOST {
             skip!("the host would have to provide all memory: run on virt with --memory 1G");
@@ -123,7 +124,7 @@ impl All {
         let ends = usable.iter().map(|range| range.bytes().end());
         let first = starts.min().unwrap_or(0) / PAGE_SIZE;
         let frames = ends.max().unwrap_or(0) / PAGE_SIZE - first;
-        // The heap takes its memory now, before there is none left.
+        // The heap takes its memory now, while there is some.
         let mut all = Self {
             first,
             taken: alloc::vec![0; frames.div_ceil(64) as usize],
@@ -171,7 +172,7 @@ impl Drop for All {
     }
 }
 
-/// A block, given back at once.
+/// Takes a block and gives it back at once.
 fn take_and_return_a_block(count: usize) -> Result<(), frames::OutOfFrames> {
     let first = frames::alloc_contiguous(count)?;
     // SAFETY: taken above with the same count, not mapped anywhere.
@@ -184,12 +185,12 @@ fn every_free_frame_can_be_had_again_and_again() -> TestResult {
     expect_ok!(take_and_return_a_block(BLOCK));
     for _ in 0..2 {
         let all = All::take()?;
-        // A frame that was given back and cannot be had is neither in use nor free.
+        // A frame that was given back but cannot be allocated would be neither in use nor free.
         let usage = frames::usage();
         expect_eq!(usage.used, usage.total);
         expect!(all.count > BLOCK);
         drop(all);
-        // All are singles now; a block takes that they are joined again.
+        // All frames are single frames now; a block can be allocated only if they are joined again.
         expect_ok!(take_and_return_a_block(BLOCK));
     }
     Ok(())
@@ -202,7 +203,7 @@ fn no_table_of_the_kernel_is_a_free_frame() -> TestResult {
     let mut tables = 1;
     let mut seen = u64::MAX;
     space.for_each_leaf(|virt, _, _| {
-        // One walk for each last-level table.
+        // There is one walk for each last-level table.
         let table = virt >> 21;
         if let Some(va) = VirtAddr::new(virt).filter(|_| table != seen) {
             seen = table;

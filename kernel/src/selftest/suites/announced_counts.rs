@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How many instructions an announced range takes beyond a plain section.
+//! The instructions that an announced range executes in addition to a plain section.
 //!
-//! The library's host tests hold stores, DSB, ISB and TLBI (`tests/library/announced_costs*.rs`).
-//! Here a tick of the timer is an instruction, so the rest is held, too: a fixed number for a
-//! range, whatever its pages, one for its fold, and one for each group that it folds. Where stores
-//! wait, the drain and each of these stores take a fixed number as well.
+//! The library's host tests check stores, DSB, ISB and TLBI (`tests/library/announced_costs*.rs`).
+//! Here a tick of the timer is an instruction, so the rest is checked, too: a fixed number for a
+//! range of any size, one for its fold, and one for each group that it folds. Where stores wait,
+//! the drain and each of these stores take a fixed number as well.
 
 use lazymmu::{
     AddressSpace, Asid, Backend, BarrierPolicy, Frame, PAGE_SIZE, PageRange, Prot, SpaceError,
@@ -29,17 +29,17 @@ suite! {
     ],
 }
 
-/// Pages of a range.
+/// The sizes of ranges in pages.
 const SIZES: [usize; 5] = [1, 16, 64, 256, 512];
-/// Instructions of a range, at most, beyond a plain section.
+/// The most instructions of a range in addition to a plain section.
 const OF_A_RANGE: u64 = 600;
-/// Of the fold at its end.
+/// The same for the fold at its end.
 const OF_A_FOLD: u64 = 1400;
-/// Of each group that is folded: break and make.
+/// The same for each group that is folded: break and make.
 const OF_A_GROUP: u64 = 1500;
-/// Of the drain of stores that wait.
+/// The same for the drain of stores that wait.
 const OF_A_DRAIN: u64 = 2800;
-/// Of each of these stores.
+/// The same for each of these stores.
 const OF_A_WAITING_STORE: u64 = 400;
 
 /// The pages of a test, and how it maps them.
@@ -47,7 +47,7 @@ const OF_A_WAITING_STORE: u64 = 400;
 struct Pages {
     range: PageRange,
     prot: Prot,
-    /// The frames of neighbors are so many pages apart.
+    /// The distance of the frames of two neighbors, in pages.
     stride: u64,
 }
 
@@ -67,7 +67,7 @@ fn map_each(space: &mut Space, pages: Pages) -> Result<(), SpaceError> {
     Ok(())
 }
 
-/// The yardsticks: a plain section, empty, and with a call for each page.
+/// The cases to compare with: a plain section that is empty, and one with a call for each page.
 const PLAIN: [Work; 2] = [
     |_, _| MMU.lazy().section().map(drop).map_err(SpaceError::from),
     |space, pages| {
@@ -76,8 +76,8 @@ const PLAIN: [Work; 2] = [
     },
 ];
 
-/// An announced range in which nothing is done, one in which each page is mapped by a call, and one
-/// in which each is set.
+/// Three announced ranges: one in which nothing is done, one in which each page is mapped by a
+/// call, and one in which each page is set.
 const ANNOUNCED: [Work; 3] = [
     |space, pages| space.fast_pte_range(pages.range).map(drop),
     |space, pages| {
@@ -99,7 +99,7 @@ const ANNOUNCED: [Work; 3] = [
     },
 ];
 
-/// What `work` takes. Afterwards nothing is mapped.
+/// The number of instructions of `work`. Afterwards nothing is mapped.
 fn instructions(space: &mut Space, pages: Pages, work: Work) -> Result<u64, SpaceError> {
     let masked = interrupts::mask();
     let start = timer::ticks();
@@ -143,9 +143,9 @@ fn compare(kind: SpaceKind, backend: Backend, (size, stride): (usize, u64)) -> T
         },
         stride,
     };
-    // No CPU is given its root, so it is freed when it is dropped.
+    // No CPU gets its root, so it may be freed when it is dropped.
     let space = &mut expect_ok!(AddressSpace::new(&MMU, kind));
-    // The table is built.
+    // This builds the table.
     expect_ok!(instructions(space, pages, ANNOUNCED[0]));
     let mut plain = [0; 2];
     for (took, work) in plain.iter_mut().zip(PLAIN) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The boot arguments against what is in force: an argument that is read and then
-//! forgotten makes a run look like a different one.
+//! The boot arguments are compared with the settings in force. If an argument were read and then
+//! forgotten, a run would look like a different one.
 //!
-//! First of all suites, since others put their own terms in force for a while.
+//! This suite runs first, because others put their own terms in force for a while.
 
 use lazymmu::BarrierPolicy;
 

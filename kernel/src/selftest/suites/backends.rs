@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The five strategies on a CPU that walks and caches: the same scenarios for each.
+//! The five strategies on a CPU that walks tables and caches entries: the same scenarios for each.
 //!
-//! What waits in a section differs, and each test says so where it matters. What a caller may rely
-//! on does not: at the end of a section at any depth, at a pause, when frames are given back, and
-//! when the lock of the tables is released. QEMU's TLB keeps an entry until it is invalidated, so
-//! whatever changes is used through its old mapping before. Figures are in `backends-counts`.
+//! The strategies differ in what waits in a section, and each test states it where it matters. What
+//! a caller may rely on is the same for all: at the end of a section at any depth, at a pause, when
+//! frames are given back, and when the lock of the tables is released. QEMU's TLB keeps an entry
+//! until it is invalidated, so each mapping is used before it changes. Figures are in
+//! `backends-counts`.
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -80,7 +81,7 @@ fn s7_a_pause_is_immediate() -> TestResult {
         Pause,
         Waits(NONE),
         Shows(0..4, OWN),
-        // Written while paused: each takes effect by itself.
+        // Each write while paused takes effect by itself.
         Entries(4..8, SET),
         Shows(4..8, OWN),
         Unmap(0..2),
@@ -103,7 +104,7 @@ fn r25_frames_are_free_when_unmap_returns() -> TestResult {
         Unmap(0..3),
         Waits(NONE),
         Faults(0..3),
-        // The long way: emptied one by one, then invalidated.
+        // The longer way: the entries are cleared one by one, then invalidated.
         Entries(3..6, CLEAR),
         Waits(OF_CHANGES),
         Flush(3..6),
@@ -149,7 +150,8 @@ fn s10_pages_move_between_two_announced_ranges() -> TestResult {
         Entries(1..2, CLEAR),
         Entries(513..514, |pages, i, pte| put(pages, i - 512, pte)),
         Waits(OF_CHANGES),
-        // R25: behind everything that waits, and before anybody else may have the pages.
+        // R25: this comes after everything that waits, and before the pages may be used for
+        // something else.
         Flush(0..2),
         Faults(0..2),
         Leave,
@@ -158,17 +160,17 @@ fn s10_pages_move_between_two_announced_ranges() -> TestResult {
     ])
 }
 
-/// What the handler works on: the live root, a page, and a frame for it.
+/// The handler's input: the live root, a page, and a frame for the page.
 static GIVEN: IrqLock<Option<(Frame, PageRange, Frame)>> = IrqLock::new(None);
-/// What it read there, if everything went well.
+/// The value that it read there, if no step failed.
 static SEEN: AtomicU64 = AtomicU64::new(0);
 
 fn use_a_page() {
     let Some((root, page, frame)) = GIVEN.lock().take() else {
         return;
     };
-    // SAFETY: the root of the kernel's space. The code that this interrupts holds its lock and only
-    // waits meanwhile, so nobody else writes its tables.
+    // SAFETY: this is the root of the kernel's space. The interrupted code holds the lock of that
+    // space and only waits meanwhile, so no other code writes its tables.
     let mut space = unsafe { AddressSpace::from_counted_root(&MMU, SpaceKind::Kernel, root) };
     let virt = page.start().as_u64();
     let (mapped, _) = counted(|| space.map(page, Backing::Contiguous(frame), Prot::KERNEL));
@@ -181,14 +183,14 @@ fn use_a_page() {
 }
 
 fn interrupt(scene: &mut Scene) -> TestResult {
-    // In the same table as what waits.
+    // The page is in the same table as the entries that wait.
     let page = expect_ok!(scene.part(&(11..12)));
     *GIVEN.lock() = Some((scene.space().root(), page, scene.pages.frames()[11]));
     SEEN.store(0, Ordering::Relaxed);
     let before = (counts(), sched::interrupt_counts());
     expect_ok!(in_interrupt(use_a_page));
     expect_eq!(SEEN.load(Ordering::Relaxed), mark(11));
-    // What waits is the task's, and nobody executed any of it.
+    // What waits belongs to the task, and none of it was executed.
     expect_eq!(counts(), before.0);
     expect_eq!(sched::interrupt_counts().drains, before.1.drains);
     Ok(())
@@ -211,7 +213,7 @@ fn r12_an_interrupt_maps_and_uses_a_page() -> TestResult {
     ])
 }
 
-/// The lock is free, and the section goes on.
+/// The lock is free, and the section continues.
 fn is_active(_: &mut Scene) -> TestResult {
     expect!(MMU.lazy().is_lazy_mmu_mode_active());
     Ok(())
@@ -244,7 +246,7 @@ fn folded_and_split(backend: Backend) -> TestResult {
     const START: u64 = 0x4000_0000;
     const PAGES: usize = 40;
     let _terms = expect_ok!(with(backend));
-    // Tables that no CPU is given, so that any frame may be mapped in them.
+    // No CPU gets these tables, so any frame may be mapped in them.
     let mut space = expect_ok!(AddressSpace::new_user(&MMU, Asid(9)));
     let Some(first) = Frame::from_u64(0x5000_0000) else {
         fail!("a multiple of 4 KiB is a frame");
@@ -258,17 +260,17 @@ fn folded_and_split(backend: Backend) -> TestResult {
             expect_eq!(set, Some(Ok(())));
         }
     }
-    // Two groups of 16 pages, and 8 pages that are none.
+    // There are two groups of 16 pages, and 8 pages that form no group.
     expect_eq!(wrong_page(&space, first, 0..32), None);
-    // A part of the first changes: it is split, and the other one stays.
+    // A part of the first group changes, so that group is split and the other one stays.
     let third = expect_ok!(PageRange::new(START + 3 * PAGE_SIZE, 1));
     expect_ok!(space.protect(third, Prot::USER_RO));
     expect_eq!(wrong_page(&space, first, 16..32), None);
     Ok(())
 }
 
-/// The first page that is not mapped to its frame, or whose contiguous hint does not say whether it
-/// is one of `members`.
+/// The first page that is not mapped to its frame, or whose contiguous hint is wrong: it must be
+/// set for `members` and clear for all others.
 fn wrong_page(space: &Space, first: Frame, members: Range<u64>) -> Option<u64> {
     (0..40).find(|&i| {
         let found = VirtAddr::new(0x4000_0000 + i * PAGE_SIZE).and_then(|va| space.query(va));

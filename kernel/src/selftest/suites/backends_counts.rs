@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What each strategy executes for the same requests, counted.
+//! The counts of what each strategy executes for the same requests.
 //!
-//! Each test makes its requests one by one, in one section and under one lock, in a range that is
-//! announced, and states the figures of each strategy. They follow from what its
-//! architecture does: barriers per entry or per section, invalidations per request, per 192
-//! ranges, or per range of pages that touch, and queues of 32.
+//! Each test makes its requests one by one, in one section and under one lock, in an announced
+//! range, and states the figures of each strategy. The figures follow from what the strategy's
+//! architecture does: barriers for each entry or each section; invalidations for each request, for
+//! 192 ranges, or for a range of adjacent pages; and queues of 32.
 
 use core::ops::Range;
 
@@ -30,11 +30,11 @@ suite! {
 }
 
 /// What a strategy executes, in this order:
-/// pairs of `DSB ISHST` and `ISB` for makes;
-/// invalidations, each `DSB ISHST`, some TLBI, `DSB ISH`, `ISB`;
-/// TLBI of all of them, by address and with range operations;
-/// times that something was drained;
-/// stores that waited, and stores that were made late.
+/// * the pairs of `DSB ISHST` and `ISB` for makes;
+/// * the invalidations, each `DSB ISHST`, some TLBI, `DSB ISH`, `ISB`;
+/// * the TLBI of all invalidations, first without and then with range operations;
+/// * the number of drains;
+/// * the stores that waited, and the stores that a drain made.
 type Figures = [u16; 7];
 
 /// Plays `step` after `before`, in a section that announces the pages `range`, and compares what
@@ -51,12 +51,12 @@ fn counted(
         let mut scene = Scene::new(backend, mapped, 401)?;
         scene.play(before)?;
         let spent = scene.counted(&section)?;
-        // For whoever maps there next.
+        // The next scene maps there again.
         scene.play(&[Flush(0..401)])?;
         let [pairs, flushes, by_address, by_range, drains, deferred, late] = figures.map(u64::from);
         let features = MMU.features().tlb;
         let tlbi = if features.range { by_range } else { by_address };
-        // Where the CPU repeats TLBI, each invalidation ends with one more, and its DSB (R34).
+        // If the CPU repeats TLBI, each invalidation ends with one more TLBI and its DSB (R34).
         let repeats = flushes * u64::from(features.repeat);
         let spent: &[u64] = &[
             spent.dsb_ishst,
@@ -83,7 +83,7 @@ fn counted(
 
 #[rustfmt::skip]
 fn pages_mapped_one_by_one() -> TestResult {
-    // The page behind them has the table built.
+    // Mapping the page after them first builds the table.
     counted(0, &[MapEach(100..101)], 0..100, MapEach(0..100), &[
         [100, 0, 0, 0, 0,   0,   0],
         [  1, 0, 0, 0, 0,   0,   0],
@@ -101,8 +101,8 @@ fn neighbors_protected_one_by_one() -> TestResult {
         [  0, 200, 200, 200,  0,   0,   0],
         [  0,   1, 200,   2,  1, 200, 200],
         [  0,   1, 200,   2,  1,   0,   0],
-        // A store and an invalidation for each page, in turn: 16 pages fill the queue. What it
-        // holds of invalidations shares their barriers.
+        // Stores and invalidations alternate, one of each for each page, so 16 pages fill the
+        // queue. The invalidations in a queue share their barriers.
         [  0,  13, 200,  13, 13, 200, 200],
     ])
 }
@@ -132,7 +132,7 @@ fn pages_outside_the_range_protected_one_by_one() -> TestResult {
     counted(60, &[], 50..60, ProtectEach(0..40, 1), &[
         [ 40,  40,  40,  40,  0,   0,   0],
         [  0,  40,  40,  40,  0,   0,   0],
-        // Nobody said that they would come, so nothing but barriers waits.
+        // These pages were not announced, so only barriers wait.
         [  0,  40,  40,  40,  0,   0,   0],
         [  0,   1,  40,   1,  1,   0,   0],
         [  0,   3,  40,   3,  3,  40,  40],
@@ -158,13 +158,13 @@ fn r28_pages_set_and_cleared_again() -> TestResult {
         Ok(())
     });
     counted(0, &[Entries(10..11, SET)], 0..10, set_and_clear, &[
-        // Emptied: the invalidation is the caller's, and not counted here.
+        // The entries were cleared, so the caller must invalidate. That is not counted here.
         [10,  0,  0,  0,  0,  0,  0],
         [ 1,  0,  0,  0,  0,  0,  0],
         // No store reached memory, so there is nothing to invalidate (row V1).
         [ 0,  0,  0,  0,  1, 10,  0],
         [ 0,  1, 10,  1,  1,  0,  0],
-        // An entry is emptied behind what waits for it: no store waits long.
+        // An entry is cleared after what waits for it is drained, so no store waits long.
         [ 0, 10, 10, 10, 11, 10, 10],
     ])
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Break-before-make (R29): refused where it would be skipped, executed in full
-//! where it is asked for.
+//! Break-before-make (R29): a change that would skip it is refused, and `remap` executes it in
+//! full.
 
 use lazymmu::{MemoryType, PAGE_SIZE, Prot, SpaceError, VirtAddr, bbm::Violation, bits};
 
@@ -76,7 +76,8 @@ fn r29_permissions_change_in_place() -> TestResult {
 fn remap_changes_the_memory_type() -> TestResult {
     let pages = expect_ok!(Pages::mapped(3));
     let uncached = Prot::KERNEL.with_memory_type(MemoryType::NormalNonCacheable);
-    // Before memory is read past the caches, what they hold of it goes back.
+    // Memory is about to be read without the caches, so they are cleaned and invalidated to the PoC
+    // first.
     for frame in pages.frames().iter() {
         let start = linear_virt(frame.as_u64());
         cache::clean_and_invalidate_to_poc(start..start + PAGE_SIZE);
@@ -96,8 +97,8 @@ fn remap_invalidates_between_break_and_make() -> TestResult {
     let pages = expect_ok!(Pages::mapped(3));
     let (result, spent) = counted(|| kernel_space::lock().remap(pages.area.pages(), Prot::DEVICE));
     expect_ok!(result);
-    // Broken and made: each entry twice. One invalidation in between, with its DSB on
-    // both sides.
+    // Each entry is written twice, by the break and by the make. There is one invalidation in
+    // between, with a DSB before and after it.
     expect_eq!(spent.ptes, 6);
     expect_eq!(spent.tlbi_requested, 3);
     expect!(spent.tlbi >= 1);

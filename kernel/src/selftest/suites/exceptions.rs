@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Exceptions: decoded right, and survived where a test asked for them.
+//! Exceptions: they are decoded correctly, and a test that asks for one survives it.
 
 use lazymmu::{PAGE_SIZE, Prot};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the suites share: pages to map, counts to compare, and the terms on which the
-//! figures that they state are true.
+//! What the suites share: pages to map, counts to compare, and the strategy and policy for which
+//! their figures hold.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -20,11 +20,11 @@ use crate::sched::{self, JoinHandle};
 
 pub(super) use crate::mm::pages::Pages;
 
-/// Seconds that a test waits for what must happen: between two instructions a busy host may let
-/// some pass.
+/// How long a test waits for an event, in seconds. On a busy host much time may pass between two
+/// instructions.
 const PATIENCE: u64 = 10;
 
-/// The time, in ticks of the timer, up to which to wait for what must happen.
+/// The time until which a test waits for an event, in ticks of the timer.
 pub(crate) fn patience() -> u64 {
     timer::ticks() + PATIENCE * timer::frequency()
 }
@@ -41,7 +41,7 @@ pub(crate) fn spin_until(mut condition: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// Spins for so many ticks of the timer.
+/// Spins for `ticks` ticks of the timer.
 pub(crate) fn spin_for(ticks: u64) {
     let until = timer::ticks() + ticks;
     while timer::ticks() < until {
@@ -51,8 +51,8 @@ pub(crate) fn spin_for(ticks: u64) {
 
 /// Writes to `virt`, which is the test's own memory or must fault.
 pub(super) fn store(virt: u64, value: u64) -> Result<(), Fault> {
-    // SAFETY: the suites call this with addresses of frames they own, of pages that
-    // nothing maps, and of pages that may not be written, where nothing is changed.
+    // SAFETY: the suites call this with addresses of frames that they own, of pages that are not
+    // mapped, and of pages that are not writable, where nothing is changed.
     unsafe { probe::try_write_u64(virt, value) }
 }
 
@@ -78,10 +78,10 @@ pub(super) fn counted<R>(action: impl FnOnce() -> R) -> (R, Counts) {
     (result, window.end())
 }
 
-/// What `action` executed for the current task, which makes room for `other` meanwhile and for
-/// nobody else.
+/// Executes `action`, and returns what it executed for the current task. Meanwhile the task yields
+/// to `other` and to no other task.
 ///
-/// The window has more: what `other` executed, and the scheduler.
+/// The window contains more than that: what `other` and the scheduler executed.
 pub(super) fn counted_beside<T, R>(
     other: &JoinHandle<T>,
     action: impl FnOnce() -> R,
@@ -94,14 +94,14 @@ pub(super) fn counted_beside<T, R>(
     (result, spent)
 }
 
-/// What the CPU of two tasks has executed that is not the current one's.
+/// What the CPU of two tasks has executed on behalf of others than the current task.
 #[derive(Default)]
 struct Beside {
-    /// The other task's, and the scheduler's `ISB` for each task that comes from elsewhere or for
-    /// the first time.
+    /// The counts of the other task, and the scheduler's `ISB` for each task that arrives from
+    /// another CPU or for the first time.
     counts: Counts,
-    /// The scheduler's `DMB ISH` behind each switch from a task that is still ready, before it
-    /// looks for a CPU that idles.
+    /// The scheduler's `DMB ISH` after each switch from a task that is still ready, before it looks
+    /// for an idle CPU.
     dmb_ish: u64,
 }
 
@@ -109,23 +109,23 @@ impl Beside {
     fn read(mut counts: Counts, is_gone: bool) -> Self {
         let stats = sched::stats(sched::current().cpu());
         counts.isb += stats.arrivals;
-        // The last switch from a task that ends is from one that is not ready.
+        // A task that ends is not ready at its last switch, so that switch has no such barrier.
         let dmb_ish = stats.switches - u64::from(is_gone);
         Self { counts, dmb_ish }
     }
 }
 
-/// Number of the windows in which self-tests count.
+/// The number of the windows in which self-tests count.
 const OP: u8 = 200;
 
-/// What is executed from now on is counted, here and by whoever looks on from outside: with
-/// `log=debug` a line says what the kernel has counted,
+/// A window in which everything that is executed is counted, by the kernel and by an observer
+/// outside of the machine. With `log=debug` a line says what the kernel has counted:
 ///
 /// ```text
 /// debug: counted op=200 pages=7 dsb=1 isb=1 tlbi=0 ish=0 dmb=0 dmb_ish=0
 /// ```
 ///
-/// and `pages` is the how many-th time it is.
+/// In that line, `pages` is the number of the window.
 pub(super) struct Counting {
     number: usize,
     before: Counts,
@@ -145,7 +145,8 @@ impl Counting {
         self.end_beside(&nobody, &nobody)
     }
 
-    /// The same where others had executed `before` when it began, and `after` by now.
+    /// The same, with what others had executed at the start (`before`) and have executed now
+    /// (`after`).
     fn end_beside(self, before: &Beside, after: &Beside) -> Counts {
         let number = self.number;
         window::end(WindowId::new(OP, number));
@@ -164,19 +165,19 @@ impl Counting {
     }
 }
 
-/// `DSB ISH` that one invalidation takes to complete: one, and another one behind a second
-/// TLBI where the CPU repeats them (R34).
+/// The number of `DSB ISH` that complete one invalidation: one, and another one after a second TLBI
+/// if the CPU repeats TLBI (R34).
 pub(super) fn dsb_ish_of_a_flush() -> u64 {
     1 + u64::from(MMU.features().tlb.repeat)
 }
 
-/// Runs with `backend` and the classic policy, whose figures the suites state, until
-/// dropped.
+/// Puts `backend` and the classic policy in force until the result is dropped. The suites state the
+/// figures of that policy.
 pub(super) fn with(backend: Backend) -> Result<Terms, TermsError> {
     terms(backend, BarrierPolicy::Classic)
 }
 
-/// Runs with `backend` and `policy`, until dropped.
+/// Puts `backend` and `policy` in force until the result is dropped.
 pub(super) fn terms(backend: Backend, policy: BarrierPolicy) -> Result<Terms, TermsError> {
     // SAFETY: tests run one after the other, and each takes its terms before it starts tasks of its
     // own and joins these before it drops them.

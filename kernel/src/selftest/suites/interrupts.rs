@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Lazy MMU mode and real interrupts (R3, R12): a handler never batches, and
-//! never touches the batch of what it interrupted.
+//! Lazy MMU mode and real interrupts (R3, R12): a handler never batches, and never touches the
+//! batch of the interrupted task.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -38,7 +38,7 @@ suite! {
     ],
 }
 
-/// What the handler does, once.
+/// The action that the handler executes once.
 static ACTION: IrqLock<Option<fn()>> = IrqLock::new(None);
 static DONE: AtomicBool = AtomicBool::new(false);
 
@@ -60,7 +60,7 @@ pub(super) fn in_interrupt(action: fn()) -> Result<(), InterruptError> {
     if sent.is_ok() {
         spin_until(|| DONE.load(Ordering::Relaxed));
     }
-    // Not for another interrupt, if this one did not come.
+    // The action must not stay for another interrupt if this one did not arrive.
     ACTION.lock().take();
     interrupts::unregister(id)?;
     sent
@@ -74,7 +74,7 @@ macro_rules! interrupted {
     };
 }
 
-/// What a handler found out, for the test that sent it.
+/// A value from a handler to the test that sent the interrupt.
 static SEEN: AtomicU64 = AtomicU64::new(0);
 
 fn an_interrupt_arrives_and_returns() -> TestResult {
@@ -104,7 +104,7 @@ fn r2_the_mode_is_inactive_in_an_interrupt() -> TestResult {
 }
 
 fn r3_calls_in_an_interrupt_do_nothing() -> TestResult {
-    // A guard: whatever fails below, the section is left.
+    // The guard leaves the section on every path.
     let _section = expect_ok!(MMU.lazy().section());
     let before = MMU.lazy().state();
     let task = sched::current().counts();
@@ -136,14 +136,15 @@ fn r3_calls_in_an_interrupt_do_nothing() -> TestResult {
     Ok(())
 }
 
-/// An address space that handlers of these tests may use, since nobody else does; never
-/// given to a CPU.
+/// An address space that handlers of these tests may use, because no other code does. No CPU ever
+/// translates with it.
 static OWN: IrqLock<Option<(OwnLocked, Frame)>> = IrqLock::new(None);
 
-/// [`OWN`] excludes; this lock lets the space pass from the task to the handler.
+/// The lock in [`OWN`] lets the space pass from the task to the handler. The outer `IrqLock`
+/// excludes other users.
 type OwnLocked = LockedSpace<'static, Arm64, RawSpinLock>;
 
-/// Makes [`OWN`], with the tables for the pages at [`own_page`], and takes it away on drop.
+/// Creates [`OWN`], with the tables for the pages at [`own_page`]. The drop removes it.
 struct OwnSpace {
     _frames: FrameList,
 }
@@ -170,7 +171,7 @@ impl OwnSpace {
 
 impl Drop for OwnSpace {
     fn drop(&mut self) {
-        // Its tables are freed when the lock is free again.
+        // The tables are freed after the lock is released.
         let own = OWN.lock().take();
         drop(own);
     }
@@ -247,7 +248,7 @@ fn r12_an_invalidation_in_an_interrupt_pays_no_debts() -> TestResult {
     });
     let spent = sched::interrupt_counts() - before;
     expect_eq!(SEEN.load(Ordering::Relaxed), 1);
-    // As many TLBI as DSB behind them: where one is repeated, so is the other.
+    // There are as many TLBI as DSB after them: if the CPU repeats TLBI, it repeats the DSB, too.
     let repeated = dsb_ish_of_a_flush();
     expect_eq!(
         (spent.dsb_ishst, spent.tlbi, spent.dsb_ish),
@@ -274,8 +275,9 @@ fn r3_a_section_in_a_handler_is_ignored() -> TestResult {
 
 static TICKS: AtomicU32 = AtomicU32::new(0);
 
-/// Ticks between timer interrupts, 8 microseconds: short enough to hit a section many
-/// times, and long enough for the interrupted code to get on, however fast the counter is.
+/// The ticks between two timer interrupts, 8 microseconds. This is short enough to hit a section
+/// many times, and long enough for the interrupted code to make progress, at any frequency of the
+/// counter.
 fn period() -> u32 {
     u32::try_from(timer::frequency() / 125_000).map_or(u32::MAX, |ticks| ticks.max(1))
 }
@@ -285,7 +287,7 @@ fn timer_handler(_: IntId) {
     timer::physical::arm(period());
 }
 
-/// The physical timer firing all the time; stopped on drop.
+/// The physical timer, which fires all the time until this is dropped.
 struct Ticking(IntId);
 
 impl Ticking {
@@ -329,7 +331,8 @@ fn r12_a_section_survives_many_interrupts() -> TestResult {
     let pages = expect_ok!(Pages::unmapped(COUNT));
     let ticking = Ticking::start()?;
     let until = patience();
-    // The host decides how many interrupts hit a round; go on until it were plenty.
+    // The number of interrupts in a round depends on the host, so rounds continue until there were
+    // enough.
     while TICKS.load(Ordering::Relaxed) < 20 && timer::ticks() < until {
         let (result, spent) = counted(|| -> Result<(), SpaceError> {
             let _section = MMU.lazy().section()?;

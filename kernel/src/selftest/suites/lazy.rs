@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The contract of lazy MMU mode: counters, hooks, and what is refused.
+//! The contract of lazy MMU mode: its counters, its hooks, and the calls that it refuses.
 //!
-//! Linux's KUnit case looks at one predicate; it is here first, then everything that it
-//! does not look at. Barriers are counted in the suite `lazy-counts`.
+//! Linux's KUnit case checks one predicate. It comes first here, followed by what it does not
+//! check. Barriers are counted in the suite `lazy-counts`.
 
 use lazymmu::{Backend, LazyMmuError, LazyMmuState, Owed};
 
@@ -38,7 +38,7 @@ fn active() -> bool {
     MMU.lazy().is_lazy_mmu_mode_active()
 }
 
-/// `mm/tests/lazy_mmu_mode_kunit.c`: the eleven expectations, in its order.
+/// The eleven expectations of `mm/tests/lazy_mmu_mode_kunit.c`, in their order.
 fn lazy_mmu_mode_active() -> TestResult {
     let lazy = MMU.lazy();
     expect!(!active());
@@ -75,7 +75,7 @@ fn r1_a_new_task_owes_nothing() -> TestResult {
     Ok(())
 }
 
-/// What one call did: depths after it, and how often each hook ran.
+/// The effect of one call: the depths after it, and how often each hook ran.
 fn step(call: impl FnOnce() -> Result<(), LazyMmuError>) -> ((u8, u8), [u64; 3]) {
     let (_, spent) = counted(call);
     (depths(), [spent.enter, spent.flush, spent.leave])
@@ -87,7 +87,7 @@ fn r4_r5_hooks_of_nested_sections() -> TestResult {
     const FLUSH: [u64; 3] = [0, 1, 0];
     const LEAVE: [u64; 3] = [0, 0, 1];
     let lazy = MMU.lazy();
-    // The worked example of the series that defined the contract.
+    // This is the worked example of the patch series that defined the contract.
     expect_eq!(step(|| lazy.enable()), ((1, 0), ENTER));
     expect_eq!(step(|| lazy.enable()), ((2, 0), NONE));
     expect_eq!(step(|| lazy.pause()), ((2, 1), LEAVE));
@@ -108,7 +108,7 @@ fn r6_calls_are_ignored_while_paused() -> TestResult {
     }
     expect_eq!(depths(), (1, 1));
     expect_ok!(lazy.resume());
-    // Ignored, not queued.
+    // The calls were ignored, not queued.
     expect_eq!(depths(), (1, 0));
     expect_ok!(lazy.disable());
     expect_eq!(depths(), (0, 0));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What lazy MMU mode executes, counted.
+//! The counts of what lazy MMU mode executes.
 //!
-//! QEMU forgives every missing DSB and ISB, so these tests are `trace-only`: they say
-//! how many barriers ran, and the host's tests say that so many are enough.
+//! QEMU works without any DSB and ISB, so these tests are `trace-only`. They check how many
+//! barriers ran, and the host's tests check that these are enough.
 
 use lazymmu::{Backend, Backing, BarrierPolicy, Counts, Owed, Prot, SpaceError};
 
@@ -32,12 +32,12 @@ suite! {
     ],
 }
 
-/// Completion barriers of `counts`: `(DSB, ISB)`.
+/// The completion barriers of `counts`: `(DSB, ISB)`.
 fn paid(counts: &Counts) -> (u64, u64) {
     (counts.dsb_paid, counts.isb_paid)
 }
 
-/// Maps page by page, one call each.
+/// Maps page by page, with one call for each.
 fn map_each(pages: &Pages, from: usize, to: usize) -> Result<(), SpaceError> {
     let mut space = kernel_space::lock();
     for i in from..to {
@@ -182,7 +182,8 @@ fn r14_clearing_owes_nothing() -> TestResult {
     expect_eq!((spent.ptes, spent.requested), (100, 0));
     expect_eq!(MMU.lazy().state().owed(), Owed::empty());
     drop(section);
-    // The invalidation brings its own: one DSB before, as many behind as the CPU needs, one ISB.
+    // The invalidation executes its own barriers: one DSB before, as many after as the CPU needs,
+    // one ISB.
     let ((), spent) = counted(|| kernel_space::lock().invalidate(flush));
     let completion = dsb_ish_of_a_flush();
     expect_eq!(
@@ -222,7 +223,8 @@ fn protect_costs_the_same_for_any_size() -> TestResult {
     Ok(())
 }
 
-/// Defers barriers as CPUs with FEAT_ETS2 may, until dropped; skips the test on others.
+/// Puts the policy for CPUs with FEAT_ETS2 in force until the result is dropped. Skips the test on
+/// others.
 fn with_ets2() -> Result<Terms, Outcome> {
     match terms(Backend::DeferBarriers, BarrierPolicy::Ets2) {
         Err(TermsError::Policy(_)) => skip!("this CPU has no FEAT_ETS2: run with --cpu max"),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The leak check: what a test can leave behind for those after it, found and, where
-//! that is possible, put back. And its own suite, which leaves things behind on purpose.
+//! The leak check: it finds what a test leaves behind, and restores it where that is possible. Its
+//! own suite leaves things behind on purpose.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -38,17 +38,17 @@ suite! {
     ],
 }
 
-/// The leak check: frames, heap, lazy state, terms and the interrupt mask are after a test what
-/// they were before.
+/// The leak check compares frames, heap, lazy state, terms and the interrupt mask before and after
+/// a test.
 #[derive(Debug)]
 pub struct KernelState {
-    /// How many tasks there are while no test runs.
+    /// The number of tasks while no test runs.
     tasks: usize,
 }
 
 impl KernelState {
-    /// Ready to compare. Makes and drops an area and a task first: what the first of them takes
-    /// once and keeps is not the first test's leak.
+    /// Creates the check. It makes and drops an area and a task first: what the first area and task
+    /// allocate once and keep is then not counted as a leak of the first test.
     pub fn after_warm_up() -> Self {
         drop(Area::reserve(1));
         if let Ok(task) = sched::spawn("warm-up", || ()) {
@@ -60,15 +60,15 @@ impl KernelState {
         state
     }
 
-    /// Ready to compare.
+    /// Creates the check without that.
     fn new() -> Self {
         Self {
             tasks: sched::alive(),
         }
     }
 
-    /// Waits, within reason, until tasks that have ended are cleared away: on other CPUs that takes
-    /// a moment.
+    /// Waits, but not longer than [`patience`], until tasks that have ended are freed. On other
+    /// CPUs that takes a moment.
     fn settle(&self) {
         let until = patience();
         while (sched::alive() > self.tasks || !sched::is_quiet()) && timer::ticks() < until {
@@ -83,14 +83,14 @@ impl KernelState {
 /// DAIF: IRQs are masked.
 const IRQS: u64 = 1 << 7;
 
-/// What a test could change for those after it.
+/// The state that a test could change for later tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     tasks: usize,
-    /// Frames in use by others than the heap.
+    /// The frames in use, without those of the heap.
     frames: usize,
-    /// Bytes in use on the heap, without the lists of areas: these keep the capacity that the
-    /// largest number of areas so far asked for.
+    /// The bytes in use on the heap, without the lists of areas. These keep the capacity that the
+    /// largest number of areas so far needed.
     heap: usize,
     /// Areas in use.
     areas: usize,
@@ -99,15 +99,15 @@ pub struct Snapshot {
     owed: Owed,
     backend: Backend,
     policy: BarrierPolicy,
-    /// How many frames the allocator still hands out, if that is limited.
+    /// How many more frames the allocator hands out, if that is limited.
     budget: Option<usize>,
     /// PSTATE.DAIF, as DAIF shows it.
     daif: u64,
-    /// Calls of the enter hook less those of the leave hook.
+    /// The number of calls of the enter hook minus those of the leave hook.
     unbalanced: u64,
 }
 
-/// One thing that differs: its name, and both values.
+/// Writes the name of a value that differs, and both values.
 fn differs<T: fmt::Debug + PartialEq>(
     report: &mut dyn fmt::Write,
     name: &str,
@@ -181,12 +181,13 @@ impl LeakCheck for KernelState {
         )
     }
 
-    /// Frames and heap stay lost: nobody knows who has them. All else comes back, and in this
-    /// order: `disable` is ignored during a pause, and the backend stays during a section.
+    /// Frames and heap stay lost, because their users are unknown. Everything else is restored, in
+    /// this order: `disable` is ignored during a pause, and the backend cannot change during a
+    /// section.
     fn restore(&mut self, before: &Snapshot, report: &mut dyn fmt::Write) -> fmt::Result {
         let now = self.snapshot();
         if now.daif != before.daif {
-            // IRQs are all that kernel code masks and unmasks.
+            // Kernel code masks and unmasks only IRQs.
             match before.daif & IRQS {
                 0 => interrupts::unmask_irq(),
                 _ => interrupts::mask_irq(),
@@ -223,10 +224,10 @@ impl LeakCheck for KernelState {
     }
 }
 
-/// What a case leaves behind on purpose; returns what the check must say of it.
+/// What a case leaves behind on purpose. It returns the text that the check must report.
 type Mess = fn(&Pages) -> Result<&'static str, Outcome>;
 
-/// Makes a mess, and looks whether the check finds it and puts back what was.
+/// Leaves something behind, and tests whether the check finds it and restores the state.
 fn found_and_put_back(make: Mess) -> TestResult {
     let _terms = expect_ok!(fixture::with(Backend::DeferBarriers));
     let pages = expect_ok!(Pages::mapped(2));
@@ -242,7 +243,7 @@ fn found_and_put_back(make: Mess) -> TestResult {
     expect_ok!(written);
     expect!(found.as_str().contains(mess), "only found: {found}");
     expect!(!restored.as_str().is_empty());
-    // The mapping that `owe` makes is the test's to undo; it took no table.
+    // The test itself undoes the mapping that `owe` makes; it took no table.
     expect_eq!(check.snapshot(), before);
     Ok(())
 }
@@ -295,7 +296,7 @@ fn frames_are_counted() -> TestResult {
     let before = check.snapshot();
     let frame = expect_ok!(frames::alloc());
     let after = check.snapshot();
-    // SAFETY: taken above and used by nobody.
+    // SAFETY: the frame was taken above and has no other user.
     unsafe { frames::free(frame) };
     expect_eq!(after.frames, before.frames + 1);
     let mut found = Text::<512>::new();
@@ -308,8 +309,7 @@ fn frames_are_counted() -> TestResult {
     Ok(())
 }
 
-/// A list of areas that has grown stays as large as it is: that is no leak. An area that stays is
-/// one.
+/// A list of areas that has grown keeps its size, which is not a leak. An area that stays is one.
 fn areas_are_counted_and_the_room_in_their_list_is_not() -> TestResult {
     let mut check = KernelState::new();
     let before = check.snapshot();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The barriers of a mapping, where they can be seen: a short run of what `mode=litmus` does for
-//! long.
+//! A short run of the litmus tests of `mode=litmus`: the barriers of a mapping, where their effect
+//! can be seen.
 
 use crate::selftest::prelude::*;
 use crate::spurious::{Ground, WAYS};
@@ -14,11 +14,11 @@ suite! {
     ],
 }
 
-/// The positive control of the other one, and of the long runs.
+/// The positive control of the other test, and of the long runs.
 fn every_fault_is_counted() -> TestResult {
     let ground = expect_ok!(Ground::new());
     expect_eq!(expect_ok!(ground.faults_without_an_entry(100)), 100);
-    // And of the reads: each finds the frame.
+    // It is also the positive control of the reads: each finds the frame.
     count(&ground, 10)
 }
 

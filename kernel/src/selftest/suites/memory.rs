@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The memory map: what is mapped where, and what is not mapped any more.
+//! The memory map: what is mapped where, and what is no longer mapped.
 
 use arrayvec::ArrayVec;
 use lazymmu::{Frame, MemoryType, PAGE_SIZE, VirtAddr, bits};
@@ -50,7 +50,8 @@ fn linear_map_shows_all_ram() -> TestResult {
             };
             expect_eq!(Some(found.entry.frame()), Frame::from_u64(phys));
             expect_eq!(found.entry.as_u64() & bits::ATTR_INDX, 0);
-            // Inner shareable, spelled out: other CPUs and their walkers see the same memory.
+            // The bits for inner shareable are written out: other CPUs and their walkers see the
+            // same memory.
             expect_eq!(found.entry.as_u64() >> 8 & 0b11, 0b11);
         }
     }
@@ -112,7 +113,7 @@ fn area_guard_faults() -> TestResult {
     let pages = expect_ok!(Pages::mapped(3));
     expect_ok!(try_read_u8(pages.virt(2) + PAGE_SIZE - 1));
     expect_err!(try_read_u8(pages.virt(3)));
-    // The neighbor starts behind the guard, not in it.
+    // The neighbor starts after the guard page, not in it.
     let neighbor = expect_ok!(Pages::mapped(1));
     expect!(neighbor.virt(0) != pages.virt(3));
     Ok(())
@@ -135,8 +136,8 @@ fn device_registers_are_device_memory() -> TestResult {
     Ok(())
 }
 
-/// Addresses of the device area that are mapped without a gap: the first one, the frame there,
-/// and the number of pages.
+/// A run of addresses of the device area that are mapped without a gap: the first address, its
+/// frame, and the number of pages.
 type Stretch = (u64, Frame, u64);
 
 fn device_stretches() -> ArrayVec<Stretch, 16> {
@@ -166,7 +167,7 @@ fn devices_have_a_guard_behind_them() -> TestResult {
     for registers in console.into_iter().chain([distributor]) {
         let pages = registers.grown_to_pages();
         let wanted = (Frame::from_u64(pages.start()), pages.size() / PAGE_SIZE);
-        // With nothing in between, two devices would be one stretch.
+        // Without an unmapped page in between, two devices would be one run.
         let found = stretches
             .iter()
             .any(|&(_, frame, pages)| (Some(frame), pages) == wanted);
@@ -178,7 +179,7 @@ fn devices_have_a_guard_behind_them() -> TestResult {
     Ok(())
 }
 
-/// Frames have owners, who give them back, and device mappings stay.
+/// Frames have owners that give them back, while device mappings stay forever.
 fn no_memory_is_mapped_as_a_device() -> TestResult {
     let list = expect_ok!(FrameList::alloc(1));
     let phys = list[0].as_u64();

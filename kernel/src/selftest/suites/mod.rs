@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The kernel's own suites, one file each, from simple to involved.
+//! The kernel's own suites, one file each. They run from simple to complex, by their `order`.
 
 mod allocator;
 mod announced_counts;

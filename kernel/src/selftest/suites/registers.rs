@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The system registers as boot must leave them, written out once more: a bit missing in
-//! the constant that boot uses is missed here.
+//! The system registers as boot must leave them. The values are written out again here, so that a
+//! bit missing in the constant that boot uses is noticed.
 //!
-//! Each decides what QEMU does, but not each in a way that a test survives: without SA a
-//! misaligned SP does not fault, with FPEN a stray FP instruction works by luck.
+//! Each of these fields changes what QEMU does, but not each in a way that a test could survive.
+//! Without SA a misaligned SP does not fault, and with FPEN a stray FP instruction works by luck.
 
 use aarch64_cpu::registers::{
     CPACR_EL1, CurrentEL, DAIF, MAIR_EL1, SCTLR_EL1, SPSel, TCR_EL1, TTBR1_EL1,
@@ -14,7 +14,7 @@ use tock_registers::interfaces::Readable;
 use crate::mm::kernel_space;
 use crate::selftest::prelude::*;
 
-// The descriptors' indices and boot's MAIR must mean the same.
+// The descriptors' indices and boot's MAIR must mean the same types.
 const _: () = assert!(boot::registers::MAIR == MemoryType::MAIR_EL1);
 
 suite! {
@@ -33,15 +33,15 @@ suite! {
 fn sctlr_turns_mmu_caches_and_stack_checks_on() -> TestResult {
     /// M, C, SA, SA0, I.
     const ON: u64 = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 12;
-    /// A: alignment is not checked. EE: little-endian data and walks. WXN would hide
-    /// a writable executable entry.
+    /// A: alignment is not checked. EE: data and walks are little-endian. WXN would hide a writable
+    /// executable entry.
     const OFF: u64 = 1 << 1 | 1 << 19 | 1 << 25;
     expect_eq!(SCTLR_EL1.get() & (ON | OFF), ON);
     Ok(())
 }
 
 fn cpacr_traps_fp() -> TestResult {
-    // FPEN, bits [21:20]: FP and SIMD trap at EL1 and EL0. The kernel is built without.
+    // FPEN, bits [21:20]: FP and SIMD trap at EL1 and EL0. The kernel is built without them.
     expect_eq!(CPACR_EL1.get() >> 20 & 0b11, 0b00);
     Ok(())
 }
@@ -78,7 +78,7 @@ fn ttbr1_is_the_root_of_the_kernel_space() -> TestResult {
 fn el1_on_its_own_stack_pointer_with_irqs_and_serror_unmasked() -> TestResult {
     expect_eq!(CurrentEL.get() >> 2 & 0b11, 1);
     expect_eq!(SPSel.get() & 1, 1);
-    // D and F masked, A and I not.
+    // D and F are masked, A and I are not.
     expect_eq!(DAIF.get() >> 6 & 0b1111, 0b1001);
     Ok(())
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Scenes for the suites about backends: a script of steps, played with each strategy.
+//! Scenes for the suites about backends: a script of steps that is executed with each strategy.
 //!
-//! A step does something to marked pages of the vmap area, or expects something of them. The lock
-//! of the kernel's space is held from the first step to the last, because what waits is drained
-//! when it is released. Steps are data and not calls, since every test is played five times. A
-//! failure names the strategy and the step, counted from 1.
+//! A step changes marked pages of the vmap area, or expects something of them. The lock of the
+//! kernel's space is held from the first step to the last, because its release drains what waits.
+//! Steps are data and not calls, because every test runs with all five strategies. A failure names
+//! the strategy and the step, counted from 1.
 
 use core::fmt;
 use core::ops::Range;
@@ -20,52 +20,52 @@ use crate::mm::kernel_space::{self, Space, SpaceGuard};
 use crate::mm::terms::Terms;
 use crate::selftest::prelude::*;
 
-/// What is done to an entry; the pages, and the number of the one.
+/// A change of an entry. Its arguments are the pages, the number of the page, and the entry.
 pub(super) type Change = fn(&Pages, usize, &mut PteRef<'_, Arm64>) -> Result<(), SpaceError>;
 
-/// Pages of the scene, by number.
+/// Some pages of the scene, by number.
 type Which = Range<usize>;
 
-/// See the module text.
+/// A step; see the module documentation.
 pub(super) enum Step {
     /// Enters a section.
     Enter,
-    /// Enters a section in which pages are announced; their table exists.
+    /// Enters a section in which these pages are announced. Their table exists.
     Announce(Which),
     /// Leaves the innermost section.
     Leave,
     Pause,
     Resume,
-    /// Maps pages to their frames, a call for each.
+    /// Maps pages to their frames, with one call for each.
     MapEach(Which),
-    /// Changes each entry, in a range that is announced meanwhile.
+    /// Changes each entry, in a range that is announced for that time.
     Entries(Which, Change),
-    /// Makes every so-manieth page read-only, a call for each.
+    /// Makes every n-th page read-only, with one call for each.
     ProtectEach(Which, usize),
     Unmap(Which),
-    /// Unmaps pages, a call for each, and invalidates all of them by one.
+    /// Unmaps pages with one call for each, and invalidates all of them with one call.
     UnmapEach(Which),
-    /// Invalidates.
+    /// Invalidates the pages.
     Flush(Which),
     /// Releases the lock; the next step takes it again.
     Unlock,
-    /// Expects that something waits with these strategies, and nothing with others.
+    /// Expects that something waits with these strategies, and that nothing waits with the others.
     Waits(&'static [Backend]),
-    /// Expects that page `i` shows a frame.
+    /// Expects that page `i` shows the frame with the number that the function returns.
     Shows(Which, fn(usize) -> usize),
     /// Expects that no page can be read.
     Faults(Which),
     /// Expects that pages show their frames and cannot be written.
     ReadOnly(Which),
-    /// Anything else; a failure names its own place.
+    /// Any other step. Its failure has a place of its own.
     Do(fn(&mut Scene) -> TestResult),
 }
 
 /// No strategy.
 pub(super) const NONE: &[Backend] = &[];
-/// Those that let makes in announced ranges wait.
+/// The strategies with which makes in announced ranges wait.
 pub(super) const OF_MAKES: &[Backend] = &[Backend::DeferStores, Backend::Multicall];
-/// Those that let changes of live entries wait.
+/// The strategies with which changes of live entries wait.
 pub(super) const OF_CHANGES: &[Backend] = &[
     Backend::DeferStores,
     Backend::BatchInvalidations,
@@ -79,21 +79,21 @@ pub(super) fn put(pages: &Pages, i: usize, pte: &mut PteRef<'_, Arm64>) -> Resul
 
 /// Maps the page to its frame.
 pub(super) const SET: Change = put;
-/// Empties the entry. The invalidation is the caller's.
+/// Clears the entry. The caller must invalidate it.
 pub(super) const CLEAR: Change = |_, _, pte| {
     pte.get_and_clear();
     Ok(())
 };
 
-/// The frame of page `i`, where nothing was moved.
+/// The frame of page `i` if nothing was moved.
 pub(super) const OWN: fn(usize) -> usize = |i| i;
 
-/// What frame `i` begins with.
+/// The value at the start of frame `i`.
 pub(super) const fn mark(i: usize) -> u64 {
     0x0bac_0000 + i as u64
 }
 
-/// Dropping it leaves all sections, then gives everything back in the order of the fields.
+/// A scene in progress. The drop leaves all sections, then drops the fields in their order.
 pub(super) struct Scene {
     lock: Option<SpaceGuard>,
     pub(super) pages: Pages,
@@ -103,9 +103,9 @@ pub(super) struct Scene {
 /// Why a step failed.
 enum Why {
     Refused(SpaceError),
-    /// The page is not as it should be.
+    /// The page is not in the expected state.
     Page(usize),
-    /// Too little or too much waits.
+    /// Something waits that should not, or nothing waits although it should.
     Waits,
 }
 
@@ -125,8 +125,8 @@ impl fmt::Display for Why {
     }
 }
 
-/// Plays `steps` with each strategy, on `count` pages, the first `mapped` of which are mapped,
-/// written to and so in the TLB.
+/// Executes `steps` with each strategy, on `count` pages. The first `mapped` of them are mapped and
+/// have been written to, so that they are in the TLB.
 pub(super) fn play(mapped: usize, count: usize, steps: &[Step]) -> TestResult {
     for backend in Backend::ALL {
         let mut scene = Scene::new(backend, mapped, count)?;
@@ -154,7 +154,7 @@ impl Scene {
         Ok(scene)
     }
 
-    /// Plays `steps`.
+    /// Executes `steps`.
     pub(super) fn play(&mut self, steps: &[Step]) -> TestResult {
         for (i, step) in steps.iter().enumerate() {
             if let Step::Do(action) = step {
@@ -166,7 +166,7 @@ impl Scene {
         Ok(())
     }
 
-    /// What `steps` execute.
+    /// The counts of what `steps` execute.
     pub(super) fn counted(&mut self, steps: &[Step]) -> Result<Counts, Outcome> {
         let window = Counting::begin();
         let played = self.play(steps);
@@ -228,7 +228,7 @@ impl Scene {
             Step::ReadOnly(which) => self.each(which, |virt, i| {
                 try_read_u64(virt) == Ok(mark(i)) && store(virt, 0).is_err()
             })?,
-            // `play` has done it.
+            // `play` has executed it.
             Step::Do(_) => {}
         }
         Ok(())
@@ -240,8 +240,8 @@ impl Scene {
         let space = self.space();
         let missing = SpaceError::NotMapped { va: start };
         let table = space.last_level_table(start).ok_or(missing)?;
-        // SAFETY: only the drop of an area frees tables, and it waits for the lock, which no scene
-        // releases in a section that announces.
+        // SAFETY: only the drop of an area frees tables, and it waits for the lock. No scene
+        // releases the lock in a section that announces a range.
         unsafe { MMU.lazy().enable_fast_pte_range(space, start, end, table) }
     }
 
@@ -263,7 +263,7 @@ impl Scene {
             let one = self.space().unmap_no_invalidate(page)?;
             match &mut all {
                 None => all = Some(one),
-                // A neighbor always merges; if it did not, it would be flushed here.
+                // A neighbor always merges. If one did not, the drop would invalidate it here.
                 Some(all) => drop(all.merge(one)),
             }
         }
@@ -273,7 +273,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Expects `holds` of the address and number of each page.
+    /// Expects that `holds` is true for the address and number of each page.
     fn each(&self, which: &Which, holds: impl Fn(u64, usize) -> bool) -> Result<(), Why> {
         match which.clone().find(|i| !holds(self.pages.virt(*i), *i)) {
             Some(i) => Err(Why::Page(i)),
@@ -284,7 +284,8 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        // After a failure; a script that holds is balanced. `disable` is ignored during a pause.
+        // This is needed only after a failure, because each script is balanced. `disable` is
+        // ignored during a pause.
         let lazy = MMU.lazy();
         for _ in 0..lazy.state().pause_count() {
             let _ = lazy.resume();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tasks, time slices, sleeping and locks, on however many CPUs there are.
+//! Tasks, time slices, sleeping and locks, on any number of CPUs.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -67,7 +67,8 @@ fn a_detached_task_is_cleared_away() -> TestResult {
     RAN.store(0, Ordering::Relaxed);
     let used = frames::usage().used;
     for _ in 0..3 {
-        // One is dropped before its task has run, one after: both ways of clearing away.
+        // One handle is dropped after its task has ended and one before, so both ways of freeing a
+        // task are used.
         let handle = expect_ok!(spawn("detached", || {
             RAN.fetch_add(1, Ordering::Relaxed);
         }));
@@ -111,8 +112,8 @@ fn a_value_nobody_takes_is_dropped() -> TestResult {
 fn tasks_take_turns() -> TestResult {
     let turns = Arc::new(IrqLock::new(Vec::new()));
     let mut handles = Vec::new();
-    // Nobody begins before all are there, or loses a turn to the clock: a busy host makes a time
-    // slice short.
+    // No task begins before all exist, and no task loses a turn to a time slice, which would be
+    // short on a busy host.
     let _slices = Slices::endless();
     let off = preempt::off();
     for number in 0..3_u32 {
@@ -146,7 +147,7 @@ fn a_time_slice_ends() -> TestResult {
             }
         })));
     }
-    // Neither gives way, and so neither does this task's sleep end without a preemption.
+    // Neither task yields, so this task's sleep can end only with a preemption.
     let both = settle(|| COUNTS.iter().all(|count| count.load(Ordering::Relaxed) > 0));
     STOP.store(true, Ordering::Relaxed);
     for handle in handles {
@@ -161,17 +162,18 @@ fn preemption_off_keeps_the_cpu() -> TestResult {
     static RAN: AtomicBool = AtomicBool::new(false);
     RAN.store(false, Ordering::Relaxed);
     let _slices = Slices::of(Duration::from_micros(100));
-    // A slice of that length begins.
+    // This switch begins a slice of that length.
     sched::sleep(Duration::from_micros(100));
     let off = preempt::off();
     let other = expect_ok!(pinned("other", 0, || RAN.store(true, Ordering::Relaxed)));
     let switches = sched::current().switches();
-    // Two ticks: the second one is behind the end of the slice, whenever the host lets it come.
+    // Two ticks are awaited: the second one comes after the end of the slice, even if the host
+    // delays it.
     let ticks = sched::stats(0).ticks;
     spin_until(|| RAN.load(Ordering::Relaxed) || sched::stats(0).ticks >= ticks + 2);
     let ran = RAN.load(Ordering::Relaxed);
     drop(off);
-    // Its slice is long over, so it makes room here.
+    // The slice of this task is over, so the task is preempted here.
     let gave_way = sched::current().switches() > switches;
     other.join();
     expect!(!ran, "the other task ran while preemption was off");
@@ -184,8 +186,8 @@ fn sleepers_wake_in_order_and_not_early() -> TestResult {
     let start = timer::ticks();
     sched::sleep(asked);
     expect!(timer::ticks() - start >= ticks(asked));
-    // Where a busy host lets a deadline pass before all are asleep, the order says nothing: the
-    // next ones are further apart.
+    // If a deadline passes on a busy host before all tasks sleep, their order proves nothing. Then
+    // the test is repeated with deadlines that are further apart.
     let mut apart = ticks(Duration::from_millis(20));
     while !wake_in_order(apart)? {
         apart *= 2;
@@ -193,13 +195,13 @@ fn sleepers_wake_in_order_and_not_early() -> TestResult {
     Ok(())
 }
 
-/// Lets three tasks sleep up to deadlines that are `apart` ticks apart. `false` if the first
-/// deadline had passed before the last one was asleep.
+/// Lets three tasks sleep until deadlines that are `apart` ticks apart. Returns `false` if the
+/// first deadline had passed before the last task slept.
 fn wake_in_order(apart: u64) -> Result<bool, Outcome> {
     static BEGUN: AtomicU32 = AtomicU32::new(0);
     BEGUN.store(0, Ordering::Relaxed);
     let order = Arc::new(IrqLock::new(Vec::new()));
-    // Who has begun keeps the CPU until it sleeps.
+    // A task that has begun keeps the CPU until it sleeps.
     let _slices = Slices::endless();
     let start = timer::ticks();
     let mut handles = Vec::new();
@@ -261,7 +263,7 @@ fn an_interrupt_wakes_who_waits() -> TestResult {
         QUEUE.wait_until(|| READY.load(Ordering::Relaxed));
     }));
     expect!(settle(|| QUEUE.len() == 1));
-    // A wake-up without the condition is none.
+    // A wake-up has no effect while the condition is false.
     QUEUE.wake_all();
     expect!(settle(|| QUEUE.len() == 1));
     expect!(!waiter.is_finished());
@@ -296,13 +298,13 @@ fn r38_might_sleep_says_what_forbids_it() -> TestResult {
 }
 
 fn one_task_needs_no_ticks() -> TestResult {
-    // What earlier tests left is over.
+    // By the end of this sleep, ticks that earlier tests have armed are over.
     sched::sleep(Duration::from_millis(12));
     let before = sched::stats(0);
     spin_for(ticks(Duration::from_millis(20)));
     let alone = sched::stats(0).ticks - before.ticks;
     expect!(alone <= 1, "{alone} ticks in 20 ms with one task");
-    // And one that sleeps needs one; until then the CPU is idle.
+    // A task that sleeps needs one tick, and the CPU is idle until then.
     sched::sleep(Duration::from_millis(20));
     let after = sched::stats(0);
     expect!(
@@ -316,7 +318,7 @@ fn one_task_needs_no_ticks() -> TestResult {
 
 fn a_task_costs_its_stack_and_512_bytes() -> TestResult {
     expect!(size_of::<Task>() + 16 <= 512);
-    // The first one may take tables for the stacks and room in the list of areas, which stay.
+    // The first task may take tables for the stacks and room in the list of areas. Both are kept.
     join_and_settle(expect_ok!(spawn("warm-up", || ())));
     let frames_before = frames::usage().used;
     let heap_before = heap::bytes_used();
@@ -354,16 +356,16 @@ fn requests_that_are_refused() -> TestResult {
     Ok(())
 }
 
-/// To another stack and back, both sides with values of their own in every register that a switch
-/// saves. Not by way of the scheduler: its functions save most of the registers themselves, and
-/// hide that the switch forgets one.
+/// Switches to another stack and back. Both sides have values of their own in every register that a
+/// switch saves. The test does not use the scheduler, whose functions save most of the registers
+/// themselves and would hide a register that the switch does not save.
 fn registers_survive_a_switch() -> TestResult {
     static HERE: Context = Context::new();
     static THERE: Context = Context::new();
     static CHANGED: AtomicU64 = AtomicU64::new(0);
     extern "C" fn go() {
-        // SAFETY: interrupts are masked, and nobody else knows these contexts; the current task
-        // stays. There is no exception that would ask for the stack's bounds.
+        // SAFETY: interrupts are masked, no other code knows these contexts, and the current task
+        // stays the same. There is no exception that would need the stack's bounds.
         unsafe { switch::switch(&HERE, &THERE, sysreg::sp_el0()) };
     }
     extern "C" fn come_back() {
@@ -380,8 +382,8 @@ fn registers_survive_a_switch() -> TestResult {
     let stack = Box::new([0_u64; 512]);
     let top = stack.as_ptr_range().end.expose_provenance() as u64 & !15;
     let masked = interrupts::mask();
-    // SAFETY: the upper end of the box, which is kept until the other side is left for the last
-    // time.
+    // SAFETY: the address is the upper end of the box, which is kept until after the last switch
+    // from the other side.
     unsafe { THERE.prepare(top, other_side, 0x5a5a_0001_0000) };
     let changed = (0..3).fold(0, |changed, round| {
         changed | switch::keeps_registers(go, 0x3c3c_0002_0000 | round << 8)
@@ -414,7 +416,7 @@ fn a_task_moves_when_it_is_told_to() -> TestResult {
     let other = second_cpu()?;
     static STOP: AtomicBool = AtomicBool::new(false);
     STOP.store(false, Ordering::Relaxed);
-    // By itself.
+    // The task moves itself.
     let itself = expect_ok!(spawn("mover", move || {
         (0..50).all(|round| {
             let cpu = if round % 2 == 0 { other } else { 0 };
@@ -422,7 +424,7 @@ fn a_task_moves_when_it_is_told_to() -> TestResult {
         })
     }));
     expect!(itself.join());
-    // By another task, while it runs, sleeps, and is ready.
+    // Another task moves it, while it runs, sleeps, and is ready.
     let moved = expect_ok!(pinned("moved", other, || {
         while !STOP.load(Ordering::Relaxed) {
             sched::sleep(Duration::from_micros(30));
@@ -449,7 +451,7 @@ fn no_cpu_idles_while_another_has_two_tasks() -> TestResult {
     WHERE.store(0, Ordering::Relaxed);
     let mut handles = Vec::new();
     for _ in 0..online {
-        // They begin on one CPU, and are let go there.
+        // The tasks begin on one CPU, and are allowed to leave it there.
         handles.push(expect_ok!(pinned("worker", 0, || {
             while !STOP.load(Ordering::Relaxed) {
                 WHERE.fetch_or(1 << sched::cpu(), Ordering::Relaxed);
@@ -489,8 +491,8 @@ fn a_wake_up_reaches_an_idle_cpu() -> TestResult {
     }));
     let mut asleep = true;
     for round in 0..ROUNDS {
-        // It has come and gone once more: its CPU has nothing to do, and each wake-up is a switch
-        // there.
+        // The other task has run and slept once more, so its CPU has nothing to do, and each
+        // wake-up causes a switch there.
         let switches = before + 2 * (u64::from(round) + 1);
         asleep &= settle(|| QUEUE.len() == 1 && switches_of_cpu(other) >= switches);
         TURN.store(2 * round + 1, Ordering::Release);
@@ -500,7 +502,7 @@ fn a_wake_up_reaches_an_idle_cpu() -> TestResult {
     echo.join();
     expect!(asleep);
     expect!(switches_of_cpu(other) >= before + u64::from(ROUNDS));
-    // The interrupt that says so is the scheduler's for good.
+    // The interrupt that tells the CPU is reserved for the scheduler.
     expect!(platform::interrupts::register(sched::RESCHEDULE, |_| ()).is_err());
     Ok(())
 }
@@ -509,7 +511,8 @@ fn preemption_off_is_the_tasks_own() -> TestResult {
     let other = second_cpu()?;
     let off = preempt::off();
     let task = expect_ok!(pinned("other", other, may_sleep));
-    // Not asleep: preemption is to stay off until the other task has looked.
+    // This task spins instead of sleeping, because preemption must stay off until the other task
+    // has checked.
     spin_until(|| task.is_finished());
     drop(off);
     expect_eq!(task.join(), Ok(()));

@@ -18,8 +18,8 @@ use crate::sched::{self, Builder, JoinHandle, SpawnError};
 use crate::selftest::expect::Outcome;
 use crate::skip;
 
-/// Waits for the end of `task`, and until whoever had its CPU has let go of it as well: what it
-/// took of the heap is free only then, which on another CPU is a moment after the join.
+/// Waits for the end of `task`, and until its [`Task`](sched::Task) is freed. On another CPU that
+/// happens a moment after the join, and its heap memory is free only then.
 pub(super) fn join_and_settle(task: JoinHandle<()>) {
     task.join();
     while !sched::is_quiet() {
@@ -27,15 +27,15 @@ pub(super) fn join_and_settle(task: JoinHandle<()>) {
     }
 }
 
-/// A space of one task's own, which no CPU translates with: what is done to it may be interrupted
-/// anywhere, because no lock is held.
+/// An address space that one task owns and no CPU translates with. No lock is held while it is
+/// changed, so each change may be preempted anywhere.
 pub(super) struct Private {
     space: Space,
     pub(super) frames: FrameList,
 }
 
 impl Private {
-    /// A space with `pages` pages mapped read-write.
+    /// Creates a space with `pages` pages mapped read-write.
     ///
     /// # Errors
     /// Memory is exhausted.
@@ -55,10 +55,10 @@ impl Private {
         Ok(own)
     }
 
-    /// `count` pages of any such space, from page `first` on.
+    /// The addresses of `count` pages of any such space, from page `first` on.
     ///
     /// # Errors
-    /// There are none.
+    /// `count` is 0.
     pub(super) fn pages(first: u64, count: u64) -> Result<PageRange, SpaceError> {
         Ok(PageRange::new(VMAP + first * PAGE_SIZE, count)?)
     }
@@ -68,29 +68,30 @@ impl Private {
         &mut self.space
     }
 
-    /// What page `i` is mapped to, and how.
+    /// The mapping of page `i`.
     pub(super) fn query(&self, i: u64) -> Option<Mapping> {
         self.space.query(VirtAddr::new(VMAP + i * PAGE_SIZE)?)
     }
 }
 
-/// Time slices of another length, until dropped.
+/// Time slices of another length, until this is dropped.
 pub(super) struct Slices {
     _longer: sched::Slices,
 }
 
 impl Slices {
-    /// Slices so long that no test sees one end, in force on return: for tests that count switches.
+    /// Makes slices so long that no test sees one end; they are in force on return. They are for
+    /// tests that count switches.
     pub(super) fn endless() -> Self {
         let slices = Self {
             _longer: sched::Slices::longest(),
         };
-        // The next one begins with a switch.
+        // The next slice begins with a switch.
         sched::sleep(Duration::from_micros(50));
         slices
     }
 
-    /// Slices of `length`, from the next switch on.
+    /// Makes slices of `length`, from the next switch on.
     pub(super) fn of(length: Duration) -> Self {
         Self {
             _longer: sched::Slices::of(ticks(length) as u32),
@@ -127,7 +128,7 @@ pub(super) fn cpus() -> impl Iterator<Item = usize> {
     (0..sched::MAX_CPUS).filter(move |cpu| online.has(*cpu))
 }
 
-/// A CPU that is not the tests' own.
+/// The number of a CPU on which the tests themselves do not run.
 pub(super) fn second_cpu() -> Result<usize, Outcome> {
     match cpus().find(|cpu| *cpu != 0) {
         Some(cpu) => Ok(cpu),
@@ -135,12 +136,12 @@ pub(super) fn second_cpu() -> Result<usize, Outcome> {
     }
 }
 
-/// How often `cpu` has switched.
+/// The number of switches of `cpu`.
 pub(super) fn switches_of_cpu(cpu: usize) -> u64 {
     sched::stats(cpu).switches
 }
 
-/// Waits, asleep in between, until `condition` holds; `false` if it does not within [`patience`].
+/// Sleeps until `condition` holds; `false` if it does not within [`patience`].
 pub(super) fn settle(mut condition: impl FnMut() -> bool) -> bool {
     let until = patience();
     while !condition() {

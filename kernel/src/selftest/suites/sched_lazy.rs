@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Lazy MMU mode and context switches: whose state it is, what a switch does for it, and what other
-//! CPUs see.
+//! Lazy MMU mode and context switches: the state belongs to the task, the switch completes its
+//! stores, and other CPUs see the result.
 //!
-//! QEMU completes every store at once, so a missing barrier at the switch shows in the counts only
-//! (`trace-only`); that it is needed is what the machine model of the `lazymmu` crate says (`r17_*`
-//! there).
+//! QEMU completes every store at once, so a missing barrier at the switch shows only in the counts
+//! (`trace-only`). The machine model of the `lazymmu` crate shows that the barrier is needed
+//! (`r17_*` there).
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -46,7 +46,7 @@ suite! {
     ],
 }
 
-/// Maps page `i` of `pages` where it belongs.
+/// Maps page `i` of `pages` to its frame.
 fn map(pages: &Pages, i: usize) -> Result<(), Outcome> {
     let part = expect_ok!(pages.area.part(i as u64, 1));
     let backing = Backing::Contiguous(pages.frames()[i]);
@@ -60,7 +60,7 @@ fn unmap(pages: &Pages, i: usize) -> Result<(), Outcome> {
     Ok(())
 }
 
-/// What a task found, for a test that joins it: nothing, or what is wrong.
+/// The result of a task, for the test that joins it: nothing, or what is wrong.
 type Found = Result<(), Outcome>;
 
 fn r1_a_new_task_starts_clean() -> TestResult {
@@ -75,7 +75,8 @@ fn r1_a_new_task_starts_clean() -> TestResult {
         let state = MMU.lazy().state();
         let before = counts();
         MMU.lazy().flush();
-        // What was paid, not what was executed: a switch in the middle has a DSB of its own.
+        // This compares the barriers that were paid, not those executed: a switch in the middle has
+        // a DSB of its own.
         let spent = counts() - before;
         (
             state.enable_count(),
@@ -89,7 +90,7 @@ fn r1_a_new_task_starts_clean() -> TestResult {
     expect_eq!((enable, pause), (0, 0));
     expect_eq!(owed, Owed::empty());
     expect!(!active);
-    // A flush of the child pays nothing of its creator's.
+    // A flush of the child pays nothing that its creator owes.
     expect_eq!(paid, 0);
     expect_eq!(MMU.lazy().state().enable_count(), 1);
     drop(section);
@@ -97,7 +98,8 @@ fn r1_a_new_task_starts_clean() -> TestResult {
 }
 
 fn r11_tasks_in_sections_of_different_depth_keep_their_own_state() -> TestResult {
-    /// Switches that are to happen, and laps after which a task gives up waiting for them.
+    /// The number of switches that must happen, and the laps after which a task stops waiting for
+    /// them.
     const SWITCHES: u64 = 3000;
     const LAPS: u32 = 200;
     let _terms = expect_ok!(with(Backend::DeferBarriers));
@@ -106,7 +108,7 @@ fn r11_tasks_in_sections_of_different_depth_keep_their_own_state() -> TestResult
     let before = switches();
     let mut handles = Vec::new();
     let kinds = [(0_u8, 0_u8), (1, 0), (2, 1), (3, 0), (5, 2), (255, 1)];
-    // So many that each CPU has several.
+    // The tasks are so many that each CPU has several.
     for (depth, pauses) in kinds.into_iter().cycle().take(2 * cpus().count() + 3) {
         handles.push(expect_ok!(sched::spawn("deep", move || -> Found {
             let pages = expect_ok!(Pages::reserved(u64::from(LAP), 1));
@@ -147,12 +149,12 @@ fn r11_tasks_in_sections_of_different_depth_keep_their_own_state() -> TestResult
     Ok(())
 }
 
-/// Rounds of a lap, each with a page of its own. So many that one TLBI invalidates them all: for
-/// each one QEMU stops all CPUs, which takes milliseconds where they are more than the host's and
-/// wait for a lock.
+/// The rounds of a lap, each with a page of its own. There are so many that one TLBI invalidates
+/// them all: QEMU stops all CPUs for each TLBI, which takes milliseconds if there are more CPUs
+/// than the host has and they wait for a lock.
 const LAP: u32 = lazymmu::ENTRIES as u32;
 
-/// Maps page by page, and unmaps them together.
+/// Maps page by page, and unmaps all pages together.
 fn one_lap(pages: &Pages, active: bool, mine: &dyn Fn(u8) -> bool) -> Found {
     for round in 0..LAP {
         one_round(pages, active, mine, round)?;
@@ -162,7 +164,8 @@ fn one_lap(pages: &Pages, active: bool, mine: &dyn Fn(u8) -> bool) -> Found {
     Ok(())
 }
 
-/// Maps, gives others time, and looks whether what is counted and owed is still the task's own.
+/// Maps a page, lets others run, and checks that the counters and the debts are still the task's
+/// own.
 fn one_round(pages: &Pages, active: bool, mine: &dyn Fn(u8) -> bool, round: u32) -> Found {
     let lazy = MMU.lazy();
     expect!(mine(0));
@@ -171,7 +174,7 @@ fn one_round(pages: &Pages, active: bool, mine: &dyn Fn(u8) -> bool, round: u32)
     let backing = Backing::Contiguous(pages.frames()[0]);
     expect_ok!(kernel_space::lock().map(page, backing, Prot::KERNEL));
     let owed = lazy.state().owed();
-    // What a switch may have done already is the stores' half.
+    // A switch may have completed the stores already, so only the `ISB` is compared.
     expect_eq!(owed.contains(Owed::CONTEXT), active);
     if round.is_multiple_of(2) {
         yield_now();
@@ -204,7 +207,7 @@ fn r17_after_a_switch_only_the_isb_is_owed() -> TestResult {
     map(&pages, 0)?;
     expect_eq!(MMU.lazy().state().owed(), Owed::all());
     let other = expect_ok!(pinned("other", 0, || ()));
-    // Not before: the map of the other's stack has barriers of its own.
+    // The count starts here, because mapping the other task's stack has barriers of its own.
     let switches = sched::current().switches();
     let ((), spent) = counted_beside(&other, || {
         while !other.is_finished() {
@@ -213,11 +216,11 @@ fn r17_after_a_switch_only_the_isb_is_owed() -> TestResult {
     });
     let switches = sched::current().switches() - switches;
     expect!(switches >= 1);
-    // One `DSB ISH` for each time that the task left its CPU.
+    // There is one `DSB ISH` for each time that the task left its CPU.
     expect_eq!(spent.dsb_ish, switches, "{spent:?}");
     expect_eq!(MMU.lazy().state().owed() - Owed::CONTEXT, Owed::empty());
     other.join();
-    // The spawn above has flushed. Again, with a switch and nothing else.
+    // The spawn above has flushed. This is the same again, with one switch and nothing else.
     unmap(&pages, 0)?;
     let other = expect_ok!(pinned("other", 0, || {
         yield_now();
@@ -300,14 +303,14 @@ fn r38_a_backend_that_keeps_its_cpu_is_not_preempted() -> TestResult {
     let _terms = expect_ok!(with(Backend::DeferStores));
     let _slices = Slices::of(Duration::from_micros(100));
     sched::sleep(Duration::from_micros(100));
-    // The other one must not be faster than the section.
+    // Preemption is off so that the other task does not run before the section begins.
     let off = preempt::off();
     let other = expect_ok!(pinned("other", 0, || RAN.store(true, Ordering::Relaxed)));
     let section = expect_ok!(MMU.lazy().section());
     drop(off);
     expect!(sched::may_sleep().is_err());
-    // Two tries would show nothing: the look at the statistics is one, and a tick that was armed
-    // before it the other. A busy host swallows ticks: then the time is longer.
+    // Two tries would prove nothing: reading the statistics causes one, and a tick that was armed
+    // before causes another. On a busy host ticks are lost, and then the time is extended.
     let refused = || sched::stats(0).refused;
     let mut time = ticks(Duration::from_millis(20));
     let tried = loop {
@@ -334,7 +337,7 @@ fn r23_what_waits_is_executed_at_the_switch(backend: Backend) -> TestResult {
     let _terms = expect_ok!(with(backend));
     let mut own = expect_ok!(Private::mapped(2));
     let other = expect_ok!(pinned("other", 0, || -> bool {
-        // Another task of the same CPU finds its batch empty.
+        // Another task on the same CPU finds the CPU's batch empty.
         (0..3).all(|_| {
             let empty = percpu::current().batch().is_empty();
             yield_now();
@@ -401,7 +404,8 @@ fn r3_bottom_halves_off_counts_as_an_interrupt() -> TestResult {
     Ok(())
 }
 
-/// An interrupt may come between a counter's load and its store, so it must not write the same one.
+/// An interrupt may come between a counter's load and its store, so it must not write the same
+/// counter.
 fn with_bottom_halves_off_a_task_has_its_own_counters() -> TestResult {
     let _terms = expect_ok!(with(Backend::DeferBarriers));
     let pages = expect_ok!(Pages::unmapped(1));
@@ -414,14 +418,14 @@ fn with_bottom_halves_off_a_task_has_its_own_counters() -> TestResult {
     drop(off);
     drop(space);
     expect_ok!(mapped);
-    // None of this kernel's own interrupts changes entries.
+    // No interrupt handler of this kernel changes entries.
     expect_eq!(after.1.ptes, before.1.ptes);
     expect_eq!(after.0.ptes, before.0.ptes + 1);
     Ok(())
 }
 
-/// Another CPU reads a page until it is gone. A broadcast that did not reach it would let it read
-/// on.
+/// Other CPUs read a page before and after it is unmapped. If the broadcast did not reach a CPU,
+/// its second read would succeed.
 fn r33_an_unmap_reaches_every_cpu() -> TestResult {
     let _ = second_cpu()?;
     let _terms = expect_ok!(with(MMU.backend()));
@@ -430,7 +434,7 @@ fn r33_an_unmap_reaches_every_cpu() -> TestResult {
     static READERS: AtomicU32 = AtomicU32::new(0);
     static GONE: AtomicU32 = AtomicU32::new(0);
     const ROUNDS: u32 = 50;
-    /// Asleep the CPUs are the host's for others.
+    /// While CPUs of the machine sleep, the host is free for the others.
     const NAP: Duration = Duration::from_micros(20);
     ROUND.store(0, Ordering::Relaxed);
     let mut readers = Vec::new();
@@ -442,7 +446,7 @@ fn r33_an_unmap_reaches_every_cpu() -> TestResult {
                     sched::sleep(NAP);
                 }
                 let page = PAGE.load(Ordering::Relaxed);
-                // It is in this CPU's TLB now.
+                // The page is in this CPU's TLB now.
                 let first = load(page).is_ok();
                 READERS.fetch_add(1, Ordering::AcqRel);
                 while GONE.load(Ordering::Acquire) < round {
@@ -470,12 +474,12 @@ fn r33_an_unmap_reaches_every_cpu() -> TestResult {
         }
         result = result.and(unmap(&pages, 0));
         GONE.store(round, Ordering::Release);
-        // The next round's page may have the same address.
+        // This wait is needed because the next round's page may have the same address.
         while READERS.load(Ordering::Acquire) < 2 * count {
             sched::sleep(NAP);
         }
     }
-    // Whatever happened, the readers come to their end.
+    // The readers end in any case.
     ROUND.store(ROUNDS, Ordering::Release);
     GONE.store(ROUNDS, Ordering::Release);
     let mut stale = 0;
@@ -487,8 +491,8 @@ fn r33_an_unmap_reaches_every_cpu() -> TestResult {
     Ok(())
 }
 
-/// The rule for readers on other CPUs (R37): acquire what says that the mapping is there, then an
-/// ISB.
+/// The rule for readers on other CPUs (R37): they acquire the value that announces the mapping, and
+/// then execute an ISB.
 fn r37_a_mapping_is_published_to_another_cpu() -> TestResult {
     let other = second_cpu()?;
     let _terms = expect_ok!(with(MMU.backend()));
@@ -516,7 +520,8 @@ fn r37_a_mapping_is_published_to_another_cpu() -> TestResult {
             pages.fill(0, round);
             let section = expect_ok!(MMU.lazy().section());
             map(&pages, 0)?;
-            // Not before its end: what is deferred is nobody's to rely on.
+            // The address is published after the end of the section, because no CPU may rely on
+            // what is deferred.
             drop(section);
             PAGE.store(pages.virt(0), Ordering::Release);
             while PAGE.load(Ordering::Acquire) != 0 {
@@ -530,14 +535,15 @@ fn r37_a_mapping_is_published_to_another_cpu() -> TestResult {
     result
 }
 
-/// Before anybody else runs, not when the task comes back: by then another CPU may have had it.
+/// The switch completes the stores before another task runs, and not when the task returns: by then
+/// another CPU may have run the task.
 fn r17_a_switch_completes_the_stores_of_who_leaves() -> TestResult {
     let _slices = Slices::endless();
     let _terms = expect_ok!(with(Backend::DeferBarriers));
     let pages = expect_ok!(Pages::unmapped(1));
     let me = current_arc();
-    // A time slice that ends too early would let the other task look before there is anything to
-    // see.
+    // Preemption is off, because the other task would see nothing if a time slice ended before the
+    // map.
     let off = preempt::off();
     let other = expect_ok!(pinned("other", 0, move || me.lazy().read().owed()));
     let section = expect_ok!(MMU.lazy().section());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The other CPUs: that they came up, each with what is its own, and that interrupts reach
-//! the one they are meant for.
+//! The other CPUs: each is online, each has what must be its own, and interrupts reach the CPU to
+//! which they are sent.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -90,7 +90,7 @@ fn each_has_a_number_an_affinity_and_stacks_of_its_own() -> TestResult {
                     .all(|other| stack.top <= other.bottom || other.top <= stack.bottom),
                 "of CPU {expected}"
             );
-            // Both ends are there, and below is a guard.
+            // Both ends are mapped, and the page below is a guard.
             expect_ok!(try_read_u8(stack.bottom).map_err(|_| "the bottom faults"));
             expect_ok!(try_read_u8(stack.top - 1).map_err(|_| "the top faults"));
             expect!(try_read_u8(stack.bottom - 1).is_err(), "of CPU {expected}");
@@ -100,7 +100,7 @@ fn each_has_a_number_an_affinity_and_stacks_of_its_own() -> TestResult {
     Ok(())
 }
 
-/// What a called function found out.
+/// A value from a called function.
 static SEEN: AtomicU64 = AtomicU64::new(0);
 
 fn a_function_runs_on_the_cpu_that_is_called() -> TestResult {
@@ -133,7 +133,7 @@ fn a_function_runs_on_the_cpu_that_is_called() -> TestResult {
     Ok(())
 }
 
-/// What decides how a CPU translates, traps and takes exceptions.
+/// The registers that determine how a CPU translates, traps and takes exceptions.
 fn registers() -> [u64; 10] {
     [
         SCTLR_EL1.get(),
@@ -168,7 +168,8 @@ fn each_runs_with_the_registers_of_the_boot_cpu() -> TestResult {
     Ok(())
 }
 
-/// The virtual counter is the physical one, which is one for all: CNTVOFF_EL2 is each CPU's own.
+/// The physical counter is common to all CPUs, and the virtual counter must equal it: CNTVOFF_EL2
+/// is each CPU's own.
 fn all_counters_tell_the_same_time() -> TestResult {
     need_another_cpu!();
     for cpu in percpu::online() {
@@ -188,7 +189,7 @@ fn all_counters_tell_the_same_time() -> TestResult {
     Ok(())
 }
 
-/// A task reads the counter of the CPU that it is on, whichever that is.
+/// A task reads the counter of the CPU that it runs on, which may be any.
 fn all_count_cycles_if_one_does() -> TestResult {
     need_another_cpu!();
     if let Err(why) = start::machine().counts_cycles() {
@@ -243,7 +244,7 @@ fn forget_arrivals() {
     }
 }
 
-/// Waits for as many arrivals in all, and then a little for more than that.
+/// Waits for `expected` arrivals in total, and then a little longer for additional ones.
 fn wait_for_arrivals(expected: u32) {
     spin_until(|| arrivals().iter().sum::<u32>() >= expected);
     spin_for(timer::frequency() / 500);
@@ -257,7 +258,7 @@ fn count_here(_: IntId) {
 /// The interrupt of these tests.
 const SGI: IntId = IntId::sgi(4);
 
-/// An interrupt with a handler, enabled on every CPU; gone on drop.
+/// An interrupt with a handler that is enabled on every CPU. The drop disables and unregisters it.
 struct Everywhere(IntId);
 
 impl Everywhere {
@@ -282,7 +283,7 @@ impl Drop for Everywhere {
     fn drop(&mut self) {
         for cpu in percpu::online() {
             let function = |number| {
-                // It can fail for SGIs that do not exist only.
+                // It fails only for SGIs that do not exist.
                 let _ = interrupts::disable(IntId::sgi(number as u32));
             };
             if let Err(error) = call(cpu.index(), function, u64::from(self.0.raw_value())) {
@@ -314,7 +315,7 @@ fn an_interrupt_arrives_where_it_is_sent_and_only_there() -> TestResult {
 fn an_interrupt_to_the_others_reaches_each_of_them_once() -> TestResult {
     need_another_cpu!();
     let _sgi = Everywhere::new(SGI, count_here)?;
-    // From here, and from another CPU.
+    // It is sent from this CPU, and then from another one.
     for from in percpu::online().take(2) {
         forget_arrivals();
         let function = |_| {
@@ -333,12 +334,13 @@ fn an_interrupt_to_the_others_reaches_each_of_them_once() -> TestResult {
     Ok(())
 }
 
-/// What the sender stored, and what the handlers loaded that did not match.
+/// The value that the sender stored.
 static SENT: AtomicU64 = AtomicU64::new(0);
+/// The number of handlers that loaded another value.
 static STALE: AtomicU64 = AtomicU64::new(0);
 
-/// Each round's number is stored before its interrupt is sent, and the handlers compare. QEMU does
-/// not show whether the barrier between the two is there.
+/// Each round's number is stored before its interrupt is sent, and the handlers compare. Under QEMU
+/// the test passes even without the barrier between the two.
 fn a_series_of_interrupts_arrives_one_by_one() -> TestResult {
     need_another_cpu!();
     STALE.store(0, Ordering::Relaxed);
@@ -362,7 +364,7 @@ fn a_series_of_interrupts_arrives_one_by_one() -> TestResult {
     Ok(())
 }
 
-/// The physical timer fires once: it counts, and is stopped.
+/// Handles the physical timer: counts the interrupt and stops the timer.
 fn timer_handler(id: IntId) {
     timer::physical::disarm();
     count_here(id);
@@ -381,14 +383,15 @@ fn each_cpu_enables_its_own_private_interrupts() -> TestResult {
     result
 }
 
-/// Every CPU's timer fires in turn, and the one of this CPU does so all the time, not let through.
+/// The timers of the other CPUs fire in turn. This CPU's timer fires all the time, but its
+/// interrupt is not enabled here.
 fn timers_interrupt_their_own_cpu(number: u32) -> TestResult {
     let here = percpu::current().index();
     timer::physical::arm(1);
     for cpu in percpu::online().filter(|cpu| cpu.index() != here) {
         forget_arrivals();
         let start = |number| {
-            // An error shows: no interrupt comes.
+            // After an error no interrupt comes, which the test notices.
             let _ = interrupts::enable(IntId::ppi(number as u32 - 16));
             timer::physical::arm(1);
         };

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Preemption at every instruction of a lazy section, for each backend.
+//! Preemption at every instruction of a lazy section, with each backend.
 //!
 //! Under `-icount shift=0` on `-cpu max` the counter ticks once per instruction, so a timer that is
-//! armed for k ticks interrupts behind the k-th instruction. k goes from before the section's first
-//! to behind its last, and each time another task gets the CPU there (or where the section allows
-//! it first), looks around, and gives it back. State, counts and mappings are right each time.
+//! armed for k ticks interrupts after the k-th instruction. k runs from before the section's first
+//! instruction to after its last. Each time another task gets the CPU at that point, or at the
+//! first later point at which the section allows it. That task checks its own state and gives the
+//! CPU back. State, counts and mappings must be right each time.
 //!
-//! The section works on a space of its own without a lock, because holding a spin lock forbids
-//! preemption.
+//! The section works on a space of its own without a lock, because a task that holds a spin lock is
+//! not preempted.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -37,10 +38,10 @@ suite! {
     ],
 }
 
-/// Pages of the space; page 4 is not mapped when a section begins, and page 1 is writable.
+/// The pages of the space. Page 4 is not mapped when a section begins, and page 1 is writable.
 const PAGES: usize = 6;
 
-/// Where the last interrupt hit.
+/// The number of timer interrupts.
 static FIRED: AtomicU32 = AtomicU32::new(0);
 
 fn fire(_: IntId) {
@@ -49,7 +50,7 @@ fn fire(_: IntId) {
     sched::preempt_soon();
 }
 
-/// The physical timer interrupts this CPU; not any more on drop.
+/// The physical timer, which interrupts this CPU until this is dropped.
 struct Timer(IntId);
 
 impl Timer {
@@ -74,7 +75,7 @@ impl Drop for Timer {
     }
 }
 
-/// What the other task sees each time that it gets the CPU.
+/// Tells the other task to end.
 static STOP: AtomicBool = AtomicBool::new(false);
 static VISITS: AtomicU32 = AtomicU32::new(0);
 static WRONG: AtomicU64 = AtomicU64::new(0);
@@ -88,7 +89,7 @@ fn visitor() {
             && state.owed().is_empty()
             && state.fast_pte_ranges() == 0
             && !lazy.is_lazy_mmu_mode_active();
-        // R23: whoever left has left nothing on the CPU.
+        // R23: the task that left has left nothing in the CPU's batch.
         if !is_own || !percpu::current().batch().is_empty() {
             WRONG.fetch_add(1, Ordering::Relaxed);
         }
@@ -97,7 +98,7 @@ fn visitor() {
     }
 }
 
-/// The section: what a caller does in one, with a nested one and a pause, and an announced range.
+/// The section that is interrupted. It contains a nested section, a pause, and an announced range.
 #[inline(never)]
 fn section(own: &mut Private) -> Result<(), SpaceError> {
     let frames = [own.frames[4], own.frames[2]];
@@ -126,7 +127,7 @@ fn section(own: &mut Private) -> Result<(), SpaceError> {
     fast.set(0, frames[1], Prot::KERNEL_RO)
 }
 
-/// Back to where a section begins.
+/// Restores the state in which a section begins.
 fn restore(own: &mut Private) -> Result<(), SpaceError> {
     let first = own.frames[0];
     let space = own.space();
@@ -139,7 +140,7 @@ fn restore(own: &mut Private) -> Result<(), SpaceError> {
     space.protect(Private::pages(1, 3)?, Prot::KERNEL)
 }
 
-/// Whether the section has done what it is for.
+/// Whether the mappings are those at the end of the section.
 fn is_done(own: &Private) -> bool {
     let is = |i: usize, writable: bool| {
         own.query(i as u64).is_some_and(|mapping| {
@@ -154,7 +155,7 @@ fn is_done(own: &Private) -> bool {
         && is(5, true)
 }
 
-/// What a section executed once.
+/// Executes the section once, and returns its counts and its length in ticks.
 fn once(own: &mut Private, after: u32) -> Result<(Counts, u64), SpaceError> {
     let before = counts();
     let start = timer::ticks();
@@ -189,7 +190,8 @@ fn r11_r17_preempted_at_every_instruction(backend: Backend) -> TestResult {
     let mut own = expect_ok!(Private::mapped(PAGES));
     let page = expect_ok!(Private::pages(4, 1));
     expect_ok!(own.space().unmap(page));
-    // What it is without any preemption; the first time tables and caches of the library get warm.
+    // This measures the section without preemption. The first round warms up the tables and caches
+    // of the library.
     let mut calm = Counts::default();
     let mut length = 0;
     for _ in 0..2 {
@@ -210,8 +212,8 @@ fn r11_r17_preempted_at_every_instruction(backend: Backend) -> TestResult {
     let inside = result?;
     expect_eq!(WRONG.load(Ordering::Relaxed), 0);
     log::debug!("{backend}: {length} instructions, {inside} preemptions inside of the section");
-    // One for each instruction: right there, or where the library or the section lets go of the
-    // CPU.
+    // There is one preemption for each instruction: at the instruction itself, or later where the
+    // library or the section allows it.
     expect!(
         inside >= length,
         "only {inside} of {length} preemptions inside of the section"
@@ -219,7 +221,8 @@ fn r11_r17_preempted_at_every_instruction(backend: Backend) -> TestResult {
     Ok(())
 }
 
-/// Returns how many preemptions were inside of the section.
+/// Preempts the section at each instruction. Returns how many preemptions were inside of the
+/// section.
 fn sweep(own: &mut Private, calm: &Counts, length: u64) -> Result<u64, Outcome> {
     let mut inside = 0;
     for after in 1..=length as u32 {
@@ -241,10 +244,10 @@ fn sweep(own: &mut Private, calm: &Counts, length: u64) -> Result<u64, Outcome> 
             "preempted after {after} ticks"
         );
         expect_eq!(fixed(&spent), fixed(calm), "preempted after {after} ticks");
-        // R17: each switch completes the stores once, and what it has done is not done again. An
-        // ISB is owed by the task on whatever CPU it ends, so none is saved. A queue that is
-        // executed at the switch is executed in two parts, each with barriers of its own, or leaves
-        // less for the section's end.
+        // R17: each switch completes the stores once, and the section does not repeat that. The
+        // task owes the ISB on the CPU on which it ends the section, so no ISB is saved. If a
+        // switch executes a queue, the queue is executed in two parts, each with barriers of its
+        // own, or less is left for the end of the section.
         let (slack_isb, slack_dsb) = if MMU.backend().invalidates() {
             (switched, 3 * switched)
         } else {
@@ -259,7 +262,7 @@ fn sweep(own: &mut Private, calm: &Counts, length: u64) -> Result<u64, Outcome> 
             "preempted after {after} ticks: {spent:?}, calm {calm:?}"
         );
         inside += switched;
-        // Where it could not be done inside, it is due now.
+        // If the preemption was not possible inside of the section, it is due now.
         while FIRED.load(Ordering::Relaxed) == fired {
             cpu_relax();
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Page tables as the CPU sees them: map, unmap, protect, and what each refuses.
+//! Page tables as the CPU sees them: map, unmap, protect, and the requests that each refuses.
 
 use lazymmu::{
     AddressSpace, BATCHED_RANGES, Backend, Backing, Desc, Frame, MULTICALLS, MemoryType, PAGE_SIZE,
@@ -136,7 +136,7 @@ fn r30_read_only_takes_effect_at_once() -> TestResult {
 
 fn r31_mapping_needs_no_invalidation() -> TestResult {
     let pages = expect_ok!(Pages::unmapped(8));
-    // The faulting walks below must not be remembered.
+    // The CPU must not cache the faulting walks below.
     for i in 0..8 {
         expect_err!(try_read_u64(pages.virt(i)));
     }
@@ -156,7 +156,7 @@ fn r25_frames_come_back_after_the_invalidation() -> TestResult {
     let virt = pages.virt(0);
     let (result, _) = counted(|| {
         kernel_space::lock().unmap_frames(pages.area.pages(), |va, frame| {
-            // By now the TLB has forgotten the page, and the DSB behind has completed.
+            // By now the TLB entry of the page is gone, and the DSB after the TLBI has completed.
             early |= (counts() - before).dsb_ish == 0;
             wrong |= frame != pages.frames()[seen] || va.as_u64() != virt + seen as u64 * PAGE_SIZE;
             seen += 1;
@@ -207,7 +207,7 @@ fn apply_stops_at_the_callback_error() -> TestResult {
     });
     expect_matches!(result, Err(SpaceError::NotMapped { .. }));
     expect_eq!(calls, 5);
-    // R39: the error path left the section; what was set before stays.
+    // R39: the error path has left the section, and the entries that were set before stay.
     expect!(!MMU.lazy().is_lazy_mmu_mode_active());
     expect_ok!(try_read_u64(pages.virt(3)));
     expect_err!(try_read_u64(pages.virt(4)));
@@ -220,7 +220,7 @@ fn fast_pte_range_in_any_order() -> TestResult {
     let mut range = expect_ok!(space.fast_pte_range(pages.area.pages()));
     for i in (0..64).rev().step_by(3) {
         expect_ok!(range.set(i, pages.frames()[i], Prot::KERNEL));
-        // R13: what was written is what is read.
+        // R13: a read returns what was written.
         expect_eq!(range.get(i).frame(), pages.frames()[i]);
     }
     drop(range);
@@ -249,8 +249,8 @@ fn a_lower_half_space_of_its_own() -> TestResult {
 }
 
 fn r18_each_new_table_is_ordered_before_its_link() -> TestResult {
-    // More than one table's worth, so two of the last level at least; nothing else of the
-    // vmap area is mapped, so one of each level above.
+    // The pages need more than one table, so there are two tables of the last level. No other part
+    // of the vmap area is mapped, so there is one new table on each level above.
     let pages = expect_ok!(Pages::unmapped(513));
     let (mapped, spent) = counted(|| pages.area.map(Prot::KERNEL));
     expect_ok!(mapped);
@@ -269,7 +269,7 @@ fn r32_empty_tables_are_freed() -> TestResult {
     let freed = expect_ok!(freed);
     expect!(freed > 0);
     expect_eq!(frames::usage().used, used - freed);
-    // Unlinked, and invalidated in full before the frames come back.
+    // The tables are unlinked and fully invalidated before their frames come back.
     expect_eq!((spent.links, spent.dmb_ishst), (freed as u64, 0));
     expect!(spent.tlbi > 0);
     expect!(spent.dsb_ishst > 0);
@@ -278,8 +278,8 @@ fn r32_empty_tables_are_freed() -> TestResult {
     Ok(())
 }
 
-/// Every second page is mapped: as many stretches as pages. What is executed depends on the tables,
-/// not on the pages.
+/// Every second page is mapped. What is executed depends on the number of tables, not on that of
+/// the pages.
 fn r25_an_area_with_holes_goes_with_one_walk_per_table() -> TestResult {
     for count in [40, 500] {
         let used = frames::usage().used;
@@ -293,11 +293,11 @@ fn r25_an_area_with_holes_goes_with_one_walk_per_table() -> TestResult {
         let virt = pages.virt(count - 1);
         let ((), spent) = counted(|| drop(pages));
         expect_eq!(spent.ptes, count as u64 / 2);
-        // One to look for blocks, and one to empty; the tables that become empty are found on the
-        // way from the root.
+        // One walk looks for blocks, and one clears the entries. The tables that become empty are
+        // found on the way from the root.
         expect_eq!(spent.walks, 2);
-        // One invalidation of the pages, or as many as the strategy's list is full, and one of the
-        // tables.
+        // There is one invalidation of the pages, or one for each time that the strategy's list is
+        // full, and one of the tables.
         let list = match MMU.backend() {
             Backend::BatchInvalidations => BATCHED_RANGES,
             Backend::Multicall => MULTICALLS,
@@ -326,7 +326,7 @@ fn r25_an_area_owns_its_frames_or_borrows_them() -> TestResult {
     expect_eq!(area.frames().len(), 3);
     drop(area);
     expect_eq!(used(), before, "it went with the area");
-    // Refused: nothing stays.
+    // A refused request keeps nothing.
     let block = expect_ok!(Block::alloc(4));
     frames::set_budget(Some(0));
     let refused = vmap::vmap(block, Prot::KERNEL).map(|_| ());
@@ -379,8 +379,7 @@ fn bad_ranges() -> TestResult {
     Ok(())
 }
 
-/// Runs `request`, which must fail, and checks that it executed no barrier and
-/// took no frame.
+/// Runs `request`, which must fail, and checks that it executed no barrier and took no frame.
 fn changes_nothing(
     request: &mut dyn FnMut(&mut Space) -> Result<(), SpaceError>,
 ) -> Result<SpaceError, Outcome> {
@@ -465,7 +464,7 @@ fn a_wrong_number_of_frames() -> TestResult {
 }
 
 fn running_out_of_tables() -> TestResult {
-    // 2000 pages need at least four tables; allow fewer and fewer.
+    // 2000 pages need at least four tables, and the budget allows fewer.
     let pages = expect_ok!(Pages::reserved(2000, 1));
     let area = &pages.area;
     let repeated = alloc::vec![pages.frames()[0]; 2000];

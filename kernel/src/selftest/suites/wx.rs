@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! W^X by trying: what must not be written is written, what must not be executed
-//! is jumped to, and the fault is looked at.
+//! W^X, tested by trying: the tests write to what must not be writable, jump to what must not be
+//! executable, and check the fault.
 
 use lazymmu::{Desc, PAGE_SIZE, Prot, VirtAddr};
 
@@ -58,7 +58,7 @@ fn only_text_is_executable() -> TestResult {
             if !(text.start().as_u64()..text.end()).contains(&virt) {
                 outside.get_or_insert(virt);
             }
-            // UXN, spelled out: it is for EL1 alone.
+            // The bit UXN is written out: text is executable at EL1 only.
             if entry.as_u64() >> 54 & 1 == 0 {
                 for_el0.get_or_insert(virt);
             }
@@ -81,8 +81,8 @@ fn refuses_write(virt: u64) -> TestResult {
 
 /// Expects a jump to `virt` to be refused.
 fn refuses_jump(virt: u64) -> TestResult {
-    // SAFETY: nothing at `virt` is executed, which is what is tested; if it were, it would
-    // be a `ret` or bytes that fault.
+    // SAFETY: the jump must fault, which is tested. If it did not, it would execute a `ret` or
+    // bytes that fault.
     let fault = expect_err!(unsafe { try_exec(virt) });
     expect!(is_permission(&fault));
     expect_eq!(fault.far, virt);
@@ -95,7 +95,8 @@ fn text_cannot_be_written() -> TestResult {
 
 fn nothing_read_only_is_writable_in_the_linear_map() -> TestResult {
     let image = start::machine().image;
-    // By the parts and their names: what the kernel protects is a range of its own.
+    // The pages come from the parts of the image, because the kernel computes the range that it
+    // protects in another way.
     for part in &image.parts()[..2] {
         let alias = image.frames(part.pages);
         for phys in (alias.start()..alias.end()).step_by(PAGE_SIZE as usize) {
@@ -148,13 +149,14 @@ fn vmap_area_cannot_be_executed() -> TestResult {
     refuses_jump(pages.virt(0))
 }
 
-/// The counterpart without which the refusals above would prove little.
+/// The positive control of the refusals above.
 fn text_mapping_can_be_executed() -> TestResult {
     let pages = expect_ok!(Pages::mapped(1));
     pages.fill(0, RET);
     expect_ok!(kernel_space::lock().protect(pages.area.pages(), Prot::KERNEL_ROX));
-    // At the address it is executed at: IC IVAU by the linear alias need not reach the lines
-    // that a VIPT instruction cache holds for this one (CTR_EL0.L1Ip).
+    // The cache operations use the address at which the code is executed. IC IVAU by the linear
+    // alias need not reach the lines that a VIPT instruction cache holds for this address
+    // (CTR_EL0.L1Ip).
     let code = pages.virt(0);
     crate::arch::cache::sync_instructions(code..code + 8);
     // SAFETY: the page holds a `ret`, made visible to instruction fetch above.
