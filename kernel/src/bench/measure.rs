@@ -20,7 +20,7 @@ use crate::println;
 /// is computed between 512 and 4096.
 const SIZES: [usize; 6] = [1, 16, 512, 4096, 65_536, 1_048_576];
 
-/// The largest window of which each page is a call of its own.
+/// The largest number of pages for which windows with one call per page are measured.
 const MOST_CALLS: usize = 65_536;
 
 /// The body of the empty window.

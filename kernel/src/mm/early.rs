@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Page tables before there is an allocator to take them from.
+//! Frames for page tables before there is an allocator.
 //!
 //! RAM is accessible through the linear map, and building the linear map takes tables, which take
 //! RAM. So the boot tables show the start of the largest usable range ([`boot::show_ram`]), by

@@ -31,7 +31,7 @@ use crate::sync::IrqLock;
 /// The largest block is 2^(ORDER - 1) bytes, 16 TiB.
 const ORDER: usize = 45;
 
-/// Single frames taken from the buddy allocator at a time.
+/// The number of single frames taken from the buddy allocator at a time.
 const REFILL: usize = 64;
 
 /// Physical memory is exhausted, or has no free block of the requested size.
@@ -96,7 +96,7 @@ pub unsafe fn add(range: FrameRange) {
     let start = linear_virt(range.start().as_u64()) as usize;
     let end = start + (range.frames() * PAGE_SIZE) as usize;
     let mut frames = FRAMES.lock();
-    // SAFETY: mapped, writable, unused memory by this function's contract.
+    // SAFETY: the memory is mapped, writable and unused (this function's contract).
     unsafe { frames.buddy.add_to_heap(start, end) };
     frames.usage.total += range.frames() as usize;
 }
@@ -104,7 +104,7 @@ pub unsafe fn add(range: FrameRange) {
 /// Takes one frame; its contents are undefined.
 ///
 /// # Errors
-/// [`OutOfFrames`] when none is left.
+/// [`OutOfFrames`] if none is left.
 pub fn alloc() -> Result<Frame, OutOfFrames> {
     FRAMES.lock().take_single()
 }
@@ -112,7 +112,7 @@ pub fn alloc() -> Result<Frame, OutOfFrames> {
 /// Takes one frame and fills it with zeros.
 ///
 /// # Errors
-/// [`OutOfFrames`] when none is left.
+/// [`OutOfFrames`] if none is left.
 pub fn alloc_zeroed() -> Result<Frame, OutOfFrames> {
     let frame = alloc()?;
     let memory = ptr::with_exposed_provenance_mut::<u8>(linear_virt(frame.as_u64()) as usize);
@@ -126,7 +126,7 @@ pub fn alloc_zeroed() -> Result<Frame, OutOfFrames> {
 /// power of two; returns the first. Contents are undefined.
 ///
 /// # Errors
-/// [`OutOfFrames`] when no such block can be had.
+/// [`OutOfFrames`] if no such block is free.
 pub fn alloc_contiguous(count: usize) -> Result<Frame, OutOfFrames> {
     let mut frames = FRAMES.lock();
     let size = count.next_power_of_two();
@@ -253,7 +253,7 @@ impl Block {
     /// Takes `count` frames as [`alloc_contiguous`] does.
     ///
     /// # Errors
-    /// [`OutOfFrames`] when no such block can be had.
+    /// [`OutOfFrames`] if no such block is free.
     pub fn alloc(count: usize) -> Result<Self, OutOfFrames> {
         let first = alloc_contiguous(count)?;
         Ok(Self { first, count })

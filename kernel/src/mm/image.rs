@@ -59,7 +59,7 @@ pub struct Part {
     pub name: &'static str,
     /// The pages at which it is linked.
     pub pages: PageRange,
-    /// What may be done with them.
+    /// Their permissions.
     pub prot: Prot,
 }
 

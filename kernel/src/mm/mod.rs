@@ -65,7 +65,7 @@ pub struct Built {
 pub enum InitError {
     /// A mapping was refused, for example because no memory for tables was left.
     Space(SpaceError),
-    /// The console's registers cannot be mapped.
+    /// The console's registers could not be mapped.
     Console(device::DeviceError),
 }
 

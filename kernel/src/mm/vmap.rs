@@ -72,7 +72,7 @@ pub struct Usage {
     pub list_bytes: usize,
 }
 
-/// How many areas are in use, those of stacks included.
+/// Returns how many areas are in use, including those of stacks.
 #[must_use]
 pub fn usage() -> Usage {
     let mut usage = Usage {
@@ -96,7 +96,7 @@ pub static STACK_REGION: Region = Region::new(STACKS, STACKS_SIZE);
 /// Why an area could not be created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VmapError {
-    /// No gap of so many pages is left in the vmap area.
+    /// No gap of that many pages is left in the region.
     NoRoom {
         /// Pages asked for.
         pages: u64,

@@ -73,7 +73,7 @@ pub struct Entry<T> {
     /// The next task of the list that this one is on. Only that list uses it, under the list's
     /// lock.
     link: UnsafeCell<Option<Arc<T>>>,
-    /// When a sleeping task is to be woken, in ticks.
+    /// When a sleeping task must be woken, in ticks.
     deadline: AtomicU64,
     cpu: AtomicU32,
     allowed: AtomicU32,
@@ -171,7 +171,7 @@ pub trait Entity: Send + Sync + Sized {
     fn entry(&self) -> &Entry<Self>;
 }
 
-/// A list of tasks: first in, first out, unless it is kept sorted.
+/// A list of tasks. It is first in, first out, unless its owner keeps it sorted.
 pub struct List<T: Entity> {
     head: Option<Arc<T>>,
     /// The last task; dangling while there is none.

@@ -25,7 +25,7 @@ pub enum CannotSleep {
     LazySection {
         /// The number of sections entered and not left.
         depth: u8,
-        /// Where the outermost one was entered.
+        /// Where the outermost section was entered.
         opened: Option<&'static Location<'static>>,
     },
 }

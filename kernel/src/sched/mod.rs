@@ -5,7 +5,7 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | [`entity`], [`cpus`] | which task runs next, and on which CPU; no hardware, checked on the host |
+//! | [`entity`], [`cpus`] | the choice of task and CPU; no hardware, checked on the host |
 //! | [`task`], `stack`, `spawn` | what a task is, its beginning and its end |
 //! | `run` | the switch, preemption, the timer, idling |
 //! | [`preempt`], `might_sleep` | what keeps a task on its CPU |

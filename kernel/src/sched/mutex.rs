@@ -49,7 +49,7 @@ impl<T> Mutex<T> {
         if !self.take(me) {
             assert!(
                 self.holder.load(Ordering::Relaxed) != me,
-                "task {} asked for a mutex that it holds: it would wait for itself for ever",
+                "task {} asked for a mutex that it holds, so it would wait forever: drop the guard first",
                 current().name()
             );
             self.waiters.wait_until(|| self.take(me));

@@ -179,7 +179,7 @@ pub(super) fn arrived() {
 fn refused(why: Why, task: &Task, cpu: usize) {
     assert!(
         why != Why::Waits,
-        "task {} waits in a section that its backend keeps on the CPU: might_sleep() looked before",
+        "task {} waits in a section with a backend that keeps it on its CPU: call might_sleep() first",
         task.name()
     );
     // The switch happens at the end of the section, or when the library has finished its work on

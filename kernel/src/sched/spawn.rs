@@ -43,7 +43,7 @@ const GONE: u8 = 2;
 /// A bit of `Task::ended`: the handle is gone, so the value will not be taken.
 const DETACHED: u8 = 4;
 
-/// Pages of a stack, unless the [`Builder`] says otherwise.
+/// The number of pages of a stack, unless the [`Builder`] sets another one.
 pub const STACK_PAGES: usize = 4;
 
 /// The closure and the value may take one part in this many of a stack.
@@ -63,9 +63,9 @@ pub enum SpawnError {
     NoSuchCpu(NoSuchCpu),
     /// Its closure or its value is too large for its stack.
     TooLarge {
-        /// Bytes of the larger of the two.
+        /// The size of the larger of the two in bytes.
         bytes: usize,
-        /// Bytes that may lie at the top of the stack.
+        /// The room for it at the top of the stack in bytes.
         limit: usize,
     },
     /// The heap has no room for the task.
@@ -101,7 +101,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A task with `name`, a stack of [`STACK_PAGES`], free to run on any CPU.
+    /// Describes a task with `name` and a stack of [`STACK_PAGES`] that may run on any CPU.
     pub const fn new(name: &'static str) -> Self {
         Self {
             name,
@@ -128,7 +128,7 @@ impl Builder {
         Self { allowed, ..self }
     }
 
-    /// Starts it: `work` runs in a task of its own, and the task ends when it returns.
+    /// Starts the task. It runs `work`, and ends when `work` returns.
     ///
     /// # Errors
     /// [`SpawnError`]; nothing is kept, and `work` is dropped.

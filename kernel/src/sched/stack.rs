@@ -18,7 +18,7 @@ pub struct Stack(Area<Block>);
 /// Why a stack could not be created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StackError {
-    /// There is no block of so many frames.
+    /// No block of that many frames is free.
     Frames(frames::OutOfFrames),
     /// It could not be mapped.
     Vmap(VmapError),

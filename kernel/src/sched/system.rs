@@ -21,13 +21,13 @@ use crate::stack::Stack;
 /// The run queues.
 pub static CPUS: Cpus<Task, Kicks> = Cpus::new(Kicks);
 
-/// The interrupt that makes a CPU look at its queue.
+/// The interrupt that makes a CPU check its queue.
 pub const RESCHEDULE: IntId = IntId::sgi(0);
 
 /// The virtual timer's interrupt, set by [`init`].
 static TIMER: Once<IntId, CpuRelax> = Once::new();
 
-/// Time slices per second: 4 ms each.
+/// The number of time slices per second; each takes 4 ms.
 pub const SLICE_PER_SECOND: u64 = 250;
 
 /// Sets another length for time slices until it is dropped, which restores the usual one. Only one
@@ -147,7 +147,7 @@ pub fn prepare_cpu(cpu: usize, bounds: Stack) -> Result<&'static Task, SpawnErro
     let task = spawn::new_task(Task::new(IDLE_NAMES[cpu], bounds, None, CpuMask::only(cpu)))?;
     task.arrive(cpu as u32);
     let task = Arc::into_raw(task);
-    // SAFETY: the count of `into_raw` is never given back.
+    // SAFETY: `into_raw` keeps a reference count, which is never decremented.
     Ok(unsafe { &*task })
 }
 

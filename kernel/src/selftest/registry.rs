@@ -278,12 +278,12 @@ impl fmt::Display for RegistryError {
             ),
             Self::Twice { name } => write!(
                 f,
-                "self-test name '{name}' is there twice under the same parent: rename one"
+                "self-test name '{name}' occurs twice under the same parent: rename one"
             ),
             Self::LikeParent { name } => write!(
                 f,
-                "self-test '{name}' is called as the suite or group it is in, which a KTAP parser \
-                 takes for its end: rename one"
+                "self-test '{name}' has the name of its suite or group, so a KTAP parser would take \
+                 its result for the end of that: rename one"
             ),
             Self::Empty { name } => write!(
                 f,

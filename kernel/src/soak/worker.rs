@@ -344,7 +344,7 @@ impl Worker {
             }
         }
         if cleared && let Err(error) = space.invalidate_range(range) {
-            wrong!("flush_tlb_range: {error}");
+            wrong!("invalidate_range: {error}");
         }
         Ok(())
     }
@@ -472,7 +472,7 @@ impl Worker {
             let ignored = MMU.lazy().enable().is_ok() && !MMU.lazy().is_lazy_mmu_mode_active();
             drop(off);
             if !ignored {
-                wrong!("bottom halves are off and lazy MMU mode is not (R3)");
+                wrong!("with bottom halves off, lazy MMU mode is active or enable() failed (R3)");
             }
             return Ok(());
         }

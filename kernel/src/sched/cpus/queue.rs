@@ -79,7 +79,8 @@ impl<T: Entity> Switch<'_, T> {
         bump(&mut self.guard.stats.arrivals);
     }
 
-    /// Lets the lock outlive this value; [`Cpus::finish`](super::Cpus::finish) releases it.
+    /// Keeps the queue locked when this value is gone; [`Cpus::finish`](super::Cpus::finish)
+    /// unlocks it.
     pub fn hold(self) {
         let _ = SpinMutexGuard::leak(self.guard);
     }

@@ -42,7 +42,7 @@ impl Zeroed {
 impl Drop for Zeroed {
     fn drop(&mut self) {
         for frame in &self.0 {
-            // SAFETY: taken in `take`, and never mapped.
+            // SAFETY: the frame was taken in `take`, and never mapped.
             unsafe { frames::free(*frame) };
         }
     }
@@ -164,7 +164,7 @@ impl Drop for All {
             for bit in (0..64).filter(|bit| bits >> bit & 1 != 0) {
                 let index = self.first + word as u64 * 64 + bit;
                 if let Some(frame) = Frame::from_u64(index * PAGE_SIZE) {
-                    // SAFETY: taken in `take`, and neither mapped nor written.
+                    // SAFETY: the frame was taken in `take`, and neither mapped nor written.
                     unsafe { frames::free(frame) };
                 }
             }

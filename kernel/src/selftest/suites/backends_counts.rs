@@ -89,7 +89,7 @@ fn pages_mapped_one_by_one() -> TestResult {
         [  1, 0, 0, 0, 0,   0,   0],
         [  1, 0, 0, 0, 1, 100, 100],
         [  1, 0, 0, 0, 0,   0,   0],
-        // 32 calls at a time.
+        // A queue holds 32 calls.
         [  1, 0, 0, 0, 4, 100, 100],
     ])
 }
@@ -113,7 +113,7 @@ fn pages_far_apart_protected_one_by_one() -> TestResult {
         [192, 192, 192, 192,  0,   0,   0],
         [  0, 192, 192, 192,  0,   0,   0],
         [  0,   1, 192, 192,  1, 192, 192],
-        // The list is full,
+        // 192 ranges fill the list.
         [  0,   1, 192, 192,  1,   0,   0],
         [  0,  12, 192, 192, 12, 192, 192],
     ])?;
@@ -121,7 +121,7 @@ fn pages_far_apart_protected_one_by_one() -> TestResult {
         [193, 193, 193, 193,  0,   0,   0],
         [  0, 193, 193, 193,  0,   0,   0],
         [  0,   1, 193, 193,  1, 193, 193],
-        // and one more is too many.
+        // One range more causes a drain.
         [  0,   2, 193, 193,  2,   0,   0],
         [  0,  13, 193, 193, 13, 193, 193],
     ])
