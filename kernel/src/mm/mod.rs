@@ -104,8 +104,8 @@ pub unsafe fn init(
     use_console: impl FnOnce(Option<u64>),
 ) -> Result<Built, InitError> {
     let image = Image::new(handoff);
-    // No write of this function may wait in a batch, so the strategy is one of the two that have
-    // none. The new tables are filled and never changed.
+    // This function fills new tables and changes no live entry, so no store and no invalidation has
+    // to wait. A strategy without a batch is enough for it.
     let backend = match settings.backend {
         Backend::Eager => Backend::Eager,
         _ => Backend::DeferBarriers,

@@ -41,9 +41,6 @@
 //! It also orders what the arriving task has stored on another CPU before a TLBI that the task
 //! issues on this one. The head of `lazy/switch.rs` in the `lazymmu` crate shows that interleaving,
 //! and why a barrier before the lock is taken would be too early.
-//!
-//! ```text
-//! ```
 
 use alloc::sync::Arc;
 use core::marker::PhantomData;
