@@ -104,8 +104,8 @@ pub unsafe fn init(
     use_console: impl FnOnce(Option<u64>),
 ) -> Result<Built, InitError> {
     let image = Image::new(handoff);
-    // This function fills new tables and changes no live entry, so no store and no invalidation has
-    // to wait. A strategy without a batch is enough for it.
+    // No CPU uses the new tables yet, so nothing is gained if stores or invalidations wait. A
+    // strategy without a batch is enough.
     let backend = match settings.backend {
         Backend::Eager => Backend::Eager,
         _ => Backend::DeferBarriers,
