@@ -82,7 +82,9 @@ fn set_groups(fast: &mut FastPteRange<'_, '_, Fake>, groups: &[usize], kind: Spa
     }
 }
 
-/// F14: 256 consecutive frames, one by one. In the middle of the half, in its first and in its last table.
+/// Consecutive frames are set one by one, in a table in the middle of the half, in its first and in
+/// its last table. A version that folds each group as soon as its last entry is set executes one
+/// break and one invalidation for each group, where one for all of them is enough.
 #[test]
 fn r22_entries_set_one_by_one_cost_one_fold_for_all_groups() {
     for kind in KINDS {

@@ -119,7 +119,8 @@ fn each(test: impl Fn(&Mmu<Fake>, SpaceKind, Place)) {
     }
 }
 
-/// The finding: no memory, and one call.
+/// One call empties a range of which most tables are missing, although no frame is left for a
+/// table. A version that builds the missing tables first fails here.
 #[test]
 fn a_range_with_holes_is_emptied_without_memory() {
     let mmu = new_mmu();

@@ -235,7 +235,8 @@ impl<'m> Foreign<'m> {
     }
 }
 
-/// The finding: a table that holds nothing but a block was taken for empty and freed.
+/// A block is an entry in use. A version that counts pages and links alone takes a table that holds
+/// nothing but a block for empty, and frees it.
 #[test]
 fn blocks_of_other_code_stay() {
     for kind in KINDS {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine model against Arm's: every row of the verdict table that it can express.
 //!
-//! The table is the one of the prior-art notes (6.3): verdicts of herd7's catalogue for VMSA and
-//! of the ESOP'22 test suite. `A`: the bad outcome is allowed, so it must be in the set that
-//! the model computes. `F`: forbidden, so it must not. The model is checked against code only
-//! because it comes out right here.
+//! The table is that of `docs/rules.md`, "Verdict rows": verdicts of herd7's catalogue for VMSA and
+//! of the ESOP 2022 test suite. `A`: the bad outcome is allowed, so the set that the model computes
+//! must contain it. `F`: the bad outcome is forbidden, so the set must not contain it. Tests of the
+//! library rely on the model only because it agrees with these rows.
 //!
 //! # Rows that are not here
 //!

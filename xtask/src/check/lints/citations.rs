@@ -24,9 +24,10 @@ const OPERATIONS: [&str; 3] = [
 ];
 
 /// First letters of numbers that are cited anywhere, and of verdict rows, which are looked for in
-/// comments only: in code they are names of other things.
+/// comments only: in code they are names of other things. `F` is the letter of no entry, so the
+/// number of a review's finding, which only that review defines, is refused.
 const NUMBERS: [char; 3] = ['R', 'S', 'H'];
-const ROWS: [char; 8] = ['M', 'X', 'T', 'U', 'V', 'B', 'P', 'C'];
+const ROWS: [char; 9] = ['M', 'X', 'T', 'U', 'V', 'B', 'P', 'C', 'F'];
 /// Registers, fields, cores and interrupt controllers of comments, which have such names as well.
 const OTHERS: [&str; 6] = ["C8", "C9", "C11", "V2", "V3", "X30"];
 
@@ -276,6 +277,13 @@ A scenario. *Tests:* no test: nobody does it.
             ["M9", "R8", "R_SPVBD", "H9", "R9", "S4"]
         );
         assert_eq!(cited("a.md", "| R7-R12 | row X2 |"), ["R12", "X2"]);
+    }
+
+    #[test]
+    fn the_number_of_a_finding_has_no_entry() {
+        assert_eq!(cited("a.rs", "/// F14: one by one.\nlet f = F1;"), ["F14"]);
+        assert_eq!(cited("a.md", "as F2 says"), ["F2"]);
+        assert!(ENTRIES.iter().all(|entry| !entry.name.starts_with('F')));
     }
 
     #[test]
