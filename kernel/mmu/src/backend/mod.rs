@@ -4,8 +4,8 @@
 //! A strategy gets *runs*, consecutive entries of one table, and not the single entries of a larger
 //! request. The strategy is looked up once per run, and its work per entry is a tight loop. Four
 //! strategies follow four kinds of architectures; `Eager` does what Linux did before lazy MMU mode,
-//! and is there to be measured against. A table in the crate's documentation says what each of them
-//! defers, and until when ([Strategies](crate#strategies)).
+//! and is there to be measured against. A table in `docs/strategies.md` says what each of them defers,
+//! and until when.
 //!
 //! Links of tables are never deferred, so a walk by software always finds every table.
 //!
@@ -32,10 +32,13 @@
 //!    store past the strategy, and `may_become_live` whether a change may wait. If the strategy
 //!    looks at announced ranges: `space/fast_range.rs` and `space/apply.rs`, which announce only
 //!    for `DeferStores`.
-//! 6. The crate's README: the row in its table of strategies.
+//! 6. What is outside of this crate: the test kit, the kernel, the tool and the documents. The list
+//!    is in `docs/working.md`, "A new strategy".
 //!
 //! The compiler points at the places that `match` all variants (`write_run_by`, `drain_own_of_run`,
-//! `stores_each`). The others, and `Backend::from_u8`, compare with single variants.
+//! `stores_each`, [`Backend::name`]). It does not point at the others: `take_by`, [`account_link`]
+//! and [`before_make`] compare with single variants, [`Backend::ALL`] is a list, and
+//! `Backend::from_u8` takes an unknown number for `DeferBarriers`.
 
 mod batch_invalidations;
 mod cpu_batch;
