@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The few figures that one should know, from the committed counts: `cargo xtask run` prints them behind the
+//! The most important figures of the committed counts. `cargo xtask run` prints them after the
 //! demonstration, and README.md shows them.
 
 use super::tables::Titled;

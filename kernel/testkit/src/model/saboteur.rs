@@ -4,7 +4,7 @@
 //! [`Saboteur`] calls a [`Sim`] for every instruction except the n-th one of a kind, or all of a
 //! kind, counted from [`Saboteur::arm`] on. The library counts the instruction as executed.
 //!
-//! Also an instruction that is left out is a moment at which an interrupt may arrive
+//! An instruction that is left out is still a moment at which an interrupt may arrive
 //! ([`Sim::strike_at`]).
 
 use super::sim::{Executed, Sim};

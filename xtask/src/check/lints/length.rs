@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! one-room-one-subject: a file can be read in a sitting. The rule counts lines of code; comments,
+//! one-room-one-subject: a file can be read in one sitting. The rule counts lines of code; comments,
 //! blank lines and unit tests are free.
 
 use super::Finding;
