@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What is claimed of the results: that they repeat, that both sides agree, and that a section costs what it should at
-//! any size.
+//! Statements that the results must confirm: counts repeat, kernel and plugin agree, and a section
+//! executes at every size the barriers that it should.
 
 use crate::measure::baseline;
 use crate::measure::boots::{ETS2, Measurement};
@@ -18,7 +18,7 @@ const FROM: u64 = 512;
 /// In windows of so many pages and more, which have several tables, a page must not cost less either. The next size
 /// behind [`FROM`].
 const EITHER_WAY: u64 = 4096;
-/// Operations that are one section, whatever their size.
+/// Operations that are one section at every size.
 const SECTIONS: [&str; 6] = [
     "map_scattered_and_build_tables",
     "map_contiguous_and_build_tables",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What is on a card: our three files, and the firmware's where they are given.
+//! The files on a card: three of lazymmu, and those of the firmware if their folder is given.
 
 use super::firmware::PARTS;
 use anyhow::{Context, Result, anyhow, ensure};

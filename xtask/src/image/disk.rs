@@ -3,11 +3,10 @@
 //! A card as the bytes of a disk: a partition table (MBR) and one FAT32 volume.
 //!
 //! The loader in the board's EEPROM reads FAT16 and FAT32 in the first partition of an MBR.
-//! FAT32 it is by the number of its clusters alone (65525 at least), which is why a card with 3 MiB
-//! of files has 64 MiB.
+//! A volume is FAT32 if it has at least 65525 clusters, so a card with 3 MiB of files has 64 MiB.
 //!
-//! Same files, same bytes: identifiers are constants, and every time stamp is FAT's first, the
-//! beginning of 1980.
+//! The same files give the same bytes: identifiers are constants, and every time stamp is the first
+//! one of FAT, the beginning of 1980.
 
 use super::card::{Card, File};
 use anyhow::{Context, Result, ensure};

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The committed counts, and what is worse than they are. `cargo xtask test` asks (rows `bench` and `counts`).
+//! The committed counts, and the comparison that finds what is worse. `cargo xtask test` runs it
+//! (rows `bench` and `counts`).
 //!
-//! Boots under `-icount` repeat to the instruction as long as QEMU is the same: another one, with another device tree
-//! or a CPU `max` that has more, may ask for a new baseline. Waking needs the host's clock. The best of its
-//! repetitions repeats, on a busy host too, because no slice ends meanwhile (kernel/src/bench/scheduler.rs); so it is
-//! held to the same bounds.
+//! Boots under `-icount` repeat to the instruction as long as QEMU is the same. Another QEMU, with
+//! another device tree or a CPU `max` with more features, may need a new baseline. Waking needs the
+//! host's clock. The best of its repetitions repeats even on a busy host, because no time slice
+//! ends meanwhile (kernel/src/bench/scheduler.rs), so the same bounds hold for it.
 
 use super::boots::Measurement;
 use super::costs::{Cost, Costs};

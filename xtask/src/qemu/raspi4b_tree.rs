@@ -3,9 +3,9 @@
 //! The device tree of QEMU's `raspi4b`.
 //!
 //! On the board the firmware passes a tree, from a file that comes with it. QEMU makes none, and
-//! the file cannot be shipped here, so this one is written: of the nodes of `bcm2711-rpi-4-b.dtb`,
-//! with its names, addresses and bindings, those that the kernel has a use for and QEMU emulates.
-//! `--dtb` takes the file itself.
+//! the file cannot be shipped here, so this module writes one. It has those nodes of
+//! `bcm2711-rpi-4-b.dtb` that the kernel uses and QEMU emulates, with their names, addresses and
+//! bindings. `--dtb` takes the file itself.
 //!
 //! What QEMU 10.0.2 does to a tree given by `-dtb`, this or another:
 //!

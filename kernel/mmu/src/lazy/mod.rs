@@ -49,6 +49,9 @@
 //! 3. executes the barriers that the task owes by then, at most one `DSB ISHST` and one `ISB`
 //!    (`mmu/barriers.rs`).
 //!
+//! A table in `docs/strategies.md`, "The end of a section", says what the first and the last step
+//! execute with each strategy.
+//!
 //! A [`FastPteRange`](crate::FastPteRange) folds its contiguous groups before it leaves its
 //! section.
 //!

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What fuzz targets (`fuzz/`) and random programs found, one test each, in the words of the library.
+//! Mistakes that fuzz targets (`fuzz/`) and random programs have found, one test for each. The test
+//! repeats the calls, and its comment says what was wrong.
 
 use lazymmu::{
     AddressSpace, Backend, BarrierPolicy, Owed, PAGE_SIZE, PageRange, Prot, SpaceError, SpaceKind,
@@ -11,8 +12,8 @@ use lazymmu_testkit::fake::{
 };
 use std::rc::Rc;
 
-/// Found by `operations`, in the fake: it took the `ISB` that is still owed for one that ends
-/// the invalidation, and its tally differed from the library's counters.
+/// Found by `operations`. The mistake was in the fake machine: it took the `ISB` that is still owed
+/// for one that ends the invalidation, so its counts differed from the library's counters.
 #[test]
 fn r16_an_invalidation_of_one_asid_leaves_the_isb_of_new_tables_owed() {
     let mmu = new_mmu();
@@ -35,8 +36,9 @@ fn r16_an_invalidation_of_one_asid_leaves_the_isb_of_new_tables_owed() {
     fake::destroy(space);
 }
 
-/// Found by random programs with preemption: the task said that something waits, was preempted, the switch
-/// found nothing and said so, and what was queued then was forgotten.
+/// Found by random programs with preemption. The task set the mark that something waits and was
+/// preempted before it queued anything. The switch found an empty batch and cleared the mark. The
+/// task then queued a store, which no later drain executed.
 #[test]
 fn r23_what_begins_to_wait_is_not_forgotten_by_a_switch() {
     for moment in 0.. {
@@ -64,7 +66,8 @@ fn r23_what_begins_to_wait_is_not_forgotten_by_a_switch() {
     }
 }
 
-/// Found by random programs, seed 202: the switch let its task owe an `ISB` whatever its drain had executed.
+/// Found by random programs. The switch let its task owe an `ISB` even if its drain had executed
+/// one.
 #[test]
 fn r16_a_drain_at_a_switch_leaves_what_its_stores_owe_and_no_more() {
     // What is written, the policy, and the ISBs that are left for the section's end: a make that the

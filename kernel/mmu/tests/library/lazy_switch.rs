@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a context switch does for the task that leaves, and for nobody else (R11, R17, R38).
+//! What a context switch does for the task that leaves, and for no other task (R11, R17, R38).
 
 use lazymmu::{Backend, LazyMmuError, Mmu, Owed, PAGE_SIZE, Prot};
 use lazymmu_testkit::fake::interrupts::{Moment, at_moments};

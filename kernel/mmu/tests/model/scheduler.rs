@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tasks that lose their CPU in a section and go on on another, on the machine model (R11, R17, R38).
+//! Tasks that lose their CPU in a section and continue on another one, on the machine model (R11,
+//! R17, R38).
 //!
-//! The switch is the kernel's as the library asks for it (`lazy/switch.rs`): the run queue's lock hands a
-//! task over, [`lazymmu::Lazy::switch_out`] comes behind it, and an `ISB` or exception return in front of a
-//! task that has moved. What the task did must then hold where it is, when its section ends; and on the
-//! CPU that it left, for whoever learns of it there. Each of the two barriers, that of the CPU that is left and
-//! that of the CPU that takes over, is also left out or misplaced, and the model says what happens.
+//! The tests switch as `lazy/switch.rs` asks a kernel to: the run queue's lock hands a task over,
+//! [`lazymmu::Lazy::switch_out`] follows the acquisition of the lock, and a task that has moved
+//! executes an `ISB` or an exception return first. What the task did must then hold on the CPU on
+//! which its section ends, and on the CPU that it left, for every task there that learns of it.
+//! Other tests leave out or misplace each of the two barriers, that of the CPU that the task leaves
+//! and that of the CPU that takes it over, and the model says what happens.
 
 use Kind::{Fetch, Read, Write};
 use lazymmu::{AddressSpace, Backend, LazyMmuError, Mmu, PAGE_SIZE, Prot, SpaceError};
