@@ -81,7 +81,7 @@ pub(crate) extern "C" fn entry() -> ! {
         "lsr x20, x20, #2",           // CurrentEL[3:2]
         // Below EL3 the boot protocol lets one CPU enter, with any affinity: it is the boot CPU.
         // At EL3 there is no such protocol, and QEMU lets all CPUs enter an ELF file at once. An
-        // election would need exclusives, which Device memory does not support (B2.12.2, H4), so
+        // election would need exclusives, which Device memory does not support (H4), so
         // the boot CPU is the one with affinity 0.0.0.0. It sets a word that the other CPUs poll.
         // A CPU that does not see the word set in time reports that the boot CPU is missing.
         "mov x23, #0",

@@ -71,7 +71,7 @@ pub(crate) extern "C" fn enable_mmu() {
         // reset. The scope is local because both belong to this CPU, also on a secondary CPU.
         "tlbi vmalle1",
         "ic iallu",
-        "dsb nsh",                       // completes both (D8.17, B2.10)
+        "dsb nsh",                       // completes both (R_YNJCP, H10)
         "isb",
         "ldr x3, ={SCTLR_MMU_ON}",
         "msr sctlr_el1, x3",

@@ -137,8 +137,8 @@ pub unsafe fn prepare(root_phys: u64, slots: &'static [Slot]) {
     SHARED.root.store(root_phys, Ordering::Relaxed);
     // Rule: H16. Witness: `cargo xtask check`; QEMU has no caches.
     // SAFETY: cache maintenance changes nothing that Rust can see. When the DSB completes, the word
-    // is in memory (B2.10.8), where a CPU with its caches off reads it. Later stores to neighbors
-    // in the same line write back this same word.
+    // is in memory, where a CPU with its caches off reads it. Later stores to neighbors in the same
+    // line write back this same word.
     unsafe {
         asm!(
             "dc cvac, {word}",

@@ -3,9 +3,10 @@
 //! The two changes of a live translation root that the kernel makes while it starts.
 //!
 //! A root cannot be replaced while its half is in use: with old and new entries both reachable, a
-//! TLB may hold two different translations of one address (D8.16.1, break-before-make). Therefore
-//! the code that replaces it runs from the *other* half: [`replace_ttbr1`] runs from the identity
-//! map, while the upper half translates nothing (H14).
+//! TLB may hold two different translations of one address (Arm ARM, "Using break-before-make when
+//! updating translation table entries"). Therefore the code that replaces it runs from the *other*
+//! half: [`replace_ttbr1`] runs from the identity map, while the upper half translates nothing
+//! (H14).
 
 use crate::{IMAGE_VIRT, handoff, registers::TCR_EPD0, tables::offset};
 use core::arch::{asm, naked_asm};

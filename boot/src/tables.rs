@@ -23,8 +23,7 @@
 //!
 //! Therefore the lines are invalidated by VA to the point of coherency before the stores (which
 //! drops the first kind) and after them (which drops the second). A DSB completes each invalidation
-//! (Arm ARM B2.10.8, D7.5.9; H9). QEMU has no caches and cannot show the loss of either;
-//! `cargo xtask check` does.
+//! (H9). QEMU has no caches and cannot show the loss of either; `cargo xtask check` does.
 
 use crate::registers::block;
 use core::arch::{global_asm, naked_asm};

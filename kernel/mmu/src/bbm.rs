@@ -3,8 +3,8 @@
 //!
 //! Some changes of a live entry must go through an invalid entry and a TLB invalidation. Otherwise
 //! a TLB may hold two entries for one address, which results in a conflict abort or in a mix of
-//! both (Arm ARM D8.17.1). [`check`] is the only statement of this rule, and every operation that
-//! could replace a live entry calls it.
+//! both (Arm ARM, "Using break-before-make when updating translation table entries"). [`check`] is
+//! the only statement of this rule, and every operation that could replace a live entry calls it.
 
 use crate::addr::Level;
 use crate::desc::{Desc, bits};

@@ -43,7 +43,7 @@ fn lines(range: Range<u64>, line: u64) -> impl Iterator<Item = u64> {
 
 /// Writes dirty lines back to the point of coherency and drops them.
 ///
-/// Rule: B2.10.8, H12: before memory is read with the caches off, and before its type changes to a
+/// Rule: H12, H17: before memory is read with the caches off, and before its type changes to a
 /// non-cacheable one.
 /// Witness: the DC and the DSB: `cargo xtask check`. None in QEMU, which has no caches; real
 /// hardware shows stale data.
@@ -63,7 +63,7 @@ pub fn clean_and_invalidate_to_poc(range: Range<u64>) {
 /// `range` must be the addresses from which they are fetched. Another mapping of the same memory is
 /// not enough where the instruction cache is indexed by virtual address (CTR_EL0.L1Ip = VIPT).
 ///
-/// Rule: B2.2.5, R35, H15: clean to the point of unification, DSB, invalidate the instruction
+/// Rule: R35, H15: clean to the point of unification, DSB, invalidate the instruction
 /// caches, DSB, ISB. Other PEs need a context synchronization event of their own.
 /// Witness: none in QEMU, which notices writes to translated code by itself; on hardware the
 /// self-test `wx.text_mapping_can_be_executed` may fetch the old instructions.

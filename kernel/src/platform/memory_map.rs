@@ -238,7 +238,7 @@ impl MemoryMap {
 }
 
 /// Refuses registers that would be mapped as Device memory while the same address is RAM that is
-/// mapped as Normal: two memory types for one address (Arm ARM B2.8).
+/// mapped as Normal: two memory types for one address (H13).
 fn refuse_devices_in_memory(machine: &MachineDescription) -> Result<(), MemoryMapError> {
     let console = machine.console.as_ref().map(|found| found.registers);
     let gic: ArrayVec<PhysRange, { 2 + MAX_REDISTRIBUTOR_REGIONS }> =

@@ -71,7 +71,7 @@ fn release(word: u64, entry: u64, machine: &Machine<'_>) -> Result<(), CpuError>
         .linear()
         .iter()
         .any(|ram| ram.bytes().start() <= range.start() && range.end() <= ram.bytes().end());
-    // Memory in the linear map must not be mapped a second time with other attributes (B2.11, H13).
+    // Memory in the linear map must not be mapped a second time with other attributes (H13).
     // Memory outside of it is mapped as Device, which is not cached.
     let virt = if shown {
         linear_virt(word)

@@ -58,8 +58,8 @@ barrier! {
 barrier! {
     /// Completes earlier accesses and maintenance; full system.
     ///
-    /// Rule: B2.10: maintenance to the point of coherency, and Device accesses that another agent
-    /// must see before what follows (power-off, the write that starts a CPU).
+    /// Rule: H12, H17, H18: maintenance to the point of coherency, and Device accesses that another
+    /// agent must see before what follows (power-off, the write that starts a CPU).
     /// Witness: none here; hardware with an observer outside of the inner shareable domain.
     dsb_sy, "dsb sy"
 }

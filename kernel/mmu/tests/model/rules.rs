@@ -55,7 +55,7 @@ impl Tree {
         self
     }
 
-    /// The sequence of K11.5.3 around the operations, ended by a CSE.
+    /// The break-before-make sequence of R27 around the operations, ended by a CSE.
     fn invalidate(&mut self, operations: &[(TlbiOp, u64)]) {
         self.machine.dsb(0, Barrier::St);
         for &(op, operand) in operations {
