@@ -51,6 +51,7 @@ impl fmt::Display for CallError {
 
 impl core::error::Error for CallError {}
 
+/// The request of the caller that holds [`CALLER`], or of one that gave up.
 static MAILBOX: IrqLock<Mailbox> = IrqLock::new(Mailbox::EMPTY);
 
 /// Held by the caller.

@@ -12,7 +12,7 @@
 //! CPU 2: completes request 1; request 2 is not complete
 //! ```
 
-/// The function to run. It runs in an interrupt of the other CPU, so it must not sleep.
+/// A function to run. It runs in an interrupt of the other CPU, so it must not sleep.
 pub type Function = fn(u64);
 
 /// A function for another CPU.
@@ -26,7 +26,7 @@ pub struct Request {
     pub argument: u64,
 }
 
-/// Place for one request.
+/// A place for one request.
 #[derive(Debug)]
 pub struct Mailbox {
     /// Not taken yet.
@@ -45,8 +45,8 @@ impl Mailbox {
         complete: 0,
     };
 
-    /// Asks CPU `target` to run `function(argument)`, and returns the number of the request. A request that still
-    /// waits is replaced.
+    /// Asks CPU `target` to run `function(argument)`, and returns the number of the request. It
+    /// replaces a request that still waits.
     pub fn post(&mut self, target: u32, function: Function, argument: u64) -> u64 {
         self.last += 1;
         self.waiting = Some(Request {
@@ -58,7 +58,7 @@ impl Mailbox {
         self.last
     }
 
-    /// Takes back what waits.
+    /// Takes back the request that waits, if there is one.
     pub fn withdraw(&mut self) {
         self.waiting = None;
     }
@@ -68,7 +68,7 @@ impl Mailbox {
         self.waiting.take_if(|request| request.target == index)
     }
 
-    /// The function of `request` has returned.
+    /// Notes that the function of `request` has returned.
     pub fn complete(&mut self, request: &Request) {
         self.complete = self.complete.max(request.number);
     }

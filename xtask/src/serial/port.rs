@@ -174,7 +174,7 @@ fn open_settled(path: &Path) -> Result<File> {
     // Neither becomes it our terminal, nor is a modem's carrier waited for.
     options
         .read(true)
-        .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK);
+        .custom_flags(nix::libc::O_NOCTTY | nix::libc::O_NONBLOCK);
     let start = Instant::now();
     loop {
         let opened = options.open(path);

@@ -7,7 +7,7 @@ use super::contract::{Made, State};
 use super::run::{Failure, Run, prot};
 use super::{Act, Bulk, Each, Fast, Frames, Range};
 use crate::model::Modelled;
-use lazymmu::{Frame, SpaceError};
+use lazymmu::{Frame, Kernel, Prot, PteRef, SpaceError};
 
 /// The changes that a call was to make to single entries of a range, and their results.
 struct Written<'a> {
@@ -17,6 +17,18 @@ struct Written<'a> {
     /// For each entry, whether its `set` has succeeded; `true` if there was none.
     granted: Vec<bool>,
     result: Result<(), SpaceError>,
+}
+
+/// Does to an entry what a callback is asked to, and returns whether its `set` has succeeded; `true`
+/// if there was none.
+fn change<K: Kernel>(entry: &mut PteRef<'_, K>, act: Act, frame: Frame, prot: Prot) -> bool {
+    if matches!(act, Act::Clear | Act::Replace) {
+        entry.get_and_clear();
+    }
+    match act {
+        Act::Set | Act::Replace => entry.set(frame, prot).is_ok(),
+        _ => true,
+    }
 }
 
 impl<K: Modelled> Run<'_, K> {
@@ -32,15 +44,7 @@ impl<K: Modelled> Run<'_, K> {
         let mut done = Vec::new();
         let result = self.spaces[space].apply_to_page_range(range.of(space), |entry| {
             let i = done.len();
-            let act = each.act(i);
-            if matches!(act, Act::Clear | Act::Replace) {
-                entry.get_and_clear();
-            }
-            let set = match act {
-                Act::Set | Act::Replace => entry.set(frames[i], prot(space, 0)),
-                _ => Ok(()),
-            };
-            done.push(set.is_ok());
+            done.push(change(entry, each.act(i), frames[i], prot(space, 0)));
             Ok::<(), SpaceError>(())
         });
         let by = self.returned(by);
@@ -68,15 +72,7 @@ impl<K: Modelled> Run<'_, K> {
         let mut done = Vec::new();
         let result = self.spaces[space].apply_to_existing_page_range(range.of(space), |entry| {
             let i = ((entry.va().as_u64() - start) / lazymmu::PAGE_SIZE) as usize;
-            let act = each.act(i);
-            if matches!(act, Act::Clear | Act::Replace) {
-                entry.get_and_clear();
-            }
-            let set = match act {
-                Act::Set | Act::Replace => entry.set(frames[i], prot(space, 0)),
-                _ => Ok(()),
-            };
-            done.push((i, set.is_ok()));
+            done.push((i, change(entry, each.act(i), frames[i], prot(space, 0))));
             Ok::<(), SpaceError>(())
         });
         let by = self.returned(by);

@@ -11,8 +11,8 @@
 //! The check knows no addresses in registers, so "aligned" means that an aligned base stays aligned.
 //! It takes every way that the branches allow, even if their conditions are never true together.
 
-pub mod code;
-pub mod decode;
+mod code;
+mod decode;
 mod orders;
 mod paths;
 mod rules;
